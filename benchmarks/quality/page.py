@@ -55,10 +55,11 @@ _MODELS = {
     "`dense` is a model of 4-bit weights, and `int4` rounds them a second time, to another grid"
 }
 _TRIED = """Short trials whose code did not stay, each against the program of its day. Perplexity, or KL to the dense model
-after repair; lower is better. Trials of int4 until 2026-12-01 rounded the first 4 blocks, none pruned, from 64 windows;
-their KL is over 6 windows of the evaluation text. The last five rounded all blocks; with tiles of `kinds auto` at the bytes
-of .35 where they say so. CPU seconds are what training adds. Training a block's rounding helps only weights that are not
-repaired, and repair takes the unrepaired 30.71 to 29.02 in about the same time.
+after repair; lower is better. The first three trials of int4 rounded 4 blocks, none pruned, from 64 windows, and their KL is
+over 6 windows of the evaluation text. The last five rounded all blocks (2026-12-01), "at .35" under the tiles of `kinds
+auto` at these bytes; their KL is over the 4 windows of held-out text that judge a repair. CPU seconds are what training
+adds. Training a block's rounding helps only weights that are not repaired, and repair takes the unrepaired 30.71 to 29.02
+in about the same time.
 
 | tried | source | with it | without |
 | --- | --- | --- | --- |
@@ -82,7 +83,8 @@ output error of 88 linears −1.4 %, CPU time of the solve +64 % | |
 | Moby Dick and the Python manual instead of self-written text | – | 44.06 | 40.48 |
 | int4: tokens weighted by the gradient of the model's loss | GuidedQuant, arXiv 2505.07004 | KL .0184 | .0179 |
 | int4: a block's integers by signed steps, scales by Adam | AutoRound, arXiv 2309.05516 | 23.49, 12 CPU s a block | 23.16 |
-| int4: both by 50 steps of Adam, to the dense block's output | – | KL .0180, 18 CPU s a block | .0179 |
+| int4: a block's integers and scales by 50 steps of Adam, to the dense block's output | – | \
+KL .0180, 18 CPU s a block | .0179 |
 | the same, to the dense model's output there, 40 steps | – | 24.45, 365 CPU s | 25.12 |
 | the same at .35: not repaired; repaired; repaired, to the repaired model's output | – | 29.85; 30.43; 29.27 | \
 30.71; 29.02; 29.02 |

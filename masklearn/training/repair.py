@@ -199,9 +199,11 @@ def repair_scales(
 
 
 def _is_dense(task: Task, masks: Mapping[str, LinearMask]) -> bool:
-    """True if the model computes what the dense model computes, until its weights are rounded, and labels count nothing."""
-    pruned = any(mask.zeroed for mask in masks.values())
-    return not (pruned or task.checkpoint.rounded_inputs or task.recipe.label_weight)
+    """True if repair has nothing to do: until its weights are rounded, the model computes what the dense model computes, and
+    no labels are learned."""
+    recipe = task.recipe
+    changes = any(mask.zeroed for mask in masks.values()) or recipe.traits.trains() or recipe.label_weight
+    return not (changes or task.checkpoint.rounded_inputs)
 
 
 def searched_grids(task: Task) -> list[str]:

@@ -142,7 +142,7 @@ def _refitted(header: dict[str, Any], body: bytes) -> bytes:
     for name, fields in header.items():
         if name != "__metadata__":
             if not all(isinstance(side, int) for side in fields["shape"]):
-                raise ValueError("a text times a number is a long text")
+                raise ValueError("a shape of texts")  # a text times a number is a text of gigabytes
             size = math.prod(fields["shape"]) * bits.get(fields["dtype"], 8) // 8
             fields["data_offsets"], at = [at, at + size], at + size
     if not 0 <= at <= _MOST:
