@@ -87,9 +87,9 @@ def test_right_kernels_for_bytes_pass(byte_kernel):
 
 
 def test_a_sum_of_integers_may_be_zero():
-    """The same sum of products in float64 is not, and bf16 has numbers far below it."""
-    x = torch.tensor([[127.0, -126.0]]).double() * torch.tensor(0.1).double()
-    weight = torch.tensor([[126.0, 127.0]]).double() * torch.tensor(0.7).double()
+    """The same sum of products in float64 is not, with and without FMA, and bf16 has numbers far below it."""
+    x = torch.tensor([[127.0, -126.0]]).double() * 0.1
+    weight = torch.tensor([[126.0, 127.0]]).double() * 0.7
     assert (x @ weight.T).item() != 0
     y = torch.zeros(1, 1, dtype=torch.bfloat16)
     nothing = bench_check.Epilogue(None, None, "")
