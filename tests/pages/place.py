@@ -38,10 +38,16 @@ ENVIRONMENT = {
 
 
 @contextmanager
-def placed(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Makes the folder the working folder of commands, with what pages name: models, texts, samples."""
+def placed(
+    folder: Path, patch: pytest.MonkeyPatch, *, hidden: int = 128, intermediate: int = 192, layers: int = 2
+) -> Iterator[Path]:
+    """Makes the folder the working folder of commands, with what pages name: models of these sizes, texts, samples."""
     first = write_model(
-        folder / MODELS[0], "llama", hidden_size=128, intermediate_size=192, num_hidden_layers=2
+        folder / MODELS[0],
+        "llama",
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
     )
     for name in MODELS[1:]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
