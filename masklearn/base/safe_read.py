@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import re
 import stat
+import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -98,14 +100,20 @@ def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
     """Returns the value of a JSON text.
 
     Raises ValueError, with the reason as a sentence, for anything else: text that is not UTF-8, nesting that is too deep for
-    the parser, a key twice in one object, half of a surrogate pair, and the numbers NaN and Infinity, which JSON does not
-    have.
+    the parser, a key twice in one object, half of a surrogate pair, an integer of more than 308 digits, the numbers NaN
+    and Infinity, which JSON does not have, and numbers such as 1e999, which become infinite.
 
-    finite: False allows these numbers, which transformers writes into some models' config.json.
+    finite: False allows NaN and infinite numbers, which transformers writes into some models' config.json.
     """
     try:
         decoded = text.decode("utf-8") if isinstance(text, bytes) else text
-        value = json.loads(decoded, object_pairs_hook=_object, parse_constant=_no_number if finite else None)
+        value = json.loads(
+            decoded,
+            object_pairs_hook=_object,
+            parse_int=_integer,
+            parse_float=_finite if finite else None,
+            parse_constant=_no_number if finite else None,
+        )
         if _SURROGATE.search(decoded):  # rare; whole pairs pass
             json.dumps(value, ensure_ascii=False).encode("utf-8")
         return value
@@ -134,6 +142,21 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"An object has the key {twice!r} twice.")
     return made
+
+
+def _integer(text: str) -> int:
+    # With more digits arithmetic with floats overflows.
+    digits, most = len(text.lstrip("-")), sys.float_info.max_10_exp
+    if digits > most:
+        raise ValueError(f"An integer in it has {digits} digits, and at most {most} are read.")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"The number {text[:40]} is larger than any float.")
+    return value
 
 
 def _no_number(name: str) -> NoReturn:

@@ -18,7 +18,7 @@ from patch_compile.errors import PatchCompileError
 
 _VERSION = "schema"
 _Found = TypeVar("_Found")
-Seconds = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0.0)]
 """A measured time."""
 
 

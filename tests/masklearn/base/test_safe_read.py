@@ -24,6 +24,8 @@ from tests.refusals import refused
         r'{"a": ["\ud83d", 1]}',
         "",
         pytest.param("9" * 10_000, id="digits"),
+        pytest.param("-" + "9" * 400, id="beyond-floats"),
+        "[1e999]",
     ],
 )
 def test_what_is_no_json_has_a_reason(text: str | bytes) -> None:
