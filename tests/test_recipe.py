@@ -61,7 +61,14 @@ def test_saved_paths_ignore_the_current_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"ratio": 0.2, "colour": "red"}, {"ratio": 0.2, "windows": 0}, {"ratio": "x"}]
+    "settings",
+    [
+        {"ratio": 0.2, "colour": "red"},
+        {"ratio": 0.2, "windows": 0},
+        {"ratio": 0.2, "windows": 2**63},
+        {"ratio": 0.2, "threads": 10**9},
+        {"ratio": "x"},
+    ],
 )
 def test_wrong_settings_are_named(settings):
     with refused():

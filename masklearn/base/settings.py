@@ -2,7 +2,7 @@
 
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from masklearn.base.errors import HOW_TO_CORRECT, UsageError
 from masklearn.base.printable import shown
@@ -12,6 +12,14 @@ class Settings(BaseModel):
     """Settings of a command or function, by name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @field_validator("*")
+    @classmethod
+    def _fits_64_bits(cls, value: Any) -> Any:
+        """Seeds, array sizes and products with floats take no larger integers."""
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ValueError("It has more than 64 bits")
+        return value
 
     @classmethod
     def parse(cls, settings: dict[str, Any]) -> Self:
