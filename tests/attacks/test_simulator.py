@@ -13,7 +13,7 @@ from tests.attacks.simulator.simulate import Simulator, serving, simulate
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C compiler")
 
-_STEPS = 100
+_STEPS = 300
 _SEEDS = 1_000_000
 _NOTHING = r"((write|inspect|plan) .*\n)*"
 _TO_A_FILE = "(file|hard)"
