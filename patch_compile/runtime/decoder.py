@@ -91,12 +91,8 @@ class Decoder(Protocol):
         """Largest accepted batch and sequence."""
 
     @property
-    def concurrent(self) -> bool:
-        """True if several batches may be continued at once; otherwise `start` waits until the last batch is closed."""
-
-    @property
     def joins(self) -> bool:
-        """True if its batches are `JoinableDecoding`s."""
+        """True if its batches are `JoinableDecoding`s. Otherwise `start` waits until the last batch is closed."""
 
     def start(self, ids: Tokens, mask: Tokens, new_tokens: int) -> Decoding:
         """Read prompts and return their decoding. The caller has checked the limits.

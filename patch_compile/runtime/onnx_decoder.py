@@ -52,7 +52,6 @@ class OnnxDecoder:
     Raises PatchCompileError if the file can't be loaded or is not such a decoder.
     """
 
-    concurrent = True
     joins = True
 
     def __init__(
