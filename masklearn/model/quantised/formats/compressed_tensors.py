@@ -242,7 +242,7 @@ def _weight(
     name = f"{module}.weight_scale"
     entry = stored.need(name, SCALES, (None,) * len(stored.entry(name).shape) if name in stored else ())
     n, k = shape
-    rows, groups = (*entry.shape, 1)[:2]
+    rows, groups = (*entry.shape, 1, 1)[:2]  # the scale of a whole tensor may be a scalar
     scheme = next((one for one in schemes if _layout(one, shape) == (rows, groups)), None)
     if scheme is None or len(entry.shape) > 2:
         raise damaged(
@@ -291,6 +291,6 @@ def _integers(stored: StoredTensors, name: str, shape: tuple[int, int], bits: in
 def _scales(stored: StoredTensors, name: str, zero: str, n: int) -> NDArray[np.float32]:
     if zero in stored and stored.read(zero).astype(np.float32).any():
         raise refused(stored.folder, zero, "The weights have zero points; only symmetric weights are read.")
-    scales = stored.scales(name)
+    scales = np.atleast_1d(stored.scales(name))
     scales = scales.reshape(scales.shape[0], -1)
     return np.repeat(scales, n, axis=0) if scales.shape[0] < n else scales

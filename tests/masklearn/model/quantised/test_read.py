@@ -344,6 +344,19 @@ def test_float32_scales_give_values_of_model_type(make: Any) -> None:
     assert torch.equal(weight, (integers[_Q].float() * scale).bfloat16())
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_a_tensor_may_have_one_scale(shape: tuple[int, ...], make: Any) -> None:
+    path = make()
+    integers = compressed_tensors(path, scheme(8, None))
+    file = path / "config.json"
+    file.write_text(file.read_text().replace('"channel"', '"tensor"'))
+    for linear in integers:
+        _change(path, f"{linear}.weight_scale", lambda scale: scale.flatten()[:1].reshape(shape))
+    weight = Checkpoint.open(path).torch(f"{_Q}.weight")
+    scale = load_file(path / "model.safetensors")[f"{_Q}.weight_scale"]
+    assert scale.shape == shape and torch.equal(weight, integers[_Q].half() * scale)
+
+
 def test_transposed_models_are_refused(make_model: Any) -> None:
     path = make_model("gpt2")
     file = path / "model.safetensors"
