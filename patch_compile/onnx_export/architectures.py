@@ -115,4 +115,4 @@ def _rope_types(config: Any) -> set[str]:
     """Returns the RoPE types: a config has one type for all layers, or one for each kind of layer (Gemma 3)."""
     parameters = getattr(config, "rope_parameters", None) or {}
     kinds = [kind for kind in parameters.values() if isinstance(kind, dict)] or [parameters]
-    return {kind.get("rope_type", "default") for kind in kinds}
+    return {str(kind.get("rope_type", "default")) for kind in kinds}  # a list in a damaged config has no hash

@@ -68,6 +68,12 @@ def test_llama3_rope_is_taken(tmp_path: Path) -> None:
     )
 
 
+def test_odd_rope_types_are_left_to_transformers(tmp_path: Path) -> None:
+    """It refuses them when it makes the model."""
+    rope = {"rope_type": [0], "rope_theta": 10000.0}
+    assert load_config(write(tmp_path, model_type="llama", rope_parameters=rope)).rope_parameters == rope
+
+
 @pytest.mark.parametrize("content", [None, "{", "{}", "[]"])
 def test_an_unreadable_config_is_refused(content: str | None, tmp_path: Path) -> None:
     if content is not None:
