@@ -13,11 +13,10 @@ from patch_compile.artifacts.layout import MANIFEST, PARTIAL, STATE
 from patch_compile.artifacts.lock import lock_holder
 from patch_compile.artifacts.manifest import Manifest
 from patch_compile.artifacts.stage_files import check_own
-from patch_compile.artifacts.state import WorkspaceState, holds_nothing, is_workspace
+from patch_compile.artifacts.state import NAME_MAX, WorkspaceState, holds_nothing, is_workspace
 from patch_compile.errors import PatchCompileError
 
 RUNNING = "Another build is running"
-_NAME_MAX = 255  # bytes of a file name on every file system of Linux
 
 
 def place_of(out: Path) -> Path:
@@ -218,7 +217,7 @@ def _check_movable(out: Path, place: Path, here: Path) -> None:
         raise PatchCompileError(
             f"A build can't be put at {out}", f"{above} is not a folder.", "Choose another -o."
         )
-    if len(os.fsencode(name_aside(place).name)) > _NAME_MAX:
+    if len(os.fsencode(name_aside(place).name)) > NAME_MAX:
         raise PatchCompileError(
             f"The name of OUT is too long: {place.name[:40]}…",
             "Names of temporary folders, which a build makes from it, would have more than 255 bytes.",

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from masklearn.base import printable
 from masklearn.base.durable import write_whole
 from masklearn.base.safe_read import json_type, read_json
 from patch_compile.artifacts.layout import MANIFEST, RECIPE
@@ -31,7 +32,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 def first_fault(error: ValidationError) -> str:
     """Returns a sentence about the first part of a record that is not valid."""
     first = error.errors()[0]
-    place = ".".join(map(str, first["loc"]))
+    place = ".".join(map(printable.shown, first["loc"]))
     why = re.sub(r"^Value error, | or an instance of \w+$", "", first["msg"]).rstrip(".")
     return f"{place}: {why}." if place else f"{why}."
 

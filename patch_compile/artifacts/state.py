@@ -10,12 +10,15 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from masklearn.base.durable import is_temporary
+from masklearn.base.printable import shown
 from masklearn.base.safe_read import read_json
 from patch_compile.artifacts.layout import CARD, MANIFEST, PAGE, RECIPE, SCRATCH, STATE
 from patch_compile.artifacts.lock import LOCK
 from patch_compile.artifacts.record import first_fault, write_json
 from patch_compile.errors import PatchCompileError
 
+NAME_MAX = 255  # bytes of a file name on every file system of Linux
+_PATH_MAX = 1024  # bytes of a path in OUT; Linux takes 4095, with the path of OUT before it
 _MAKER = "patch-compile"
 _BESIDE_STAGES = frozenset(
     {STATE, LOCK, SCRATCH, RECIPE, MANIFEST, PAGE, CARD}
@@ -23,10 +26,13 @@ _BESIDE_STAGES = frozenset(
 
 
 def _path_in_out(name: str) -> str:
-    """Returns the name of a file in OUT, as a manifest has it. Raises ValueError for a name that leads out of OUT."""
+    """Returns the name of a file in OUT, as a manifest has it. Raises ValueError for a name that leads out of OUT, or is too
+    long for a file."""
     path = PurePosixPath(name)
     if path.is_absolute() or not path.parts or ".." in path.parts:
-        raise ValueError(f"It names a file outside its folder: {name!r}.")
+        raise ValueError(f"It names a file outside its folder: {shown(name)!r}.")
+    if len(os.fsencode(name)) > _PATH_MAX or any(len(os.fsencode(part)) > NAME_MAX for part in path.parts):
+        raise ValueError(f"The name of a file is too long: {shown(name)!r}.")
     return name
 
 

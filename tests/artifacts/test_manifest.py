@@ -15,8 +15,18 @@ DIGEST = "0" * 64
 
 
 @pytest.mark.parametrize("place", [("files",), ("stages", "masks", "files")], ids=["files", "stages"])
-@pytest.mark.parametrize("name", ["/etc/passwd", "../secret", "model/../../secret", ""])
-def test_files_outside_out_are_refused(tmp_path: Path, name: str, place: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/etc/passwd",
+        "../secret",
+        "model/../../secret",
+        "",
+        pytest.param("n" * 256, id="long name"),
+        pytest.param("n/" * 600, id="long path"),
+    ],
+)
+def test_names_of_no_file_in_out_are_refused(tmp_path: Path, name: str, place: tuple[str, ...]) -> None:
     manifest = manifest_of({"masks": StageRecord("key", {"plan.json": DIGEST})})
     path = tmp_path / "manifest.json"
     manifest.write(path)
