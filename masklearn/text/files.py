@@ -316,7 +316,12 @@ def _parquet(path: Path, column: str | None) -> Iterator[str | None]:
 
     with _parquet_errors(path):
         left = _READ_ANYWAY + _READ_PER_BYTE * path.stat().st_size
-        name = text_column(columns_of_schema(parquet.read_schema(path)), str(path), column)
+        schema = parquet.read_schema(path)
+        name = text_column(columns_of_schema(schema), str(path), column)
+        if (same := schema.names.count(name)) > 1:
+            raise MaskLearnError(
+                f"{path} has {same} columns {name!r}", "Any of them could be the text.", "Rename the others."
+            )
         # A text that is stored once and repeated stays stored once: its copies would fill the memory.
         with parquet.ParquetFile(path, read_dictionary=[name]) as file:
             _check_groups(path, file.metadata)

@@ -229,10 +229,10 @@ def _existing(text: str) -> tuple[Path | None, str | None]:
 
 
 def _exists(path: Path) -> bool:
-    """Also returns False for an impossible path: a name that is too long, or the home of an unknown user."""
+    """Also returns False for an impossible path: a name that is too long or has a NUL, or the home of an unknown user."""
     try:
         return path.expanduser().exists()
-    except (OSError, RuntimeError):
+    except (OSError, RuntimeError, ValueError):
         return False
 
 

@@ -75,6 +75,13 @@ def test_only_the_text_column_is_read(tmp_path: Path) -> None:
         text_of(tmp_path / "a.parquet")
 
 
+def test_a_text_column_has_a_name_of_its_own(tmp_path: Path) -> None:
+    columns = [pa.array([1, 2]), pa.array(["x", "y"])]
+    pq.write_table(pa.table(columns, names=["text", "text"]), tmp_path / "a.parquet")
+    with refused():
+        text_of(tmp_path / "a.parquet")
+
+
 def test_repeated_parquet_texts_are_held_once(tmp_path: Path) -> None:
     long = "a" * 2**22
     once = pa.DictionaryArray.from_arrays(pa.array([0] * 300), pa.array([long]))

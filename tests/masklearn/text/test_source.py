@@ -57,7 +57,18 @@ def test_a_folder_of_several_kinds(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "spec",
-    ["nowhere.txt", "a/b/c", "./nowhere", "/nowhere", "~/nowhere", "no where", "x.jsonl:text", "", ":a"],
+    [
+        "nowhere.txt",
+        "a/b/c",
+        "./nowhere",
+        "/nowhere",
+        "~/nowhere",
+        "~a\0/b",
+        "no where",
+        "x.jsonl:text",
+        "",
+        ":a",
+    ],
 )
 def test_missing_paths_are_no_hub_names(spec: str) -> None:
     with refused():
