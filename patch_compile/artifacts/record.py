@@ -19,7 +19,7 @@ from patch_compile.errors import PatchCompileError
 
 _VERSION = "schema"
 _Found = TypeVar("_Found")
-Seconds = Annotated[float, Field(ge=0.0)]
+Seconds = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 """A measured time."""
 
 

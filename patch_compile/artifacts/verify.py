@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
+
+from pydantic import model_validator
 
 from masklearn import BesideBaselines
 from patch_compile.artifacts.layout import VERIFY
@@ -56,6 +58,12 @@ class VerifiedText(EvalText):
     windows: int | None = None
     length: int | None = None
     tokens: int | None = None
+
+    @model_validator(mode="after")
+    def _windows_have_a_length(self) -> Self:
+        if (self.windows is None) != (self.length is None):
+            raise ValueError("It has windows without their length, or a length without windows")
+        return self
 
 
 class VerifyReport(FileRecord):

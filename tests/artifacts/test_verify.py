@@ -28,7 +28,13 @@ def test_it_is_read_as_it_was_written(out: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changed", [{"schema": 1}, {"passed": True}, {"built": {"ran": True, "reason": "no-engine"}}]
+    "changed",
+    [
+        {"schema": 1},
+        {"passed": True},
+        {"built": {"ran": True, "reason": "no-engine"}},
+        pytest.param({"text": {"name": "a", "path": None, "windows": 8}}, id="no length"),
+    ],
 )
 def test_another_version_or_content_is_refused_by_name(out: Path, changed: dict[str, Any]) -> None:
     path = out / "verify/verify.json"

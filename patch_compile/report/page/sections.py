@@ -111,9 +111,9 @@ def _texts(sources: Sources) -> Iterator[Fact]:
 
 def _about_text(record: Row) -> str:
     name = record.get("name") or record.get("source") or "text"
-    windows, length = record.get("windows"), record.get("length")
+    windows = record.get("windows")
     about = [
-        f"{counted(windows, 'window')} of {length} tokens" if windows and length else "",
+        f"{counted(windows, 'window')} of {record['length']} tokens" if windows else "",
         f"{record['tokens']:,} tokens in all" if record.get("tokens") else "",
         f"sha256 {sha(record['sha256'])}" if record.get("sha256") else "",
     ]

@@ -136,3 +136,10 @@ def test_bytes_of_no_tensor_or_of_two(tmp_path: Path, spans: list[tuple[int, int
 def test_metadata_that_are_no_texts(tmp_path: Path, metadata: object) -> None:
     with refused():
         Shard.open(header_file(tmp_path / "x.safetensors", {"__metadata__": metadata}, b""))
+
+
+def test_a_shape_of_infinity(tmp_path: Path) -> None:
+    blob = b'{"t":{"dtype":"F16","shape":[1e400],"data_offsets":[0,4]}}'
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(blob)) + blob + bytes(4))
+    with refused():
+        Shard.open(tmp_path / "x.safetensors")

@@ -116,13 +116,6 @@ class TestSections:
         page = write_page(out.write(verified(out).model_copy(update=nothing)))
         assert sections(page) == [name for name in BUILT if name != "scores"]
 
-    def test_windows_of_unknown_length_are_not_told(self, out: Out) -> None:
-        found = verified(out)
-        assert found.text is not None
-        text = found.text.model_copy(update={"length": None})
-        said = words(write_page(out.write(found.model_copy(update={"text": text}))))
-        assert "verification text wikitext.txt, 8,192 tokens in all" in said
-
     def test_records_are_told_in_words(self, out: Out) -> None:
         """No dictionary of a record, no key, and no unit of a method reaches the reader."""
         out.record.repair = RepairRecord(
