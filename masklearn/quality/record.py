@@ -19,8 +19,8 @@ Unbounded = Annotated[
 """A number that may be infinite, such as a perplexity that overflowed. JSON, which has no infinity, holds null for it."""
 
 
-_TILE = 1e-3  # of a ratio: a tile's share of a small model's weights
-_BYTES_OF_RATIO = (BYTES_DENSE - TWO_FOUR.bytes_per_weight) / TWO_FOUR.zeros
+# A ratio of 0.001, a tile's share of a small model's weights, as the bytes of a weight that 2:4 tiles save by it.
+_TILE = 1e-3 * (BYTES_DENSE - TWO_FOUR.bytes_per_weight) / TWO_FOUR.zeros
 
 
 class Baseline(StrEnum):
@@ -47,8 +47,7 @@ class BaselineRow(_Part):
     """A pruned model in the comparison.
 
     ratio: the reached ratio; seconds: duration of learning without evaluation, None if it is unknown; deployable: False if
-    no kernel runs such a model; bytes_per_weight: of a packed weight of its type, on average over the covered weights, None
-    in files of earlier releases.
+    no kernel runs such a model; bytes_per_weight: of a packed weight of its type, on average over the covered weights.
     """
 
     name: str
@@ -56,7 +55,7 @@ class BaselineRow(_Part):
     perplexity: Unbounded
     seconds: float | None
     deployable: bool
-    bytes_per_weight: float | None = None
+    bytes_per_weight: float
 
     def beats(self, other: BaselineRow) -> bool:
         """True if this row has a lower perplexity and is `no_larger_than` the other."""
@@ -65,12 +64,9 @@ class BaselineRow(_Part):
     def no_larger_than(self, other: BaselineRow) -> bool:
         """True if this row takes no more bytes. Kinds of tiles reach the same bytes at different ratios.
 
-        If a row does not say its bytes, True if this row's ratio is not lower. Differences as small as a tile of a small
-        model do not count.
+        Differences as small as a tile of a small model do not count.
         """
-        if self.bytes_per_weight is None or other.bytes_per_weight is None:
-            return other.ratio <= self.ratio + _TILE
-        return self.bytes_per_weight <= other.bytes_per_weight + _TILE * _BYTES_OF_RATIO
+        return self.bytes_per_weight <= other.bytes_per_weight + _TILE
 
 
 class BesideBaselines(_Part):

@@ -37,7 +37,7 @@ class FolderLock:
         except OSError as error:
             raise PatchCompileError(
                 f"{folder} cannot be locked",
-                os.strerror(error.errno or 0),
+                error.strerror or str(error),
                 f"See that it can be written to, and that {LOCK} in it is neither a link nor a special file; or choose "
                 "another folder.",
             ) from error
@@ -107,10 +107,10 @@ def _locked(path: Path) -> int:
 
 
 def _check_plain(descriptor: int) -> None:
-    """Raise OSError for a FIFO or device, and for a file that has another name too, which may be a file of the user."""
+    """Raise OSError for a FIFO or device, and for a file with a second name, which may be a file of the user."""
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-        raise OSError(errno.EMLINK, os.strerror(errno.EMLINK))
+        raise OSError(errno.EMLINK, f"{LOCK} is a special file, or a hard link to a file with another name.")
 
 
 def _is_file_of(descriptor: int, path: Path) -> bool:

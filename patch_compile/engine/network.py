@@ -29,19 +29,12 @@ _READING = "Reading ONNX"
 # successful build does not show that a 2:4 tactic was chosen. It logs each selection of tactics; the last log is of the
 # written engine:
 #
-#     (Sparsity) Found 12 layer(s) eligible to use sparse tactics: a, b, …             version 10, with or without names
+#     (Sparsity) Found 12 layer(s) eligible to use sparse tactics: a, b, …             with or without names
 #     (Sparsity) Chose 3 layer(s) using sparse tactics: a, …
-#     (Sparsity) Layers eligible for sparse math: a, b, …                              version 8
-#     (Sparsity) TRT inference plan picked sparse implementation for layers: a, …
 #
-# Sources: NVIDIA/TensorRT issues 1403, 2169 and 4056 (version 8), and Model Optimizer's 2:4 INT8 example (10.14).
+# Source: Model Optimizer's 2:4 INT8 example (TensorRT 10.14).
 _PREFIX = "(Sparsity)"
 _COUNTED = re.compile(r"\(Sparsity\) (Found|Chose) (\d+) layer\(s\)")
-_LISTED = re.compile(
-    r"\(Sparsity\) (Layers eligible for sparse math|TRT inference plan picked sparse implementation for layers):(.*)",
-    re.DOTALL,
-)
-_ELIGIBLE = ("Found", "Layers eligible for sparse math")
 
 OnBuildStep = Callable[[str, int, int], bool | None]
 """`progress(phase, step, total)` is called from the build's thread. It cancels the build by returning False (not None)."""
@@ -114,15 +107,10 @@ def is_about_sparsity(message: str) -> bool:
 
 
 def sparse_tactics(messages: Iterable[str]) -> SparseTactics:
-    """Returns the last counts in the log. Earlier releases log the names of the layers only, which are counted."""
-    counts: dict[bool, int] = {}
-    for message in messages:
-        counted, listed = _COUNTED.search(message), _LISTED.search(message)
-        if counted:
-            counts[counted[1] in _ELIGIBLE] = int(counted[2])
-        elif listed:
-            counts[listed[1] in _ELIGIBLE] = len([name for name in listed[2].split(",") if name.strip()])
-    return SparseTactics(eligible=counts.get(True), chosen=counts.get(False))
+    """Returns the last counts in the log."""
+    found = filter(None, map(_COUNTED.search, messages))
+    counts = {one[1]: int(one[2]) for one in found}
+    return SparseTactics(eligible=counts.get("Found"), chosen=counts.get("Chose"))
 
 
 @dataclass(frozen=True)
@@ -249,13 +237,6 @@ def _serialize(
     out: BinaryIO,
     cancellation: Cancellation,
 ) -> bool:
-    if not hasattr(builder, "build_serialized_network_to_stream"):
-        plan = builder.build_serialized_network(network, config)
-        if plan is None or cancellation.requested:
-            return False
-        out.write(plan)
-        return True
-
     base: Any = trt.IStreamWriter  # Any: the stub's signature of `write` is wrong
 
     class Writer(base):  # type: ignore[misc]  # the base class is Any

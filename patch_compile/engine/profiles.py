@@ -16,6 +16,9 @@ from patch_compile.onnx_io.graph_inputs import GraphInput, dim_names, read_input
 Shape = tuple[int, ...]
 
 _SHAPE = re.compile(r"\d+(?:x\d+)*")
+# Least, most frequent and largest size: sequences in a batch and tokens in a prompt, and tokens in the cache.
+_DEFAULTS = {"batch": (1, 1, 8), "sequence": (1, 256, 1024)}
+_PAST = (1, 1024, 4096)
 
 
 @dataclass(frozen=True)
@@ -70,15 +73,6 @@ class Profile:
 
     name: str
     shapes: Mapping[str, ShapeRange]
-
-
-@dataclass(frozen=True)
-class ShapeLimits:
-    """Largest sizes of the default profiles: sequences in a batch, tokens in a prompt, tokens in the cache."""
-
-    batch: int = 8
-    sequence: int = 1024
-    past: int = 4096
 
 
 def profiles_from_onnx(
@@ -137,34 +131,22 @@ def parse_shapes(spec: str, inputs: tuple[GraphInput, ...], flag: str = "shapes"
     return {i.name: shapes.get(i.name) or resolve_dims(i, sizes) for i in inputs if i.is_dynamic}
 
 
-def default_profiles(
-    inputs: tuple[GraphInput, ...], limits: ShapeLimits | None = None
-) -> tuple[Profile, ...]:
+def default_profiles(inputs: tuple[GraphInput, ...]) -> tuple[Profile, ...]:
     """Returns default profiles for a graph with the dimensions `batch`, `sequence` and, in a decoder, `past`.
 
     A decoder gets two profiles, because its phases need different kernels: prefill (sequence 1…, past 0) and decode
     (sequence 1, past 1…). Another graph gets one profile, and a graph without dynamic inputs gets none. Raises
     PatchCompileError for a dimension whose size it does not know.
     """
-    most = limits or ShapeLimits()
     names = dim_names(inputs)
     if not names:
         return ()
-    batch, sequence, past = (
-        (1, 1, most.batch),
-        (1, _typical(most.sequence), most.sequence),
-        (1, _typical(most.past), most.past),
-    )
     if "past" not in names:
-        return (_ranged("encoder", inputs, {"batch": batch, "sequence": sequence}),)
+        return (_ranged("encoder", inputs, _DEFAULTS),)
     return (
-        _ranged("prefill", inputs, {"batch": batch, "sequence": sequence, "past": (0, 0, 0)}),
-        _ranged("decode", inputs, {"batch": batch, "sequence": (1, 1, 1), "past": past}),
+        _ranged("prefill", inputs, {**_DEFAULTS, "past": (0, 0, 0)}),
+        _ranged("decode", inputs, {**_DEFAULTS, "sequence": (1, 1, 1), "past": _PAST}),
     )
-
-
-def _typical(largest: int) -> int:
-    return max(1, largest // 4)
 
 
 def _ranged(name: str, inputs: tuple[GraphInput, ...], sizes: Mapping[str, tuple[int, int, int]]) -> Profile:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.proto import load_proto
 
 if TYPE_CHECKING:
@@ -23,8 +22,6 @@ def holds_bfloat16(path: Path) -> bool:
 
 def runnable_onnx(path: Path, scratch: Path) -> Path:
     """Returns the file itself, or a float32 copy in the folder `scratch` if the file holds bfloat16.
-
-    Raises PatchCompileError if a copy is needed and onnx-ir is not installed. Running a model does not need onnx-ir.
     """
     proto = load_proto(path)
     if not _is_bfloat16(proto):
@@ -46,14 +43,8 @@ def _is_bfloat16(proto: onnx.ModelProto) -> bool:
 
 def _write_emulated(proto: onnx.ModelProto, path: Path, copy: Path) -> None:
     """Write the copy of the model that was read from `path`."""
-    try:
-        import onnx_ir as ir
-    except ImportError as error:
-        raise PatchCompileError(
-            f"{path} is of bfloat16, which ONNX Runtime can't run directly",
-            f"The copy that it can run is made with a package that is missing here: {error.name}.",
-            "Install it: `pip install onnx-ir`. Or build with --dtype float16, or run the engine on a GPU.",
-        ) from None
+    import onnx_ir as ir
+
     from patch_compile.onnx_io.emulate_bfloat16 import EmulateBfloat16Pass
     from patch_compile.onnx_io.external import map_external_data
     from patch_compile.onnx_io.write import write_onnx

@@ -96,7 +96,7 @@ def baselines(found: BesideBaselines | None) -> Section:
         "against dense": lambda row: change(row.perplexity, dense) if dense else "",
         "ratio": lambda row: spelled(row.ratio, Unit.RATIO),
         "bytes of a weight": lambda row: (
-            spelled(row.bytes_per_weight, Unit.RATIO) if row.bytes_per_weight and row.deployable else ""
+            spelled(row.bytes_per_weight, Unit.RATIO) if row.deployable else ""
         ),
         "time to learn": lambda row: seconds(row.seconds) if row.seconds else "",
         Column("description", words=True): lambda row: (
@@ -131,11 +131,9 @@ def beaten_lines(found: BesideBaselines) -> Iterator[str]:
 
 def _beaten(result: BaselineRow, row: BaselineRow) -> str:
     if row.name != Baseline.FFN_ONLY:
-        known = result.bytes_per_weight is not None and row.bytes_per_weight is not None
-        return f"{result.name} is worse than {row.name} " + (
-            f"and takes as many bytes or more ({result.bytes_per_weight:.3f} a weight against {row.bytes_per_weight:.3f})"
-            if known
-            else "at no higher ratio"
+        return (
+            f"{result.name} is worse than {row.name} and takes as many bytes or more ({result.bytes_per_weight:.3f} a weight "
+            f"against {row.bytes_per_weight:.3f})"
         )
     return (
         f"{result.name} at ratio {result.ratio:.3f} is worse than FFN-only 2:4 at {row.ratio:.3f} (perplexity "

@@ -26,6 +26,7 @@ from masklearn import (
     run_baselines,
     which_apply,
 )
+from masklearn.masks.kinds.base import BYTES_DENSE
 from masklearn.model.checkpoint import InputSnapshot
 from patch_compile.artifacts.record import write_json
 from patch_compile.artifacts.workspace import key_of
@@ -68,7 +69,9 @@ def with_baselines(
         for row in made:  # a baseline that does not fit the model has no row
             rows[Baseline(row.name)] = row
             write_json(cache / f"{keys[Baseline(row.name)]}.json", row.model_dump())
-    plain = BaselineRow(name=Baseline.DENSE, ratio=0.0, perplexity=dense, seconds=0.0, deployable=True)
+    plain = BaselineRow(
+        name=Baseline.DENSE, ratio=0.0, perplexity=dense, seconds=0.0, deployable=True, bytes_per_weight=BYTES_DENSE
+    )
     others = [plain, *(rows[name] for name in keys if name in rows)]
     return beside_baselines(result, others, windows)
 

@@ -4,7 +4,6 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, save
 
 from patch_compile.engine.profiles import (
-    ShapeLimits,
     ShapeRange,
     default_profiles,
     parse_profile,
@@ -110,19 +109,19 @@ class TestProfile:
 
 class TestDefaults:
     def test_decoder_has_prefill_and_decode(self):
-        prefill, decode = default_profiles(DECODER, ShapeLimits(batch=4, sequence=64, past=256))
+        prefill, decode = default_profiles(DECODER)
         assert (prefill.name, decode.name) == ("prefill", "decode")
-        assert prefill.shapes[KEY] == ShapeRange((1, 3, 0, 64), (1, 3, 0, 64), (4, 3, 0, 64))
-        assert prefill.shapes["input_ids"] == ShapeRange((1, 1), (1, 16), (4, 64))
-        assert prefill.shapes["attention_mask"] == ShapeRange((1, 1), (1, 16), (4, 64))
-        assert decode.shapes["input_ids"] == ShapeRange((1, 1), (1, 1), (4, 1))
-        assert decode.shapes[KEY] == ShapeRange((1, 3, 1, 64), (1, 3, 64, 64), (4, 3, 256, 64))
-        assert decode.shapes["attention_mask"] == ShapeRange((1, 2), (1, 65), (4, 257))
+        assert prefill.shapes[KEY] == ShapeRange((1, 3, 0, 64), (1, 3, 0, 64), (8, 3, 0, 64))
+        assert prefill.shapes["input_ids"] == ShapeRange((1, 1), (1, 256), (8, 1024))
+        assert prefill.shapes["attention_mask"] == ShapeRange((1, 1), (1, 256), (8, 1024))
+        assert decode.shapes["input_ids"] == ShapeRange((1, 1), (1, 1), (8, 1))
+        assert decode.shapes[KEY] == ShapeRange((1, 3, 1, 64), (1, 3, 1024, 64), (8, 3, 4096, 64))
+        assert decode.shapes["attention_mask"] == ShapeRange((1, 2), (1, 1025), (8, 4097))
         assert "scale" not in prefill.shapes
 
     def test_encoder_has_one(self):
-        (profile,) = default_profiles(ENCODER, ShapeLimits(batch=2, sequence=8))
-        assert profile.shapes == {"input_ids": ShapeRange((1, 1), (1, 2), (2, 8))}
+        (profile,) = default_profiles(ENCODER)
+        assert profile.shapes == {"input_ids": ShapeRange((1, 1), (1, 256), (8, 1024))}
 
     def test_static_graph_has_none(self):
         assert default_profiles((GraphInput("x", (1, 8)),)) == ()

@@ -35,7 +35,10 @@ def beside_baselines(*beaten_by: str) -> LearnedBaselines:
             ("unstructured", 0.35, float("inf"), 120.0, False)]  # fmt: skip
     return LearnedBaselines(
         rows=tuple(
-            BaselineRow(name=name, ratio=ratio, perplexity=value, seconds=seconds, deployable=deployable)
+            BaselineRow(
+                name=name, ratio=ratio, perplexity=value, seconds=seconds, deployable=deployable,
+                bytes_per_weight=2 - 1.75 * ratio,
+            )
             for name, ratio, value, seconds, deployable in rows
         ),
         beaten_by=beaten_by,

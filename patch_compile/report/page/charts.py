@@ -14,7 +14,6 @@ from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import ScoreCounts, ScoreRecord
 from patch_compile.artifacts.compare import Measure
 from patch_compile.artifacts.verify_schema import BlockError
-from patch_compile.planning.roofline.linear_roofline import speedup_limit
 from patch_compile.report.compare import Spot, beaten_by
 from patch_compile.report.learned import score_words
 from patch_compile.report.linears import learned_types, types_words
@@ -264,9 +263,8 @@ def _spots(sources: Sources) -> Iterator[Spot]:
 
 
 def _size(row: BaselineRow, before: int) -> float:
-    """Returns the bytes of a baseline that was not packed, by its tiles, which are 2:4 if it names no bytes."""
-    taken = row.bytes_per_weight or BYTES_DENSE / speedup_limit(2 * row.ratio, "bytes")
-    return before * taken / BYTES_DENSE
+    """Returns the bytes of a baseline, which was not packed, by its bytes of a weight."""
+    return before * row.bytes_per_weight / BYTES_DENSE
 
 
 def _frontier_summary(others: int, better: str | None) -> str:
