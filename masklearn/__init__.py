@@ -23,7 +23,7 @@ _HOMES = {
         "base.errors": "MaskLearnError UsageError",
         "base.shard": "write_shard",
         "baselines": "baseline_settings beside_baselines compare_with_baselines learn_baseline "
-        "measure parse_baselines run_baselines which_apply with_types_of",
+        "measure parse_baselines run_baselines with_types_of",
         "feed": "Arrays Feed Fisher Group Replaced",
         "importers.base": "IMPORTERS",
         "importers.importing": "import_masks",
@@ -51,7 +51,7 @@ _HOMES = {
         "solvers.solve": "round_without_inputs",
         "stream.moments": "second_moment",
         "task": "Task by_ratio",
-        "text.calibrate": "TokenPool calibration_windows first_windows token_pool",
+        "text.calibrate": "TokenPool first_windows token_pool",
         "text.selftext": "write_text",
         "text.source": "SourceKind check_dataset open_text",
         "traits": "IMPORTANCE METHODS Criterion Repair Requires lacking method_names",

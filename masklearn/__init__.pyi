@@ -9,7 +9,6 @@ from masklearn.baselines import learn_baseline as learn_baseline
 from masklearn.baselines import measure as measure
 from masklearn.baselines import parse_baselines as parse_baselines
 from masklearn.baselines import run_baselines as run_baselines
-from masklearn.baselines import which_apply as which_apply
 from masklearn.baselines import with_types_of as with_types_of
 from masklearn.feed import Arrays as Arrays
 from masklearn.feed import Feed as Feed
@@ -71,7 +70,6 @@ from masklearn.stream.moments import second_moment as second_moment
 from masklearn.task import Task as Task
 from masklearn.task import by_ratio as by_ratio
 from masklearn.text.calibrate import TokenPool as TokenPool
-from masklearn.text.calibrate import calibration_windows as calibration_windows
 from masklearn.text.calibrate import first_windows as first_windows
 from masklearn.text.calibrate import token_pool as token_pool
 from masklearn.text.selftext import write_text as write_text

@@ -209,7 +209,7 @@ def run_baselines(
     coverage = covered_linears_of(checkpoint, recipe.include, recipe.exclude)
     task = Task(checkpoint, coverage, recipe, scratch, progress or silent, note or unsaid, choose)
     rows = []
-    for name in which_apply(names, recipe):
+    for name in names:
         try:
             _check_fits(name, task)
             rows.append(_baseline_row(name, task, windows))
@@ -218,14 +218,11 @@ def run_baselines(
     return rows
 
 
-def which_apply(names: Iterable[Baseline], recipe: LearnRecipe) -> list[Baseline]:
-    """Returns the baselines that differ from each other: without quantised weights, rounding changes nothing."""
-    quantised = any(kind.quantised for kind in named_types(recipe.weights))
-    return [name for name in names if quantised or name is not Baseline.ROUNDED]
-
-
 def _check_fits(name: Baseline, task: Task) -> None:
-    """Raises DoesNotApply if no covered linear is of the part that a baseline prunes, or its kinds don't fit them."""
+    """Raises DoesNotApply if no covered linear is of the part that a baseline prunes, if its kinds don't fit them, or if it
+    rounds weights and none are quantised."""
+    if name is Baseline.ROUNDED and not any(kind.quantised for kind in named_types(task.recipe.weights)):
+        raise DoesNotApply("It is the dense model", "No weights are quantised.")
     if name is Baseline.FFN_ONLY and not _ffn(task.checkpoint, task.coverage):
         patterns = ", ".join(architecture_of(task.checkpoint).ffn)
         raise DoesNotApply(
@@ -330,7 +327,7 @@ def _perplexity(model_dir: Path, windows: Windows, recipe: LearnRecipe, progress
     from masklearn.model.models import load_model
     from masklearn.quality.perplexity import perplexity
 
-    return perplexity(load_model(model_dir).to(usable_device(recipe.device)), windows, progress).value
+    return perplexity(load_model(model_dir).to(usable_device(recipe.device)), windows, progress)
 
 
 def _row(

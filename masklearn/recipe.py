@@ -84,6 +84,14 @@ class LearnSettings(Settings, LearnOptions):
             raise ValueError(f"The method {method} learns 2:4 tiles only. oneshot learns all kinds.")
         return kinds
 
+    @field_validator("repair_steps", "repair_minutes")
+    @classmethod
+    def _budget_of_a_repair(cls, budget: float | None, info: ValidationInfo) -> float | None:
+        method, repair = info.data.get("method"), info.data.get("repair")
+        if budget and method is not None and (repair or METHODS[method].repair) is Repair.NONE:
+            raise ValueError(f"Nothing is repaired: `repair` is none{'' if repair else f' for {method}'}")
+        return budget
+
 
 class LearnRecipe(LearnSettings):
     """All settings of `learn`.

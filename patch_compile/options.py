@@ -151,7 +151,7 @@ class _GraphOptions(LearnOptions):
     generated_tokens: Annotated[int, _workload("Tokens generated after each prompt.", ge=1)] = 128
     dtype: Annotated[Literal["float16", "bfloat16"], _graph("Type of the graph and the engine.")] = "float16"
     opset: Annotated[int, _graph(
-        "ONNX opset: 23 (Attention, RMSNormalization), or 20 (plain ops).", ge=20, le=23)] = 23
+        "ONNX opset: 23 (Attention, RMSNormalization), or 20 to 22 (plain ops).", ge=20, le=23)] = 23
     logits: Annotated[Literal["last", "all"], _graph(
         "Positions whose logits a decoder returns. Generation needs only the last, which saves gigabytes on a long prompt."
         )] = "last"

@@ -21,12 +21,19 @@ from patch_compile.artifacts.plan import Asked
 from patch_compile.artifacts.recipe_file import read_recipe
 from patch_compile.engine.options import EngineOptions
 from patch_compile.errors import PatchCompileError, UsageError
-from patch_compile.options import AUTO, BuildOptions
+from patch_compile.options import AUTO, BuildOptions, flag_of
 from patch_compile.packing.fusion import spell_fusions
 from patch_compile.planning.speed_goal import SpeedGoal
 
 if TYPE_CHECKING:
     from masklearn.masks.maskset import MaskSet
+
+_WHOLE_ROWS = (DEFAULT_TILE[0], WHOLE)
+# Settings that only learning reads, but the size of tiles.
+_LEARNING = (
+    "method", "per_layer", "kinds", "criterion", "repair", "repair_steps", "repair_minutes", "batch", "learning_rate",
+    "label_weight", "prior", "steps", "distill_weight",
+)  # fmt: skip
 
 
 class Recipe(LearnSettings, BuildOptions):
@@ -86,7 +93,7 @@ class Recipe(LearnSettings, BuildOptions):
             if self.tile is None:
                 # A split linear is two products if its tiles have all of K.
                 whole_rows = self.lowering == "split" and "tile" not in left
-                found["tile"] = (DEFAULT_TILE[0], WHOLE) if whole_rows else DEFAULT_TILE
+                found["tile"] = _WHOLE_ROWS if whole_rows else DEFAULT_TILE
             return found
         left -= {"kinds"} if self.traits.only_two_four else set()
         left -= set() if self.can_choose_types else {"weights"}
@@ -141,6 +148,16 @@ class Recipe(LearnSettings, BuildOptions):
                     "Weights of 16 bits have the type of the graph.",
                     f"Give --dtype {kind}, or --weights {self.dtype}.",
                 )
+
+    @property
+    def idle(self) -> list[str]:
+        """The flags of settings that change nothing, because only learning reads them and masks are given."""
+        if self.mask is None:
+            return []
+        fields = type(self).model_fields
+        changed = [name for name in _LEARNING if getattr(self, name) != fields[name].default]
+        tile = [] if self.tile in (DEFAULT_TILE, _WHOLE_ROWS) else ["tile"]
+        return [flag_of(name) for name in changed + tile]
 
     def engine_options(self) -> EngineOptions:
         """Returns the options of the engine."""
@@ -206,25 +223,18 @@ class Recipe(LearnSettings, BuildOptions):
 
     def _check_ratio(self) -> None:
         """Require exactly one setting for the amount of pruning."""
-        amounts = {
-            "a ratio": self.ratio,
-            "bytes per weight": self.bytes_per_weight,
-            "a mask": self.mask,
-            "a speed-up": self.speedup,
-            "a budget of milliseconds": self.budget_ms,
-        }
-        given = [what for what, amount in amounts.items() if amount is not None]
+        given = [flag_of(name) for name in Asked.model_fields if getattr(self, name) is not None]
         if not given:
             raise UsageError(
                 "No ratio is given",
-                "A build needs to know how much to prune.",
-                "Give --ratio 0.4, --bytes 1.3, --mask FILE, --speedup 1.3 or --budget-ms 2000.",
+                "It says how much to prune.",
+                "Give --ratio 0.4 or --speedup 1.3; --help lists what else says it.",
             )
         if len(given) > 1:
             raise UsageError(
                 f"Both {given[0]} and {given[1]} are given",
                 "Each of them says how much to prune.",
-                "Drop one of --ratio, --bytes, --mask, --speedup and --budget-ms.",
+                "Drop one of the two.",
             )
 
     def _check_permutation(self) -> None:

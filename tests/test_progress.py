@@ -123,8 +123,9 @@ def test_recipes_name_the_coming_phases(settings: dict[str, str], make_model, te
     from masklearn.learning import learn
 
     quick = {"ratio": 0.4, "tile": (16, 16), "calib": str(text_file), "windows": 2, "length": 16}
-    trained = {"steps": 1, "repair_steps": 1, "batch": 1, "prior": "magnitude", "device": "cpu"}
+    trained = {"steps": 1, "batch": 1, "prior": "magnitude", "device": "cpu"}
     recipe = LearnRecipe(**quick, **trained, **{k: v for k, v in settings.items() if k != "model"})
+    recipe = recipe.model_copy(update={"repair_steps": 1})
     phases = recipe.phases(loss=model == "llama")
     seen: list[str] = []
     learn(make_model(model), recipe, tmp_path / "scratch", lambda what, *_: seen.append(what))

@@ -11,7 +11,6 @@ from masklearn.base.errors import MaskLearnError
 from masklearn.base.progress import OnStep, silent, unsaid
 from masklearn.importers.base import IMPORTERS, Importer, Published, detect_format, first_few
 from masklearn.importers.inference import (
-    DEFAULT_TILE,
     Mosaic,
     TileSearch,
     TileSize,
@@ -30,6 +29,7 @@ from masklearn.masks.tiles import GROUP, WHOLE, grid_shape
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import Coverage
 from masklearn.model.naming import from_stored
+from masklearn.options import DEFAULT_TILE
 
 Note = Callable[[str], object]
 

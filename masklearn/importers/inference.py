@@ -13,6 +13,7 @@ from masklearn.masks.kinds.table import DENSE, TWO_FOUR, families_of
 from masklearn.masks.linear_mask import LinearMask, kept_per_group
 from masklearn.masks.tiles import GROUP, expand_tiles, tile_sums, tile_weights
 from masklearn.model.checkpoint import Checkpoint
+from masklearn.options import DEFAULT_TILE
 
 # For each dtype the unsigned type of its size, and the bits of infinity. The bits of NaN are larger.
 _BITS: dict[str, tuple[type[np.unsignedinteger[Any]], int]] = {
@@ -131,8 +132,6 @@ def zeros_per_group(kept: NDArray[np.bool_]) -> NDArray[np.uint8]:
 
 # (rows, columns); None stands for all rows or columns of a linear.
 TileSize = tuple[int | None, int | None]
-
-DEFAULT_TILE = (128, 128)
 
 _SIDES: tuple[int | None, ...] = (4, 8, 16, 32, 64, 96, 128, 192, 256, None)
 _WHOLE = 2**20  # stands for None where sizes are compared

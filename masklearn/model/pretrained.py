@@ -51,6 +51,8 @@ def load_tokenizer(model_dir: str | Path) -> Any:
 
     _check_tokenizer_sizes(Path(model_dir))
     fix = "Put the tokenizer's files (tokenizer.json, tokenizer_config.json) next to the weights."
+    if not Path(model_dir).is_dir():  # transformers would look for a model of that name
+        raise MaskLearnError(f"{model_dir} has no tokenizer", "There is no such folder.", fix)
     with _explained(f"{model_dir} has no tokenizer that transformers can load", fix):
         if (file := Path(model_dir) / "tokenizer.json").is_file():
             check_tokenizer(file)

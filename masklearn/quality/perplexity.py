@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,23 +14,9 @@ from masklearn.model.modules import LogitRule
 from masklearn.stream.logits import perplexity_of, token_losses
 
 
-@dataclass(frozen=True)
-class Perplexity:
-    """A perplexity and its conditions.
-
-    windows: number of windows; length: tokens per window; tokens: number of predicted tokens; dtype: the model's.
-    """
-
-    value: float
-    windows: int
-    length: int
-    tokens: int
-    dtype: str
-
-
 def perplexity(
     model: Any, windows: NDArray[np.int64], progress: Callable[[str, int, int], object] | None = None
-) -> Perplexity:
+) -> float:
     """Returns the perplexity of a Hugging Face causal language model over `windows` `[count, length]`.
 
     Every token of a window but the first is predicted. Losses come from fp32 logits and are summed in fp64, whatever
@@ -42,9 +27,7 @@ def perplexity(
         total += loss
         if progress is not None:
             progress("perplexity", done, len(windows))
-    tokens = windows.shape[0] * (windows.shape[1] - 1)
-    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-    return Perplexity(perplexity_of(total, tokens), windows.shape[0], windows.shape[1], tokens, dtype)
+    return perplexity_of(total, windows.shape[0] * (windows.shape[1] - 1))
 
 
 def window_losses(model: Any, windows: NDArray[np.int64]) -> Iterator[float]:

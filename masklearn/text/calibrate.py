@@ -188,13 +188,6 @@ def _written(
     return windows
 
 
-def calibration_windows(
-    checkpoint: Checkpoint, recipe: LearnRecipe, progress: OnStep | None = None
-) -> NDArray[np.int64]:
-    """Returns the calibration windows of `token_pool`, `[windows, length]`."""
-    return token_pool(checkpoint, recipe, progress).calibration()
-
-
 def first_windows(tokenizer: Any, spec: str | Path, length: int, count: int) -> NDArray[np.int64]:
     """Returns the first `count` windows of a text, `[count, length]`. It reads no more text than it needs.
 

@@ -45,13 +45,18 @@ def build(
     model, SpeedError for a speed that cannot be reached, and PatchCompileError for any other problem with files or the
     machine.
     """
+    from patch_compile.artifacts.plan import Asked
     from patch_compile.errors import UsageError
     from patch_compile.pipeline.build import build as run
     from patch_compile.recipe import Recipe, settings_from
 
     with settings_from(Path(recipe)) if recipe is not None else nullcontext():
         settings = Recipe.load(Path(recipe)) if recipe is not None else {}
-        settings |= {name: given[name] for name in Recipe.model_fields if name in given}
+        own = {name: given[name] for name in Recipe.model_fields if name in given}
+        if own.keys() & Asked.model_fields.keys():
+            # The amount of pruning that is given here replaces the recipe's.
+            settings = {name: value for name, value in settings.items() if name not in Asked.model_fields}
+        settings |= own
         if "model" not in settings:
             raise UsageError(
                 "No model is given",

@@ -46,7 +46,8 @@ class CardRow(Record):
     calibration: Calibration | None = None
 
     def __str__(self) -> str:
-        name = f"{self.name}, which stands for {self.stands_for}" if self.stands_for else self.name
+        which = "for the first of" if "," in self.stands_for else "which stands for"
+        name = f"{self.name}, {which} {self.stands_for}" if self.stands_for else self.name
         if found := self.calibration:
             whose = "patch-compile's " if found.shipped else ""
             return f"{name} (calibrated by {whose}times measured on {found.gpu} on {found.date[:10]})"

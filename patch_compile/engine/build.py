@@ -18,7 +18,6 @@ from patch_compile.engine.check import check_programs
 from patch_compile.engine.expectation import PlanExpectation
 from patch_compile.engine.network import BuildJob, Cancellation, OnBuildStep, sparse_tactics, write_engine
 from patch_compile.engine.options import EngineOptions
-from patch_compile.engine.packed_index import check_indexes
 from patch_compile.engine.plan_program import PlanProgram, read_programs
 from patch_compile.engine.plugin_library import load_plugin
 from patch_compile.engine.profiles import Profile
@@ -59,16 +58,15 @@ def build_engine(
 
     `progress(phase, step, total)` is called from another thread; the build stops when it returns False.
 
-    Raises PatchCompileError for a file, target, shape or plugin that the backend can't use and for a PatchLinear whose
-    index is wrong, PlanMismatchError when the engine does not match `expected`, and BuildCancelledError when `progress`
-    stopped the build. No file is left behind after an error or Ctrl-C.
+    Raises PatchCompileError for a file, target, shape or plugin that the backend can't use, PlanMismatchError when the
+    engine does not match `expected`, and BuildCancelledError when `progress` stopped the build. No file is left behind after
+    an error or Ctrl-C.
     """
     start = time.monotonic()
     backend = load_backend(backend) if isinstance(backend, str) else backend
     engine_path.parent.mkdir(parents=True, exist_ok=True)
     job = BuildJob(backend, onnx_path, targets, profiles, plugin, options or EngineOptions())
     _check_job(job, expected)
-    check_indexes(onnx_path)
     backend.let_parser_meet_plugins()
     if plugin is not None:
         load_plugin(backend, plugin)

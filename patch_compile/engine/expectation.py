@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from patch_compile.engine.packed_index import check_nodes
 from patch_compile.errors import PatchCompileError
-from patch_compile.packing.checks import check_version
 from patch_compile.packing.function import DOMAIN, INPUTS, NAME, tensor_names
 from patch_compile.packing.slab_kinds import ALWAYS, kinds_from_attribute, weights_from_attribute
 from patch_compile.planning.split import PART
@@ -56,17 +56,17 @@ class PlanExpectation:
 def expectation_from_onnx(onnx_path: Path) -> PlanExpectation:
     """Returns the expectation of an ONNX file.
 
-    Raises PatchCompileError for a file that is not a model, and for PatchLinear nodes of another version, that share a name,
-    that have packed tensors which are not initializers, or that differ in type.
+    Raises PatchCompileError for a file that is not a model, for PatchLinear nodes that share a name or differ in type, and
+    as `check_nodes` does.
     """
     from patch_compile.onnx_io.graph_inputs import load_graph
 
     graph = load_graph(onnx_path)
     stored = {tensor.name: tensor for tensor in graph.initializer}
     nodes = [node for node in graph.node if (node.domain, node.op_type) == (DOMAIN, NAME)]
-    check_version(onnx_path, nodes)
+    check_nodes(onnx_path, nodes, stored)
     _check_names(node.name for node in nodes)
-    packed = {node.name: [stored[name] for name in _constants(node, stored)] for node in nodes}
+    packed = {node.name: [stored[name] for name in _constants(node)] for node in nodes}
     quantised = frozenset(node.name for node in nodes if _weights(node) is not None)
     slabs = {
         _dtype(tensor.data_type)
@@ -134,17 +134,8 @@ def _check_names(names: Iterable[str]) -> None:
             )
 
 
-def _constants(node: onnx.NodeProto, stored: Mapping[str, onnx.TensorProto]) -> list[str]:
-    roles = tensor_names(_kinds(node), _weights(node))
-    names = list(node.input[1 : 1 + len(roles)])
-    for role, name in zip(roles, names, strict=True):
-        if name not in stored:
-            raise PatchCompileError(
-                f"{role} of the PatchLinear {node.name!r} is not a constant",
-                f"{name!r} is not an initializer of the graph.",
-                "Compile the model again.",
-            )
-    return names
+def _constants(node: onnx.NodeProto) -> list[str]:
+    return list(node.input[1 : 1 + len(tensor_names(_kinds(node), _weights(node)))])
 
 
 def _nbytes(tensor: onnx.TensorProto) -> int:

@@ -1,14 +1,14 @@
-"""Checks the index of every PatchLinear of an ONNX file before an engine is built. The plugin repeats the check."""
+"""Checks every PatchLinear of an ONNX file before an engine is built. The plugin repeats the check."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.packing.checks import check_version, kernel_fault
-from patch_compile.packing.function import DOMAIN, NAME, tensor_names
+from patch_compile.packing.function import tensor_names
 from patch_compile.packing.index import index_fault, index_from_attribute
 from patch_compile.packing.slab_kinds import (
     SLAB_K,
@@ -20,18 +20,15 @@ if TYPE_CHECKING:
     import onnx
 
 
-def check_indexes(onnx_path: Path) -> None:
-    """Check the index of every PatchLinear. The index is an attribute; no tensor is read.
+def check_nodes(
+    onnx_path: Path, nodes: Sequence[onnx.NodeProto], stored: Mapping[str, onnx.TensorProto]
+) -> None:
+    """Check the PatchLinear nodes of a file: version, attributes, constants, and the index. No tensor is read.
 
-    Raises PatchCompileError that names the first node whose index does not fit its slabs.
+    stored: initializers by name. Raises PatchCompileError that names the first node whose index does not fit its slabs.
     """
     from onnx import helper
 
-    from patch_compile.onnx_io.graph_inputs import load_graph
-
-    graph = load_graph(onnx_path)
-    stored = {tensor.name: tensor for tensor in graph.initializer}
-    nodes = [node for node in graph.node if (node.domain, node.op_type) == (DOMAIN, NAME)]
     check_version(onnx_path, nodes)
     for node in nodes:
         attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}

@@ -6,7 +6,6 @@ from typing import Any
 from masklearn.base.safe_read import read_json
 from masklearn.model import pretrained
 from masklearn.model.architectures import (
-    ARCHITECTURES,
     Architecture,
     architecture_of,
     architecture_of_config,
@@ -17,9 +16,6 @@ from masklearn.model.config_bounds import check_config
 from masklearn.model.naming import checkpoint_name
 from masklearn.model.text_settings import text_settings
 from patch_compile.errors import PatchCompileError
-
-# Values of `model_type` in config.json that have a row. Other decoders are covered by their structure.
-COVERED_ARCHITECTURES: tuple[str, ...] = tuple(ARCHITECTURES)
 
 # These compute their frequencies from the sequence length at run time, which a graph can't express.
 _LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")

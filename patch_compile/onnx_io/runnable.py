@@ -21,8 +21,7 @@ def holds_bfloat16(path: Path) -> bool:
 
 
 def runnable_onnx(path: Path, scratch: Path) -> Path:
-    """Returns the file itself, or a float32 copy in the folder `scratch` if the file holds bfloat16.
-    """
+    """Returns the file itself, or a float32 copy in the folder `scratch` if the file holds bfloat16."""
     proto = load_proto(path)
     if not _is_bfloat16(proto):
         return path

@@ -81,7 +81,8 @@ def prepare(
     source.check(asked)
     _check_patterns(source, asked)
     for line in filter(
-        None, (*source.notes, *_masks_of_another(source), dequantised_line(source.dequantised))
+        None,
+        (*source.notes, *_masks_of_another(source), *_idle(recipe), dequantised_line(source.dequantised)),
     ):
         progress.note(line)
     out = _choose_out(source, progress)
@@ -114,6 +115,11 @@ def _masks_of_another(source: Source) -> Iterator[str]:
         f"{source.given.masks.base_model or 'of an unknown name'}, which has another sha256; "
         "they may zero weights that this model needs"
     )
+
+
+def _idle(recipe: Recipe) -> Iterator[str]:
+    if recipe.idle:
+        yield f"given masks: {', '.join(recipe.idle)} change nothing: masks and weights are learned already"
 
 
 def _check_patterns(source: Source, stages: Collection[Stage]) -> None:

@@ -154,17 +154,17 @@ def plan_of(plans: Mapping[str, LinearPlan], outline: Outline, costs: CostModel 
 
 def unpredicted_plan(plans: Mapping[str, LinearPlan], why: Unpredicted) -> Plan:
     """Returns plan.json of a model without predicted times."""
-    return _plan(plans, PlanSummary(totals=_totals(plans), unpredicted=why))
+    return _plan(plans, PlanSummary(totals=Totals.of([*plans.values()]), unpredicted=why))
 
 
 def summarise_plan(plans: Mapping[str, LinearPlan], outline: Outline, costs: CostModel | None) -> PlanSummary:
     """Returns card, workload, bytes, and times of the whole model. costs: None if the card is unknown."""
     if costs is None:
-        return PlanSummary(totals=_totals(plans), unpredicted=Unpredicted.NO_CARD)
+        return PlanSummary(totals=Totals.of([*plans.values()]), unpredicted=Unpredicted.NO_CARD)
     return PlanSummary(
         card=costs.card.row(),
         workload=costs.workload,
-        totals=_totals(plans),
+        totals=Totals.of([*plans.values()]),
         whole=predict_whole(plans.values(), outline, costs),
     )
 
@@ -172,10 +172,3 @@ def summarise_plan(plans: Mapping[str, LinearPlan], outline: Outline, costs: Cos
 def _plan(plans: Mapping[str, LinearPlan], summary: PlanSummary) -> Plan:
     parts = {name: getattr(summary, name) for name in PlanSummary.model_fields}
     return Plan(linears=tuple(LinearRow(**dict(plan)) for plan in plans.values()), **parts)
-
-
-def _totals(plans: Mapping[str, LinearPlan]) -> Totals:
-    return Totals(
-        bytes_before=sum(plan.bytes_before for plan in plans.values()),
-        bytes_after=sum(plan.bytes_after for plan in plans.values()),
-    )

@@ -52,10 +52,12 @@ def ratio_for(goal: SpeedGoal, predict: Callable[[float], PhaseRow]) -> float:
 
 def unreachable(goal: SpeedGoal, best: PhaseRow) -> SpeedError:
     """Returns the error for a goal that even the plan with the largest ratio does not meet."""
+    # A plan that leaves all linears dense has no limit but itself.
+    passes = f" No kernel can pass {best.limit:.2f}." if best.limit > best.speedup else ""
     return SpeedError(
         f"The goal of {goal} is out of reach",
         f"At the largest ratio the workload is predicted to take {best.planned_ms:.1f} ms, and {best.dense_ms:.1f} ms with "
-        f"the dense model: a speed-up of {best.speedup:.2f}. No kernel can pass {best.limit:.2f}.",
-        "Ask for less, give the linears other weights (--weights w8a8, int8 or int4), or plan for another card or workload.",
+        f"the dense model: a speed-up of {best.speedup:.2f}.{passes}",
+        "Ask for less, leave --weights, --kinds and --tile open, or plan for another card or workload.",
         fastest=best.planned_ms,
     )

@@ -95,9 +95,7 @@ def baselines(found: BesideBaselines | None) -> Section:
         "perplexity": lambda row: perplexity(row.perplexity),
         "against dense": lambda row: change(row.perplexity, dense) if dense else "",
         "ratio": lambda row: spelled(row.ratio, Unit.RATIO),
-        "bytes of a weight": lambda row: (
-            spelled(row.bytes_per_weight, Unit.RATIO) if row.deployable else ""
-        ),
+        "bytes of a weight": lambda row: spelled(row.bytes_per_weight, Unit.RATIO) if row.deployable else "",
         "time to learn": lambda row: seconds(row.seconds) if row.seconds else "",
         Column("description", words=True): lambda row: (
             "this result" if row is found.result else _ABOUT.get(row.name, "")
@@ -132,8 +130,8 @@ def beaten_lines(found: BesideBaselines) -> Iterator[str]:
 def _beaten(result: BaselineRow, row: BaselineRow) -> str:
     if row.name != Baseline.FFN_ONLY:
         return (
-            f"{result.name} is worse than {row.name} and takes as many bytes or more ({result.bytes_per_weight:.3f} a weight "
-            f"against {row.bytes_per_weight:.3f})"
+            f"{result.name} is worse than {row.name} and takes as many bytes or more ({result.bytes_per_weight:.3f} a "
+            f"weight against {row.bytes_per_weight:.3f})"
         )
     return (
         f"{result.name} at ratio {result.ratio:.3f} is worse than FFN-only 2:4 at {row.ratio:.3f} (perplexity "

@@ -75,6 +75,7 @@ def generate(
         for prompt in prompts
     ]
     settings = replace(generator.sampling, **(sampling or {}))
+    _check_draws(settings, sampling or {})
     came: list[float] = []
 
     def each(piece: Piece) -> None:
@@ -96,6 +97,17 @@ def generate(
         round(came[-1] - start, 4),
         round((came[-1] - came[0]) / steps * 1e3, 3) if steps else None,
     )
+
+
+def _check_draws(settings: Sampling, given: dict[str, Any]) -> None:
+    """Raise UsageError for settings of draws if nothing is drawn, and the user did not ask for that."""
+    idle = [name for name in ("top_k", "top_p") if name in given]
+    if idle and settings.temperature == 0 and "temperature" not in given:
+        raise UsageError(
+            f"`{idle[0]}` changes nothing here",
+            "The most likely token is taken each time: the temperature is 0, as the model's generation_config.json says.",
+            "Give --temperature too, such as 0.8, to draw tokens.",
+        )
 
 
 def _check(new_tokens: int, sampling: dict[str, Any]) -> None:

@@ -24,7 +24,6 @@ from masklearn import (
     beside_baselines,
     open_text,
     run_baselines,
-    which_apply,
 )
 from masklearn.masks.kinds.base import BYTES_DENSE
 from masklearn.model.checkpoint import InputSnapshot
@@ -54,8 +53,9 @@ def with_baselines(
     """
     cache = baselines_cache()
     texts = InputSnapshot.of(lambda: () if recipe.calib is None else open_text(recipe.calib).files)
-    learned: list[Baseline] = [name for name in which_apply(Baseline, recipe) if name is not Baseline.DENSE]
-    keys = {name: _key(name, source, recipe, windows) for name in learned}
+    keys: dict[Baseline, str] = {
+        name: _key(name, source, recipe, windows) for name in Baseline if name is not Baseline.DENSE
+    }
     read = {name: _read(cache / f"{key}.json") for name, key in keys.items()}
     rows = {name: row for name, row in read.items() if row is not None}
     missing = [name for name in asked if name in keys and name not in rows]
@@ -70,7 +70,12 @@ def with_baselines(
             rows[Baseline(row.name)] = row
             write_json(cache / f"{keys[Baseline(row.name)]}.json", row.model_dump())
     plain = BaselineRow(
-        name=Baseline.DENSE, ratio=0.0, perplexity=dense, seconds=0.0, deployable=True, bytes_per_weight=BYTES_DENSE
+        name=Baseline.DENSE,
+        ratio=0.0,
+        perplexity=dense,
+        seconds=0.0,
+        deployable=True,
+        bytes_per_weight=BYTES_DENSE,
     )
     others = [plain, *(rows[name] for name in keys if name in rows)]
     return beside_baselines(result, others, windows)

@@ -87,12 +87,13 @@ def _verify(path: Path, request: VerifyRequest) -> VerifyReport:
 
 def _check_whole(out: OutFolder) -> None:
     """Refuse the output of `learn` and `compile`, which is less than a build."""
+    masks = out.path / MASKS
     for name in (REPORT, ONNX, MODEL):
         if not (out.path / name).exists():
             raise PatchCompileError(
                 f"{out.path} is not a whole build",
                 f"It holds no {name}.",
-                f"Build it: `patch-compile build MODEL_DIR --mask {out.path / MASKS}`.",
+                f"Build it: `patch-compile build MODEL_DIR --mask {masks if masks.exists() else 'FILE'}`.",
             )
 
 
@@ -191,7 +192,8 @@ class Verification:
     def _about_next_tokens(self) -> Answers:
         request, out = self.request, self.out.path
         windows, text = self.source.evaluation(self.progress)
-        _check_long_enough(windows, max(request.lengths) + 1)
+        if request.asks(Question.COMPILED) or request.asks(Question.BUILT):
+            _check_long_enough(windows, max(request.lengths) + 1)
         yield "text", _record_of(windows, text)
         yield from self._used()  # first, because a task or a prompt may be refused
         if request.asks(Question.COMPILED):

@@ -78,6 +78,9 @@ def test_a_recipe_fills_what_is_not_given(settings, tmp_path):
     # A default that is written in the call is given too.
     third = build(recipe=first.path / RECIPE, out=tmp_path / "third", eval_windows=8)
     assert "eval_windows: 8\n" in (third.path / RECIPE).read_text()
+    # An amount of pruning replaces the recipe's.
+    masked = build(recipe=first.path / RECIPE, out=tmp_path / "masked", mask=first.path / MASKS)
+    assert "ratio:" not in (masked.path / RECIPE).read_text()
 
 
 def test_learn_plan_inspect_and_compare(settings, tmp_path):
@@ -95,6 +98,9 @@ def test_learn_plan_inspect_and_compare(settings, tmp_path):
         compare([built.path])
     texts = run(built.path, ["the cat", "a dog"], new_tokens=2).report
     assert [len(one.tokens) for one in texts.completions] == [2, 2]
+    with refused():  # nothing is drawn
+        run(built.path, ["the cat"], top_k=3)
+    assert run(built.path, ["the cat"], new_tokens=1, top_k=3, temperature=0.0)
 
 
 @pytest.mark.parametrize(

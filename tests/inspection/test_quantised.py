@@ -10,7 +10,6 @@ from onnx import helper, numpy_helper
 from masklearn.masks.kinds.table import KINDS, PRUNED
 from masklearn.quant.table import INT4, INT8, W8A8
 from patch_compile.engine.expectation import expectation_from_onnx
-from patch_compile.engine.packed_index import check_indexes
 from patch_compile.inspection.onnx_graph import index_faults, inspect_onnx
 from patch_compile.packing.quantised import Quantised, pack_quantised
 from tests.mosaics import mosaic, random_grid
@@ -42,7 +41,6 @@ def test_type_and_bytes_are_shown(tmp_path, weights):
     (row,) = found.rows
     assert (row["weights"], row["bytes"]) == (weights.name, packed.nbytes - packed.index.nbytes)
     assert {f"{kind} slabs": count for kind, count in packed.stored.items()}.items() <= row.items()
-    check_indexes(path)
     expected = expectation_from_onnx(path)
     assert (expected.dtype, expected.quantised) == ("float16", {"linear"})
     assert expected.packed_bytes == row["bytes"]
@@ -139,4 +137,4 @@ def test_damage_is_named(tmp_path, fault):
 def test_unknown_types_are_refused_unbuilt(tmp_path, weights, name, value):
     path, _ = written(tmp_path / "m.onnx", weights, with_attribute(name, value))
     with refused():
-        check_indexes(path)
+        expectation_from_onnx(path)

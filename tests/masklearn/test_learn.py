@@ -19,7 +19,7 @@ from masklearn.model.coverage import covered_linears
 from masklearn.model.models import load_model
 from masklearn.model.prune import write_pruned_checkpoint
 from masklearn.recipe import LearnRecipe
-from masklearn.text.calibrate import calibration_windows
+from masklearn.text.calibrate import token_pool
 from masklearn.traits import Criterion
 from tests.conftest import ModelMaker
 from tests.refusals import refused
@@ -163,7 +163,7 @@ def test_new_weights_are_solved_for_the_final_masks(make_model, text_file: Path,
 
 def divergence(dense: Path, pruned: Path, text_file: Path) -> float:
     """Mean squared difference of the logits on the calibration windows."""
-    windows = torch.from_numpy(calibration_windows(Checkpoint.open(dense), recipe(text_file)))
+    windows = torch.from_numpy(token_pool(Checkpoint.open(dense), recipe(text_file)).calibration())
     with torch.no_grad():
         logits = [load_model(path)(windows).logits for path in (dense, pruned)]
     return float((logits[0] - logits[1]).square().mean())

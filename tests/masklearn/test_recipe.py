@@ -39,6 +39,8 @@ def test_frozen() -> None:
         {"seed": -1},
         {"method": "obs"},
         {"rate": 0.4},
+        {"method": "wanda", "repair_steps": 3},
+        {"repair": "none", "repair_minutes": 1.0},
     ],
 )
 def test_wrong_settings_are_named(settings: dict[str, object]) -> None:

@@ -31,7 +31,6 @@ ONE_SHOT, EIGHT_MINUTES, REPAIRED, UNIFORM = (
 )
 AUTO, PERMUTED = ", kinds auto", ", permuted"
 RATIOS = (0.25, 0.35, 0.45)
-LLAMA_2_WEIGHTS = 32 * (4 * 4096 + 3 * 11008) * 4096
 
 
 def measured(method: str, ratio: float | None = None) -> list[Any]:

@@ -52,7 +52,7 @@ def test_baselines_take_chosen_types_and_ratio(settings, make_model, tmp_path, m
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # of baselines
     build(asked(settings, narrow_model(make_model), speedup=1.06))
     masks = MaskSet.load(settings["out"] / "masks.safetensors")
-    asks = {"only": "pruned", "lengths": "1,7", "baselines": "dense-rounded,magnitude-tiles"}
+    asks = {"only": "pruned", "baselines": "dense-rounded,magnitude-tiles"}
     request = VerifyRequest.parse(asks)
     rows = {row.name: row for row in verify(settings["out"], request).baselines.rows}
     assert rows["sparsegpt"].bytes_per_weight == masks.packed_bytes_per_weight

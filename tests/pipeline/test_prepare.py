@@ -49,6 +49,21 @@ def test_onnx_builds_have_no_engine_stage(settings: dict[str, Any]) -> None:
     assert (job.backend, job.targets, job.plugin) == ("onnx", (), None)
 
 
+@pytest.mark.parametrize("model_type", ["llama", "bert"])
+def test_short_held_out_text_is_refused_at_once(
+    settings: dict[str, Any], make_model: ModelMaker, tmp_path: Path, model_type: str
+) -> None:
+    (tmp_path / "short.txt").write_text("the cat sat")
+    with refused():
+        prepared(settings | {"model": make_model(model_type), "eval_text": str(tmp_path / "short.txt")})
+
+
+def test_learning_without_texts_needs_no_tokenizer(settings: dict[str, Any]) -> None:
+    (settings["model"] / "tokenizer.json").unlink()
+    without = settings | {"method": "magnitude", "repair": "none", "calib": None, "eval_text": None}
+    assert prepared(without, Stage.MASKS)
+
+
 def test_an_encoder_needs_text_for_its_proof_alone(settings: dict[str, Any], make_model: ModelMaker) -> None:
     silent = settings | {"model": make_model("bert"), "method": "magnitude", "calib": None, "eval_text": None}
     assert prepared(silent, Stage.MASKS).source.words == "an encoder"
@@ -112,6 +127,18 @@ def test_given_masks_name_their_kernels(settings: dict[str, Any], mask: Path) ->
     given = {name: value for name, value in settings.items() if name != "ratio"} | {"mask": mask}
     assert open_source(Recipe.parse(given)).kernels() == {"half"}
     assert open_source(Recipe.parse(given | {"weights": "int8"})).kernels() == {"int8_half"}
+
+
+def test_settings_beside_given_masks_are_idle(settings: dict[str, Any], mask: Path) -> None:
+    given = settings | {"ratio": None, "method": None, "tile": None, "repair": None, "mask": mask}
+    progress = Progress()
+    for change in ({}, {"tile": (16, 16), "repair_steps": 3, "seed": 5, "windows": 1}):
+        recipe = Recipe.parse({name: value for name, value in (given | change).items() if value is not None})
+        prepare(recipe, progress, stages=tuple(Stage), force=False, resume=False)
+    idle = [line for line in progress.notes if line.startswith("given masks: ")]
+    assert idle == [
+        "given masks: --repair-steps, --tile change nothing: masks and weights are learned already"
+    ]
 
 
 def test_masks_are_needed_where_none_are_learned(settings: dict[str, Any], mask: Path) -> None:

@@ -39,8 +39,8 @@ from tests.refusals import refused
         ("8.9", "RTX 4090", "RTX 4090, which stands for 8.9"),
         ("a10", "A6000", "A6000, which stands for a10"),
         ("a100", "A100-40", "A100-40, which stands for a100"),
-        ("sm86, h100", "A6000", "A6000, which stands for sm86, h100"),
-        ("sm120,h100", "RTX 5090", "RTX 5090, which stands for sm120, h100"),
+        ("sm86, h100", "A6000", "A6000, for the first of sm86, h100"),
+        ("sm120,h100", "RTX 5090", "RTX 5090, for the first of sm120, h100"),
     ],
 )
 def test_targets_fall_back_to_their_architectures_card(target, name, words):

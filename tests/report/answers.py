@@ -36,7 +36,11 @@ def beside_baselines(*beaten_by: str) -> LearnedBaselines:
     return LearnedBaselines(
         rows=tuple(
             BaselineRow(
-                name=name, ratio=ratio, perplexity=value, seconds=seconds, deployable=deployable,
+                name=name,
+                ratio=ratio,
+                perplexity=value,
+                seconds=seconds,
+                deployable=deployable,
                 bytes_per_weight=2 - 1.75 * ratio,
             )
             for name, ratio, value, seconds, deployable in rows

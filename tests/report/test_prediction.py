@@ -7,11 +7,8 @@ from patch_compile.artifacts.plan import (
     ReasonKind,
     Slabs,
     TileCount,
-    Totals,
 )
 from patch_compile.report.prediction import reason_lines, reason_words
-
-TOTALS = Totals(bytes_before=2, bytes_after=1)
 
 
 def row(block: int, kind: str, lowering: str, reason: ReasonKind | None) -> LinearRow:

@@ -164,7 +164,11 @@ def of_times() -> Iterator[tuple[str, Any]]:
 def of_baselines() -> Iterator[tuple[str, Any]]:
     def row(name: str, ratio: float, value: float, taken: float | None = None) -> BaselineRow:
         return BaselineRow(
-            name=name, ratio=ratio, perplexity=value, seconds=1.0, deployable=True,
+            name=name,
+            ratio=ratio,
+            perplexity=value,
+            seconds=1.0,
+            deployable=True,
             bytes_per_weight=taken or 2 - 1.75 * ratio,
         )
 

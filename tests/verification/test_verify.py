@@ -88,7 +88,7 @@ def test_each_question_has_its_own_answer(built, out, capsys):
     # The perplexities are transformers', and the build's.
     windows = eval_windows(built)
     for kind, folder in (("dense", built["model"]), ("pruned", out / "model")):
-        expected = perplexity(load_model(folder), windows).value
+        expected = perplexity(load_model(folder), windows)
         assert getattr(pruned.perplexity, kind) == pytest.approx(expected, rel=1e-4)
     assert pruned.perplexity.pruned == pytest.approx(report["perplexity"]["pruned"], rel=1e-6)
     assert pruned.kl == pytest.approx(report["difference"]["kl"], rel=1e-6)

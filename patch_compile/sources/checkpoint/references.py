@@ -3,6 +3,7 @@ that the compiled graph computes with."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn import first_windows, open_text, write_text
+from masklearn.base.progress import unsaid
 from masklearn.model.architectures import architecture_of, longest_window
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.naming import from_stored, linear_name
@@ -29,7 +31,7 @@ def evaluation_windows(r: Recipe, tokenizer: Any, progress: Progress) -> tuple[N
 
     The windows are shorter if the model has fewer learned positions.
     """
-    length = _reachable_length(r, progress)
+    length = _reachable_length(r, progress.note)
     if r.eval_text is not None:
         return _windows_of(r.eval_text, r, tokenizer, length)
     progress.note(
@@ -47,7 +49,12 @@ def encoder_windows(r: Recipe, tokenizer: Any, progress: Progress) -> tuple[NDAr
     assert text is not None  # `EncoderSource.check` has refused it
     if r.eval_text is None:
         progress.note("evaluation text: the calibration text (no --eval given, and an encoder writes none)")
-    return _windows_of(text, r, tokenizer, _reachable_length(r, progress))
+    return _windows_of(text, r, tokenizer, _reachable_length(r, progress.note))
+
+
+def check_evaluation(text: str, r: Recipe, tokenizer: Any) -> None:
+    """Raise MaskLearnError for held-out text that does not fill its windows. It is read only after hours of learning."""
+    _windows_of(text, r, tokenizer, _reachable_length(r, unsaid))
 
 
 def _windows_of(text: str, r: Recipe, tokenizer: Any, length: int) -> tuple[NDArray[np.int64], EvalText]:
@@ -56,13 +63,13 @@ def _windows_of(text: str, r: Recipe, tokenizer: Any, length: int) -> tuple[NDAr
     return windows, EvalText(name=source.name, path=source.spec)
 
 
-def _reachable_length(r: Recipe, progress: Progress) -> int:
+def _reachable_length(r: Recipe, note: Callable[[str], object]) -> int:
     """Returns eval_length, or the number of learned positions if that is smaller."""
     checkpoint = Checkpoint.open(r.model)
     longest = longest_window(architecture_of(checkpoint), load_config(checkpoint.path))
     if longest is None or r.eval_length <= longest:
         return r.eval_length
-    progress.note(f"evaluation text: windows of {longest} tokens, as far as the positions of the model reach")
+    note(f"evaluation text: windows of {longest} tokens, as far as the positions of the model reach")
     return longest
 
 

@@ -25,6 +25,7 @@ from patch_compile.planning.lowering import LinearPlan
 from patch_compile.progress import Progress, Update
 from patch_compile.recipe import Recipe
 from patch_compile.sources.base import Bars
+from patch_compile.sources.checkpoint.references import check_evaluation
 from patch_compile.sources.checkpoint_model import CheckpointModel
 from patch_compile.sources.kinds import Capability, Sequences, Stage
 from patch_compile.sources.pruning import Pruning, types_to_round
@@ -115,9 +116,10 @@ class CheckpointSource(CheckpointModel):
         self.check_masks()
         if Stage.ONNX in stages:
             self._check_scales()
-        for text in (self._recipe.calib, self._recipe.eval_text):
-            if text is not None:
-                open_text(text)
+        if self._recipe.calib is not None:
+            open_text(self._recipe.calib)
+        if self._recipe.eval_text is not None:
+            check_evaluation(self._recipe.eval_text, self._recipe, self.tokenizer)
 
     def _check_float16(self) -> None:
         """Raise PatchCompileError if float16 does not hold the dense model's activations, and note the weights that it

@@ -97,7 +97,7 @@ def test_rows_are_measured_in_own_processes(
     assert len(rows) == 2
     model = command[0]
     windows = first_windows(load_tokenizer(model), command[4], 20, 2)
-    assert rows["dense", None]["perplexity"] == perplexity(load_model(model), windows).value
+    assert rows["dense", None]["perplexity"] == perplexity(load_model(model), windows)
     pruned = rows["unstructured (not deployable)", 0.35]
     assert (pruned["deployable"], pruned["reached"]) == (False, 0.35)
     assert all(0.1 < r["peak_gib"] < 8 for r in rows.values())
@@ -257,13 +257,14 @@ def test_self_written_rows_get_no_text(command: list[str], monkeypatch: pytest.M
 def test_resumed_repairs_end_alike(command: list[str], tmp_path: Path, changed: dict[str, Any]) -> None:
     """Smoothing moves tiles of a pruned model, so the model of w8a8 is dense."""
     recipe = {"method": "oneshot", "tile": [16, 16], "windows": 4, "length": 16}
-    recipe |= {"calib": command[2], "repair_steps": 2} | changed
+    recipe |= {"calib": command[2]} | changed
+    repaired = recipe | {"repair": "distill", "repair_steps": 2}
     about = {"model": command[0], "baseline": None, "eval": command[4], "eval_windows": 2, "eval_length": 20}
-    whole = run(about | {"recipe": recipe | {"repair": "distill"}, "scratch": str(tmp_path / "whole")})
+    whole = run(about | {"recipe": repaired, "scratch": str(tmp_path / "whole")})
     kept = str(tmp_path / "kept")
     in_16_bits = recipe | {"repair": "none", "weights": "float16"}
     first = run(about | {"recipe": in_16_bits, "scratch": str(tmp_path / "a"), "keep": kept})
-    after = about | {"recipe": recipe | {"repair": "distill"}, "scratch": str(tmp_path / "b"), "prior": kept}
+    after = about | {"recipe": repaired, "scratch": str(tmp_path / "b"), "prior": kept}
     second = run(after)
     assert second["perplexity"] == whole["perplexity"] != first["perplexity"]
     assert second["repair"] == whole["repair"]

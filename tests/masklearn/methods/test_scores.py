@@ -13,7 +13,7 @@ from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears
 from masklearn.recipe import LearnRecipe
 from masklearn.stream.feed import CheckpointFeed
-from masklearn.text.calibrate import calibration_windows
+from masklearn.text.calibrate import token_pool
 from tests.conftest import ModelMaker
 from tests.masklearn.tasks import task_of
 
@@ -64,7 +64,7 @@ def whole_model(path: Path, recipe: LearnRecipe) -> dict[str, tuple[np.ndarray, 
     for name, linear in linears.items():
         linear.register_forward_pre_hook(lambda _, x, name=name: inputs[name].append(x[0][0].numpy()))
     with torch.no_grad():
-        for window in calibration_windows(Checkpoint.open(path), recipe):
+        for window in token_pool(Checkpoint.open(path), recipe).calibration():
             model(torch.from_numpy(window)[None])
     return {
         name: pruned(linears[name].weight.detach().numpy(), np.concatenate(inputs[name])) for name in linears

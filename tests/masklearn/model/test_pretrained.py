@@ -105,6 +105,11 @@ def test_a_faulty_tokenizer_is_explained(make_model: ModelMaker, file: str, cont
         load_tokenizer(path)
 
 
+def test_a_missing_folder_has_no_tokenizer(tmp_path: Path) -> None:
+    with refused():
+        load_tokenizer(tmp_path / "missing")
+
+
 @pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json", "config.json"])
 def test_deep_nesting_is_explained(make_model: ModelMaker, file: str) -> None:
     path = make_model()

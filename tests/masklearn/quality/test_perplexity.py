@@ -28,10 +28,7 @@ def test_loss_is_that_of_transformers(make_model: ModelMaker, model_type: str, d
             expected.append(float(model(window[None], labels=window[None]).loss))
     losses = [loss / 299 for loss in window_losses(model, WINDOWS)]
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
-    result = perplexity(model, WINDOWS)
-    assert result.value == pytest.approx(math.exp(np.mean(expected)), rel=1e-5)
-    assert (result.windows, result.length, result.tokens) == (3, 300, 897)
-    assert result.dtype == str(dtype).removeprefix("torch.")
+    assert perplexity(model, WINDOWS) == pytest.approx(math.exp(np.mean(expected)), rel=1e-5)
 
 
 def test_progress_streams(make_model: ModelMaker) -> None:
@@ -64,4 +61,4 @@ def test_sample_model_on_its_text(sample_model: Path, sample_texts: Path) -> Non
     """The real model on English that it has not seen; 14.15 was measured on these windows."""
     windows = first_windows(load_tokenizer(sample_model), sample_texts / "eval.txt", 256, 4)
     result = perplexity(load_model(sample_model), windows)
-    assert result.value == pytest.approx(14.146, rel=0.01)
+    assert result == pytest.approx(14.146, rel=0.01)

@@ -20,7 +20,6 @@ from masklearn.recipe import LearnRecipe
 from masklearn.text import SourceKind, calibrate, files
 from masklearn.text.calibrate import (
     TokenPool,
-    calibration_windows,
     first_windows,
     token_pool,
     too_many_passes,
@@ -117,7 +116,7 @@ def test_recipe_decides_text_and_draw(make_model: ModelMaker, text_file: Path) -
     checkpoint = Checkpoint.open(make_model())
     recipe = LearnRecipe(calib=str(text_file), windows=5, length=16, seed=3)
     expected = token_windows(load_tokenizer(checkpoint.path), text_file.read_text(), 16, 5, 3)
-    np.testing.assert_array_equal(calibration_windows(checkpoint, recipe), expected)
+    np.testing.assert_array_equal(token_pool(checkpoint, recipe).calibration(), expected)
 
 
 def test_a_pool_holds_calibration_and_then_other_windows(make_model: ModelMaker, text_file: Path) -> None:
@@ -271,7 +270,8 @@ def test_a_single_window_is_both() -> None:
 def test_without_text_the_model_writes_it(make_model: ModelMaker) -> None:
     checkpoint = Checkpoint.open(make_model())
     first, again, other = (
-        calibration_windows(checkpoint, LearnRecipe(windows=3, length=8, seed=seed)) for seed in (1, 1, 2)
+        token_pool(checkpoint, LearnRecipe(windows=3, length=8, seed=seed)).calibration()
+        for seed in (1, 1, 2)
     )
     assert first.shape == (3, 8)
     np.testing.assert_array_equal(first, again)

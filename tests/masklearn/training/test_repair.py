@@ -385,9 +385,12 @@ def test_unpruned_weights_leave_all_steps_to_scales(
 def test_int8_scales_train_only_in_repair(
     make_model: ModelMaker, text_file: Path, tmp_path: Path, weights: str, repair: str
 ) -> None:
-    one = learned(
-        make_model(**SIZES), text_file, tmp_path / "s", [], weights=weights, repair=repair, repair_steps=3
-    )
+    asked: dict[str, Any] = {
+        "weights": weights,
+        "repair": repair,
+        "repair_steps": 3 if repair == "distill" else None,
+    }
+    one = learned(make_model(**SIZES), text_file, tmp_path / "s", [], **asked)
     record = one.masks.record.repair
     assert (record is None) == (repair == "none")
     assert record is None or (record.steps, record.scale_steps) == (3, 0)

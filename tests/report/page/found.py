@@ -121,7 +121,12 @@ def compiled() -> OnnxCheck:
 def baselines() -> BesideBaselines:
     rows = (
         BaselineRow(
-            name=n, ratio=r, perplexity=p, seconds=s, deployable=n != "unstructured", bytes_per_weight=2 - 1.75 * r
+            name=n,
+            ratio=r,
+            perplexity=p,
+            seconds=s,
+            deployable=n != "unstructured",
+            bytes_per_weight=2 - 1.75 * r,
         )
         for n, r, p, s in _BASELINES
     )
