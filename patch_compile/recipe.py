@@ -151,7 +151,7 @@ class Recipe(LearnSettings, BuildOptions):
 
     @property
     def idle(self) -> list[str]:
-        """The flags of settings that change nothing, because only learning reads them and masks are given."""
+        """The flags of changed settings that only learning reads, if masks are given: they do not change these masks."""
         if self.mask is None:
             return []
         fields = type(self).model_fields

@@ -39,7 +39,8 @@ class Calibration(Record):
 
 
 class CardRow(Record):
-    """The card that a plan is predicted for. stands_for: the target without its own data sheet, or ""."""
+    """The card that a plan is predicted for. stands_for: the target without its own data sheet, all targets if there are
+    several, or ""."""
 
     name: str
     stands_for: str = ""

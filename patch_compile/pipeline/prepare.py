@@ -119,7 +119,7 @@ def _masks_of_another(source: Source) -> Iterator[str]:
 
 def _idle(recipe: Recipe) -> Iterator[str]:
     if recipe.idle:
-        yield f"given masks: {', '.join(recipe.idle)} change nothing: masks and weights are learned already"
+        yield f"given masks: {', '.join(recipe.idle)} do not change them: masks and weights are learned already"
 
 
 def _check_patterns(source: Source, stages: Collection[Stage]) -> None:

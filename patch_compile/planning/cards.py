@@ -25,9 +25,8 @@ DEFAULT_TARGET = "sm86"  # used without a target and a GPU
 class PlanCard:
     """A card with a data sheet, which predictions are made for.
 
-    stands_for: the target without its own data sheet that the card stands for, or "". assume: assumptions of the
-    predictions. measured: the calibration of this very GPU, by `bench --calibrate` or from this package, which then gives
-    the assumptions; None without a calibration.
+    stands_for: as in `CardRow`. assume: assumptions of the predictions. measured: the calibration of this very GPU, by
+    `bench --calibrate` or from this package, which then gives the assumptions; None without a calibration.
     """
 
     rated: RatedCard

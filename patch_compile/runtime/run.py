@@ -105,7 +105,7 @@ def _check_draws(settings: Sampling, given: dict[str, Any]) -> None:
     if idle and settings.temperature == 0 and "temperature" not in given:
         raise UsageError(
             f"`{idle[0]}` changes nothing here",
-            "The most likely token is taken each time: the temperature is 0, as the model's generation_config.json says.",
+            "The temperature is 0, so the most likely token is taken each time.",
             "Give --temperature too, such as 0.8, to draw tokens.",
         )
 

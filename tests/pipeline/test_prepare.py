@@ -49,13 +49,17 @@ def test_onnx_builds_have_no_engine_stage(settings: dict[str, Any]) -> None:
     assert (job.backend, job.targets, job.plugin) == ("onnx", (), None)
 
 
-@pytest.mark.parametrize("model_type", ["llama", "bert"])
+@pytest.mark.parametrize(
+    ("given", "model_type"), [("eval_text", "llama"), ("eval_text", "bert"), ("calib", "bert")]
+)
 def test_short_held_out_text_is_refused_at_once(
-    settings: dict[str, Any], make_model: ModelMaker, tmp_path: Path, model_type: str
+    settings: dict[str, Any], make_model: ModelMaker, tmp_path: Path, model_type: str, given: str
 ) -> None:
+    """An encoder is compared on the calibration text if no other text is given."""
     (tmp_path / "short.txt").write_text("the cat sat")
+    texts = {"eval_text": None, "calib": None, given: str(tmp_path / "short.txt")}
     with refused():
-        prepared(settings | {"model": make_model(model_type), "eval_text": str(tmp_path / "short.txt")})
+        prepared(settings | texts | {"model": make_model(model_type), "method": "magnitude"})
 
 
 def test_learning_without_texts_needs_no_tokenizer(settings: dict[str, Any]) -> None:
@@ -129,7 +133,7 @@ def test_given_masks_name_their_kernels(settings: dict[str, Any], mask: Path) ->
     assert open_source(Recipe.parse(given | {"weights": "int8"})).kernels() == {"int8_half"}
 
 
-def test_settings_beside_given_masks_are_idle(settings: dict[str, Any], mask: Path) -> None:
+def test_settings_of_learning_do_not_change_given_masks(settings: dict[str, Any], mask: Path) -> None:
     given = settings | {"ratio": None, "method": None, "tile": None, "repair": None, "mask": mask}
     progress = Progress()
     for change in ({}, {"tile": (16, 16), "repair_steps": 3, "seed": 5, "windows": 1}):
@@ -137,7 +141,7 @@ def test_settings_beside_given_masks_are_idle(settings: dict[str, Any], mask: Pa
         prepare(recipe, progress, stages=tuple(Stage), force=False, resume=False)
     idle = [line for line in progress.notes if line.startswith("given masks: ")]
     assert idle == [
-        "given masks: --repair-steps, --tile change nothing: masks and weights are learned already"
+        "given masks: --repair-steps, --tile do not change them: masks and weights are learned already"
     ]
 
 
