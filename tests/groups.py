@@ -16,7 +16,7 @@ from tests.parts import durations
 # Beginnings of the tests' ids.
 GROUPS: dict[str, tuple[str, ...]] = {
     "bench": ("tests/timing/",),
-    "binary": ("tests/plugins/kernels/test_binary.py", "tests/plugins/kernels/test_warpgroup_binary.py"),
+    "binary": ("tests/plugins/kernels/test_binary.py",),
     "browser": ("tests/report/page/test_browser.py",),
     "compare": ("tests/comparison/",),
     "cpp-runner": ("tests/samples/test_cpp_runner.py",),

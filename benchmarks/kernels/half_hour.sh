@@ -7,8 +7,8 @@
 #                                sweep of 1 and 16 tokens; of 1 also without early launches, into in-turn.jsonl
 #   half_hour.sh two             6: products beside cuBLAS and cuSPARSELt, and epilogues
 #   half_hour.sh three           5: the sweep of more tokens, and the decoder
-#   half_hour.sh four            4: compute-sanitizer over seven kernels
-#   half_hour.sh five            2: Nsight Compute over four kernels
+#   half_hour.sh four            4: compute-sanitizer over six kernels
+#   half_hour.sh five            2: Nsight Compute over three kernels
 #   half_hour.sh --dry-run       all steps without a GPU: no kernel runs. It says for how long an H100 is predicted to compute
 #
 # What a step writes is in the folder OUT (build/gpu): gpu.jsonl with all rows, log.txt, profiles.tgz. Where OUT is another
@@ -44,8 +44,6 @@ bench() { # MINUTES STAGE [OPTION...]: a row that is being measured when the min
   part $(($1 * 60 + 90)) python3 $kernels/run.py --out "$out/${rows:-gpu.jsonl}" --minutes "$1" --stages "${@:2}"
 }
 
-on_hopper() { [ "$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader)" = 9.0 ] && echo "$1"; }
-
 one() {
   limit=480
   nvidia-smi -q -d CLOCK,POWER,PERFORMANCE
@@ -72,7 +70,7 @@ three() {
 
 four() {
   limit=240
-  for config in decode-128 int4-decode-64 w8a8-prefill-128 all-decode-64 mid-64 wide-128 $(on_hopper hopper-pair-128); do
+  for config in decode-128 int4-decode-64 w8a8-prefill-128 all-decode-64 mid-64 wide-128; do
     for tool in memcheck racecheck; do
       part 45 bash $kernels/sanitize.sh $tool "$config" "$work/found"
     done
@@ -81,7 +79,7 @@ four() {
 
 five() {
   limit=120
-  for what in decode int4 prefill $(on_hopper hopper); do
+  for what in decode int4 prefill; do
     part 60 bash $kernels/profile.sh "$what" "$work/found"
   done
   tar -czf "$out/profiles.tgz" -C "$work/found" .
@@ -103,7 +101,7 @@ play() { # stand-ins for everything that needs a GPU, in front of PATH
   # A tool of NVIDIA: it answers, or starts the program behind its own arguments.
   cat >"$work/ncu" <<'END'
 #!/usr/bin/env bash
-case $1 in --help) echo --kernel-regex ;; --query-gpu=compute_cap) echo 9.0 ;; esac
+case $1 in --help) echo --kernel-regex ;; esac
 while [ $# -gt 0 ]; do [ "$1" != python3 ] || exec "$@"; shift; done
 END
   for tool in compute-sanitizer nvidia-smi nvcc; do cp "$work/ncu" "$work/$tool"; done

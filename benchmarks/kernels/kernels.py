@@ -164,7 +164,6 @@ class Device(ctypes.Structure):
     _fields_ = [
         ("sms", ctypes.c_int32), ("shared_bytes", ctypes.c_int32), ("l2_bytes", ctypes.c_int64),
         ("block_tokens", ctypes.c_int32), ("fma", ctypes.c_int32), ("dense_fma", ctypes.c_int32),
-        ("warpgroups", ctypes.c_int32),
     ]  # fmt: skip
 
 
@@ -178,11 +177,6 @@ class Config(NamedTuple):
     tokens: int
     kinds: int = 2  # number of kinds of slabs that it multiplies, the first ones of its weights' type
     weights: int = 0  # number of their type
-
-    @property
-    def for_hopper(self) -> bool:
-        """True if the kernel multiplies by wgmma. Such a kernel may hang where another kernel gives a wrong result."""
-        return "hopper" in self.name
 
 
 def library_for(arch: str) -> Path:

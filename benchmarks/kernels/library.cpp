@@ -15,7 +15,7 @@ void patch_bench_schedule(const patch::Problem* problem, const patch::Device* de
   chosen[0] = s.config, chosen[1] = s.parts;
 }
 int patch_bench_max_parts(const patch::Problem* problem, const patch::Device* device, int config) {
-  return patch::max_parts(*problem, patch::config_at(config), device->sms);
+  return patch::max_parts(*problem, patch::kConfigs[config], device->sms);
 }
 // The current device as the plugin sees it; null when it can be asked, else CUDA's words.
 const char* patch_bench_device(patch::Device* device) {
@@ -23,16 +23,13 @@ const char* patch_bench_device(patch::Device* device) {
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 int64_t patch_bench_partial_bytes(int config, int parts) {
-  return static_cast<int64_t>(patch::partial_bytes(patch::config_at(config), parts));
+  return static_cast<int64_t>(patch::partial_bytes(patch::kConfigs[config], parts));
 }
 int64_t patch_bench_counter_bytes() { return patch::kCounterBytes; }
-// The number of configurations.  Those for Hopper count where they can run.
-int patch_bench_config_count() {
-  return patch::has_warpgroup_kernels() ? patch::kAllConfigCount : patch::kConfigCount;
-}
-const char* patch_bench_config_name(int config) { return patch::config_at(config).name; }
+int patch_bench_config_count() { return patch::kConfigCount; }
+const char* patch_bench_config_name(int config) { return patch::kConfigs[config].name; }
 void patch_bench_config(int config, int32_t* out) {
-  const patch::Config& c = patch::config_at(config);
+  const patch::Config& c = patch::kConfigs[config];
   out[0] = c.panel_rows, out[1] = c.gated, out[2] = patch::shared_bytes(c), out[3] = c.tokens,
   out[4] = c.kinds, out[5] = static_cast<int32_t>(c.weights);
 }
@@ -66,7 +63,7 @@ const char* patch_bench_dense_path_run(const void* made, const patch::LinearArgu
 // The table of parts.  index: of the weight, in the host's memory.
 void patch_bench_table(const patch::LinearArguments* arguments, const int32_t* index, int config, int parts,
                        patch::PartTable* table) {
-  if (config < 0 || patch::config_at(config).kernel != patch::Kernel::kStream) return;
+  if (config < 0 || patch::kConfigs[config].kernel != patch::Kernel::kStream) return;
   patch::LinearArguments a = *arguments;
   a.parts = parts;
   patch::make_parts(table, a, index, patch::kConfigs[config]);

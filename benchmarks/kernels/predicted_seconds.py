@@ -54,7 +54,7 @@ class PlannedKernels:
             Config(
                 c.name, c.panel_rows, c.gated, c.shared_bytes, c.tokens, c.kinds, _WEIGHTS.index(c.weights)
             )
-            for c in (schedule.ALL_CONFIGS if self._card.sm == 90 else schedule.CONFIGS)
+            for c in schedule.CONFIGS
         ]
 
     def device(self) -> Device:
@@ -63,7 +63,7 @@ class PlannedKernels:
         return Device(sms=card.sms, shared_bytes=card.rates.shared[1] << 10, l2_bytes=card.l2 << 20)
 
     def max_parts(self, problem: Problem, device: Device, config: int) -> int:
-        return schedule.max_parts(_planned(problem), schedule.ALL_CONFIGS[config], device.sms)
+        return schedule.max_parts(_planned(problem), schedule.CONFIGS[config], device.sms)
 
     def schedule(self, problem: Problem, _: Device, config: int = -1) -> tuple[int, int]:
         return schedule.choose_schedule(_planned(problem), self._limits, None if config < 0 else config)
@@ -97,8 +97,8 @@ def _launched(card: RatedCard, microseconds: float, weight_bytes: int) -> float:
 
 def _sweep_seconds(card: RatedCard, key: Row) -> float:
     (n, k), tokens = key["shape"], key["tokens"]
-    number = next(i for i, c in enumerate(schedule.ALL_CONFIGS) if c.name == key["config"])
-    config = schedule.ALL_CONFIGS[number]
+    number = next(i for i, c in enumerate(schedule.CONFIGS) if c.name == key["config"])
+    config = schedule.CONFIGS[number]
     linear = Linear(n, k, key["share"], config.panel_rows, weights=config.weights)
     found = predict(card, linear, tokens, number, parts=key["parts"])
     return _launched(card, found.microseconds, linear.problem(tokens).weight_bytes)

@@ -31,25 +31,12 @@ def sweep_rows(
     left_out: Collection[str],
     tokens: Sequence[int] = TOKENS,
 ) -> Iterator[tuple[Row, Any]]:
-    """Yield rows by shape, share, tokens, configuration and parts. left_out: names of configurations.
-
-    Configurations for Hopper come last, as they are the likeliest to crash or hang.
-    """
-    for for_hopper in (False, True):
-        numbers = [
-            number
-            for number, c in enumerate(kernels.configs())
-            if c.for_hopper == for_hopper and c.name not in left_out
-        ]
-        for shape in SHAPES:
-            for rows, weights in (
-                (128, 0),
-                (64, 0),
-                (128, BYTES),
-                *((64, n) for n in range(1, len(WEIGHTS))),
-            ):
-                for share in SHARES:
-                    yield from _rows_of(shape, rows, share, weights, kernels, gpu, device, numbers, tokens)
+    """Yield rows by shape, share, tokens, configuration and parts. left_out: names of configurations."""
+    numbers = [number for number, c in enumerate(kernels.configs()) if c.name not in left_out]
+    for shape in SHAPES:
+        for rows, weights in ((128, 0), (64, 0), (128, BYTES), *((64, n) for n in range(1, len(WEIGHTS)))):
+            for share in SHARES:
+                yield from _rows_of(shape, rows, share, weights, kernels, gpu, device, numbers, tokens)
 
 
 def _rows_of(

@@ -193,7 +193,7 @@ class Target:
 
 
 # NVIDIA publishes no rate for the L2 of GA102, AD10x and GB20x: 32 bytes an SM and clock is assumed, less than on an
-# A100. On Hopper, mma.sync reaches 62 % of the rate of wgmma, see `_slower_than_wgmma` in plan/roofline/linear_roofline.py.
+# A100. On Hopper, mma.sync reaches 62 % of the rate of wgmma, see `_slower_than_wgmma` of linear_roofline.py.
 ARCHITECTURES: tuple[GpuArchitecture, ...] = (
     GpuArchitecture(80, SmRates((164, 163), 1024)),
     GpuArchitecture(86, SmRates((100, 99), 512)),

@@ -195,8 +195,7 @@ def _fingerprint(
     backend: str, archs: tuple[int, ...], nvcc: Tool, cxx: Tool, headers: Tool, machine: str
 ) -> str:
     sources = plugin_sources()
-    code = [flag for name in _FOLDERS for unit in units(sources / name) for flag in code_flags(unit, archs)]
-    flags = [*COMPILE_FLAGS, *_LINK_FLAGS, *code]
+    flags = [*COMPILE_FLAGS, *_LINK_FLAGS, *code_flags(archs)]
     digest = hashlib.sha256(json.dumps([backend, nvcc.version, cxx.version, flags, machine]).encode())
     for folder in (*(sources / name for name in _FOLDERS), headers.path):
         pattern = "NvInfer*.h" if folder == headers.path else "*"

@@ -59,7 +59,7 @@ def kernel_objects(
     """
     sources = plugin_sources() / KERNELS_FOLDER
     own = units(sources)
-    said = [nvcc.version, cxx.version, *COMPILE_FLAGS, *flags, *(code_flags(unit, archs) for unit in own)]
+    said = [nvcc.version, cxx.version, *COMPILE_FLAGS, *flags, *code_flags(archs)]
     machine = cross.machine if cross else this_machine()
     if machine != X86:  # keys for x86-64 are older than the machine in a key, and stay as they were
         said.append(machine)
@@ -87,7 +87,7 @@ def compile_units(
 
     def compile_unit(unit: Path) -> Path:
         out = folder.absolute() / f"{unit.name}.o"
-        about = [*COMPILE_FLAGS, "-I", str(plugin_sources()), *flags, *code_flags(unit, archs)]
+        about = [*COMPILE_FLAGS, "-I", str(plugin_sources()), *flags, *code_flags(archs)]
         with whole_file(out) as part:
             run_nvcc(nvcc, [*about, "-c", str(unit.absolute()), "-o", str(part)], unit.name)
         return out
@@ -101,7 +101,7 @@ def link(
 ) -> None:
     """Link objects into a library. Raises PatchCompileError if nvcc fails."""
     files = [str(path.absolute()) for path in (*objects, library)]
-    run_nvcc(nvcc, [*code_flags(library, archs), *flags, *files[:-1], "-o", files[-1]], library.name)
+    run_nvcc(nvcc, [*code_flags(archs), *flags, *files[:-1], "-o", files[-1]], library.name)
 
 
 def run_nvcc(nvcc: Path, arguments: Sequence[str], what: str) -> None:

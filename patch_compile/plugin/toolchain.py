@@ -29,7 +29,6 @@ _MIN_HEADERS = (10, 0)  # the first with IPluginV3
 # This package is not published by NVIDIA. Its headers are NVIDIA's, under Apache-2.0, and the hash pins them.
 HEADER_PACKAGE = "kernel-lens==2.0.1"
 HEADER_SHA256 = "07cc714e8b5e7f34b672f7c7fad93febe7c747be5837ba276b1527370134ffe0"
-_HOPPER_UNIT = "launch_warpgroup.cu"
 _HEADER_FOLDER = "kernel_lens/include/tensorrt/"
 _NVCC_FIX = (
     "Install a CUDA toolkit (12.8 or newer) or `pip install 'patch-compile[nvcc]'`, "
@@ -82,14 +81,9 @@ def _describe(what: str, find: Callable[[], Tool], fix: str) -> ToolchainItem:
     return ToolchainItem(what, True, f"{tool.path} ({tool.version})", "")
 
 
-def code_flags(unit: Path, archs: tuple[int, ...]) -> list[str]:
-    """Returns nvcc's flags for the machine code of one file of the plugin, and for PTX, which other GPUs run.
-
-    The PTX is of the oldest architecture. The kernels for Hopper are compiled only for sm_90a, without PTX: no other GPU has
-    their instructions.
-    """
-    if unit.name == _HOPPER_UNIT and 90 in archs:
-        return ["-gencode=arch=compute_90a,code=sm_90a", "-DPATCH_SM90A"]
+def code_flags(archs: tuple[int, ...]) -> list[str]:
+    """Returns nvcc's flags for the machine code of the plugin, and for the oldest architecture's PTX, which other GPUs
+    run."""
     flags = [f"-gencode=arch=compute_{virtual_arch(a, archs)},code=sm_{a}" for a in archs]
     ptx = ptx_arch(archs)
     return [*flags, f"-gencode=arch=compute_{ptx},code=compute_{ptx}"]

@@ -40,7 +40,7 @@ inline bool takes_dense_path(const Problem& p, const Epilogue& e, const Device& 
   if (!may_gain_densely(p.slabs, p.weights, device) || p.tokens <= 0 || !suits_dense_path(p)) return false;
   const Schedule s = choose_schedule(p, device);
   return s.config >= 0 &&
-         3 * dense_path_cost(p, e, device) <= 4 * predicted_cost(p, config_at(s.config), s.parts, device);
+         3 * dense_path_cost(p, e, device) <= 4 * predicted_cost(p, kConfigs[s.config], s.parts, device);
 }
 
 }  // namespace patch

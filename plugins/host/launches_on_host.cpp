@@ -149,7 +149,7 @@ cudaError_t launch(LinearArguments a, const PartTable& table, Scalar scalar, con
   host::scheduled = schedule;
   if (!host::run_call) return cudaSuccess;
   a.parts = schedule.parts;
-  const Config& c = config_at(schedule.config);
+  const Config& c = kConfigs[schedule.config];
   const host::Call call = host::call_of(a, scalar, c, schedule.config);
   return host::enqueue(stream, {host::accesses_of(call, c), [=] {
                                   host::Call now = call;

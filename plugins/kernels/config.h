@@ -7,13 +7,11 @@
 namespace patch {
 
 enum class Kernel : int8_t {
-  kStream,      // blocks take equal shares of all slabs, and add up tiles that they share (stream_kernel.cuh)
-  kTile,        // a block takes a tile of Y (tile_kernel.cuh)
-  kWarpgroups,  // the same with the instructions of Hopper (warpgroup_kernel.cuh)
-  kWarpgroupPairs,  // the same in clusters of two blocks, neighbours along the tokens
+  kStream,  // blocks take equal shares of all slabs, and add up tiles that they share (stream_kernel.cuh)
+  kTile,    // a block takes a tile of Y (tile_kernel.cuh)
 };
 
-// NOLINTNEXTLINE(cppcoreguidelines-pro-type-member-init): the rows of the tables name all of them.
+// NOLINTNEXTLINE(cppcoreguidelines-pro-type-member-init): the rows of the table name all of them.
 struct Config {
   const char* name;
   Kernel kernel;
@@ -138,15 +136,9 @@ constexpr int x_tile_bytes(const Config& c) { return c.tokens * kSlabColumns * i
 constexpr int stage_bytes(const Config& c) { return slab_room(c) + x_tile_bytes(c); }
 // Values per row of the output tile in shared memory.  The 16 bytes of padding avoid bank conflicts.
 constexpr int output_stride(const Config& c) { return c.panel_rows + 8; }
-constexpr bool is_for_hopper(Kernel k) { return k == Kernel::kWarpgroups || k == Kernel::kWarpgroupPairs; }
-// Blocks that copy slabs for each other.
-constexpr int cluster_blocks(const Config& c) { return c.kernel == Kernel::kWarpgroupPairs ? 2 : 1; }
 // Shared memory of a block.  A tile kernel puts its output where the ring was.  A stream writes from
 // registers, while its ring goes on.
 constexpr int shared_bytes(const Config& c) {
-  // Its ring begins at a multiple of 1024 bytes, wherever the block's memory begins; two barriers for each
-  // slot follow it.
-  if (is_for_hopper(c.kernel)) return 1024 + c.stages * (stage_bytes(c) + 2 * 8);
   const int ring = c.stages * stage_bytes(c), output = c.tokens * output_stride(c) * 2;
   return c.kernel == Kernel::kTile && output > ring ? output : ring;
 }

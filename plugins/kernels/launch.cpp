@@ -17,8 +17,6 @@ bool is_set(const char* variable, const char* value) {
   const char* said = std::getenv(variable);
   return said && std::strcmp(said, value) == 0;
 }
-// The user's switch: no GPU has run the kernels of warpgroup.h yet, so they are off.
-bool wants_warpgroups() { return is_set("PATCH_WGMMA", "1"); }
 
 // The oldest virtual architecture whose code waits for earlier launches (ptx.cuh).
 constexpr int kFirstThatWaits = 90;
@@ -45,8 +43,6 @@ cudaError_t ask(int number, Device* device) {
   device->l2_bytes = l2;
   device->fma = static_cast<int32_t>(fma_per_clock(major, minor));
   device->dense_fma = dense_fma_per_clock(major);
-  // Code for sm_90a runs on compute capability 9.0 only.
-  device->warpgroups = major == 9 && minor == 0 && has_warpgroup_kernels() && wants_warpgroups();
   device->block_tokens = bandwidth > 0 && clock > 0
                              ? block_tokens(bandwidth, device->sms, 1e3 * clock, device->fma)
                              : kUsualBlockTokens;
@@ -116,8 +112,6 @@ cudaError_t launch(LinearArguments a, const PartTable& table, Scalar scalar, con
   if (a.tokens == 0 || a.out_features == 0) return cudaSuccess;
   a.parts = schedule.parts;
   if (!choose_vectors(&a)) return cudaErrorMisalignedAddress;
-  if (schedule.config >= kConfigCount)
-    return launch_warpgroups(a, scalar, schedule.config - kConfigCount, stream);
   const StreamArguments s{a, table};
   const Config& c = kConfigs[schedule.config];
   const Launcher launcher = launcher_of(scalar, group_of(c.weights, c.kinds));

@@ -57,12 +57,6 @@ bool add_launcher(Scalar scalar, Group group, Launcher launcher) noexcept;
 // Returns false if this library was linked without the group.
 bool has_kernels(Scalar scalar, Group group) noexcept;
 
-// Launches a configuration of kWarpgroupConfigs by its index there.
-cudaError_t launch_warpgroups(const LinearArguments& a, Scalar scalar, int config,
-                              cudaStream_t stream) noexcept;
-// Returns false if this library was built without them, as they need code for sm_90a.
-bool has_warpgroup_kernels() noexcept;
-
 // Launch the kernels before and after a dense product.  Return cudaErrorInvalidConfiguration as above.
 cudaError_t launch_unpack(const UnpackArguments& a, cudaStream_t stream) noexcept;
 cudaError_t launch_activate(const ActivateArguments& a, Scalar scalar, cudaStream_t stream) noexcept;

@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/warpgroup.h"
+#include "kernels/config.h"
 #include "kernels/work.h"
 
 namespace patch {
@@ -33,12 +33,11 @@ struct Device {
   int64_t l2_bytes;
   int32_t block_tokens;  // see block_tokens
   int32_t fma;           // dense multiply-adds per SM and clock
-  int32_t dense_fma;     // the same with wgmma; 0 if there is none
-  int32_t warpgroups;    // 1: the configurations of warpgroup.h may be chosen
+  int32_t dense_fma;     // the same with wgmma, as cuBLASLt multiplies; 0 if there is none
 };
 
 struct Schedule {
-  int32_t config;  // a number for config_at, -1 if none fits
+  int32_t config;  // an index of kConfigs, -1 if none fits
   int32_t parts;   // parts of a stream; 1 for a tile kernel
 };
 
@@ -74,9 +73,7 @@ inline constexpr int32_t dense_fma_per_clock(int major) { return major == 9 ? 20
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t panel_count(const Problem& p) { return ceil_div(p.out_features, p.panel_rows); }
-inline int64_t token_tiles(const Problem& p, const Config& c) {
-  return ceil_div(p.tokens, int64_t{c.tokens} * cluster_blocks(c)) * cluster_blocks(c);
-}
+inline int64_t token_tiles(const Problem& p, const Config& c) { return ceil_div(p.tokens, c.tokens); }
 inline int64_t tile_count(const Problem& p, const Config& c) { return panel_count(p) * token_tiles(p, c); }
 inline int64_t total_cost(const Problem& p, const Config& c) {
   return token_tiles(p, c) * (panel_count(p) * kTileCost + slabs_cost(p.slabs, p.weights));
@@ -143,7 +140,6 @@ inline constexpr int64_t kUnpackClocks =
 inline constexpr int64_t kFillTurns = 3;  // turns until the first slab has arrived
 inline constexpr int64_t kAddUp = 300;    // a fence and a count
 inline constexpr int64_t kSumsPerUnit = 700;   // partial sums read per unit
-inline constexpr int64_t kHopperL2Bytes = 35;  // of an SM and clock: 90 % of an H100's 5120 for 132 SMs
 inline constexpr int64_t kMaxTokenTiles = 64;  // streams with more token tiles are taken to share nothing
 
 inline int64_t weight_bytes(const Problem& p) {
@@ -184,14 +180,12 @@ inline Cost x_bytes(const Problem& p, const Config& c, int sms, int64_t kept) {
 }
 
 // Cost of a turn of the ring for one slab: the products, or the bytes through shared memory (128 per clock on
-// every device), whichever is larger.  Each feature warp reads X and each token warp reads W.  Where kernels
-// for Hopper are compared with others, L2 counts too: it bounds both.
+// every device), whichever is larger.  Each feature warp reads X and each token warp reads W.
 inline int64_t turn_cost(const Config& c, int kind, const Device& device) {
   const bool sparse = kind == 1, of_sixteen = kind >= kPatchKinds && c.weights != Weights::kW8A8;
-  const bool groups = is_for_hopper(c.kernel);  // a warpgroup reads X once, at the rate of wgmma
   const int64_t height = c.panel_rows / 64, x = x_tile_bytes(c);
   const int64_t weights = int64_t{c.panel_rows} * slab_bytes(kind, c.weights);
-  const int64_t bytes = weights * (1 + c.token_warps) + x * (1 + c.feature_warps / (groups ? 4 : 1));
+  const int64_t bytes = weights * (1 + c.token_warps) + x * (1 + c.feature_warps);
   int64_t tokens = std::max<int64_t>(c.tokens, kL2Tokens) * height / (sparse ? 2 : 1);
   // So fast that L2 bounds the reads of X, too.
   if (c.weights == Weights::kW8A8) {
@@ -202,10 +196,7 @@ inline int64_t turn_cost(const Config& c, int kind, const Device& device) {
     tokens =
         std::max(c.tokens * height * quarters / (4 * kByteRate), (weights + x) * kL2Tokens / kBlockBytes);
   }
-  if (groups) tokens = tokens * device.fma / std::max(device.dense_fma, 1);
-  const int64_t l2 = device.warpgroups ? (weights / cluster_blocks(c) + x) / kHopperL2Bytes : 0;
-  return std::max(tokens, std::max(bytes / 128, l2) * device.fma / (64 * 64)) +
-         (groups ? 0 : kTurnTokens * height) +
+  return std::max(tokens, bytes / 128 * device.fma / (64 * 64)) + kTurnTokens * height +
          (of_sixteen ? kUnpackClocks * height * c.token_warps * device.fma / (64 * 64) : 0);
 }
 
@@ -254,9 +245,8 @@ inline Schedule choose_schedule(const Problem& p, const Device& device, int conf
   Schedule best{-1, 1};
   if (p.tokens < 0) return best;
   Cost best_cost = 0;
-  const int count = device.warpgroups || config >= kConfigCount ? kAllConfigCount : kConfigCount;
-  for (int i = 0; i < count; ++i) {
-    const Config& c = config_at(i);
+  for (int i = 0; i < kConfigCount; ++i) {
+    const Config& c = kConfigs[i];
     if (!fits(c, p) || (config != kAnyConfig && config != i)) continue;
     if (shared_bytes(c) > device.shared_bytes || !can_be_cut(p, c)) continue;
     const int sms = device.sms, most = max_parts(p, c, sms);

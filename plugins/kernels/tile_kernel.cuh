@@ -10,7 +10,6 @@ namespace patch {
 // blocks which run at the same time share X and W in L2.
 struct Assignment {
   int panel, token_tile;
-  // block: number of the block, or of its cluster, which then has a tile of all its blocks' tokens.
   PATCH_DEVICE Assignment(const LinearArguments& a, int tokens_per_tile, int64_t block) {
     const int tiles = (a.tokens - 1) / tokens_per_tile + 1;
     const int64_t per_group = static_cast<int64_t>(kTilesPerGroup) * a.panels;

@@ -62,12 +62,6 @@ bool has_dense_path(const SlabCounts& slabs, Weights weights) {
          cublaslt::functions(&why);
 }
 
-// Returns true if the kernels for Hopper may be chosen.  Times of tactics are then others than without them.
-bool chooses_warpgroups() {
-  Device device{};
-  return current_device(&device) == cudaSuccess && device.warpgroups;
-}
-
 // Returns the tactics for a profile with up to p.tokens tokens that is timed with `timed` tokens.  Warns if
 // the dense path would be worth its workspace but cuBLASLt is missing.
 Offer offer_of(Problem p, int64_t timed, const Epilogue& e) {
@@ -95,8 +89,7 @@ PatchLinearPlugin::PatchLinearPlugin(const Attributes& attributes, std::shared_p
           " rows=" + std::to_string(attributes.panel_rows) + " gated=" + std::to_string(attributes.gated) +
           " residual=" + std::to_string(attributes.residual) + " " + kActivationNames[attributes.activation] +
           " " + kWeightTypeNames[attributes.weights] + " " + index_->names() +
-          (has_dense_path(index_->slabs(), weights_of(attributes.weights)) ? " dense-path" : "") +
-          (chooses_warpgroups() ? " wgmma" : "")) {}
+          (has_dense_path(index_->slabs(), weights_of(attributes.weights)) ? " dense-path" : "")) {}
 
 Epilogue PatchLinearPlugin::epilogue() const noexcept {
   return {has_bias_, attributes_.residual != 0, static_cast<Activation>(attributes_.activation)};
@@ -307,7 +300,7 @@ int32_t PatchLinearPlugin::have_schedule(const PluginTensorDesc* in) noexcept {
   if (schedule_.config < 0)
     return fail("X of shape " + text(in[kX].dims) +
                 " needs more shared memory than this device has, or more work than a launch can divide");
-  if (const Config& c = config_at(schedule_.config); c.kernel == Kernel::kStream) {
+  if (const Config& c = kConfigs[schedule_.config]; c.kernel == Kernel::kStream) {
     LinearArguments a = sizes_of(p);
     a.parts = schedule_.parts;
     make_parts(table_.get(), a, index_->for_device().data(), c);

@@ -41,12 +41,3 @@ int patch_start(int driver_version, int code_version, int64_t blocks, int shared
 }
 
 }  // extern "C"
-
-namespace patch {
-
-bool has_warpgroup_kernels() noexcept { return false; }
-cudaError_t launch_warpgroups(const LinearArguments&, Scalar, int, cudaStream_t) noexcept {
-  return cudaErrorNoKernelImageForDevice;
-}
-
-}  // namespace patch

@@ -275,9 +275,9 @@ def _unpack(state: State, kind: str, targets: Operands, source: Operand) -> Step
     return step
 
 
-@ARITHMETIC.define(r"cvta(?:\.to\.global|(?:\.to)?\.shared)\.u64")
-def _to_another_space(state: State, match: Match, operands: Operands) -> Step:
-    a = state.source(operands[1], "u64")  # generic, global and shared addresses are the same numbers
+@ARITHMETIC.define(r"cvta\.to\.global\.u64")
+def _to_global(state: State, match: Match, operands: Operands) -> Step:
+    a = state.source(operands[1], "u64")  # generic and global addresses are the same numbers
     return compute(state, operands[0], "u64", lambda: a)
 
 

@@ -1,9 +1,8 @@
 """Runs a PTX kernel in numpy: all threads of a block at once, blocks one after another, memory between them.
 
 It executes nvcc's output, so it sees the operand order and the immediates of inline asm. It finds no races: diverged
-threads run in the order of the code, and nothing is observed half done. In a kernel with mbarriers, warps take turns in
-an order drawn from the seed. Unknown opcodes, modifiers and directives are faults, and so are accesses that are
-unaligned or outside a tensor, and threads that wait for ever.
+threads run in the order of the code, and nothing is observed half done. Unknown opcodes, modifiers and directives are
+faults, and so are accesses that are unaligned or outside a tensor, and threads that wait for ever.
 """
 
 from __future__ import annotations
@@ -19,35 +18,28 @@ from tests.ptx.arithmetic import ARITHMETIC
 from tests.ptx.floats import FLOATS
 from tests.ptx.matrices import MATRICES
 from tests.ptx.memory import Array, Memory
-from tests.ptx.parser import Entry, Instruction, Operand, PtxFault
+from tests.ptx.parser import Entry, Instruction, PtxFault
 from tests.ptx.products import PRODUCTS
 from tests.ptx.state import Mask, State, Step
 from tests.ptx.transfers import TRANSFERS
-from tests.ptx.warpgroups import WARPGROUPS, WIDTH, Late, warpgroups_of
-from tests.ptx.wgmma import WGMMA
 
 Threads = NDArray[np.bool_]
 
 _BARRIER = re.compile(
     r"(?:bar|barrier)(?:\.cta)?(?:\.sync|\.red\.(?P<reduce>or|and|popc)\.(?:pred|u32))(?:\.aligned)?"
 )
-_CLUSTER_BARRIER = "barrier.cluster.wait.acquire.aligned"
-_PHASE = "mbarrier.try_wait.parity.shared::cta.b64"
-_BEHIND = 0.1  # share of the turns for which a block of a cluster is drawn; the foremost one takes the others
 _MOST_STEPS = 300_000  # limit for one block, so that an endless loop is a fault
 
 
 class Machine:
     """One kernel with its steps decoded. It can be launched many times."""
 
-    def __init__(self, entry: Entry, shared_bytes: int, rank: int = 0) -> None:
-        self.entry, self.rank = entry, rank
-        self.state = State(entry, entry.threads, shared_bytes, rank)
+    def __init__(self, entry: Entry, shared_bytes: int) -> None:
+        self.entry = entry
+        self.state = State(entry, entry.threads, shared_bytes)
         self.steps: list[Step] = []
         self.controls: dict[int, Callable[[int, Threads], None]] = {}
-        self.together: dict[
-            int, int
-        ] = {}  # positions where a warp or a warpgroup must be whole, and its width
+        self.together: set[int] = set()  # positions where a warp must be whole
         for position, instruction in enumerate(entry.code):
             try:
                 self._decode(position, instruction)
@@ -58,38 +50,20 @@ class Machine:
         self.ready: dict[int, Threads] = {}
         self.parked: dict[int, Threads] = {}
         self.waiting: dict[int, Threads] = {}
-        self.sleeping: dict[int, Threads] = {}  # at an mbarrier
-        self.random = np.random.default_rng(0)
         self.left: Threads = np.zeros(entry.threads, np.bool_)
         self.budget = 0
-        self.cluster = [self]  # the machines of all blocks of a cluster
-        if rank == 0 and entry.cluster > 1:
-            self.cluster += [Machine(entry, shared_bytes, other) for other in range(1, entry.cluster)]
-            for machine in self.cluster:
-                machine.state.cluster = [member.state for member in self.cluster]
 
-    def launch(
-        self, blocks: int, parameters: bytes, memory: Memory, seed: int = 0, late: Late = Late.ALL
-    ) -> None:
-        """Run all blocks on `memory` in an order given by `seed`. The kernel's one parameter is a struct.
-
-        late: when the bulk copies and products of warpgroups happen.
-        """
-        if blocks % len(self.cluster):
-            raise PtxFault(f"{blocks} blocks are no whole clusters of {len(self.cluster)}")
-        random = np.random.default_rng(seed)
-        for machine in self.cluster:
-            (held,) = machine.state.parameters.values()
-            if len(parameters) != len(held):
-                raise PtxFault(f"the parameter has {len(held)} bytes, not {len(parameters)}")
-            held[:] = np.frombuffer(parameters, np.uint8)
-            machine.state.memory, machine.random = memory, random
-            machine.state.blocks[:] = blocks
-            if machine.state.warpgroups is not None:
-                machine.state.warpgroups.late, machine.state.warpgroups.random = late, random
+    def launch(self, blocks: int, parameters: bytes, memory: Memory, seed: int = 0) -> None:
+        """Run all blocks on `memory` in an order given by `seed`. The kernel's one parameter is a struct."""
+        (held,) = self.state.parameters.values()
+        if len(parameters) != len(held):
+            raise PtxFault(f"the parameter has {len(held)} bytes, not {len(parameters)}")
+        held[:] = np.frombuffer(parameters, np.uint8)
+        self.state.memory = memory
+        self.state.blocks[:] = blocks
         with np.errstate(all="ignore"):  # idle threads compute too, and their results are dropped
-            for cluster in np.random.default_rng(seed).permutation(blocks // len(self.cluster)):
-                self._run(int(cluster) * len(self.cluster))
+            for block in np.random.default_rng(seed).permutation(blocks):
+                self._run(int(block))
 
     def _decode(self, position: int, instruction: Instruction) -> None:
         opcode, operands = instruction.opcode, instruction.operands
@@ -104,16 +78,10 @@ class Machine:
             if predicate is not None:
                 raise PtxFault("a barrier under a predicate is not modelled")
             self.controls[position] = self._arrive
-        elif opcode == _CLUSTER_BARRIER:
-            self.controls[position] = self._arrive
-        elif opcode == _PHASE:
-            if predicate is not None:
-                raise PtxFault("a wait under a predicate is not modelled")
-            self.controls[position] = self._wait_phase(operands)
         else:
             self.steps.append(self._step(instruction, predicate))
             if ".sync" in opcode:
-                self.together[position] = WIDTH if opcode.startswith("wgmma.") else 32
+                self.together.add(position)
             return
         self.steps.append(lambda mask: None)
 
@@ -124,7 +92,7 @@ class Machine:
         return (lambda: ~holds) if instruction.negated else (lambda: holds)
 
     def _step(self, instruction: Instruction, predicate: Callable[[], Array] | None) -> Step:
-        for table in (ARITHMETIC, FLOATS, TRANSFERS, MATRICES, PRODUCTS, WARPGROUPS, WGMMA):
+        for table in (ARITHMETIC, FLOATS, TRANSFERS, MATRICES, PRODUCTS):
             step = table.step(self.state, instruction)
             if step is not None:
                 break
@@ -152,53 +120,19 @@ class Machine:
         return stops[::-1]
 
     def _run(self, block: int) -> None:
-        for machine in self.cluster:
-            machine._begin(block + machine.rank)
-        order = [self.cluster[int(i)] for i in self.random.permutation(len(self.cluster))]
-        while True:
-            # A block does not wait at its own barrier for the others of the cluster.
-            able = [machine for machine in order if machine.ready or machine._release()]
-            if able:
-                # One block is ahead of the others most of the time, so that it meets what they have not made yet.
-                behind = len(able) > 1 and self.random.random() < _BEHIND
-                able[self.random.integers(len(able)) if behind else 0]._go_on()
-                continue
-            if not self._wake() and not self._meet():
-                break
-        for machine in self.cluster:
-            machine._check_end()
-
-    def _begin(self, block: int) -> None:
         self.state.begin(block)
         self.left[:] = False
         self.budget = _MOST_STEPS
         self.ready, self.parked, self.waiting = {0: np.ones(self.entry.threads, np.bool_)}, {}, {}
-        self.sleeping = {}
-
-    def _go_on(self) -> None:
-        """Advance some threads of this block."""
-        if self.sleeping and self.random.integers(2):
-            self._look()
-        position = self._turn()
-        self._advance(position, self.ready.pop(position))
-
-    def _turn(self) -> int:
-        """The position to go on from. With mbarriers: any position that no other thread of its warps is behind."""
-        first = min(self.ready)
-        if self.state.warpgroups is None or len(self.ready) == 1:
-            return first
-        behind, free = np.zeros(self.entry.threads // 32, np.bool_), []
-        for position in sorted(self.ready):
-            warps = self.ready[position].reshape(-1, 32).any(1)
-            if not (behind & warps).any():
-                free.append(position)
-            behind |= warps
-        return int(self.random.choice(free))
+        while self.ready or self._release():
+            position = min(self.ready)
+            self._advance(position, self.ready.pop(position))
+        self._check_end()
 
     def _advance(self, position: int, threads: Threads) -> None:
         """Run until the threads diverge, wait, or meet others. Threads that are behind go first and catch up."""
         mask: Mask = True if threads.all() else threads
-        behind = min((other for other in self.ready if other > position), default=len(self.steps))
+        behind = min(self.ready, default=len(self.steps))
         while position < len(self.steps):
             stop = min(self.stops[position], behind)
             self._plain(position, stop, mask)
@@ -253,16 +187,14 @@ class Machine:
         def leave(position: int, threads: Threads) -> None:
             gone = threads if predicate is None else threads & predicate()
             self.left |= gone
-            if self.state.warpgroups is not None:
-                self.state.warpgroups.ended(self.left)
             self._add(position + 1, threads & ~gone)
 
         return leave
 
     def _whole_warps(self, position: int, threads: Threads) -> Threads:
-        """Threads whose warp, or warpgroup, has arrived in full; the others wait for the rest of their warp."""
-        here, width = threads | self.parked.pop(position, False), self.together[position]
-        whole = np.repeat(here.reshape(-1, width).all(1), width)
+        """Threads whose warp has arrived in full; the others wait for the rest of their warp."""
+        here = threads | self.parked.pop(position, False)
+        whole = np.repeat(here.reshape(-1, 32).all(1), 32)
         if (here & ~whole).any():
             self.parked[position] = here & ~whole
         return here & whole
@@ -271,52 +203,11 @@ class Machine:
         others = self.waiting.get(position)
         self.waiting[position] = threads if others is None else threads | others
 
-    def _wait_phase(self, operands: tuple[Operand, ...]) -> Callable[[int, Threads], None]:
-        """mbarrier.try_wait: waits until the phase of a parity is over; then its predicate is true."""
-        out, address = self.state.target(operands[0], "pred"), self.state.address(operands[1])
-        parity, shared = self.state.source(operands[2], "u32"), warpgroups_of(self.state)
-
-        def wait(position: int, threads: Threads) -> None:
-            at, over = address(), np.zeros(len(threads), np.bool_)
-            for place, of in {(int(at[t]), int(parity[t])) for t in np.flatnonzero(threads)}:
-                if of not in (0, 1):
-                    raise PtxFault("a parity is 0 or 1")
-                over |= (at == place) & (parity == of) & (shared.barrier(place).phases % 2 != of)
-            out[threads & over] = True
-            self._add(position + 1, threads & over)
-            others = self.sleeping.pop(position, None)
-            still = threads & ~over if others is None else others | threads & ~over
-            if still.any():
-                self.sleeping[position] = still
-
-        return wait
-
-    def _look(self) -> None:
-        """Let threads at mbarriers go on whose phase is over."""
-        for position, threads in list(self.sleeping.items()):
-            del self.sleeping[position]
-            self.controls[position](position, threads)
-
-    def _wake(self) -> bool:
-        """Land bulk copies, one by one, until a thread at an mbarrier goes on. Returns False when none does."""
-        while any(machine.sleeping for machine in self.cluster):
-            for machine in self.cluster:
-                machine._look()
-            if any(machine.ready for machine in self.cluster):
-                return True
-            order = self.random.permutation(len(self.cluster))
-            states = [self.cluster[int(i)].state for i in order]
-            if not any(state.warpgroups.land(state) for state in states):
-                return False
-        return False
-
     def _release(self) -> bool:
         """Open the barrier that all threads of the block have reached; False when there is none."""
-        if not self.waiting or self.parked or self.sleeping:
+        if not self.waiting or self.parked:
             return False
         code = [self.entry.code[position] for position in self.waiting]
-        if all(c.opcode == _CLUSTER_BARRIER for c in code):
-            return False
         arrived = np.logical_or.reduce(list(self.waiting.values()))
         if self.left.any():
             raise PtxFault(f"{code[0].text}: threads that have returned are waited for")
@@ -331,22 +222,10 @@ class Machine:
         self.waiting = {}
         return True
 
-    def _meet(self) -> bool:
-        """Open the cluster's barrier when all threads of all blocks have reached it."""
-        for machine in self.cluster:
-            code = {machine.entry.code[position].opcode for position in machine.waiting}
-            if code != {_CLUSTER_BARRIER} or machine.parked or machine.sleeping or machine.left.any():
-                return False
-        for machine in self.cluster:
-            machine.ready = {position + 1: threads for position, threads in machine.waiting.items()}
-            machine.waiting = {}
-        return True
-
     def _check_end(self) -> None:
         """Raise PtxFault if threads have not ended, for there is nothing that they could do."""
         for waiters, what in (
             (self.parked, "a warp waits for threads that do not come"),
-            (self.sleeping, "threads wait for a phase that never ends"),
             (self.waiting, "threads wait for others that do not come"),
         ):
             if waiters:

@@ -31,7 +31,6 @@ class Entry:
     parameters: dict[str, int]  # bytes by name
     threads: int  # largest block, by .maxntid
     shared: str | None  # symbol of the dynamic shared memory
-    cluster: int = 1  # blocks, by .reqnctapercluster
     registers: dict[str, str] = field(default_factory=dict)
     labels: dict[str, int] = field(default_factory=dict)
     code: list[Instruction] = field(default_factory=list)
@@ -74,9 +73,7 @@ def parse_entry(text: str, name: str) -> Entry:
         m["name"]: int(m["type"][1:]) // 8 * int(m["count"] or 1)
         for m in _PARAMETER.finditer(header["parameters"])
     }
-    cluster = re.search(r"\.reqnctapercluster\s+(\d+)", header["limits"])
-    blocks = int(cluster[1]) if cluster else 1
-    entry = Entry(name, parameters, int(threads[1]), shared["name"] if shared else None, blocks)
+    entry = Entry(name, parameters, int(threads[1]), shared["name"] if shared else None)
     _Body(entry).read(source, header.end())
     return entry
 

@@ -85,23 +85,16 @@ class Copies:
         reads = due & (copy.size > 0)
         values[reads] = state.memory.load(copy.source[reads], np.dtype(np.uint8), copy.width)
         state.shared.store(copy.target[due], values[due])
-        if state.warpgroups is not None:
-            places = copy.target[due][:, None] - state.shared.base + np.arange(copy.width)
-            state.warpgroups.unseen[places] = 1 + np.flatnonzero(due)[:, None]
 
 
 class State:
     """Registers of all threads, the block's shared memory, and the launch's global memory and parameters."""
 
-    def __init__(self, entry: Entry, threads: int, shared_bytes: int, rank: int = 0) -> None:
+    def __init__(self, entry: Entry, threads: int, shared_bytes: int) -> None:
         self.entry, self.threads = entry, threads
-        self.cluster: list[State] = [
-            self
-        ]  # of all blocks of the cluster; rank: this block's place among them
         self.shared = Memory.shared(shared_bytes)
         self.memory = Memory.holding({}, ())
         self.copies = Copies(threads)
-        self.warpgroups: Any = None  # what warpgroups.py keeps, if an instruction of it occurs
         self.parameters = {name: np.zeros(size, np.uint8) for name, size in entry.parameters.items()}
         self.registers: dict[str, Array] = {}
         self.files: list[Array] = []
@@ -117,7 +110,6 @@ class State:
             "%ntid.x": np.full(threads, threads, np.uint32),
             "%ctaid.x": self.block,
             "%nctaid.x": self.blocks,
-            "%cluster_ctarank": np.full(threads, rank, np.uint32),
         }
 
     def begin(self, block: int) -> None:
@@ -126,8 +118,6 @@ class State:
             file.view(np.uint8)[...] = 1 if file.dtype == np.bool_ else POISON
         self.shared.poison()
         self.copies.clear()
-        if self.warpgroups is not None:
-            self.warpgroups.begin(self)
         self.block[:] = block
 
     def active(self, mask: Mask) -> NDArray[np.bool_]:

@@ -87,11 +87,9 @@ def _parameter(state: State, match: Match, operands: Operands) -> Step:
 def _load(state: State, match: Match, operands: Operands) -> Step:
     memory, address = _memory(state, match["space"]), state.address(operands[1])
     targets, dtype, constant = _vector(operands[0], match), dtype_of(match["kind"]), bool(match["constant"])
-    writers, shared = _writers(state, targets, match["kind"]), match["space"] == "shared"
+    writers = _writers(state, targets, match["kind"])
 
     def step(mask: Mask) -> None:
-        if shared and state.warpgroups is not None:
-            state.warpgroups.reads |= mask
         if mask is True:
             values = memory().load(address(), dtype, len(writers), constant=constant)
             for i, (out, _) in enumerate(writers):

@@ -14,9 +14,7 @@ from typing import Any
 import numpy as np
 
 from masklearn.masks.kinds.base import TileKind
-from masklearn.masks.kinds.table import DENSE
 from patch_compile.hardware.cards import RatedCard, SmRates
-from patch_compile.packing.slab_kinds import SLAB_K
 from patch_compile.planning.roofline.assumptions import Assumptions
 from patch_compile.planning.roofline.schedule import TABLE_WORDS, Config, Problem, kinds_of
 from patch_compile.plugin.toolchain import plugin_sources
@@ -28,7 +26,6 @@ DENSE_FMA = {"HMMA": 16 * 8 * 16, "IMMA": 16 * 8 * 32}
 _SPARSE_FMA = {"HMMA.SP": 16 * 8 * 32, "IMMA.SP": 16 * 8 * 64}
 SHARED_BYTES, SCHEDULERS = 128, 4
 """Bytes of shared memory that an SM moves in a clock, and its schedulers: equal on all of these architectures."""
-_WARPGROUP_ROWS = 64
 # Registers of an SM, and the multiple that a warp's registers are rounded up to.
 _REGISTERS, _GRANULE = 65536, 256
 _GROUP = 8  # token tiles that walk over the panels together (tile_kernel.cuh)
@@ -96,12 +93,9 @@ def slab_limits(
     """Returns the clocks of an SM for one slab of a kind, by the resource that could limit them.
 
     "issue" is the turn of a slab in the kernels' loop, with its waits for shared memory and barriers: the simulated clocks,
-    or the instructions over the issue slots, whichever is more. Kernels for Hopper have no "issue": neither waits for
-    barriers nor the latency of products count.
+    or the instructions over the issue slots, whichever is more.
     """
     rates = rates_of(card, assume, config.weights.input_bits)
-    if config.for_hopper:
-        return _warpgroup_limits(card, config, kind, rates)
     counts = _code(card)[config.name][kind.name]
     turn = simulated_clocks(card, config, kind) * assume.turn / assume.hybrid
     moved = config.slab_bytes(kinds_of(config.weights).index(kind))
@@ -120,22 +114,6 @@ def slab_limits(
     }
 
 
-def _warpgroup_limits(card: RatedCard, config: Config, kind: TileKind, rates: Rates) -> dict[str, float]:
-    """`slab_limits` of a kernel for Hopper, whose tensor cores are faster by wgmma than by mma.sync.
-
-    Every warpgroup reads the X of its tokens once for its 64 rows, and every warpgroup along the tokens reads W. The blocks
-    of a cluster read a slab from L2 once.
-    """
-    moved = config.slab_bytes(kinds_of(config.weights).index(kind))
-    read = moved * config.token_warps + config.x_bytes * config.panel_rows // _WARPGROUP_ROWS
-    fma = (rates.fma if kind is DENSE else rates.sparse_fma) / card.rates.mma
-    return {
-        "tensor": config.panel_rows * config.tokens * SLAB_K / fma,
-        "shared": (read + moved + config.x_bytes) / rates.shared,
-        "l2": (moved / config.cluster + config.x_bytes) / rates.l2,
-    }
-
-
 def occupancy(rates: SmRates, config: Config, registers: int) -> int:
     """Returns the number of blocks that an SM holds at a time. registers: of a thread."""
     a_warp = -(-registers * 32 // _GRANULE) * _GRANULE
@@ -144,8 +122,8 @@ def occupancy(rates: SmRates, config: Config, registers: int) -> int:
 
 
 def _blocks_at_once(card: RatedCard, config: Config) -> int:
-    """Returns the number of blocks that an SM of a card holds; it has shared memory for one block for Hopper."""
-    return 1 if config.for_hopper else occupancy(card.rates, config, _code(card)[config.name]["registers"])
+    """Returns the number of blocks that an SM of a card holds."""
+    return occupancy(card.rates, config, _code(card)[config.name]["registers"])
 
 
 @dataclass(frozen=True)
@@ -251,7 +229,7 @@ def latency(assume: Assumptions) -> float:
 
 
 def _tiles(card: RatedCard, config: Config, problem: Problem, assume: Assumptions) -> Work:
-    """Returns the work of tile_kernel.cuh or warpgroup_kernel.cuh, each of whose blocks computes a tile of Y."""
+    """Returns the work of tile_kernel.cuh, each of whose blocks computes a tile of Y."""
     rates, at_once = rates_of(card, assume), _blocks_at_once(card, config)
     tiles, token_tiles = problem.tiles(config), problem.token_tiles(config)
     weights, l2_bytes = weight_bytes(problem), assume.l2_kept * (card.l2 << 20)

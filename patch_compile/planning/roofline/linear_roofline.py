@@ -26,7 +26,7 @@ from patch_compile.planning.roofline.library_product import (
     sparse_products,
 )
 from patch_compile.planning.roofline.schedule import (
-    ALL_CONFIGS,
+    CONFIGS,
     Config,
     Problem,
     choose_schedule,
@@ -241,7 +241,7 @@ def _launch_of(
     number, chosen_parts = choose_schedule(problem, limits_of(card), config)
     if number < 0:
         raise ValueError(f"no configuration {config} for panels of {problem.panel_rows} rows")
-    chosen, parts = ALL_CONFIGS[number], parts or chosen_parts
+    chosen, parts = CONFIGS[number], parts or chosen_parts
     work = work_of(card, chosen, problem, parts, assume)
     # Little's law: bytes in flight over latency.
     moved = work.bytes * max(1 / rates.bytes, latency(assume) / rates.clocks / work.inflight)

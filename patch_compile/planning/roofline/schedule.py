@@ -1,8 +1,7 @@
-"""`plugins/kernels/config.h`, `warpgroup.h` and `schedule.h` in Python, for the roofline.
+"""`plugins/kernels/config.h` and `schedule.h` in Python, for the roofline.
 
-The tables of configurations and the size of a table of parts are read from the headers. The choice among configurations is
-repeated here; a test compares the two. Left out are the choice of kernels for Hopper's warpgroups, which are off by default,
-and the refusal of streams that are too long for their table of parts.
+The table of configurations and the size of a table of parts are read from the headers. The choice among configurations is
+repeated here; a test compares the two. Left out is the refusal of streams that are too long for their table of parts.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _LINE = re.compile(
 
 @dataclass(frozen=True)
 class Config:
-    """A line of kConfigs or kWarpgroupConfigs, with the derived sizes that the roofline needs, in bytes."""
+    """A line of kConfigs, with the derived sizes that the roofline needs, in bytes."""
 
     name: str
     kernel: str  # the name in `Kernel` of config.h, without its k
@@ -53,16 +52,6 @@ class Config:
     @property
     def streams(self) -> bool:
         return self.kernel == "Stream"
-
-    @property
-    def for_hopper(self) -> bool:
-        """Returns True if it multiplies by wgmma."""
-        return self.kernel.startswith("Warpgroup")
-
-    @property
-    def cluster(self) -> int:
-        """Returns the number of blocks, neighbours along the tokens, that copy slabs for each other."""
-        return 2 if self.kernel == "WarpgroupPairs" else 1
 
     @property
     def warps(self) -> int:
@@ -90,8 +79,6 @@ class Config:
     @property
     def shared_bytes(self) -> int:
         """Returns the bytes of shared memory of a block."""
-        if self.for_hopper:  # two barriers for each slot, and room to begin at a multiple of 1024
-            return 1024 + self.stages * (self.slab_room + self.x_bytes + 16)
         ring = self.stages * (self.slab_room + self.x_bytes)
         return ring if self.streams else max(ring, self.output_bytes)
 
@@ -106,7 +93,7 @@ def _header(name: str) -> str:
     return (plugin_sources() / "kernels" / name).read_text()
 
 
-def _read_configs(header: str) -> tuple[Config, ...]:
+def _read_configs() -> tuple[Config, ...]:
     return tuple(
         Config(
             name,
@@ -116,7 +103,7 @@ def _read_configs(header: str) -> tuple[Config, ...]:
             len(kinds_of(_type_of(weights))) if kinds != "Patch" else PATCH_KINDS,
             _type_of(weights),
         )
-        for name, kernel, *numbers, gated, kinds, weights in _LINE.findall(_header(header))
+        for name, kernel, *numbers, gated, kinds, weights in _LINE.findall(_header("config.h"))
     )
 
 
@@ -134,9 +121,7 @@ def _ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
-CONFIGS = _read_configs("config.h")
-HOPPER_CONFIGS = _read_configs("warpgroup.h")
-ALL_CONFIGS = CONFIGS + HOPPER_CONFIGS  # by number
+CONFIGS = _read_configs()  # by number
 TABLE_WORDS = int(re.findall(r"kTableWords = (\d+);", _header("arguments.h"))[0])
 """Words of a stream's table of parts and pointers."""
 
@@ -196,7 +181,7 @@ class Problem:
 
     def token_tiles(self, config: Config) -> int:
         """Returns the number of tiles of Y along the tokens."""
-        return _ceil_div(self.tokens, config.tokens * config.cluster) * config.cluster
+        return _ceil_div(self.tokens, config.tokens)
 
     def tiles(self, config: Config) -> int:
         return self.panels * self.token_tiles(config)
@@ -208,7 +193,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class DeviceLimits:
-    """`Device` of plugins/kernels/schedule.h, without what only warpgroups need: limits of a card that schedules depend on.
+    """`Device` of plugins/kernels/schedule.h, without the rate of wgmma: limits of a card that schedules depend on.
 
     Sizes are in bytes; those of shared memory are for one block.
     """
@@ -316,7 +301,7 @@ def choose_schedule(problem: Problem, device: DeviceLimits, config: int | None =
     if problem.tokens < 0:
         return best
     for i in range(len(CONFIGS)) if config is None else (config,):
-        c = ALL_CONFIGS[i]
+        c = CONFIGS[i]
         if c.gated or c.panel_rows != problem.panel_rows or c.kinds != problem.kinds:
             continue
         if (c.weights.bits, c.weights.input_bits) != (problem.weights.bits, problem.weights.input_bits):

@@ -199,15 +199,3 @@ def test_a_configuration_without_one_answer_is_useless(kernel, broken, said):
 def test_only_answers_far_off_make_useless(worst, is_fault, is_useless):
     outcome = bench_check.Outcome(None, worst)
     assert (outcome.is_fault, outcome.is_useless) == (is_fault, is_useless)
-
-
-def test_kernels_for_hopper_are_checked_last():
-    predicted = importlib.import_module("predicted_seconds")
-    card = predicted.card_named("H100")
-    device = bench_kernels.Device(sms=132, shared_bytes=227 << 10, dense_fma=2048)
-    found = bench_check.names(predicted.PlannedKernels(card), device)
-    hopper = [config.name for config in predicted.schedule.HOPPER_CONFIGS]
-    assert found[-len(hopper) :] == hopper and "dense path" in found
-    swept = [row.key["config"] for row in predicted.predicted_rows(card) if row.stage == "sweep"]
-    first = next(place for place, name in enumerate(swept) if name in hopper)
-    assert set(swept[first:]) <= set(hopper) and "decode-64" in swept[:first]

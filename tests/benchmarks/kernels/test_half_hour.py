@@ -65,7 +65,7 @@ def test_a_dry_run_measures_every_row(tmp_path):
         assert keys(written, stage) == sorted(str(row.key) for row in every if row.stage == stage)
     again = [row for row in every if row.stage == "sweep" and row.key["tokens"] == 1]
     assert keys(rows.read_rows(tmp_path / "in-turn.jsonl"), "sweep") == sorted(str(row.key) for row in again)
-    assert {"decode-128", "int4-decode-64", "w8a8-prefill-128", "hopper-pair-128"} <= {
+    assert {"decode-128", "int4-decode-64", "w8a8-prefill-128", "wide-128"} <= {
         row["key"]["config"] for row in rows.measured(written, "check")
     }
     sums = re.findall(r"^all +(\d+) rows +([\d.]+) s$", done.stdout, re.MULTILINE)

@@ -71,7 +71,7 @@ def unlucky(kind, step, columns):
 @pytest.mark.parametrize("kind", BITS)
 @pytest.mark.parametrize("architecture", [*STEPS, "Hopper, wgmma"])
 def test_steps_are_those_of_the_model(tensor_core, architecture, kind):
-    """Products by wgmma, of the dense path and of the kernel for Hopper, are added as products by mma."""
+    """Products by wgmma, as cuBLASLt multiplies on the dense path, are added as products by mma."""
     assert tensor_core(architecture, kind).step == STEPS[architecture.removesuffix(", wgmma")]
 
 

@@ -26,10 +26,7 @@ OF_OTHER_GROUPS = ("all-", "int8-", "w8a8-", "int4-")
 
 def test_every_source_of_configurations_is_a_group():
     files = {unit.name for unit in units(plugin_sources() / "kernels") if unit.suffix == ".cu"}
-    assert files - {kernel_source(group) for group in KERNELS} == {
-        "launch_dense_path.cu",
-        "launch_warpgroup.cu",
-    }
+    assert files - {kernel_source(group) for group in KERNELS} == {"launch_dense_path.cu"}
     assert {kernel_source(group) for group in KERNELS} < files
 
 

@@ -7,7 +7,6 @@ import pytest
 from tests.plugins.dense_path_cases import MARKS, large
 from tests.plugins.dense_plugin import A100, DENSE_PATH, H100, Linear, Tensors
 from tests.plugins.host_kernel import Device, problem_of
-from tests.ptx.warpgroup_kernel import WARPGROUP_CONFIGS
 
 pytestmark = MARKS
 
@@ -96,22 +95,3 @@ def test_builders_without_gpu_offer_one_tactic(load, driver):
     plugin.device(Device())
     for linear in (large(MOST), Linear.from_buffer_copy(large(1))):
         assert plugin.tactics(plugin.configured(linear)) == [AUTO]
-
-
-@pytest.mark.parametrize(
-    ("shape", "rows", "gated", "name"),
-    [((11008, 4096), 128, 0, "hopper-pair-128"), ((11008, 4096), 64, 1, "gated-hopper-64")],
-)
-def test_wgmma_serves_prompts_where_on(load, driver, kernel, shape, rows, gated, name):
-    """The dense path's tactic is offered too, so that TensorRT times both; a cache of timings knows them apart."""
-    plugin = load(driver)
-    names = [*kernel.configs(), *(config.name for config in WARPGROUP_CONFIGS)]
-    for on in (0, 1):
-        plugin.device(Device(132, 227 << 10, 50 << 20, 183, 1269, 2048, on))
-        builder = plugin.configured(large(MOST, shape, rows, gated), timed=MOST)
-        assert plugin.lib.patch_plugin_timing_id(builder).endswith(b" wgmma") == bool(on)
-        assert AUTO in plugin.tactics(builder)
-        assert plugin.set_tactic(builder, AUTO) == 0
-        for tokens in (1, MOST, 16):
-            chosen = names[configuration(plugin, builder, large(tokens, shape, rows, gated))]
-            assert (chosen == name) == (on == 1 and tokens == MOST), chosen
