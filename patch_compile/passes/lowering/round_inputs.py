@@ -22,7 +22,9 @@ class RoundInputsPass(ir.passes.InPlacePass):
     """X of each linear of w8a8 -> X rounded to int8 numbers times the scale of its token, in the type of X.
 
     1. Linears that read the same X read the same rounded X.
-    2. The scale of a token is its largest input / 127, in fp32.
+    2. The scale of a token is its largest input / 127, in fp32. A token without an input of 2^-100 or more becomes zeros.
+    3. Hybrids multiply the integers exactly, and the sums by the scale. Here the integers times the scale are rounded to the
+       type of X before the product, so outputs can differ by this rounding.
     """
 
     def __init__(self, linears: Mapping[str, Linear], grids: Mapping[str, Grid]) -> None:
@@ -85,11 +87,13 @@ def _rounded(linear: Linear, axis: int) -> ir.Value:
 
     highest = constant("highest", np.array(_HIGHEST, np.float32))
     least = constant("least", np.array(_LEAST, np.float32))
+    unit = constant("unit", np.array(1, np.float32))
     wide = x if dtype == _FLOAT else cast(x, _FLOAT)
     largest = node("ReduceMax", [node("Abs", [wide]), constant("axis", np.array([axis]))])
-    size = node("Max", [largest, least])
-    integers = node("Round", [node("Mul", [wide, node("Div", [highest, size])])])
-    rounded = node("Mul", [integers, node("Div", [size, highest])])
+    reached = insert_node(graph, place, "GreaterOrEqual", [largest, least], name(), ir.DataType.BOOL)
+    divisor = node("Where", [reached, largest, unit])  # 127 / 1 rounds what is below 2^-100 to 0
+    integers = node("Round", [node("Mul", [wide, node("Div", [highest, divisor])])])
+    rounded = node("Mul", [integers, node("Div", [largest, highest])])
     rounded = rounded if dtype == _FLOAT else cast(rounded, dtype)
     rounded.shape = x.shape
     return rounded

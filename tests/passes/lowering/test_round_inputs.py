@@ -1,16 +1,25 @@
 """References round the inputs of linears of w8a8, as their hybrids do."""
 
+import ml_dtypes
 import numpy as np
 import onnxruntime as ort
 import pytest
+import torch
 from onnx import helper
 
+from masklearn.masks.kinds.table import DENSE
+from masklearn.model.rounded_inputs import round_inputs
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import INT8, W8A8
 from patch_compile.onnx_io.read import read_onnx
+from patch_compile.onnx_io.runnable import runnable_onnx
+from patch_compile.packing.index import stacked_panels
+from patch_compile.packing.quantised import Quantised, pack_quantised
 from patch_compile.passes.find_linears import linears_of_file
 from patch_compile.passes.lowering.round_inputs import write_rounded
+from tests.mosaics import mosaic
 from tests.oracles.int8_products import quantise_inputs
+from tests.packing import test_function as function
 from tests.sources.onnx_model import graphs
 
 
@@ -67,6 +76,30 @@ def test_features_of_a_convolution_are_tokens(tmp_path):
     integers, scale = quantise_inputs(np.moveaxis(x, 1, -1))
     as_rounded = np.moveaxis(integers * scale[..., None], -1, 1).astype(np.float32)
     np.testing.assert_allclose(run(out, x)[0], run(path, as_rounded)[0], atol=1e-6)
+
+
+def test_tokens_below_the_least_size_are_zeros(tmp_path):
+    """Only bfloat16 has such numbers. The weight is 1, so the outputs are the rounded inputs."""
+    bfloat16 = np.dtype(ml_dtypes.bfloat16)
+    x = np.array([2.0**-100, -(2.0**-101), 0.99 * 2.0**-100, 1])[:, None] * np.linspace(-1, 1, 64)
+    x = x.astype(bfloat16)
+    eye = np.eye(64, dtype=bfloat16)
+    by_masklearn = round_inputs(torch.from_numpy(x.astype(np.float32)).bfloat16()).float().numpy()
+
+    weight = helper.make_tensor(
+        "w", helper.np_dtype_to_tensor_dtype(bfloat16), (64, 64), eye.tobytes(), raw=True
+    )
+    product = [helper.make_node("MatMul", ["x", "w"], ["y"], "a")]
+    path = graphs.save(tmp_path / "m.onnx", product, [weight], elem=weight.data_type)
+    reference = run(runnable_onnx(rounded(path, {"w": W8A8}), tmp_path), x.astype(np.float32))[0]
+
+    one = Quantised.of(eye, mosaic((64, 64), (64, 64), 1, (DENSE,)), Grid(W8A8, np.ones(64, np.float32)))
+    packed = pack_quantised([one], stacked_panels([64], 64), bfloat16, 64)
+    hybrid = function.run(function.one_linear(packed, bfloat16.type), x[None], bfloat16.type)[0]
+
+    np.testing.assert_array_equal(reference, by_masklearn)
+    np.testing.assert_array_equal(hybrid.astype(np.float32), by_masklearn)
+    assert list(by_masklearn.any(-1)) == [True, False, False, True]
 
 
 def test_a_graph_without_w8a8_is_unchanged(tmp_path):
