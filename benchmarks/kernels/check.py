@@ -117,7 +117,7 @@ def outcomes(
 
 def _cases(kernels: Kernels, device: Device) -> Iterator[Case]:
     yield from _kernel_cases(kernels, device)
-    if device.dense_fma:
+    if device.has_dense_path:
         yield from _dense_path_cases()
 
 

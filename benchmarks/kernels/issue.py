@@ -8,14 +8,16 @@ cycles that the planner reads, plugins/kernels/sass.json, and the bounds that te
 
 It reads an instruction's control word as ptxas wrote it (cycles to stall, scoreboards to set and to wait for), and models
 in-order issue by four schedulers, the rate of the tensor cores, a single queue for all accesses of shared memory, barriers,
-and the groups of cp.async. It has no instruction cache, no register banks and no DRAM. Nothing is calibrated on a GPU:
-figures serve to compare two versions of a loop, within some 10 %, and promise nothing. Needs nvcc and cuobjdump.
+and the groups of cp.async. No loop takes less than L2 needs for the bytes of a slab and of the X that goes with it. It has
+no instruction cache, no register banks and no DRAM. Nothing is calibrated on a GPU: figures serve to compare two versions of
+a loop, within some 10 %, and promise nothing. Needs nvcc and cuobjdump.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import sys
 import tempfile
@@ -56,23 +58,39 @@ _OFFSET = re.compile(
 
 @dataclass(frozen=True)
 class Timing:
-    """Cycles of an SM. hmma, imma: between two HMMA or two IMMA of a scheduler; others: from issue to result, if no queue is
-    in the way.
+    """Cycles of an SM, and the bytes of L2 that it gets in one.
 
-    Abdelkhalik et al. 2022 (arXiv 2208.11174) measure on an A100 23 for shared memory and 33 for L1, Sun et al. 2022 (arXiv
-    2206.02874) 29 for ldmatrix.x4. Reads of the index find 31 of 32 columns in L1. Copies take as long as from an idle DRAM.
+    hmma, imma: between two HMMA or two IMMA of a scheduler; sparse: rate of their 2:4 forms over the dense ones, in
+    multiply-adds before pruning; pipeline: from there to the result, equal for dense and 2:4 (24.0 and 24.1 cycles in all on
+    an A100: Sun et al. 2022, arXiv 2206.02874). shared: from issue to the result of a load of 4 bytes a lane, if no queue is
+    in the way (29 on A100 and H800: Luo et al. 2024, arXiv 2402.13499); each further 128 bytes take one cycle more. index:
+    reads of the index, of which 31 of 32 columns are in L1 (33: Abdelkhalik et al. 2022, arXiv 2208.11174). copy: as from an
+    idle DRAM (466 to 541 in the same papers). barrier: assumed.
     """
 
     hmma: float
     imma: float
-    lds: int = 25
-    ldsm: int = 33
+    l2: float = math.inf
+    sparse: float = 2.0
+    pipeline: int = 16
+    shared: int = 29
     index: int = 40
     copy: float = ASSUMED.dram_latency
     barrier: int = 20
 
     def of(self, opcode: str) -> float:
-        """Returns the cycles between two products of a scheduler."""
+        """Returns the cycles between two products of a scheduler.
+
+        A product of 2:4 weights has twice the columns. IMMA.SP.16832, which has as many columns as the dense IMMA, is taken
+        to be no faster than it: an A100 runs small 2:4 products at .65 of the rate of the large ones (Sun et al.).
+        """
+        return self._dense(opcode) * (2 / self.sparse if ".SP" in opcode else 1)
+
+    def latency(self, opcode: str) -> float:
+        """Returns the cycles from a product's issue to its result."""
+        return self._dense(opcode) + self.pipeline
+
+    def _dense(self, opcode: str) -> float:
         return self.imma if opcode.startswith("IMMA") else self.hmma
 
 
@@ -82,12 +100,13 @@ def timing_of(arch: int, geforce: bool = False) -> Timing:
     An HMMA.SP.16832 takes as long as an HMMA.16816 where 2:4 products are twice as fast. An IMMA.16832 has twice as many
     multiply-adds, and takes as long: data sheets of all architectures give int8 products twice the rate of fp16 (A100: 624
     and 312 TOP/s, A6000: 310 and 155, L40S: 733 and 362, H100: 1979 and 989, RTX PRO 6000: 1008 and 504), and an
-    IMMA.SP.16864 too.
+    IMMA.SP.16864 too. L2 is that of the architecture's card with the least.
     """
     rates = architecture_of(arch).rates
     assert rates is not None
     product = DENSE_FMA["HMMA"] * SCHEDULERS / rates.kernel_fma
-    return Timing(product * (2 if geforce else 1), product)
+    l2 = min(card.l2_bytes / card.sms for card in rated_cards() if card.sm == arch) * ASSUMED.bandwidth
+    return Timing(product * (2 if geforce else 1), product, l2, rates.sparse)
 
 
 @dataclass
@@ -159,14 +178,14 @@ class _Sm:
         if op.startswith(PRODUCTS):
             taken = t.of(op)
             self.tensor_free[warp.scheduler] = now + taken
-            return now + taken + 20
+            return now + t.latency(op)
         if op.startswith("LDGSTS"):
             warp.copied = max(warp.copied, now + t.copy)
             return self.share(now, 512) + 10
         if op.startswith(("LDS", "STS", "SHFL")):  # shuffles wait in the same queue
             like = f"{op}.".replace("STS", "LDS")
             size = next((size for name, size in WARP_BYTES.items() if like.startswith(f"{name}.")), 128)
-            return self.share(now, size) + (t.ldsm if op.startswith("LDSM") else t.lds)
+            return self.share(now, size) + t.shared + size // SHARED_BYTES - 1
         if op == "LDGDEPBAR":
             warp.groups.append(warp.copied)
             warp.copied = 0
@@ -194,7 +213,7 @@ class _Sm:
 
 
 def cycles_per_slab(
-    way: Sequence[Instruction], warps: int, timing: Timing, blocks: int = 1, turns: int = 6, first: int = 1
+    way: Sequence[Instruction], warps: int, timing: Timing, blocks: int = 1, turns: int = 20, first: int = 1
 ) -> float:
     """Returns the cycles that an SM takes for a slab of one block, in the steady state.
 
@@ -226,7 +245,10 @@ def blocks_of(config: Config, registers: int, arch: int) -> int:
 
 
 class Loop(NamedTuple):
-    """Figures of the loop over slabs of one kind. peak: share of the tensor cores' rate."""
+    """Figures of the loop over slabs of one kind.
+
+    cycles: of a slab, at least those that its products and its bytes from L2 take; peak: share of the tensor cores' rate.
+    """
 
     cycles: int
     peak: float
@@ -236,14 +258,22 @@ class Loop(NamedTuple):
 
 
 def loop_figures(
-    code: Sequence[Instruction], config: Config, kind: str, registers: int, arch: int, geforce: bool = False
+    code: Sequence[Instruction],
+    config: Config,
+    kind: str,
+    registers: int,
+    arch: int,
+    geforce: bool = False,
+    blocks: int | None = None,
 ) -> Loop:
-    """Returns the figures of one kernel's loop over slabs of `kind`."""
+    """Returns the figures of one kernel's loop over slabs of `kind`. blocks: on an SM, None for as many as run there."""
     way, timing = way_executed(code, config, kind), timing_of(arch, geforce)
-    blocks = blocks_of(config, registers, arch)
-    cycles = cycles_per_slab(way, config.warps, timing, blocks, first=config.stages)
+    blocks = blocks or blocks_of(config, registers, arch)
     products = [i.opcode for i in way if i.opcode.startswith(PRODUCTS)]
     ideal = sum(map(timing.of, products)) * config.warps / SCHEDULERS / slabs_of(way)
+    from_l2 = (slab_bytes(config, kind) + config.x_bytes) / timing.l2
+    simulated = cycles_per_slab(way, config.warps, timing, blocks, first=config.stages)
+    cycles = max(simulated, ideal, from_l2)
     return Loop(
         round(cycles), round(ideal / cycles, 3), stalls_to_first_product(way), len(way), len(products)
     )
@@ -304,20 +334,26 @@ def figures_of(kernels: Sequence[Kernel], code: dict[int, list[Instruction]], ar
 def counts_of(
     figures: dict[str, Any], kernels: Sequence[Kernel], code: dict[int, list[Instruction]], arch: int
 ) -> dict[str, Any]:
-    """Returns registers, instructions and cycles per slab of every configuration that the roofline knows, for sass.json.
+    """Returns registers, instructions and cycles per slab of every configuration, for sass.json.
 
-    cycles: by kind, of an SM with the architecture's full tensor rate, and of an SM with a GeForce card's half rate.
+    cycles: by kind, of an SM with the architecture's full tensor rate, and of an SM with a GeForce card's half rate. alone:
+    the same with one block on the SM.
     """
 
     def counts(kernel: Kernel, config: Config) -> dict[str, Any]:
         own, kinds = code[kernel.config], kinds_of(config)
-        halved = {kind: loop_figures(own, config, kind, kernel.registers, arch, True) for kind in kinds}
-        cycles = {kind: [figures[config.name][kind].cycles, halved[kind].cycles] for kind in kinds}
-        slabs = {kind: count_slab(own, kind, config.weights) for kind in kinds}
-        return {"registers": kernel.registers, "cycles": cycles} | slabs
 
-    known = ((kernel, CONFIGS[kernel.config]) for kernel in kernels)
-    return {config.name: counts(kernel, config) for kernel, config in known if not config.gated}
+        def cycles(kind: str, geforce: bool, blocks: int | None = None) -> int:
+            return loop_figures(own, config, kind, kernel.registers, arch, geforce, blocks).cycles
+
+        shared = {kind: [figures[config.name][kind].cycles, cycles(kind, True)] for kind in kinds}
+        alone = shared
+        if blocks_of(config, kernel.registers, arch) > 1:
+            alone = {kind: [cycles(kind, False, 1), cycles(kind, True, 1)] for kind in kinds}
+        slabs = {kind: count_slab(own, kind, config.weights) for kind in kinds}
+        return {"registers": kernel.registers, "cycles": shared, "alone": alone} | slabs
+
+    return {CONFIGS[kernel.config].name: counts(kernel, CONFIGS[kernel.config]) for kernel in kernels}
 
 
 def budget_of(figures: dict[str, Any]) -> dict[str, Any]:

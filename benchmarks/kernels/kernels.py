@@ -163,8 +163,13 @@ class Device(ctypes.Structure):
 
     _fields_ = [
         ("sms", ctypes.c_int32), ("shared_bytes", ctypes.c_int32), ("l2_bytes", ctypes.c_int64),
-        ("block_tokens", ctypes.c_int32), ("fma", ctypes.c_int32), ("dense_fma", ctypes.c_int32),
+        ("dram", ctypes.c_int32), ("sm", ctypes.c_int32), ("geforce", ctypes.c_int32), ("dense_fma", ctypes.c_int32),
     ]  # fmt: skip
+
+    @property
+    def has_dense_path(self) -> bool:
+        """True if 16-bit weights of dense and 2:4 slabs may take the dense path: on Hopper (dense_path/choice.h)."""
+        return bool(self.sm // 10 == 9)
 
 
 class Config(NamedTuple):

@@ -29,6 +29,7 @@ from sweep import sweep_rows
 from masklearn.quant.table import FLOAT16, QUANTISED
 from patch_compile.hardware.cards import RatedCard, card_named, rated_cards
 from patch_compile.planning.roofline import schedule
+from patch_compile.planning.roofline.choice import choose_schedule, limits_of, turns_of
 from patch_compile.planning.roofline.linear_roofline import Linear, dense_path_time, dense_time, predict
 
 _WEIGHTS = (FLOAT16, *QUANTISED.values())
@@ -47,7 +48,7 @@ class PlannedKernels:
 
     def __init__(self, card: RatedCard) -> None:
         self._card = card
-        self._limits = schedule.limits_of(card)
+        self._limits = limits_of(card)
 
     def configs(self) -> list[Config]:
         return [
@@ -59,19 +60,26 @@ class PlannedKernels:
 
     def device(self) -> Device:
         """The card as the plugin would see it."""
-        card = self._card
-        return Device(sms=card.sms, shared_bytes=card.rates.shared[1] << 10, l2_bytes=card.l2 << 20)
+        return device_of(self._card)
 
     def max_parts(self, problem: Problem, device: Device, config: int) -> int:
         return schedule.max_parts(_planned(problem), schedule.CONFIGS[config], device.sms)
 
     def schedule(self, problem: Problem, _: Device, config: int = -1) -> tuple[int, int]:
-        return schedule.choose_schedule(_planned(problem), self._limits, None if config < 0 else config)
+        return choose_schedule(_planned(problem), self._limits, None if config < 0 else config)
 
 
 def _planned(problem: Problem) -> schedule.Problem:
     sizes = problem.tokens, problem.out_features, problem.in_features, problem.panel_rows
-    return schedule.Problem(*sizes, tuple(problem.slabs.of), _WEIGHTS[problem.weights])
+    return schedule.Problem(*sizes, tuple(problem.slabs.of), _WEIGHTS[problem.weights], bool(problem.gated))
+
+
+def device_of(card: RatedCard) -> Device:
+    """Returns a card as the plugin sees it."""
+    limits = limits_of(card)
+    dense = turns_of(limits.sm, geforce=limits.geforce).dense_fma
+    sizes = limits.sms, limits.shared_bytes, limits.l2_bytes, limits.dram
+    return Device(*sizes, limits.sm, limits.geforce, dense)
 
 
 def predicted_rows(card: RatedCard) -> Iterator[PredictedRow]:

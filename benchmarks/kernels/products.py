@@ -71,7 +71,7 @@ class _Contenders:
             figures["limit"][str(share)] = self._gpu.limit(
                 tokens, self._shape, hybrid.layout.weight_bytes, share, 2 if self._weights else 1
             )
-        if device.dense_fma and not self._weights:
+        if device.has_dense_path and not self._weights:
             hybrid = self._hybrids[0.9]
             figures["dense path"] = _time(hybrid, hybrid.caller(x, y, device, DENSE_PATH))
         # The last: an error of a library that is not ours loses nothing.

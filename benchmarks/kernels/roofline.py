@@ -20,7 +20,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 from benchmarks.page_part import print_or_renew
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.quant.table import FLOAT16, INT4, INT8, W8A8, WeightType
-from patch_compile.artifacts.plan import Slower, Way
+from patch_compile.artifacts.plan import Slower, Times, Way
 from patch_compile.artifacts.prediction import WholeRow, Workload
 from patch_compile.hardware.cards import RatedCard, Share, rated_cards
 from patch_compile.packing.slab_kinds import SLAB_K
@@ -30,7 +30,7 @@ from patch_compile.planning.lowering import LinearPlan
 from patch_compile.planning.outline import outline_of_llama
 from patch_compile.planning.planner import assumed_plans, settle_together
 from patch_compile.planning.predict import predict_whole
-from patch_compile.planning.products import cost_together, products_of
+from patch_compile.planning.products import InputGroup, cost_together, products_of
 from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
 from patch_compile.planning.roofline.int8_inputs import dense_w8a8_time
 from patch_compile.planning.roofline.launch_work import simulated_clocks
@@ -72,7 +72,7 @@ _W8A8 = (
 )
 _INT8_LOOPS = (
     "Share of the int8 rate of mma.sync that the loops over slabs reach by the simulation of `benchmarks/kernels/issue.py`, "
-    "dense / 2:4. A share above 100% is the simulation's error."
+    "dense / 2:4. A gated configuration multiplies a gate's panel and the up's of 64 rows each."
 )
 _W8A8_PROMPTS = ((1, 2048), (16, 512))
 _PAGE_DEVICES = ("A100-80", "A6000", "RTX 4090", "H100")
@@ -267,12 +267,18 @@ def _w8a8_row(device: RatedCard, batch: int, prompt: int, ratio: float) -> list[
     costs = CostModel(PlanCard(device), Workload(batch=batch, prompt=prompt, generated=1))
     ratios, types = dict.fromkeys(linears, ratio), dict.fromkeys(linears, W8A8)
     plans = assumed_plans(linears, (128, 128), ratios, "plugin", costs, None, types)
-    products = list(products_of(plans.values(), outline.nodes))
-    times = [cost_together(product, gated, costs).prefill for product, gated in products]
-    hybrid = sum(time.hybrid for time in times)
-    shapes = [(sum(plan.shape[0] for plan in product), product[0].shape[1]) for product, _ in products]
+    plans = settle_together(plans, "plugin", outline, costs)
+
+    def times(groups: Collection[InputGroup]) -> list[Times]:
+        products = products_of(plans.values(), groups)
+        return [cost_together(product, gated, costs).prefill for product, gated in products]
+
+    hybrid = sum(time.hybrid for time in times(outline.nodes_of(plans.values())))
+    dense = times(outline.groups)
+    products = [product for product, _ in products_of(plans.values(), outline.groups)]
+    shapes = [(sum(plan.shape[0] for plan in product), product[0].shape[1]) for product in products]
     fused = sum(dense_w8a8_time(device, shape, batch * prompt, fused=True) for shape in shapes)
-    bases = (sum(time.dense for time in times), sum(time.baseline for time in times), fused)
+    bases = (sum(time.dense for time in dense), sum(time.baseline for time in dense), fused)
     whole = predict_whole(plans.values(), outline, costs).prefill
     return [
         device.name,
@@ -287,7 +293,7 @@ def _w8a8_row(device: RatedCard, batch: int, prompt: int, ratio: float) -> list[
 
 def int8_loops_table(devices: Sequence[RatedCard]) -> str:
     """Shares of mma.sync's int8 rate that the simulated loops over slabs reach, dense / 2:4."""
-    configs = [one for one in CONFIGS if one.weights is W8A8 and one.tokens >= 128 and not one.gated]
+    configs = [one for one in CONFIGS if one.weights is W8A8 and one.tokens >= 128]
     return table(
         ["configuration", *(device.name for device in devices)],
         ([config.name, *(_loop_shares(device, config) for device in devices)] for config in configs),

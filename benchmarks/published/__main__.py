@@ -40,6 +40,7 @@ _UNRELIABLE = {("B200", "int8")}  # cuBLASLt's dense products reach a fifth of t
 _ASSUMED = ("A6000", "RTX 3090")  # cards with assumed shares, of both kinds
 _L2_TOKENS = 256  # up to here, weights that stay in L2 between repeats make times that no model sees
 _LEAST_PRODUCTS = 20  # of a card and a range of tokens; with fewer, all cards stand for it
+_LARGE_SIDE = 2048  # from here on the edges of a product count for little
 _LEAST_GAIN = 0.2  # predicted gains below it say nothing about a share of them
 LAUNCH = 5.0  # µs that a launch outside a CUDA graph takes beyond `Assumptions.launch`; fitted
 
@@ -324,6 +325,31 @@ def int8_page(products: Sequence[Product]) -> str:
     return "\n".join(lines)
 
 
+def six_eight_page() -> str:
+    """Returns a table of how much faster cuSPARSELt's products are than cuBLASLt's dense ones, with all of W 2:4 or 6:8.
+
+    Medians over the products of slidesparse.csv whose sides are all 2,048 or more.
+    """
+    found: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    with (HERE / "slidesparse.csv").open() as file:
+        for row in csv.DictReader(file):
+            if min(int(row[side]) for side in "MNK") >= _LARGE_SIDE:
+                for kind in ("sparse_2_4_us", "sparse_6_8_us"):
+                    if row[kind]:
+                        found[row["card"], row["dtype"]][kind].append(
+                            float(row["dense_us"]) / float(row[kind])
+                        )
+    lines = ["| card | type | 2:4 | 6:8 |", "| --- " * 4 + "|"]
+    for (card, dtype), gains_of in found.items():
+        if dtype in ("fp16", "int8"):
+            lines.append(f"| {card} | {dtype} | " + " | ".join(map(_median, gains_of.values())) + " |")
+    return "\n".join(lines)
+
+
+def _median(ratios: Sequence[float]) -> str:
+    return f"{np.median(ratios):.2f}"
+
+
 def _cell(ratios: Sequence[float]) -> str:
     if not ratios:
         return "–"
@@ -388,6 +414,7 @@ def main() -> None:
         text = renewed(text, "int8 predictions", page(of_int8))
         text = renewed(text, "int8 over 16 bits", int8_page(held_out))
         text = renewed(text, "whole models", whole_models_table())
+        text = renewed(text, "6:8", six_eight_page())
         given.page.write_text(renewed(text, "encoders", encoders_table()))
         draw(of_16_bits, given.page.with_suffix(".svg"))
         return

@@ -49,8 +49,8 @@ class CostModel:
         )
 
         def times(tokens: int) -> Times:
-            linear = Linear(*shape, share, panel_rows, others, weights)
-            return _times(self.card.rated, linear, tokens, self.card.assume, gated)
+            linear = Linear(*shape, share, panel_rows, others, weights, gated)
+            return _times(self.card.rated, linear, tokens, self.card.assume)
 
         return LinearTimes(prefill=times(self.workload.prefill_tokens), decode=times(self.workload.batch))
 
@@ -70,6 +70,18 @@ class CostModel:
         """Returns the microseconds of the linear with all tiles 2:4 in the whole workload."""
         return self.workload.total(times.prefill.sparse, times.decode.sparse)
 
+    def gating(self, intermediate: int) -> float:
+        """Returns the microseconds that SiLU·mul as a kernel of its own adds to the whole workload.
+
+        0 if the times of a gate and its up in one node are without it already.
+        """
+        if self.card.assume.gating:
+            return 0.0
+        tokens = self.workload.prefill_tokens, self.workload.batch
+        return self.workload.total(
+            *(gating_time(self.card.rated, intermediate, many, self.card.assume) for many in tokens)
+        )
+
     def why_dense(self, times: LinearTimes) -> Reason | None:
         """Returns the reason why dense weights of the same type are faster for the workload, or None if they are not."""
         dense, card = self.unpruned(times), self.card.name
@@ -83,12 +95,12 @@ class CostModel:
 
 
 @cache
-def _times(card: RatedCard, linear: Linear, tokens: int, assume: Assumptions, gated: bool) -> Times:
-    """Returns the times of a linear for `tokens` rows of X. gated: as in `CostModel.of`."""
+def _times(card: RatedCard, linear: Linear, tokens: int, assume: Assumptions) -> Times:
+    """Returns the times of a linear for `tokens` rows of X."""
     found, all_sparse = (
         predict(card, one, tokens, assume=assume) for one in (linear, replace(linear, share=1.0, others=()))
     )
-    counted = gated and assume.gating
+    counted = linear.gated and assume.gating
     gating = gating_time(card, linear.out_features // 2, tokens, assume) if counted else 0.0
 
     def less_gating(product: Prediction) -> float:

@@ -41,7 +41,11 @@ class LinearPlan(LinearRow):
     Until the graph is known, the node of a `plugin` linear has its linear's name and no other linear. A linear of quantised
     weights is always `plugin`, because no other lowering keeps such weights packed; if `dense` is asked for, or is faster,
     or none of its slabs is pruned, all of its slabs are dense.
+
+    apart: True for a gate and its up that are predicted to be faster in a node each, although they could share one.
     """
+
+    apart: bool = False
 
     @property
     def weight_type(self) -> WeightType:

@@ -34,6 +34,11 @@ class Outline:
     groups: tuple[InputGroup, ...] = ()
     nodes: tuple[InputGroup, ...] = ()
 
+    def nodes_of(self, plans: Collection[LinearPlan]) -> tuple[InputGroup, ...]:
+        """Returns the nodes that plans leave: a gate and its up that are `apart` share none."""
+        apart = {plan.name for plan in plans if plan.apart}
+        return tuple(node for node in self.nodes if apart.isdisjoint(node.linears))
+
     def compiled(self, plans: Collection[LinearPlan]) -> Outline:
         """Returns the outline with the nodes that the graph allowed."""
         return replace(self, nodes=compiled_groups(plans))

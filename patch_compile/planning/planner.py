@@ -24,7 +24,7 @@ from patch_compile.planning.lowering import (
 )
 from patch_compile.planning.outline import Outline
 from patch_compile.planning.predict import predict_whole
-from patch_compile.planning.products import InputGroup, cost_together, products_of
+from patch_compile.planning.products import InputGroup, cost_together, faster_apart, products_of
 from patch_compile.planning.tile_map import TileKinds
 
 Shape = tuple[int, int]
@@ -93,8 +93,8 @@ def settle_together(
     """Returns the plans with the fastest choice of `plugin` and `dense` for linears of one input that `auto` left open.
 
     Dense linears of one input are one product, and packed linears are one node if the outline says so. Both save
-    launches, so a linear that would be faster packed on its own may not be so here, and the other way round. lowering: a
-    value of `--lowering`.
+    launches, so a linear that would be faster packed on its own may not be so here, and the other way round. A packed gate
+    and its up are set apart where two nodes are faster than one. lowering: a value of `--lowering`.
     """
     settled = dict(plans)
     if costs is None:
@@ -104,9 +104,10 @@ def settle_together(
     for group in outline.groups:
         members = [every[name] for name in group.linears if name in every]
         free = {plan.name for plan in members if asked.get(plan.name) == AUTO and _is_open(plan)}
-        if free:
-            node = group if group in outline.nodes else None
-            fastest = min(_choices(members, free, costs), key=lambda one: _total(one, group, node, costs))
+        node = group if group in outline.nodes else None
+        choices = [_paired(choice, node, costs) for choice in _choices(members, free, costs)]
+        if free or (node and node.gated):
+            fastest = min(choices, key=lambda choice: _total(choice, group, node, costs))
             settled |= {plan.name: plan for plan in fastest if plan.name in plans}
     return settled
 
@@ -135,6 +136,17 @@ def _choices(
     return product(*map(ways, members))
 
 
+def _paired(
+    members: tuple[LinearPlan, ...], node: InputGroup | None, costs: CostModel
+) -> tuple[LinearPlan, ...]:
+    """Returns the members of a group, a gate and its up set apart if that is faster than one node."""
+    pair = [plan for plan in members if plan.lowering == "plugin"]
+    if node is None or not node.gated or len(pair) < 2 or pair[0].weights != pair[1].weights:
+        return members
+    apart = faster_apart(pair, costs)
+    return tuple(plan.changed(apart=apart) for plan in members)
+
+
 def _total(
     members: Sequence[LinearPlan], group: InputGroup, node: InputGroup | None, costs: CostModel
 ) -> float:
@@ -143,7 +155,9 @@ def _total(
     others = [plan for plan in members if plan.lowering != "plugin"]
     return sum(
         costs.hybrid(cost_together(one, gated, costs))
-        for one, gated in products_of(packed, [node] if node else [])
+        for one, gated in products_of(
+            packed, [node] if node and not any(plan.apart for plan in packed) else []
+        )
     ) + sum(costs.dense(cost_together(one, gated, costs)) for one, gated in products_of(others, [group]))
 
 
@@ -171,4 +185,5 @@ def summarise_plan(plans: Mapping[str, LinearPlan], outline: Outline, costs: Cos
 
 def _plan(plans: Mapping[str, LinearPlan], summary: PlanSummary) -> Plan:
     parts = {name: getattr(summary, name) for name in PlanSummary.model_fields}
-    return Plan(linears=tuple(LinearRow(**dict(plan)) for plan in plans.values()), **parts)
+    rows = ({name: getattr(plan, name) for name in LinearRow.model_fields} for plan in plans.values())
+    return Plan(linears=tuple(LinearRow(**row) for row in rows), **parts)

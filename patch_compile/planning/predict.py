@@ -37,9 +37,14 @@ def predict_whole(plans: Collection[LinearPlan], outline: Outline, costs: CostMo
     every = [*plans, *outline.others]
     dense = _costs([plan.in_16_bits() for plan in every], outline.groups, costs)
     planned = _costs([plan for plan in every if plan.lowering != "plugin"], outline.groups, costs)
-    hybrid = _costs([plan for plan in every if plan.lowering == "plugin"], outline.nodes, costs)
+    nodes = outline.nodes_of(every)
+    hybrid = _costs([plan for plan in every if plan.lowering == "plugin"], nodes, costs)
     quantised = [plan for plan in every if plan.weight_type.quantised]
-    typed = _costs(quantised, outline.nodes, costs)
+    typed = _costs(quantised, nodes, costs)
+    # The library multiplies linears of one input at once, whatever our nodes do.
+    of_library = [plan for plan in quantised if plan.weight_type.input_bits == 8]
+    of_kernels = [plan for plan in quantised if plan.weight_type.input_bits != 8]
+    rivals = _costs(of_library, outline.groups, costs) + _costs(of_kernels, nodes, costs)
     others = _costs([plan for plan in every if not plan.weight_type.quantised], outline.groups, costs)
     limits = _limits(plans, card.rated)
     pruned_inputs = min(
@@ -54,7 +59,7 @@ def predict_whole(plans: Collection[LinearPlan], outline: Outline, costs: CostMo
         as_dense = rest + sum(of(cost).dense for cost in dense)
         as_planned = rest + sum(of(cost).dense for cost in planned) + sum(of(cost).hybrid for cost in hybrid)
         in_16_bits = rest + sum(of(cost).dense for cost in others)
-        alike = in_16_bits + sum(of(cost).baseline for cost in typed)
+        alike = in_16_bits + sum(of(cost).baseline for cost in rivals)
         unpruned = in_16_bits + sum(of(cost).unpruned for cost in typed)
         scale = runs / 1e3
         return PhaseRow.of(

@@ -6,16 +6,12 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from masklearn.masks.kinds.table import PRUNED
 from masklearn.model.architectures import Architecture
 from patch_compile.artifacts.plan import LinearTimes
 from patch_compile.packing.function import GATED_PANEL_ROWS
 from patch_compile.packing.fusion import GATED, QKV
-from patch_compile.packing.slab_kinds import kernels_have_wide_panels
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import LinearPlan
-
-_GATED_ROWS = 2 * GATED_PANEL_ROWS  # a panel of the gate and a panel of the up are one block of the kernel
 
 
 @dataclass(frozen=True)
@@ -70,12 +66,18 @@ def cost_together(product: Sequence[LinearPlan], gated: bool, costs: CostModel) 
     slabs: Counter[str] = Counter()
     for plan in product:
         slabs.update(plan.slabs.by_kind)
-    weights = product[0].weight_type
-    others = {PRUNED[name] for plan in product for name in plan.slabs.others}
-    wide = gated and kernels_have_wide_panels(others, weights)
-    rows = _GATED_ROWS if wide else min(plan.panel_rows for plan in product)
+    rows = GATED_PANEL_ROWS if gated else min(plan.panel_rows for plan in product)
     shape = (sum(plan.shape[0] for plan in product), product[0].shape[1])
-    return costs.of(shape, rows, slabs, gated=gated, weights=weights)
+    return costs.of(shape, rows, slabs, gated=gated, weights=product[0].weight_type)
+
+
+def faster_apart(pair: Sequence[LinearPlan], costs: CostModel) -> bool:
+    """Returns True if a gate and its up are faster in a node each than in one node.
+
+    One node saves the kernel of SiLU·mul and a launch, but multiplies panels of 64 rows.
+    """
+    each = sum(costs.hybrid(cost_together((plan,), False, costs)) for plan in pair)
+    return each + costs.gating(pair[0].shape[0]) < costs.hybrid(cost_together(pair, True, costs))
 
 
 def _siblings(linears: Collection[str], ends: Collection[str]) -> Iterator[tuple[str, ...]]:

@@ -179,7 +179,7 @@ def saved_per_weight(plans: Mapping[str, LinearPlan], outline: Outline, costs: C
     """
     saved: dict[str, float] = {}
     packed = [plan for plan in plans.values() if plan.lowering == "plugin"]
-    for product, gated in products_of(packed, outline.nodes):
+    for product, gated in products_of(packed, outline.nodes_of(packed)):
         sparse = cost_together(product, gated, costs)
         dense = cost_together([_without_sparse_slabs(plan) for plan in product], gated, costs)
         gain = costs.hybrid(dense) - costs.hybrid(sparse)

@@ -211,7 +211,7 @@ class TypesForSpeed(ChoosesTypes):
         others = [*(plan for plan in plans if plan.lowering != "plugin"), *outline.others]
         found: dict[str, float] = {}
         for planned, groups, time_of in (
-            (packed, outline.nodes, costs.hybrid),
+            (packed, outline.nodes_of(packed), costs.hybrid),
             (others, outline.groups, costs.dense),
         ):
             for product, gated in products_of(planned, groups):

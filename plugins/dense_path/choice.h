@@ -1,5 +1,5 @@
-// Decides if a linear with many tokens takes the dense path or the kernels.  Plain arithmetic in the units of
-// kernels/schedule.h, with numbers from data sheets, as in that file.
+// Decides if a linear with many tokens takes the dense path or the kernels.  Plain arithmetic in clocks,
+// as in kernels/schedule.h.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -8,20 +8,20 @@
 
 namespace patch {
 
-inline constexpr int64_t kKernelTokens = 1000;  // one more kernel: latency of its first bytes, and its tail
+inline constexpr int64_t kKernelClocks = 3200;  // one more kernel: latency of its first bytes, and its tail
 
-inline Cost dense_path_cost(const Problem& p, const Epilogue& e, const Device& device) {
+inline Cost dense_path_clocks(const Problem& p, const Epilogue& e, const Device& device) {
   const int64_t sms = std::max(device.sms, 1), sides = panels_per_tile(p.gated);
-  const auto moving = [&](Cost bytes) { return bytes * device.block_tokens / (kBlockBytes * sms); };
+  const auto moving = [&](Cost bytes) { return bytes * kDramClocks / (sms * std::max(device.dram, 1)); };
   const int64_t rows = sides * p.out_features, outputs = 2 * p.tokens * p.out_features;
   const int64_t weight = piece_weight_bytes(p, panel_count(p)), plain = is_plain(p, e);
-  const Cost product = Cost{p.tokens} * ceil_div(rows, 64) * slab_columns(p) * device.fma /
-                       (std::max(device.dense_fma, device.fma) * sms);
+  const Cost product =
+      Cost{p.tokens} * rows * slab_columns(p) * kSlabColumns / (sms * std::max(device.dense_fma, 1));
   const int64_t inputs = 2 * p.tokens * p.in_features;
   Cost cost = moving(weight_bytes(p) + weight);
-  cost += overlapped(product, moving(weight + inputs + (plain ? outputs : sides * outputs)));
+  cost += std::max(product, moving(weight + inputs + (plain ? outputs : sides * outputs)));
   if (!plain) cost += moving((sides + 1 + e.residual) * outputs);
-  return cost + choose_pieces(p, e).count * (plain ? 2 : 3) * kKernelTokens;
+  return cost + choose_pieces(p, e).count * (plain ? 2 : 3) * kKernelClocks;
 }
 
 // Returns true if a dense product may be faster than the kernels on this device: where dense products have
@@ -29,7 +29,8 @@ inline Cost dense_path_cost(const Problem& p, const Epilogue& e, const Device& d
 // for every 64 tokens.  w8a8 is not unpacked: its products are those of int8.
 inline bool may_gain_densely(const SlabCounts& slabs, Weights weights, const Device& device) {
   if (weights == Weights::kW8A8) return false;
-  return device.dense_fma > 0 || (device.fma > 0 && kinds_for(slabs, weights) > kPatchKinds);
+  const bool hopper = device.sm / 10 == 9;  // whose library multiplies by wgmma
+  return hopper || (device.sms > 0 && kinds_for(slabs, weights) > kPatchKinds);
 }
 
 // Asked under the dense path's tactic only, which TensorRT chose because the dense path was faster for the
@@ -40,7 +41,7 @@ inline bool takes_dense_path(const Problem& p, const Epilogue& e, const Device& 
   if (!may_gain_densely(p.slabs, p.weights, device) || p.tokens <= 0 || !suits_dense_path(p)) return false;
   const Schedule s = choose_schedule(p, device);
   return s.config >= 0 &&
-         3 * dense_path_cost(p, e, device) <= 4 * predicted_cost(p, kConfigs[s.config], s.parts, device);
+         3 * dense_path_clocks(p, e, device) <= 4 * predicted_clocks(p, s.config, s.parts, device);
 }
 
 }  // namespace patch

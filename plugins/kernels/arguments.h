@@ -72,6 +72,11 @@ struct LinearArguments {
 
 // The begin of each part, and the index's pointers where they fit (kernels/parts.h).
 inline constexpr int kTableWords = 920;
+inline constexpr int kPartWords = 2;  // of a part
+// Returns true if a table of `parts` has room for the pointers of each kind too.
+constexpr bool pointers_fit(int64_t parts, int64_t kinds, int64_t pointers) {
+  return kPartWords * (parts + 1) + kinds * pointers <= kTableWords;
+}
 struct PartTable {
   int32_t pointers;  // word at which the pointers lie, or -1: they are in device memory only
   uint32_t words[kTableWords];

@@ -136,10 +136,11 @@ constexpr int x_tile_bytes(const Config& c) { return c.tokens * kSlabColumns * i
 constexpr int stage_bytes(const Config& c) { return slab_room(c) + x_tile_bytes(c); }
 // Values per row of the output tile in shared memory.  The 16 bytes of padding avoid bank conflicts.
 constexpr int output_stride(const Config& c) { return c.panel_rows + 8; }
+constexpr int output_bytes(const Config& c) { return c.tokens * output_stride(c) * 2; }
 // Shared memory of a block.  A tile kernel puts its output where the ring was.  A stream writes from
 // registers, while its ring goes on.
 constexpr int shared_bytes(const Config& c) {
-  const int ring = c.stages * stage_bytes(c), output = c.tokens * output_stride(c) * 2;
+  const int ring = c.stages * stage_bytes(c), output = output_bytes(c);
   return c.kernel == Kernel::kTile && output > ring ? output : ring;
 }
 

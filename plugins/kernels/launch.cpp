@@ -38,14 +38,17 @@ cudaError_t ask(int number, Device* device) {
            {cudaDevAttrComputeCapabilityMajor, &major},
            {cudaDevAttrComputeCapabilityMinor, &minor}})
     if (const cudaError_t e = cudaDeviceGetAttribute(value, attribute, number); e != cudaSuccess) return e;
+  cudaDeviceProp properties{};
+  if (const cudaError_t e = cudaGetDeviceProperties(&properties, number); e != cudaSuccess) return e;
   // memory_clock is in kHz, bus in bits; DRAM makes two transfers per clock.
   const double bandwidth = 2e3 * memory_clock * bus / 8;
   device->l2_bytes = l2;
-  device->fma = static_cast<int32_t>(fma_per_clock(major, minor));
-  device->dense_fma = dense_fma_per_clock(major);
-  device->block_tokens = bandwidth > 0 && clock > 0
-                             ? block_tokens(bandwidth, device->sms, 1e3 * clock, device->fma)
-                             : kUsualBlockTokens;
+  device->dram =
+      bandwidth > 0 && clock > 0 ? dram_bytes(bandwidth, device->sms, 1e3 * clock) : kUsualDramBytes;
+  device->sm = 10 * major + minor;
+  // No attribute tells that the tensor cores of GeForce cards sum in fp32 at half the rate.
+  device->geforce = std::strstr(properties.name, "GeForce") != nullptr;
+  device->dense_fma = turns_of(*device).dense_fma;
   return cudaSuccess;
 }
 

@@ -25,7 +25,6 @@ struct PartBegin {
 };
 
 inline constexpr int kColumnBits = 18, kSlabBits = 20, kTileBits = 26, kLowColumnBits = 12;
-inline constexpr int kPartWords = 2;
 static_assert(kColumnBits + kSlabBits + kTileBits == 32 * kPartWords);
 static_assert(int64_t{kMostFeatures} <= int64_t{kSlabColumns} << kColumnBits, "columns fit");
 static_assert(2 * ceil_div(kMostFeatures, kSlabColumns) < int64_t{1} << kSlabBits, "slabs of a tile fit");
@@ -90,9 +89,8 @@ inline void make_parts(PartTable* table, const LinearArguments& a, const int32_t
     write_part(table->words + kPartWords * part, p);
   }
   write_part(table->words + kPartWords * a.parts, {static_cast<int32_t>(a.panels * tiles), 0, 0});
-  const int32_t used = kPartWords * (a.parts + 1);
-  table->pointers = used + c.kinds * pointers <= kTableWords ? used : -1;
-  if (table->pointers >= 0) std::copy_n(index, c.kinds * pointers, table->words + used);
+  table->pointers = pointers_fit(a.parts, c.kinds, pointers) ? kPartWords * (a.parts + 1) : -1;
+  if (table->pointers >= 0) std::copy_n(index, c.kinds * pointers, table->words + table->pointers);
 }
 
 }  // namespace patch

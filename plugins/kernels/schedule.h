@@ -5,9 +5,10 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <numeric>
 
-#include "kernels/config.h"
-#include "kernels/work.h"
+#include "kernels/arguments.h"
+#include "kernels/turns.h"
 
 namespace patch {
 
@@ -31,9 +32,10 @@ struct Device {
   int32_t sms;
   int32_t shared_bytes;  // most shared memory of a block
   int64_t l2_bytes;
-  int32_t block_tokens;  // see block_tokens
-  int32_t fma;           // dense multiply-adds per SM and clock
-  int32_t dense_fma;     // the same with wgmma, as cuBLASLt multiplies; 0 if there is none
+  int32_t dram;       // see dram_bytes
+  int32_t sm;         // 86 for compute capability 8.6
+  int32_t geforce;    // 1: tensor cores sum in fp32 at half the rate of other cards of the architecture
+  int32_t dense_fma;  // multiply-adds of 16 bits per SM and clock by cuBLASLt
 };
 
 struct Schedule {
@@ -55,21 +57,22 @@ static_assert(parts_are_wide_enough(Weights::kSixteenBits) && parts_are_wide_eno
 inline constexpr int kMostParts = 459;                // as many as a table has room for (parts.h)
 inline constexpr int64_t kMostTiles = (1 << 26) - 1;  // of a stream: the table of parts has 26 bits for them
 
-// Time in which a 64x64 block of W comes from DRAM at an SM's share of the bandwidth, in units of one token
-// times such a block (see below): 150 on an A100, 200 on an A6000, 400 on an L4.  bandwidth: bytes per second
-// of the device; clock: Hz; fma: dense multiply-adds per SM and clock.
-inline int32_t block_tokens(double bandwidth, int sms, double clock, int fma) {
-  return static_cast<int32_t>(64 * 64 * 2 / (bandwidth / sms) * clock * fma / (64 * 64));
+// Bytes that an SM gets from DRAM in kDramClocks clocks.  bandwidth: bytes per second of the device; clock:
+// Hz.
+inline constexpr int64_t kDramClocks = 1024;
+inline int32_t dram_bytes(double bandwidth, int sms, double clock) {
+  return static_cast<int32_t>(bandwidth / sms / clock * kBandwidthPercent / 100 * kDramClocks);
 }
-// block_tokens of a device that does not report its memory.
-inline constexpr int32_t kUsualBlockTokens = 200;
-// fp16 with fp32 sums, by compute capability.  GeForce cards are half as fast, but can't be told from others.
-inline constexpr double fma_per_clock(int major, int minor) {
-  if (major == 8) return minor == 0 ? 1024 : 512;
-  return major == 12 ? 512 : 0.62 * 2048;  // mma.sync reaches this share of the rate of wgmma
+// The same of a device that does not report its memory: an A6000's.
+inline constexpr int32_t kUsualDramBytes = 4369;
+
+// Returns the clocks of the newest architecture up to a device's, or the first row if the device is older.
+inline const Turns& turns_of(const Device& device) {
+  const Turns* best = kTurns;
+  for (const Turns& row : kTurns)
+    if (row.sm <= device.sm && (row.sm > best->sm || row.geforce == device.geforce)) best = &row;
+  return *best;
 }
-// The rate of wgmma, which only Hopper has.
-inline constexpr int32_t dense_fma_per_clock(int major) { return major == 9 ? 2048 : 0; }
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t panel_count(const Problem& p) { return ceil_div(p.out_features, p.panel_rows); }
@@ -128,18 +131,6 @@ inline size_t workspace_bound(const Problem& p) {
 // The largest problem's cost has some 80 bits.
 using Cost = __int128;
 
-// Costs are times in units of one token times one dense 64x64 block of W on one SM (some 3 ns on an A100).
-// The numbers come from data sheets and are not measured; they only serve to rank the choices.
-inline constexpr int64_t kBlockBytes = 64 * 64 * 2;
-inline constexpr int64_t kL2Tokens = 64;  // a 64x64 block from L2
-inline constexpr int64_t kByteRate = 2;   // products of int8 in the time of one of 16 bits
-inline constexpr int64_t kTurnTokens =
-    8;  // overhead of a turn of the ring, per 64 rows (simulated: issue.py)
-inline constexpr int64_t kUnpackClocks =
-    90;                                   // to unpack n:16, per 64 rows and token warp (simulated: issue.py)
-inline constexpr int64_t kFillTurns = 3;  // turns until the first slab has arrived
-inline constexpr int64_t kAddUp = 300;    // a fence and a count
-inline constexpr int64_t kSumsPerUnit = 700;   // partial sums read per unit
 inline constexpr int64_t kMaxTokenTiles = 64;  // streams with more token tiles are taken to share nothing
 
 inline int64_t weight_bytes(const Problem& p) {
@@ -179,57 +170,51 @@ inline Cost x_bytes(const Problem& p, const Config& c, int sms, int64_t kept) {
   return Cost{bytes} * ceil_div(panels, at_once);
 }
 
-// Cost of a turn of the ring for one slab: the products, or the bytes through shared memory (128 per clock on
-// every device), whichever is larger.  Each feature warp reads X and each token warp reads W.
-inline int64_t turn_cost(const Config& c, int kind, const Device& device) {
-  const bool sparse = kind == 1, of_sixteen = kind >= kPatchKinds && c.weights != Weights::kW8A8;
-  const int64_t height = c.panel_rows / 64, x = x_tile_bytes(c);
-  const int64_t weights = int64_t{c.panel_rows} * slab_bytes(kind, c.weights);
-  const int64_t bytes = weights * (1 + c.token_warps) + x * (1 + c.feature_warps);
-  int64_t tokens = std::max<int64_t>(c.tokens, kL2Tokens) * height / (sparse ? 2 : 1);
-  // So fast that L2 bounds the reads of X, too.
-  if (c.weights == Weights::kW8A8) {
-    // Of a dense slab's products.  Streams multiply the middle windows of 6:8 by an instruction that no card
-    // is known to run at the full rate.
-    const int64_t six_of_eight = c.kernel == Kernel::kStream ? 5 : 3;
-    const int64_t quarters = kind == 0 ? 4 : sparse ? 2 : six_of_eight;
-    tokens =
-        std::max(c.tokens * height * quarters / (4 * kByteRate), (weights + x) * kL2Tokens / kBlockBytes);
-  }
-  return std::max(tokens, bytes / 128 * device.fma / (64 * 64)) + kTurnTokens * height +
-         (of_sixteen ? kUnpackClocks * height * c.token_warps * device.fma / (64 * 64) : 0);
+// Returns the pieces of tiles that several parts share, whose sums are added up.  Parts begin at parts - 1
+// places, of which gcd - 1 lie between tiles; each of the others leaves one more piece.
+inline int64_t pieces_of(int64_t parts, int64_t tiles) {
+  const int64_t cuts = parts - std::gcd(parts, tiles);
+  return cuts + std::min(cuts, tiles);
 }
 
-// Cost of two activities that overlap: the longer one, plus a share of the other for their interference.
-inline Cost overlapped(Cost a, Cost b) { return std::max(a, b) + std::min(a, b) / 4; }
+// Returns the clocks in which all SMs read so many bytes from DRAM, of which `in_flight` are under way at a
+// time (Little's law).
+inline Cost from_dram(Cost bytes, Cost in_flight, const Device& device) {
+  const int64_t pace = int64_t{std::max(device.sms, 1)} * std::max(device.dram, 1);
+  return std::max(bytes * kDramClocks / pace, bytes * kLoadedLatency / std::max(in_flight, Cost{1}));
+}
 
-// Predicts the cost of a launch from the products of the busiest SM and the reads of W and X from DRAM, which
-// overlap.  0 tokens cost nothing: there are no tiles to divide by.
-inline Cost predicted_cost(const Problem& p, const Config& c, int parts, const Device& device) {
+// Predicts the clocks of a launch, less what all configurations take: its edges, and the slabs of the busiest
+// SM or the bytes from DRAM, whichever takes longer.  No tokens take none: there are no tiles to divide by.
+inline Cost predicted_clocks(const Problem& p, int config, int parts, const Device& device) {
   if (p.tokens == 0) return 0;
-  const int64_t sms = std::max(device.sms, 1), kept = device.l2_bytes / 2;
-  const bool tile = c.kernel != Kernel::kStream;
-  // If only some SMs are busy, each still gets little more than its share of the bandwidth.
-  const int64_t busy = std::min<int64_t>(tile ? tile_count(p, c) : parts, sms);
-  const Cost moved =
-      Cost{weight_bytes(p)} * weight_reads(p, c, parts, kept) + x_bytes(p, c, static_cast<int>(sms), kept);
-  const Cost dram = moved * device.block_tokens / (kBlockBytes * busy);
-  const int64_t turn = turn_cost(c, 0, device), tiles = tile_count(p, c);
-  int64_t turns = 0;
-  for (int kind = 0; kind < c.kinds; ++kind) turns += p.slabs.of[kind] * turn_cost(c, kind, device);
-  if (tile)
-    return overlapped(Cost{ceil_div(tiles, sms)} * (turns / panel_count(p) + kFillTurns * turn), dram);
-  const Cost ends = Cost{tiles} * kTileCost * turn / dense_cost(c.weights);
-  const Cost work = Cost{token_tiles(p, c)} * turns + ends;
-  // With few tokens an SM reaches its rate only with as many blocks as the problem has for it.  Loops with
-  // more products have fewer waits to hide.
-  const int64_t all = c.tokens > 16 ? parts : std::max(parts, max_parts(p, c, device.sms));
-  const Cost slots = Cost{std::min(all, sms)} * parts;
-  const Cost multiply = (work * all + slots - 1) / slots + kFillTurns * turn;
-  // The block that ends last reads the sums of all blocks that share its tile.
-  const int64_t shared = std::min<int64_t>(parts, ceil_div(parts, tile_count(p, c)) + 1);
-  const int64_t sums = shared * sums_per_tile(c);
-  return overlapped(multiply, dram) + (parts > 1 ? kAddUp + sums / kSumsPerUnit : 0);
+  const Config& c = kConfigs[config];
+  const Turns& turns = turns_of(device);
+  const ConfigTurns& own = turns.of[config];
+  const bool stream = c.kernel == Kernel::kStream;
+  const int64_t sms = std::max(device.sms, 1), kept = device.l2_bytes / 2, tiles = tile_count(p, c);
+  const bool alone = (stream ? parts : tiles) <= sms;
+  Cost slabs = 0;
+  for (int kind = 0; kind < c.kinds; ++kind)
+    slabs += Cost{p.slabs.of[kind]} * (alone ? own.alone : own.clocks)[kind];
+  const Cost moved = Cost{weight_bytes(p)} * weight_reads(p, c, parts, kept) +
+                     x_bytes(p, c, static_cast<int>(sms), kept) + Cost{2} * p.tokens * p.out_features;
+  const int64_t stored = 2 * output_bytes(c) / kSharedPace;
+  if (!stream) {
+    const Cost rounds = ceil_div(tiles, sms);
+    const Cost edges = rounds * (3 * kL2Latency + kDramLatency + stored) / std::min<Cost>(own.blocks, rounds);
+    const Cost in_flight = Cost{std::min(tiles, sms * own.blocks)} * (c.stages - 1) * stage_bytes(c);
+    return edges + std::max(rounds * slabs / panel_count(p), from_dram(moved, in_flight, device));
+  }
+  const int64_t busiest = ceil_div(parts, sms), pieces = pieces_of(parts, tiles);
+  Cost computed = (token_tiles(p, c) * slabs + Cost{tiles} * stored) * busiest / parts;
+  // The block that ends last reads the sums of all blocks that share its tile, one after another.
+  if (pieces > 0) computed += Cost{8} * pieces * sums_per_tile(c) * busiest / (int64_t{parts} * turns.l2);
+  Cost edges = kL2Latency * (pieces > 0 ? 5 + ceil_div(parts, tiles) : 2);
+  if (!pointers_fit(parts, c.kinds, panel_count(p) * panels_per_tile(c.gated) + 1)) edges += kDramLatency;
+  const Cost in_flight = Cost{std::min<int64_t>(parts, sms * own.blocks)} * (c.stages - 1) * weight_bytes(p) /
+                         std::max<int64_t>(1, slabs_in_all(p.slabs));
+  return edges + std::max(computed, from_dram(moved, in_flight, device));
 }
 
 // Returns true if a stream's tiles fit into its table of parts, and the positions of its units, times its
@@ -239,12 +224,12 @@ inline bool can_be_cut(const Problem& p, const Config& c) {
   return tile_count(p, c) <= kMostTiles && total_cost(p, c) <= INT64_MAX / (kMostParts + 1);
 }
 
-// Chooses the cheapest schedule.  `config` fixes the configuration (benchmarks do); kAnyConfig considers all.
+// Chooses the fastest schedule.  `config` fixes the configuration (benchmarks do); kAnyConfig considers all.
 // With a negative number of tokens no configuration fits.
 inline Schedule choose_schedule(const Problem& p, const Device& device, int config = kAnyConfig) {
   Schedule best{-1, 1};
   if (p.tokens < 0) return best;
-  Cost best_cost = 0;
+  Cost best_clocks = 0;
   for (int i = 0; i < kConfigCount; ++i) {
     const Config& c = kConfigs[i];
     if (!fits(c, p) || (config != kAnyConfig && config != i)) continue;
@@ -254,8 +239,9 @@ inline Schedule choose_schedule(const Problem& p, const Device& device, int conf
     for (const int64_t parts :
          {int64_t{1}, int64_t{most}, int64_t{std::min(most, sms)}, std::min<int64_t>(most, tile_count(p, c)),
           std::min<int64_t>(most, 2 * tile_count(p, c)), std::min<int64_t>(most, 4 * tile_count(p, c))}) {
-      const Cost cost = predicted_cost(p, c, static_cast<int>(parts), device);
-      if (best.config < 0 || cost < best_cost) best = {i, static_cast<int32_t>(parts)}, best_cost = cost;
+      const Cost clocks = predicted_clocks(p, i, static_cast<int>(parts), device);
+      if (best.config < 0 || clocks < best_clocks)
+        best = {i, static_cast<int32_t>(parts)}, best_clocks = clocks;
     }
   }
   return best;

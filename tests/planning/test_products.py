@@ -1,19 +1,30 @@
 """Linears of one input that become one product, by names and by the graph, and their lowerings by `auto`."""
 
+import itertools
+
 import pytest
 
 from masklearn.model.architectures import ARCHITECTURES
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears_of
+from masklearn.quant.table import FLOAT16, INT4, W8A8
 from patch_compile.artifacts.plan import Node
 from patch_compile.artifacts.prediction import Workload
 from patch_compile.packing.fusion import FUSIONS
 from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel
-from patch_compile.planning.outline import Outline, outline_of
+from patch_compile.planning.outline import Outline, outline_of, outline_of_llama
 from patch_compile.planning.planner import assumed_plans, settle_together
 from patch_compile.planning.predict import predict_whole
-from patch_compile.planning.products import InputGroup, compiled_groups, fused_groups, groups_by_name
+from patch_compile.planning.products import (
+    InputGroup,
+    compiled_groups,
+    cost_together,
+    fused_groups,
+    groups_by_name,
+    products_of,
+)
+from patch_compile.planning.roofline.rest import Model
 from tests.onnx_export.tiny import ENCODERS, LAYERS, VARIANTS, save_tiny
 from tests.planning.llama import LLAMA_2_7B, write_hollow_llama
 
@@ -124,3 +135,64 @@ def test_the_graph_says_what_shares_a_node(small):
     fused = {name: plans[name].changed(node=node) for name in names}
     assert compiled_groups((plans | fused).values()) == (InputGroup(tuple(names), gated=True),)
     assert compiled_groups(plans.values()) == ()
+
+
+def pair_of(card, tokens, weights, ratio, fuse=tuple(FUSIONS)):
+    """Gate and up of a block of LLaMA-2-7B for one prompt of so many tokens: settled plans, outline, costs."""
+    costs = CostModel(card_of(card), Workload(batch=1, prompt=tokens, generated=1))
+    linears, outline = outline_of_llama(Model(1, 4096, 11008, 32, 32, 128, 32000, name="block"), fuse)
+    ratios, types = dict.fromkeys(linears, ratio), dict.fromkeys(linears, weights)
+    plans = assumed_plans(linears, (128, 128), ratios, "plugin", costs, None, types)
+    return settle_together(plans, "plugin", outline, costs), outline, costs
+
+
+def is_apart(plans):
+    (apart,) = {plan.apart for plan in plans.values() if plan.name.endswith(("gate_proj", "up_proj"))}
+    assert not any(plan.apart for plan in plans.values() if plan.name.endswith(QKV))
+    return apart
+
+
+@pytest.mark.parametrize(
+    ("card", "tokens", "weights", "apart"),
+    [
+        ("a100-80", 8192, W8A8, True),
+        ("a100-80", 8192, FLOAT16, True),
+        ("a100-80", 1, W8A8, False),
+        ("a100-80", 16, FLOAT16, False),
+        ("a6000", 16, W8A8, False),
+        ("a6000", 16, INT4, False),
+    ],
+)
+def test_slower_pairs_are_set_apart(card, tokens, weights, apart):
+    """A pair in one node has panels of 64 rows, which an A100 multiplies slowly; in decode a launch counts for more."""
+    plans, outline, costs = pair_of(card, tokens, weights, 0.5)
+    assert is_apart(plans) == apart
+    pair = next(group.linears for group in outline.groups if group.gated)
+    assert (pair in {node.linears for node in outline.nodes_of(plans.values())}) != apart
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.25, 0.5])
+@pytest.mark.parametrize("card", ["a100-80", "a6000", "rtx4090", "h100"])
+def test_pairs_take_the_faster_way(card, ratio):
+    """With SiLU·mul, which two nodes leave to a kernel of its own."""
+    for tokens, weights in itertools.product((1, 64, 512, 2048, 8192), (FLOAT16, W8A8)):
+        plans, outline, costs = pair_of(card, tokens, weights, ratio)
+        pair = [plans[name] for group in outline.groups if group.gated for name in group.linears]
+        if any(plan.lowering != "plugin" for plan in pair):
+            continue
+        one, two = (
+            sum(
+                costs.hybrid(cost_together(product, gated, costs))
+                for product, gated in products_of(pair, nodes)
+            )
+            for nodes in ([InputGroup((pair[0].name, pair[1].name), gated=True)], [])
+        )
+        assert is_apart(plans) == (two + costs.gating(11008) < one)
+
+
+def test_a_node_each_is_asked_for(small):
+    """Where nothing may be fused, nothing is set apart, and the library's product is of both all the same."""
+    fused, apart = (pair_of("a100-80", 8192, W8A8, 0.5, fuse) for fuse in (tuple(FUSIONS), ()))
+    assert is_apart(fused[0]) and not is_apart(apart[0])
+    rows = [predict_whole(plans.values(), outline, costs) for plans, outline, costs in (fused, apart)]
+    assert rows[0].prefill.alike_ms == rows[1].prefill.alike_ms

@@ -26,10 +26,10 @@ from tests.plugins.mosaic_cases import DTYPES, Case
 # As in host_kernel.py, the structs come from the benchmark.
 _driver = importlib.import_module("plugin_driver")
 Tensors = _driver.Tensors
-A100 = Device(108, 163 << 10, 40 << 20, 153, 1024)
-H100 = Device(132, 227 << 10, 50 << 20, 183, 1269, 2048)
+A100 = Device(108, 163 << 10, 40 << 20, 11517, 80, 0, 768)
+H100 = Device(132, 227 << 10, 50 << 20, 11928, 90, 0, 1556)
 # With one SM for the kernels and no limit for the library, small products take the dense path too.
-EAGER = Device(1, 227 << 10, 50 << 20, 1, 1269, 1 << 30)
+EAGER = Device(1, 227 << 10, 50 << 20, 1 << 20, 90, 0, 1 << 30)
 DENSE_PATH = _driver.DENSE_PATH_TACTIC
 GUARD = 1 << 17  # bytes of guard before and after a tensor
 

@@ -22,7 +22,7 @@ class FuseGatedPass(EpiloguePass):
 
     Gate and up must have the same X, the same shape and the same weight type, and both or neither must have a bias. No
     other node may read the values in between. Their panels become 64 rows high, so that a block of the kernel keeps as many
-    sums for a gate panel and an up panel as for one panel of 128 rows.
+    sums for a gate panel and an up panel as for one panel of 128 rows. A pair that the plan sets `apart` stays two nodes.
     """
 
     name = GATED
@@ -74,6 +74,8 @@ class FuseGatedPass(EpiloguePass):
             return f"{unpacked} is not packed" if unpacked else "the other factor is not a linear"
         if up.gated:
             return "the other factor is gated itself"
+        if self._plan[gate.name].apart:
+            return "a node each is predicted to be faster"
         if gate.x is not up.x:
             return f"{up.name} reads another X"
         if gate.shapes != up.shapes:

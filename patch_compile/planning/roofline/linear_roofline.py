@@ -15,6 +15,7 @@ from patch_compile.artifacts.plan import Bound, Slower, Way
 from patch_compile.hardware.cards import RatedCard
 from patch_compile.packing.slab_kinds import SLAB_K
 from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
+from patch_compile.planning.roofline.choice import choose_schedule, limits_of
 from patch_compile.planning.roofline.int8_inputs import quantise_time
 from patch_compile.planning.roofline.launch_work import latency, rates_of, weight_bytes, work_of
 from patch_compile.planning.roofline.library_product import (
@@ -29,9 +30,7 @@ from patch_compile.planning.roofline.schedule import (
     CONFIGS,
     Config,
     Problem,
-    choose_schedule,
     kinds_of,
-    limits_of,
 )
 
 DENSE_PATH = "dense path"  # stands for a configuration: W is unpacked, and cuBLASLt multiplies it
@@ -44,7 +43,7 @@ class Linear:
     """Y = X Wᵀ with W [out_features, in_features].
 
     share: the share of its slabs that are 2:4; others: shares of its slabs of other kinds that prune; weights: type of
-    the weights.
+    the weights. gated: True for a gate and its up in one node, whose rows are those of both; Y has half as many columns.
     """
 
     out_features: int
@@ -53,6 +52,7 @@ class Linear:
     panel_rows: int = 128
     others: tuple[tuple[TileKind, float], ...] = ()
     weights: WeightType = FLOAT16
+    gated: bool = False
 
     @property
     def pruned(self) -> tuple[tuple[TileKind, float], ...]:
@@ -65,15 +65,16 @@ class Linear:
 
     def problem(self, tokens: int) -> Problem:
         """Returns the schedule's problem for `tokens` rows of X."""
-        panels = -(-self.out_features // self.panel_rows)
-        slabs = panels * -(-self.in_features // SLAB_K)
+        sides = 1 + self.gated
+        columns = self.out_features // sides
+        slabs = sides * -(-columns // self.panel_rows) * -(-self.in_features // SLAB_K)
         kinds = kinds_of(self.weights)
         counts = [0] * len(kinds)
         for kind, share in self.pruned:
             counts[kinds.index(kind)] = round(share * slabs)
         counts[kinds.index(DENSE)] = max(0, slabs - sum(counts))
         return Problem(
-            tokens, self.out_features, self.in_features, self.panel_rows, tuple(counts), self.weights
+            tokens, columns, self.in_features, self.panel_rows, tuple(counts), self.weights, self.gated
         )
 
 
@@ -122,9 +123,9 @@ def dense_path_time(card: RatedCard, shape: Linear, tokens: int, assume: Assumpt
     It assumes that unpacked weights are written to DRAM and read from there. L2 would hold a part of them.
     """
     problem = shape.problem(tokens)
-    panel = 2 * shape.panel_rows * -(-shape.in_features // SLAB_K) * SLAB_K
-    pieces = -(-problem.panels // max(1, min(problem.panels, _PIECE_BYTES // panel)))
-    moved = weight_bytes(problem) + panel * problem.panels
+    panel, panels = 2 * shape.panel_rows * -(-shape.in_features // SLAB_K) * SLAB_K, problem.packed_panels
+    pieces = -(-panels // max(1, min(panels, _PIECE_BYTES // panel)))
+    moved = weight_bytes(problem) + panel * panels
     product, _ = dense_time(card, shape, tokens, assume)
     return moved / rates_of(card, assume).bytes + product + (2 * pieces - 1) * first_bytes(card, assume)
 
@@ -237,11 +238,15 @@ class _Launch:
 def _launch_of(
     card: RatedCard, problem: Problem, config: int | None, assume: Assumptions, parts: int | None
 ) -> _Launch:
-    rates = rates_of(card, assume, problem.weights.input_bits)
     number, chosen_parts = choose_schedule(problem, limits_of(card), config)
     if number < 0:
         raise ValueError(f"no configuration {config} for panels of {problem.panel_rows} rows")
-    chosen, parts = CONFIGS[number], parts or chosen_parts
+    return _launch_in(card, problem, number, parts or chosen_parts, assume)
+
+
+def _launch_in(card: RatedCard, problem: Problem, number: int, parts: int, assume: Assumptions) -> _Launch:
+    """Returns a launch of a configuration, given by its number."""
+    rates, chosen = rates_of(card, assume, problem.weights.input_bits), CONFIGS[number]
     work = work_of(card, chosen, problem, parts, assume)
     # Little's law: bytes in flight over latency.
     moved = work.bytes * max(1 / rates.bytes, latency(assume) / rates.clocks / work.inflight)
@@ -251,6 +256,13 @@ def _launch_of(
     if fixed > max(moved, computed):
         bound = "launch"
     return _Launch(fixed + max(moved, computed), bound, chosen, parts)
+
+
+def launch_time(
+    card: RatedCard, problem: Problem, config: int, parts: int, assume: Assumptions = ASSUMED
+) -> float:
+    """Returns the microseconds of a launch of a configuration, given by its number, that is cut into `parts`."""
+    return _launch_in(card, problem, config, parts, assume).microseconds
 
 
 def _slower_than_wgmma(card: RatedCard, speedup: float, bound: str) -> Slower | None:

@@ -1,7 +1,6 @@
-"""`plugins/kernels/config.h` and `schedule.h` in Python, for the roofline.
+"""`plugins/kernels/config.h` and the sizes of `schedule.h` in Python, for the roofline.
 
-The table of configurations and the size of a table of parts are read from the headers. The choice among configurations is
-repeated here; a test compares the two. Left out is the refusal of streams that are too long for their table of parts.
+The table of configurations and the size of a table of parts are read from the headers.
 """
 
 from __future__ import annotations
@@ -10,11 +9,11 @@ import re
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import pairwise
+from math import gcd
 
 from masklearn.masks.kinds.base import TileKind
-from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
+from masklearn.masks.kinds.table import DENSE, KINDS
 from masklearn.quant.table import FLOAT16, QUANTISED, WeightType
-from patch_compile.hardware.cards import RatedCard
 from patch_compile.packing.slab_kinds import ALWAYS, SLAB_K
 from patch_compile.plugin.toolchain import plugin_sources
 
@@ -22,10 +21,9 @@ from patch_compile.plugin.toolchain import plugin_sources
 PATCH_KINDS = len(ALWAYS)
 _TILE_COST = 4  # plugins/kernels/work.h
 _UNIT_BYTES = 8  # kUnitBytes of plugins/kernels/work.h
-_DENSE, _TWO_FOUR = ALWAYS.index(DENSE), ALWAYS.index(TWO_FOUR)
+_DENSE = ALWAYS.index(DENSE)
 _MAX_SMS, _MIN_SLABS_PER_PART, _MOST_PARTS = 192, 2, 459
-_L2_TOKENS, _TURN_TOKENS, _UNPACK_CLOCKS, _FILL_TURNS, _ADD_UP, _SUMS_PER_UNIT = 64, 8, 90, 3, 300, 700
-_TILES_PER_GROUP, _MAX_TOKEN_TILES, _BLOCK_BYTES, _BYTE_RATE = 8, 64, 64 * 64 * 2, 2
+_TILES_PER_GROUP, _MAX_TOKEN_TILES = 8, 64
 _LINE = re.compile(
     r'\{"([\w-]+)", Kernel::k(\w+),\s*'
     + r",\s*".join([r"(\d+)"] * 6)
@@ -45,7 +43,7 @@ class Config:
     token_warps: int
     stages: int
     blocks_per_sm: int
-    gated: bool  # for a gate and an up packed together, which the roofline leaves out
+    gated: bool  # for a gate and an up packed together: a tile is a panel of each
     kinds: int  # kinds of slabs that it multiplies, the first so many of the table
     weights: WeightType = FLOAT16  # that it multiplies; 16-bit ones stand for each other
 
@@ -70,6 +68,11 @@ class Config:
     def x_bytes(self) -> int:
         """Returns the bytes of the part of X that is multiplied with a slab."""
         return self.tokens * SLAB_K * self.weights.input_bits // 8
+
+    @property
+    def sums(self) -> int:
+        """Returns the number of sums of a tile."""
+        return self.tokens * self.panel_rows * (1 + self.gated)
 
     @property
     def output_bytes(self) -> int:
@@ -117,7 +120,7 @@ def _six(numbers: list[str]) -> tuple[int, int, int, int, int, int]:
     return rows, tokens, feature_warps, token_warps, stages, blocks
 
 
-def _ceil_div(a: int, b: int) -> int:
+def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
@@ -135,7 +138,7 @@ def slab_bytes(panel_rows: int, kind: int, weights: WeightType = FLOAT16) -> int
 @cache
 def slab_cost(kind: int, weights: WeightType = FLOAT16) -> int:
     """Returns the bytes of a slab per panel row, in units of 8 (plugins/kernels/work.h). kind: its place in `kinds_of`."""
-    return _ceil_div(slab_bytes(1, kind, weights), _UNIT_BYTES)
+    return ceil_div(slab_bytes(1, kind, weights), _UNIT_BYTES)
 
 
 @dataclass(frozen=True)
@@ -148,11 +151,17 @@ class Problem:
     panel_rows: int
     slabs: tuple[int, ...]  # numbers of them, in the order of `kinds_of`; further numbers are 0
     weights: WeightType = FLOAT16
+    gated: bool = False  # if True, the slabs are those of gate and up together
 
     @property
     def panels(self) -> int:
         """Returns the number of panels along the output features."""
-        return _ceil_div(self.out_features, self.panel_rows)
+        return ceil_div(self.out_features, self.panel_rows)
+
+    @property
+    def packed_panels(self) -> int:
+        """Returns the number of panels of W: two for each panel of Y if gate and up are packed together."""
+        return self.panels * (1 + self.gated)
 
     @cached_property
     def weight_bytes(self) -> int:
@@ -179,9 +188,19 @@ class Problem:
         """Returns the bytes of X as the kernels read it."""
         return self.weights.input_bits // 8 * self.tokens * self.in_features
 
+    def suits(self, config: Config) -> bool:
+        """Returns True if a configuration is for weights that are packed like this one's."""
+        return (
+            config.gated == self.gated
+            and config.panel_rows == self.panel_rows
+            and config.kinds == self.kinds
+            and config.weights.bits == self.weights.bits
+            and config.weights.input_bits == self.weights.input_bits
+        )
+
     def token_tiles(self, config: Config) -> int:
         """Returns the number of tiles of Y along the tokens."""
-        return _ceil_div(self.tokens, config.tokens)
+        return ceil_div(self.tokens, config.tokens)
 
     def tiles(self, config: Config) -> int:
         return self.panels * self.token_tiles(config)
@@ -189,27 +208,6 @@ class Problem:
     def total_cost(self, config: Config) -> int:
         """Returns the cost of all tiles, in the units of plugins/kernels/work.h."""
         return self.token_tiles(config) * (self.panels * _TILE_COST + self.slabs_cost)
-
-
-@dataclass(frozen=True)
-class DeviceLimits:
-    """`Device` of plugins/kernels/schedule.h, without the rate of wgmma: limits of a card that schedules depend on.
-
-    Sizes are in bytes; those of shared memory are for one block.
-    """
-
-    sms: int
-    shared_bytes: int
-    l2_bytes: int
-    block_tokens: int  # tokens an SM multiplies by a 64×64 block of W while one comes from DRAM
-    fma: int  # dense multiply-adds of an SM in a clock
-
-
-def limits_of(card: RatedCard) -> DeviceLimits:
-    """Returns the limits of a card, equal to those that the plugin finds when it runs there."""
-    fma = card.rates.kernel_fma
-    block = _BLOCK_BYTES / card.bytes_a_clock * fma / 64**2
-    return DeviceLimits(card.sms, card.rates.shared[1] << 10, card.l2 << 20, int(block), fma)
 
 
 def blocks_on(config: Config, sms: int) -> int:
@@ -226,91 +224,34 @@ def max_parts(problem: Problem, config: Config, sms: int) -> int:
     return max(1, min(fill, deep))
 
 
-def _weight_reads(problem: Problem, config: Config, parts: int, kept: int) -> int:
+def pieces_of(parts: int, tiles: int) -> int:
+    """`pieces_of` of schedule.h: pieces of tiles that several parts share, whose sums are added up.
+
+    Parts begin at parts - 1 places, of which gcd - 1 lie between tiles; each of the others leaves one more piece.
+    """
+    cuts = parts - gcd(parts, tiles)
+    return cuts + min(cuts, tiles)
+
+
+def weight_reads(problem: Problem, config: Config, parts: int, kept: int) -> int:
     """`weight_reads` of schedule.h: times that W is read from DRAM. kept: bytes that L2 keeps."""
     token_tiles, tiles = problem.token_tiles(config), problem.tiles(config)
     if token_tiles == 1 or problem.weight_bytes <= kept:
         return 1
     if not config.streams:
-        return _ceil_div(token_tiles, _TILES_PER_GROUP)
+        return ceil_div(token_tiles, _TILES_PER_GROUP)
     if token_tiles > _MAX_TOKEN_TILES:
         return 1 if parts % tiles == 0 else token_tiles
     starts = sorted(j * parts % tiles for j in range(token_tiles))
     return 1 + sum((b - a) * token_tiles * problem.weight_bytes > kept * tiles for a, b in pairwise(starts))
 
 
-def _x_bytes(problem: Problem, config: Config, sms: int, kept: int) -> int:
+def x_bytes_read(problem: Problem, config: Config, sms: int, kept: int) -> int:
     """`x_bytes` of schedule.h: bytes of X that are read from DRAM."""
     moved = problem.x_bytes
     if config.streams:
         return moved + (problem.panels - 1) * max(0, moved - kept)
     token_tiles = problem.token_tiles(config)
-    if moved <= kept * _ceil_div(token_tiles, _TILES_PER_GROUP):
+    if moved <= kept * ceil_div(token_tiles, _TILES_PER_GROUP):
         return moved
-    return moved * _ceil_div(problem.panels, max(1, sms // min(token_tiles, _TILES_PER_GROUP)))
-
-
-def _overlapped(a: int, b: int) -> int:
-    """`overlapped` of schedule.h."""
-    return max(a, b) + min(a, b) // 4
-
-
-def _turn_cost(config: Config, kind: int, device: DeviceLimits) -> int:
-    """`turn_cost` of schedule.h: cost of one slab of a kind, given by its place in `kinds_of`."""
-    weights, halved = config.slab_bytes(kind), 2 if kind == _TWO_FOUR else 1
-    bytewise = config.weights.input_bits == 8
-    moved = weights * (1 + config.token_warps) + config.x_bytes * (1 + config.feature_warps)
-    height = config.panel_rows // 64
-    tokens = max(config.tokens, _L2_TOKENS) * height // halved
-    if bytewise:
-        from_l2 = (weights + config.x_bytes) * _L2_TOKENS // _BLOCK_BYTES
-        six_of_eight = 5 if config.streams else 3
-        quarters = 4 if kind == _DENSE else 2 if kind == _TWO_FOUR else six_of_eight
-        tokens = max(config.tokens * height * quarters // (4 * _BYTE_RATE), from_l2)
-    unpacking = 0
-    if kind >= PATCH_KINDS and not bytewise:
-        unpacking = _UNPACK_CLOCKS * height * config.token_warps * device.fma // 64**2
-    return max(tokens, moved * device.fma // (128 * 64 * 64)) + _TURN_TOKENS * height + unpacking
-
-
-def _predicted_cost(problem: Problem, config: Config, parts: int, device: DeviceLimits) -> int:
-    """`predicted_cost` of schedule.h: cost of a launch."""
-    if problem.tokens == 0:
-        return 0
-    sms, kept = max(device.sms, 1), device.l2_bytes // 2
-    tiles, busy = problem.tiles(config), min(parts if config.streams else problem.tiles(config), sms)
-    moved = problem.weight_bytes * _weight_reads(problem, config, parts, kept)
-    moved += _x_bytes(problem, config, sms, kept)
-    dram = moved * device.block_tokens // (_BLOCK_BYTES * busy)
-    turn = _turn_cost(config, 0, device)
-    turns = sum(count * _turn_cost(config, kind, device) for kind, count in enumerate(problem.slabs) if count)
-    if not config.streams:
-        return _overlapped(_ceil_div(tiles, sms) * (turns // problem.panels + _FILL_TURNS * turn), dram)
-    ends = tiles * _TILE_COST * turn // slab_cost(_DENSE, problem.weights)
-    whole = parts if config.tokens > 16 else max(parts, max_parts(problem, config, sms))
-    slots = min(whole, sms) * parts
-    multiply = _ceil_div((problem.token_tiles(config) * turns + ends) * whole, slots) + _FILL_TURNS * turn
-    shared = min(parts, _ceil_div(parts, tiles) + 1)
-    sums = shared * config.tokens * config.panel_rows
-    return _overlapped(multiply, dram) + (_ADD_UP + sums // _SUMS_PER_UNIT if parts > 1 else 0)
-
-
-def choose_schedule(problem: Problem, device: DeviceLimits, config: int | None = None) -> tuple[int, int]:
-    """Returns (configuration, parts). The configuration is -1 if none fits the panel's height and the device."""
-    best, best_cost = (-1, 1), 0
-    if problem.tokens < 0:
-        return best
-    for i in range(len(CONFIGS)) if config is None else (config,):
-        c = CONFIGS[i]
-        if c.gated or c.panel_rows != problem.panel_rows or c.kinds != problem.kinds:
-            continue
-        if (c.weights.bits, c.weights.input_bits) != (problem.weights.bits, problem.weights.input_bits):
-            continue
-        if c.shared_bytes > device.shared_bytes:
-            continue
-        most, tiles = max_parts(problem, c, device.sms), problem.tiles(c)
-        for parts in (1, most, min(most, device.sms), *(min(most, many * tiles) for many in (1, 2, 4))):
-            cost = _predicted_cost(problem, c, parts, device)
-            if best[0] < 0 or cost < best_cost:
-                best, best_cost = (i, parts), cost
-    return best
+    return moved * ceil_div(problem.panels, max(1, sms // min(token_tiles, _TILES_PER_GROUP)))

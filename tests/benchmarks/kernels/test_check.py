@@ -16,7 +16,7 @@ bench_check, bench_kernels = (importlib.import_module(name) for name in ("check"
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
 
 MISSING = [item.what for item in describe_toolchain() if not item.found]
-DEVICE = Device(3, 227 << 10, 1 << 20, 100, 1024)
+DEVICE = Device(3, 227 << 10, 1 << 20, 10000, 80)
 
 
 class KernelsOnTheCpu:
@@ -125,7 +125,7 @@ class DensePathOnTheCpu(KernelsOnTheCpu):
 def test_existing_dense_paths_are_checked(kernel, library_cache, tmp_path, monkeypatch):
     monkeypatch.setenv("PATCH_CUBLASLT", str(compile_stand_in(library_cache)))
     plugin = DensePlugin(compile_driver(library_cache), tmp_path)
-    hopper = Device(3, 227 << 10, 1 << 20, 100, 1024, 2048)
+    hopper = Device(3, 227 << 10, 1 << 20, 10000, 90)
     kernels = DensePathOnTheCpu(kernel, plugin)
     assert bench_check.check(kernels, hopper, "cpu", tokens=(5, 7, 17)) == []
     assert kernels.runs == (3 * 12 + 4 * 3) * 3 * 2

@@ -21,7 +21,7 @@ on_gpu, contexts, cuda_calls, plugin_driver, kernels = (
 pytestmark = MARKS
 
 # Streams have several parts, and the dense path is taken for small prompts.
-DEVICE = Device(3, 227 << 10, 50 << 20, 1, 1269, 1 << 30)
+DEVICE = Device(3, 227 << 10, 50 << 20, 1 << 20, 90, 0, 1 << 30)
 TOKENS, DENSE_TOKENS, REPLAYS = 70, 150, 4
 PLAIN = contexts.Asked("plain", 64, torch.float16, (136, 328))
 GATED = contexts.Asked("gated", 64, torch.bfloat16, (136, 328), gated=True, turn=5)
@@ -121,7 +121,7 @@ def test_a_step_notices_each_bug(load, library_cache, tmp_path, name):
 
 def test_a_device_without_a_dense_path_is_told(load, library_cache):
     plugin = load(compile_driver(library_cache))
-    plugin.device(Device(3, 227 << 10, 50 << 20, 100, 1024))
+    plugin.device(Device(3, 227 << 10, 50 << 20, 10000, 80))
     errors = driven(plugin, PLAIN)
     assert errors.pop("plain: this GPU has no dense path, or no cuBLASLt") is None
     assert [name.rpartition(" ")[2] for name in errors] == STEPS

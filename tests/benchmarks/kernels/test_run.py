@@ -144,7 +144,7 @@ def test_the_library_chooses_as_the_plugin(kernel, tmp_path, monkeypatch, capsys
         bench_kernels.Config(name, c.panel_rows, c.gated, c.shared_bytes, c.tokens, c.kinds, c.weights)
         for name, c in kernel.configs().items()
     ]
-    device = Device(108, 163 << 10, 40 << 20, 153, 1024)
+    device = Device(108, 163 << 10, 40 << 20, 11517, 80)
     for tokens, gated in ((1, 0), (64, 0), (4096, 0), (4096, 1)):
         problem = problem_of(tokens, (4096, 4096), 64 if gated else 128, (400, 1648), gated)
         chosen = library.schedule(problem, device)

@@ -76,12 +76,16 @@ def plan_of(model: ir.Model, dense: tuple[str, ...] = ()) -> dict[str, LinearPla
     return plan_linears({n: mask for n, (mask, _) in masks(dense).items() if n in lowerable_linears(model)})
 
 
-def packed(model: ir.Model, dense: tuple[str, ...] = (), fuse: Collection[str] = EPILOGUES) -> dict[str, str]:
-    """Pack the linears in place; returns the overload of each PatchLinear by its name."""
+def packed(
+    model: ir.Model,
+    dense: tuple[str, ...] = (),
+    fuse: Collection[str] = EPILOGUES,
+    apart: bool = False,
+) -> dict[str, str]:
+    """Pack the linears in place; returns the overload of each PatchLinear by its name. apart: set in every plan."""
     found = {name: mask for name, (mask, _) in masks(dense).items() if name in lowerable_linears(model)}
-    run_passes(
-        model, lowering_passes(plan_linears(found), found, values().__getitem__, HALF, fuse=fuse).in_order
-    )
+    plan = {name: one.changed(apart=apart) for name, one in plan_linears(found).items()}
+    run_passes(model, lowering_passes(plan, found, values().__getitem__, HALF, fuse=fuse).in_order)
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
     return {str(node.name): node.overload for node in model.graph if node.op_type == "PatchLinear"}
 

@@ -41,6 +41,12 @@ def test_an_outer_bias_ends_the_epilogue(body):
     check_fused(f"{body} y = Gelu (h)", {"a": "bias_gelu"}, fuse=FUSIONS)
 
 
+def test_a_pair_set_apart_keeps_two_nodes(caplog):
+    model = model_with(f"{A} {C} {SILU} y = Mul (g, u)")
+    told = refusals(caplog, model, {"a": "silu", "c": ""}, apart=True)
+    assert "a is not fused with an up: a node each is predicted to be faster" in told
+
+
 def test_products_read_without_bias_keep_it(caplog):
     model = model_with(f"{A_BIAS} y = Neg (h) z = Neg (p)", ("y", "z"))
     assert "a is not fused with the bias a.bias: Neg" in refusals(caplog, model, {"a": ""})

@@ -12,18 +12,17 @@ import numpy as np
 import pytest
 
 from benchmarks.page_part import renewed
-from masklearn.quant.table import FLOAT16, INT4, INT8, W8A8
+from masklearn.quant.table import FLOAT16
 from patch_compile.artifacts.plan import Way
-from patch_compile.hardware.cards import ARCHITECTURES, rated_cards
+from patch_compile.hardware.cards import rated_cards
 from patch_compile.packing.fusion import FUSIONS
 from patch_compile.pipeline.plan import plan
 from patch_compile.planning.outline import outline_of_llama
 from patch_compile.planning.roofline import assumptions, linear_roofline, schedule
+from patch_compile.planning.roofline.choice import choose_schedule, limits_of
 from patch_compile.recipe import Recipe
-from tests.mosaics import IN_16_BITS
 from tests.planning.llama import write_hollow_llama
-from tests.plugins.host_kernel import BENCH, COMPILER, PLUGINS, problem_of
-from tests.plugins.host_kernel import Device as HostDevice
+from tests.plugins.host_kernel import BENCH, PLUGINS
 from tests.refusals import refused
 
 sys.path.insert(0, str(BENCH))
@@ -80,7 +79,7 @@ def test_more_sparse_slabs_are_never_slower(device):
         assert times == sorted(times, reverse=True)
     tiles = [n for n in tall_configs(FLOAT16) if not schedule.CONFIGS[n].streams]
     for shape, tokens, config in itertools.product(LARGE, (2048, 4096), tiles):
-        if schedule.CONFIGS[config].shared_bytes <= schedule.limits_of(device).shared_bytes:
+        if schedule.CONFIGS[config].shared_bytes <= limits_of(device).shared_bytes:
             times = times_by_share(device, shape, tokens, config)
             assert times == sorted(times, reverse=True)
 
@@ -91,22 +90,6 @@ def test_moving_to_another_kernel_costs_little(device):
     for shape, tokens in itertools.product(LARGE, (2048, 4096)):
         pairs = itertools.pairwise(times_by_share(device, shape, tokens))
         assert all(after <= 1.05 * before for before, after in pairs)
-
-
-@pytest.mark.parametrize("weights", [FLOAT16, W8A8], ids=str)
-@pytest.mark.parametrize("device", AMPERE_AND_ADA, ids=lambda d: d.name)
-def test_the_schedule_is_about_the_best_there_is(device, weights):
-    """The plugin's rule of thumb is compared with the roofline of every configuration."""
-    lost = []
-    for shape, tokens, share in itertools.product(LARGE, problems.TOKENS, (0.0, 0.5, 0.9)):
-        asked = roofline.Linear(*shape, share, weights=weights)
-        best = min(
-            roofline.predict(device, asked, tokens, number).microseconds
-            for number in tall_configs(weights)
-            if schedule.CONFIGS[number].shared_bytes <= schedule.limits_of(device).shared_bytes
-        )
-        lost.append(roofline.predict(device, asked, tokens).microseconds / best)
-    assert np.exp(np.mean(np.log(lost))) < 1.03 and max(lost) < 1.5
 
 
 @pytest.mark.parametrize("device", AMPERE_AND_ADA, ids=lambda d: d.name)
@@ -150,7 +133,7 @@ def test_hopper_prefills_by_the_faster_way(device):
     for shape, share, tokens in itertools.product(LARGE, roofline.SHARES, (512, 2048, 4096, 16384)):
         asked = roofline.Linear(*shape, share)
         prefill = roofline.predict(device, asked, tokens)
-        chosen = schedule.choose_schedule(asked.problem(tokens), schedule.limits_of(device))[0]
+        chosen = choose_schedule(asked.problem(tokens), limits_of(device))[0]
         ways = (
             roofline.predict(device, asked, tokens, chosen).microseconds,
             linear_roofline.dense_path_time(device, asked, tokens),
@@ -199,63 +182,6 @@ def test_a_configuration_of_another_panel_height_is_refused():
     assert found.config == "mid-128"
     with refused(ValueError):
         roofline.predict(DEVICES["A6000"], shape, 16, names.index("mid-64"))
-
-
-@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
-def test_the_schedule_is_that_of_the_plugin(kernel):
-    assert [c.name for c in schedule.CONFIGS] == list(kernel.configs())
-    for mine, theirs in zip(schedule.CONFIGS, kernel.configs().values(), strict=True):
-        assert all(
-            getattr(mine, name) == getattr(theirs, name) for name in ("panel_rows", "tokens", "stages")
-        )
-        assert mine.warps == theirs.feature_warps * theirs.token_warps
-        assert (mine.streams, mine.blocks_per_sm) == (theirs.streams, theirs.blocks_per_sm)
-        assert (mine.gated, mine.kinds) == (theirs.gated, theirs.kinds)
-    rng = np.random.default_rng(0)
-    for _ in range(4000):
-        n, k = (int(64 * 2 ** rng.uniform(0, 9)) // 4 * 4 for _ in range(2))
-        tokens, rows = int(2 ** rng.uniform(0, 13)), int(rng.choice([64, 128]))
-        tokens = int(rng.choice([tokens, 0, -1], p=[0.98, 0.01, 0.01]))
-        slabs = -(-n // rows) * -(-k // 64)
-        counts = rng.multinomial(slabs, rng.dirichlet(np.ones(len(IN_16_BITS))))
-        weights = int(rng.choice([0, 1, 2, 3], p=[0.4, 0.2, 0.2, 0.2]))
-        weight_type = (FLOAT16, INT8, W8A8, INT4)[weights]
-        if rng.random() < 0.5 or weight_type is W8A8:
-            counts = np.array([counts[::2].sum(), counts[1::2].sum(), *[0] * (len(IN_16_BITS) - 2)])
-        rows = 64 if weight_type.widened else rows  # they are in no other panels
-        sizes = (tokens, (n, k), rows, tuple(counts.tolist()))
-        sms, shared = int(rng.choice([20, 58, 84, 108, 132, 300])), int(rng.choice([99, 163, 227])) << 10
-        limits = (
-            sms,
-            shared,
-            int(2 ** rng.uniform(20, 27)),
-            int(rng.integers(50, 400)),
-            int(rng.integers(256, 1300)),
-        )
-        mine = schedule.Problem(tokens, n, k, *sizes[2:], weight_type)
-        theirs = problem_of(*sizes, weights=weights)
-        fixed = int(rng.choice([i for i, c in enumerate(schedule.CONFIGS) if not c.gated]))
-        for config in (None, fixed):
-            found = schedule.choose_schedule(mine, schedule.DeviceLimits(*limits), config)
-            asked = -1 if config is None else config
-            assert found == kernel.schedule(theirs, HostDevice(*limits), asked)
-
-
-@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for schedule.h")
-def test_the_plugin_uses_the_tables_rates(tmp_path):
-    rows = [row for row in ARCHITECTURES if row.rates]
-    calls = "".join(
-        f'std::printf("%d\\n", static_cast<int>(patch::fma_per_clock({row.compute_capability[0]}, '
-        f"{row.compute_capability[1]})));"
-        for row in rows
-    )
-    source = f'#include <cstdio>\n#include "kernels/schedule.h"\nint main() {{ {calls} }}\n'
-    (tmp_path / "fma.cpp").write_text(source)
-    program = str(tmp_path / "fma")
-    flags = ["-std=c++17", "-I", str(PLUGINS), str(tmp_path / "fma.cpp"), "-o", program]
-    subprocess.run([COMPILER, *flags], check=True)
-    printed = subprocess.run([program], capture_output=True, text=True, check=True).stdout
-    assert [int(line) for line in printed.split()] == [row.rates.kernel_fma for row in rows]
 
 
 def test_the_models_linears_are_the_benchmarks_shapes():

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patch_compile.hardware.cards import RatedCard, card_named
-from patch_compile.planning.roofline import schedule
+from patch_compile.planning.roofline.choice import choose_schedule, limits_of
 from patch_compile.planning.roofline.linear_roofline import DENSE_PATH as DENSE_PATH_NAME
 from patch_compile.planning.roofline.linear_roofline import Linear as Linear24
 from patch_compile.planning.roofline.linear_roofline import dense_path_time, predict
@@ -50,7 +50,7 @@ def test_only_hopper_offers_it_for_many_tokens(load, driver):
 
 def test_few_tokens_use_the_kernels(load, driver):
     plugin, many, few = load(driver), make_case(600, (264, 328), 64), make_case(3, (264, 328), 64)
-    plugin.device(Device(1, 227 << 10, 50 << 20, 200, 1269, 1 << 30))  # few tokens are bound by bytes
+    plugin.device(Device(1, 227 << 10, 50 << 20, 10000, 90, 0, 1 << 30))  # few tokens are bound by bytes
     context = plugin.configured(Linear.of(many))
     assert plugin.set_tactic(context, DENSE_PATH) == 0
     for case, counts in ((few, [1, 0, 0]), (many, [0, 1, 0]), (few, [1, 0, 0])):
@@ -232,8 +232,7 @@ def test_plans_count_only_on_offered_tactics(unpacker):
     """The plugin takes the dense path wherever the plan predicts that it is 3 % faster."""
     card = card_named("H100")
     assert isinstance(card, RatedCard)
-    limits = schedule.limits_of(card)
-    h100 = Device(limits.sms, limits.shared_bytes, limits.l2_bytes, limits.block_tokens, limits.fma, 2048)
+    limits = limits_of(card)
     counted = 0
     for shape, share, tokens in itertools.product(
         ((4096, 4096), (11008, 4096), (4096, 11008), (14336, 4096), (4864, 896)),
@@ -244,11 +243,11 @@ def test_plans_count_only_on_offered_tactics(unpacker):
         problem = asked.problem(tokens)
         mine = problem_of(tokens, shape, 128, problem.slabs)
         found = predict(card, asked, tokens)
-        chosen, _ = schedule.choose_schedule(problem, limits)
+        chosen, _ = choose_schedule(problem, limits)
         kernels = predict(card, asked, tokens, chosen).microseconds
         if found.config == DENSE_PATH_NAME and found.microseconds < 0.97 * kernels:
             counted += 1
-            assert unpacker.takes_dense_path(mine, h100), (shape, share, tokens)
+            assert unpacker.takes_dense_path(mine, H100), (shape, share, tokens)
         if dense_path_time(card, asked, tokens) > 2 * kernels:
-            assert not unpacker.takes_dense_path(mine, h100), (shape, share, tokens)
+            assert not unpacker.takes_dense_path(mine, H100), (shape, share, tokens)
     assert counted > 50

@@ -1,17 +1,20 @@
 """The simulator of a loop's issue, on loops short enough to count their cycles by hand."""
 
 import importlib
+import itertools
+import json
 import sys
 from dataclasses import replace
 
 import pytest
 
+from patch_compile.planning.roofline.assumptions import ASSUMED
 from patch_compile.planning.roofline.launch_work import bytes_in_flight
 from patch_compile.planning.roofline.schedule import CONFIGS
 from tests.plugins.host_kernel import BENCH
 
 sys.path.insert(0, str(BENCH))
-issue, cubin = importlib.import_module("issue"), importlib.import_module("cubin")
+issue, cubin, sass = (importlib.import_module(name) for name in ("issue", "cubin", "sass"))
 
 TIMING = issue.timing_of(80)
 NONE = 7
@@ -64,14 +67,14 @@ def test_a_stall_delays_the_next_instruction():
 def test_loads_take_the_time_of_their_bytes(load, cycles):
     way = [BARRIER, *[instruction(load, writes=0)] * 100, instruction("IADD3", waits=1)]
     taken = issue.cycles_per_slab(way, 4, TIMING)
-    assert taken == pytest.approx(400 * cycles + TIMING.lds + TIMING.barrier, abs=8)
+    assert taken == pytest.approx(400 * cycles + TIMING.shared + TIMING.barrier, abs=8)
 
 
 def test_a_scoreboard_is_waited_for():
     way = [BARRIER, instruction("LDS.128", writes=2), instruction("IADD3", waits=0b100)]
     alone = issue.cycles_per_slab(way, 4, TIMING)
     assert alone == pytest.approx(
-        TIMING.barrier + TIMING.lds + 3 * 4 + 1, abs=2
+        TIMING.barrier + TIMING.shared + 4 * 4 + 1, abs=2
     )  # behind three other warps' reads
     assert issue.cycles_per_slab([way[0], way[1], instruction("IADD3")], 4, TIMING) < alone - 20
 
@@ -79,15 +82,84 @@ def test_a_scoreboard_is_waited_for():
 def test_shared_memory_moves_128_bytes_a_cycle():
     way = [BARRIER, *[instruction("LDSM.16.M88.4", writes=0)] * 40, instruction("IADD3", waits=1)]
     assert issue.cycles_per_slab(way, 4, TIMING) == pytest.approx(
-        40 * 4 * 4 + TIMING.ldsm + TIMING.barrier, abs=8
+        40 * 4 * 4 + TIMING.shared + TIMING.barrier, abs=8
     )
 
 
 def test_shuffles_wait_in_the_queue_of_shared_memory():
     way = [BARRIER, *[instruction("SHFL.IDX", writes=0)] * 100, instruction("IADD3", waits=1)]
     assert issue.cycles_per_slab(way, 4, TIMING) == pytest.approx(
-        100 * 4 + TIMING.lds + TIMING.barrier, abs=8
+        100 * 4 + TIMING.shared + TIMING.barrier, abs=8
     )
+
+
+def pace(opcode, timing):
+    """Cycles between two instructions of a scheduler in a long loop of them."""
+    way = [BARRIER, *[instruction(opcode)] * 64]
+    return issue.cycles_per_slab(way, 4, timing, blocks=2) / 64
+
+
+def latency(opcode, timing):
+    """Cycles from an instruction to one that needs its result."""
+    way = [instruction(opcode, writes=0), instruction("IADD3", waits=1), BARRIER]
+    return issue.cycles_per_slab(way, 1, timing) - timing.barrier - 1
+
+
+@pytest.mark.parametrize(
+    ("arch", "geforce", "opcode", "cycles"),
+    [
+        (120, False, "HMMA.16816.F32", 16),
+        (120, True, "HMMA.16816.F32", 32),
+        (120, True, "IMMA.16832.S8.S8", 16),
+        (120, False, "HMMA.SP.16832.F32", 16),
+        (80, False, "HMMA.16816.F32", 8),
+        (80, False, "HMMA.SP.16832.F32", 8),
+    ],
+)
+def test_tensor_cores_keep_published_paces(arch, geforce, opcode, cycles):
+    """By microbenchmarks of a consumer Blackwell (with fp32 sums half as fast) and of an A100 (arXiv 2206.02874)."""
+    assert pace(opcode, issue.timing_of(arch, geforce)) == pytest.approx(cycles, rel=0.02)
+
+
+def test_small_sparse_products_are_no_faster_than_published():
+    """An A100 runs 2:4 products of half the columns at .65 of the others' rate (arXiv 2206.02874)."""
+    small, large = (pace(f"IMMA.SP.{size}.S8.S8", TIMING) for size in (16832, 16864))
+    assert large / 2 / small <= 0.65
+
+
+def test_hopper_multiplies_as_measured():
+    """mma.sync has 62.9 % of an H800's rate, and mma.sp 1.42 times that (arXiv 2402.13499)."""
+    timing = issue.timing_of(90)
+    dense, sparse = pace("HMMA.16816.F32", timing), pace("HMMA.SP.16832.F32", timing)
+    assert 2048 / dense * 4 / 2048 == pytest.approx(0.629, rel=0.02)
+    assert 2 * dense / sparse == pytest.approx(1.42, rel=0.02)
+
+
+def test_latencies_are_as_published():
+    """A100: mma 24.0 and mma.sp 24.1 (arXiv 2206.02874), a load of 4 bytes 29 (arXiv 2402.13499); cycles."""
+    assert latency("HMMA.16816.F32", TIMING) == pytest.approx(24.0, abs=1)
+    assert latency("HMMA.SP.16832.F32", TIMING) == pytest.approx(24.1, abs=1)
+    assert latency("LDS", TIMING) == 29
+    assert latency("LDS.128", TIMING) == 29 + 3  # the last of its four wavefronts
+    assert 466 <= TIMING.copy <= 541  # DRAM
+    assert 208 <= ASSUMED.l2_latency <= 357  # near and far
+
+
+def test_no_loop_outruns_its_resources():
+    """The stored cycles of every loop are at least what its products and its bytes from L2 take."""
+    for arch, configs in json.loads(sass.JSON.read_text())["kernels"].items():
+        for (config, kind), geforce in itertools.product(loops(configs), (False, True)):
+            timing, counts = issue.timing_of(int(arch.removeprefix("sm_")), geforce), configs[config.name]
+            products = sum(counts[kind][name] * timing.of(name) for name in counts[kind] if "MMA" in name)
+            bytes_of_l2 = issue.slab_bytes(config, kind) + config.x_bytes
+            least = max(products * config.warps / 4, bytes_of_l2 / timing.l2)
+            for cycles in (counts["cycles"], counts["alone"]):
+                assert cycles[kind][geforce] >= least - 1, (arch, config.name, kind)
+
+
+def loops(configs):
+    assert list(configs) == [config.name for config in CONFIGS]  # gated ones too
+    return [(config, kind) for config in CONFIGS for kind in sass.kinds_of(config)]
 
 
 def test_a_group_of_copies_is_waited_for():

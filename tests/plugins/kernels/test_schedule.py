@@ -12,12 +12,12 @@ from tests.plugins.host_kernel import COMPILER, MOST_PARTS, Arguments, Device, S
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
 
-# SMs, largest shared memory of a block, L2, and tokens that an SM multiplies while a block of W comes from DRAM.
-A6000, RTX_4090 = Device(84, 99 << 10, 6 << 20, 201, 512), Device(128, 99 << 10, 72 << 20, 328, 512)
-A100, H100 = Device(108, 163 << 10, 40 << 20, 153, 1024), Device(132, 227 << 10, 50 << 20, 183, 1270)
+# SMs, largest shared memory of a block, L2, bytes of DRAM that an SM gets in 1,024 clocks, architecture, and 1 for GeForce.
+A6000, RTX_4090 = Device(84, 99 << 10, 6 << 20, 4369, 86), Device(128, 99 << 10, 72 << 20, 2687, 89, 1)
+A100, H100 = Device(108, 163 << 10, 40 << 20, 11517, 80), Device(132, 227 << 10, 50 << 20, 11928, 90)
 DEVICES = (
-    A6000, A100, H100, RTX_4090, Device(20, 99 << 10, 2 << 20, 150, 512), Device(46, 99 << 10, 4 << 20, 150, 512),
-    Device(188, 99 << 10, 128 << 20, 300, 512), Device(400, 227 << 10, 200 << 20, 100, 1270),
+    A6000, A100, H100, RTX_4090, Device(20, 99 << 10, 2 << 20, 6000, 86), Device(46, 99 << 10, 4 << 20, 6000, 87),
+    Device(188, 99 << 10, 128 << 20, 3000, 120), Device(400, 227 << 10, 200 << 20, 18000, 103),
 )  # fmt: skip
 SHAPES = (
     (4096, 4096),
@@ -98,7 +98,7 @@ def test_tokens_choose_the_configuration(kernel, packing, device, weights):
 
 def test_oversized_shared_memory_is_no_choice(kernel):
     wide = list(kernel.configs()).index("wide-128")
-    asked, less = problem(8192, (4096, 4096), 128), Device(84, 95 << 10, 6 << 20, 201, 512)
+    asked, less = problem(8192, (4096, 4096), 128), Device(84, 95 << 10, 6 << 20, 4369, 86)
     assert [kernel.schedule(asked, device, wide)[0] for device in (less, A6000, RTX_4090, A100, H100)] == [
         -1, wide, wide, wide, wide,
     ]  # fmt: skip
@@ -114,7 +114,7 @@ def test_a_last_wave_that_would_idle_is_cut(kernel):
 @pytest.mark.parametrize(("sms", "blocks"), [(84, 4), (108, 4), (132, 3), (188, 2), (400, 2)])
 def test_every_sm_gets_the_blocks_that_fit(kernel, sms, blocks):
     """int4 has four blocks on an SM where a table has room for their parts; fewer would leave warps too few to hide."""
-    device = Device(sms, 99 << 10, 40 << 20, 153, 1024)
+    device = Device(sms, 99 << 10, 40 << 20, 11517, 80)
     for shape in ((4096, 4096), (11008, 4096)):
         count = shape[0] // 64 * shape[1] // 64
         asked = problem_of(1, shape, 64, (count // 5, count - count // 5), False, INT4)
@@ -129,7 +129,7 @@ def test_small_l2_walks_token_tiles_together(kernel):
     names = list(kernel.configs())
     asked = problem(128, (4096, 4096), 128)
     assert kernel.schedule(asked, A6000, names.index("mid-128"))[1] == 64
-    assert kernel.schedule(asked, Device(84, 99 << 10, 72 << 20, 201, 512), names.index("mid-128"))[1] == 84
+    assert kernel.schedule(asked, Device(84, 99 << 10, 72 << 20, 4369, 86), names.index("mid-128"))[1] == 84
     _, parts = kernel.schedule(problem(128, (576, 576), 128), A6000)  # this one stays in L2
     assert parts > 5 * 2
 

@@ -46,7 +46,7 @@ def test_no_timing_gives_a_prompt_a_decode_configuration(
 ):
     """Nor does decode get a kernel for prompts: each shape runs the schedule's choice for it, whatever won at opt."""
     plugin, configs = load(driver), kernel.configs()
-    for device in (A100, Device(84, 99 << 10, 6 << 20, 201, 512)):
+    for device in (A100, Device(84, 99 << 10, 6 << 20, 4369, 86)):
         plugin.device(device)
         builder = plugin.configured(large(MOST, shape, rows, gated), timed=opt)
         timed_by(plugin, builder, large(opt, shape, rows, gated), winner)
