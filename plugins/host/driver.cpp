@@ -65,8 +65,8 @@ std::string quantise(Machine* m, const Call& c) {
   const QuantiseArguments a(c.arguments);
   m->global = {};
   m->global.add("X", a.x, size_t{2} * a.tokens * a.in_features, 2, Use::kInput);
-  m->global.add("rounded X", a.rounded, a.tokens * padded_columns(a.in_features), 1, Use::kOutput);
-  m->global.add("token scales", a.scales, size_t{4} * a.tokens, 4, Use::kOutput);
+  m->global.add("rounded X", a.rounded, a.tokens * padded_columns(a.in_features), 1, Use::kWorkspace);
+  m->global.add("token scales", a.scales, size_t{4} * a.tokens, 4, Use::kWorkspace);
   std::string error = m->run({a.blocks(), 0, kQuantiseThreads, kQuantiseShared}, CopyMode::kLazy, c.seed,
                              [&] { patch_quantise<T>(a); });
   if (error.empty()) error = m->global.complete("rounded X") + m->global.complete("token scales");

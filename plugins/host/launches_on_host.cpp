@@ -114,8 +114,8 @@ std::vector<Access> accesses_of(const Call& call, const Config& c) {
   t.add("residual", a.residual, tokens * out * 2, 2);
   t.add("Y", a.y, tokens * out * 2, 2, Use::kOutput);
   if (c.weights == Weights::kW8A8) {
-    t.add("rounded X", a.rounded, tokens * padded_columns(a.in_features), 1, Use::kOutput);
-    t.add("token scales", a.token_scales, tokens * 4, 4, Use::kOutput);
+    t.add("rounded X", a.rounded, tokens * padded_columns(a.in_features), 1, Use::kWorkspace);
+    t.add("token scales", a.token_scales, tokens * 4, 4, Use::kWorkspace);
   }
   if (a.parts > 1) {
     t.add("partials", a.partials, call.partial_values * 4, 4, Use::kExchange);
@@ -168,7 +168,7 @@ cudaError_t launch_unpack(const UnpackArguments& a, cudaStream_t stream) noexcep
   t.add_slabs(a.slabs);
   t.add("index", a.index, host::index_words(a.slabs, a.kinds, panels) * 4, 4);
   t.add("scales", a.scales, rows * panels * 4, 4);
-  t.add("W", a.weight, rows * a.sides * a.panels * a.columns * kSlabColumns * 2, 2, Use::kOutput);
+  t.add("W", a.weight, rows * a.sides * a.panels * a.columns * kSlabColumns * 2, 2, Use::kWorkspace);
   ++host::launched[1];
   const auto kernel = [a] {
     if (!is_quantised(a.weights)) return a.panel_rows == 64 ? patch_unpack<64>(a) : patch_unpack<128>(a);

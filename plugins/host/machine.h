@@ -125,6 +125,10 @@ class Machine {
 
   // Earlier launches have ended, for this thread.
   void wait_for_launches() { block_->lanes[thread_].waited = true; }
+  // The next launch may begin from here on.  Behind an output it may be any, and may not wait.
+  void let_next_launch_begin() {
+    if (global.has(GlobalMemory::Use::kOutput)) fail("the next launch begins before an output is written");
+  }
   // Checks that the bytes don't depend on earlier launches, before the thread has waited for them.
   void touch(const void* p, size_t bytes) {
     if (!block_->lanes[thread_].waited && !global.constant(p, bytes))

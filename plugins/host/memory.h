@@ -36,15 +36,16 @@ class Counts {
 
 class GlobalMemory {
  public:
-  // kConstant: written before the network runs; kInput: by an earlier launch; kExchange: written by one block
-  // and read by another; kCounter: 0 before and after the launch.
-  enum class Use { kConstant, kInput, kOutput, kExchange, kCounter };
+  // kConstant: written before the network runs; kInput: by an earlier launch; kOutput: read by any launch;
+  // kWorkspace: by the next launch of the same enqueue; kExchange: written by one block and read by another;
+  // kCounter: 0 before and after the launch.
+  enum class Use { kConstant, kInput, kOutput, kWorkspace, kExchange, kCounter };
 
   // `unit`: bytes of one element.  Writes to outputs are counted by element.
   void add(std::string name, const void* begin, size_t bytes, size_t unit, Use use) {
     const auto first = reinterpret_cast<uintptr_t>(begin);
     Region region{std::move(name), first, first + bytes, unit, use, {}, {}};
-    if (use == Use::kOutput || use == Use::kExchange) region.writes = Counts(bytes / unit);
+    if (is_written(use)) region.writes = Counts(bytes / unit);
     if (use == Use::kExchange) region.owners.assign(bytes / unit, {});
     regions_.push_back(std::move(region));
   }
@@ -58,6 +59,9 @@ class GlobalMemory {
     return misaligned(*r, p, bytes);
   }
 
+  bool has(Use use) const {
+    return std::any_of(regions_.begin(), regions_.end(), [use](const Region& r) { return r.use == use; });
+  }
   bool constant(const void* p, size_t bytes) {
     const Region* r = find(p, bytes);
     return r && r->use == Use::kConstant;
@@ -65,7 +69,7 @@ class GlobalMemory {
 
   std::string write(const void* p, size_t bytes) {
     const Region* r = find(p, bytes);
-    if (!r || (r->use != Use::kOutput && r->use != Use::kExchange)) return outside("write", p, bytes);
+    if (!r || !is_written(r->use)) return outside("write", p, bytes);
     for (size_t i = 0; i < bytes / r->unit; ++i)
       if (++r->writes[offset(*r, p) / r->unit + i] != 1) return r->name + " element written twice";
     return misaligned(*r, p, bytes);
@@ -152,6 +156,9 @@ class GlobalMemory {
     return true;
   }
 
+  static bool is_written(Use use) {
+    return use == Use::kOutput || use == Use::kWorkspace || use == Use::kExchange;
+  }
   static size_t offset(const Region& r, const void* p) { return reinterpret_cast<uintptr_t>(p) - r.begin; }
   static std::string misaligned(const Region& r, const void* p, size_t bytes) {
     if (reinterpret_cast<uintptr_t>(p) % bytes == 0) return {};

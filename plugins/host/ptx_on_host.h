@@ -24,7 +24,7 @@ inline void sync_block() { host::Machine::get().barrier(); }
 inline bool sync_block_any(bool vote) { return host::Machine::get().barrier_any(vote); }
 
 inline void wait_for_earlier_launches() { host::Machine::get().wait_for_launches(); }
-inline void let_next_launch_begin() {}
+inline void let_next_launch_begin() { host::Machine::get().let_next_launch_begin(); }
 
 template <int Offset>
 void copy_tokens_async(void* shared, const void* global, bool low, bool high, int vector) {

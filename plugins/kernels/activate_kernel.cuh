@@ -37,7 +37,6 @@ template <class T, bool Gated>
 PATCH_KERNEL(kActivateThreads)
 patch_activate(const ActivateArguments a) {
   wait_for_earlier_launches();
-  let_next_launch_begin();
   const int blocks = a.blocks_per_token();
   const int64_t token = block_index() / blocks;
   const int column = (static_cast<int>(block_index() % blocks) * kActivateThreads + thread_index()) * 8;

@@ -9,6 +9,8 @@
 #include <mutex>
 #include <utility>
 
+#include "kernels/early_launches.h"
+
 namespace patch {
 
 namespace {
@@ -18,12 +20,37 @@ bool is_set(const char* variable, const char* value) {
   return said && std::strcmp(said, value) == 0;
 }
 
-// The oldest virtual architecture whose code waits for earlier launches (ptx.cuh).
-constexpr int kFirstThatWaits = 90;
 // Returns false if the user or the driver has no early launches: captures take them since CUDA 12.3.
-bool may_begin_early() {
-  int driver = 0;
-  return !is_set("PATCH_PDL", "0") && cudaDriverGetVersion(&driver) == cudaSuccess && driver >= 12030;
+bool early_launches() {
+  static const bool wanted = [] {
+    int driver = 0;
+    return !is_set("PATCH_PDL", "0") && cudaDriverGetVersion(&driver) == cudaSuccess && driver >= 12030;
+  }();
+  return wanted;
+}
+// Finds out if a launch of the kernel may begin early on the current device.  Code of older architectures,
+// which the driver may have compiled for a newer device, does not wait.
+cudaError_t may_begin_early(const void* kernel, bool* may) {
+  static std::mutex lock;
+  static std::map<std::pair<int, const void*>, bool> known;
+  *may = early_launches();
+  if (!*may) return cudaSuccess;
+  int number = 0;
+  if (const cudaError_t e = cudaGetDevice(&number); e != cudaSuccess) return e;
+  try {
+    const std::lock_guard<std::mutex> held(lock);
+    const auto [found, first] = known.try_emplace({number, kernel});
+    if (first) {
+      cudaFuncAttributes code{};
+      if (const cudaError_t e = cudaFuncGetAttributes(&code, kernel); e != cudaSuccess)
+        return known.erase(found), e;
+      found->second = code.ptxVersion >= kFirstThatWaits;
+    }
+    *may = found->second;
+    return cudaSuccess;
+  } catch (const std::exception&) {
+    return cudaErrorMemoryAllocation;
+  }
 }
 
 cudaError_t ask(int number, Device* device) {
@@ -95,16 +122,15 @@ cudaError_t start_kernel(const void* kernel, void* arguments, int64_t blocks, in
             cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
         e != cudaSuccess)
       return e;
-  // Code of older architectures, which the driver may have compiled for a newer device, does not wait.
-  cudaFuncAttributes code{};
-  if (const cudaError_t e = cudaFuncGetAttributes(&code, kernel); e != cudaSuccess) return e;
+  bool may = false;
+  if (const cudaError_t e = may_begin_early(kernel, &may); e != cudaSuccess) return e;
   cudaLaunchAttribute early{};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(blocks)), config.blockDim = dim3(threads);
   config.dynamicSmemBytes = shared_bytes, config.stream = stream;
-  config.attrs = &early, config.numAttrs = code.ptxVersion >= kFirstThatWaits && may_begin_early() ? 1 : 0;
+  config.attrs = &early, config.numAttrs = may ? 1 : 0;
   // Unlike <<<>>> with cudaGetLastError(), this leaves an earlier error to the application that caused it.
   void* parameters[] = {arguments};
   return cudaLaunchKernelExC(&config, kernel, parameters);

@@ -7,6 +7,8 @@
 #else
 #include <cuda_runtime.h>
 
+#include "kernels/early_launches.h"
+
 #define PATCH_DEVICE __device__ __forceinline__
 #define PATCH_KERNEL(threads) __global__ void __launch_bounds__(threads)
 // The same for so many blocks on an SM: how many registers a thread may have.
@@ -28,14 +30,17 @@ PATCH_DEVICE bool sync_block_any(bool vote) { return __syncthreads_or(vote) != 0
 // have ended.  Each thread of each kernel waits for them before it touches what they may have written or may
 // read.  A launch without the attribute (launch.cpp) has waited already.
 PATCH_DEVICE void wait_for_earlier_launches() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;\n" ::: "memory");
+#ifdef __CUDA_ARCH__
+  if constexpr (__CUDA_ARCH__ >= 10 * kFirstThatWaits) asm volatile("griddepcontrol.wait;\n" ::: "memory");
 #endif
 }
-// The next launch may begin as soon as every block has come here or has ended.
+// The next launch may begin as soon as every block has come here or has ended.  Only for kernels that the
+// same enqueue follows with another, which reads what they write.  A kernel behind the plugin may have the
+// attribute and no wait, and would read Y before it is written.
 PATCH_DEVICE void let_next_launch_begin() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;\n" ::: "memory");
+#ifdef __CUDA_ARCH__
+  if constexpr (__CUDA_ARCH__ >= 10 * kFirstThatWaits)
+    asm volatile("griddepcontrol.launch_dependents;\n" ::: "memory");
 #endif
 }
 

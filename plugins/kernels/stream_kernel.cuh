@@ -152,7 +152,6 @@ patch_stream(const StreamArguments s) {
   Cursor<G> work = begin_part<G>(s, part);
   StreamSupply<T, G> supply(a, work.walk(s), part_column(s.table, part), policy, at.thread);
   wait_for_earlier_launches();
-  let_next_launch_begin();
   Ring<G, StreamSupply<T, G>> ring(shared, supply, SlabCopies<T, G, Policy>::place(at.thread));
   for (; work.more(); work.next_tile(s)) {
     Sums<G> sums;

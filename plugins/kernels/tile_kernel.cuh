@@ -34,7 +34,6 @@ patch_tiles(const LinearArguments a) {
 
   PanelSupply<T, G> supply(a, panel, first_token, at.thread);
   wait_for_earlier_launches();
-  let_next_launch_begin();
   Ring<G, PanelSupply<T, G>> ring(shared, supply, SlabCopies<T, G, NoPolicy>::place(at.thread));
   Sums<G> sums;
   clear<G>(sums);

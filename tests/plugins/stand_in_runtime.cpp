@@ -1,21 +1,35 @@
-// A CUDA runtime for kernels/launch.cpp that launches nothing: it says how a kernel would be launched.
+// A CUDA runtime for kernels/launch.cpp that launches nothing: it says how a kernel would be launched, and
+// counts what it was asked.
+#include <atomic>
 #include <cstdint>
 
 #include "kernels/launch.h"
 
 namespace {
 
-int driver, code, allowed;  // versions of the driver and of a kernel's code; shared memory that it may use
-int64_t launched[4];        // of the last launch: blocks, threads, shared memory, 1 if it may begin early
+struct Launch {
+  int32_t driver, code,
+      device;  // versions of the driver and of the kernel's code; number of the current device
+  int32_t shared_bytes;
+  int64_t blocks, kernel;  // kernel: an address
+};
+
+thread_local Launch asked;
+thread_local int allowed;          // shared memory that the kernel may use
+thread_local int64_t launched[4];  // blocks, threads, shared memory, 1 if it may begin early
+std::atomic<int> drivers_asked, codes_asked;
 
 }  // namespace
 
 extern "C" {
 
-cudaError_t cudaDriverGetVersion(int* version) { return *version = driver, cudaSuccess; }
+cudaError_t cudaDriverGetVersion(int* version) {
+  return ++drivers_asked, *version = asked.driver, cudaSuccess;
+}
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {
-  attributes->ptxVersion = code;
-  return cudaSuccess;
+  ++codes_asked;
+  if (!asked.code) return cudaErrorNoKernelImageForDevice;
+  return attributes->ptxVersion = asked.code, cudaSuccess;
 }
 cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int value) {
   return allowed = value, cudaSuccess;
@@ -29,15 +43,19 @@ cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* c, const void*, void**
       launched[3] = c->attrs[i].val.programmaticStreamSerializationAllowed;
   return cudaSuccess;
 }
-// Nothing here asks for a device.
-cudaError_t cudaGetDevice(int*) { return cudaErrorNoDevice; }
+cudaError_t cudaGetDevice(int* number) { return *number = asked.device, cudaSuccess; }
+// Nothing here asks what a device is.
 cudaError_t cudaDeviceGetAttribute(int*, cudaDeviceAttr, int) { return cudaErrorNoDevice; }
 
-int patch_start(int driver_version, int code_version, int64_t blocks, int shared_bytes, int64_t* out) {
-  driver = driver_version, code = code_version, allowed = 0;
-  const cudaError_t e = patch::start_kernel(&driver, nullptr, blocks, 128, shared_bytes, nullptr);
+int patch_start(const Launch* launch, int64_t* out) {
+  asked = *launch, allowed = 0;
+  // The address is only compared.  NOLINTNEXTLINE(performance-no-int-to-ptr)
+  const auto* kernel = reinterpret_cast<const void*>(launch->kernel);
+  const cudaError_t e =
+      patch::start_kernel(kernel, nullptr, launch->blocks, 128, launch->shared_bytes, nullptr);
   for (int i = 0; i < 4; ++i) out[i] = launched[i];
   return e;
 }
+void patch_asked(int* counts) { counts[0] = drivers_asked, counts[1] = codes_asked; }
 
 }  // extern "C"

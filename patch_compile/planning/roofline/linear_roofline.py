@@ -28,13 +28,13 @@ from patch_compile.planning.roofline.library_product import (
 )
 from patch_compile.planning.roofline.schedule import (
     CONFIGS,
+    FIRST_THAT_WAITS,
     Config,
     Problem,
     kinds_of,
 )
 
 DENSE_PATH = "dense path"  # stands for a configuration: W is unpacked, and cuBLASLt multiplies it
-_EARLY_LAUNCHES = 90  # first architecture with kernels that wait for earlier launches (kernels/ptx.cuh)
 _PIECE_BYTES = 64 << 20  # kPieceBytes of plugins/dense_path/pieces.h
 
 
@@ -215,11 +215,11 @@ def _at_best(card: RatedCard, shape: Linear, tokens: int, assume: Assumptions) -
 
 
 def _saved_early(card: RatedCard, launch: _Launch, assume: Assumptions) -> float:
-    """Returns the microseconds that a launch saves behind another kernel of the plugin, which lets it begin early.
+    """Returns the microseconds that a product saves behind the kernel that rounds X, which lets it begin early.
 
     The gap between the kernels is gone; a stream has also asked for its first slabs by then.
     """
-    if card.sm < _EARLY_LAUNCHES:
+    if card.sm < FIRST_THAT_WAITS:
         return 0.0
     asked = first_bytes(card, assume) - assume.launch - l2_trip(card, assume)
     return assume.launch + (asked if launch.config.streams else 0.0)

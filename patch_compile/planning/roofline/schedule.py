@@ -127,6 +127,8 @@ def ceil_div(a: int, b: int) -> int:
 CONFIGS = _read_configs()  # by number
 TABLE_WORDS = int(re.findall(r"kTableWords = (\d+);", _header("arguments.h"))[0])
 """Words of a stream's table of parts and pointers."""
+FIRST_THAT_WAITS = int(re.findall(r"kFirstThatWaits = (\d+);", _header("early_launches.h"))[0])
+"""The oldest architecture with early launches."""
 
 
 @cache

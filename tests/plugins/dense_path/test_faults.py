@@ -34,6 +34,8 @@ MUTATIONS = {
     "kept values of the first half": (UNPACK, "kept / 2 * 2 + half", "half"),
     "unpacks without a wait": (UNPACK, "  wait_for_earlier_launches();\n", ""),
     "activates without a wait": (ACTIVATE, "  wait_for_earlier_launches();\n", ""),
+    "lets others read Y early": (ACTIVATE, "  wait_for_earlier_launches();\n",
+        "  wait_for_earlier_launches();\n  let_next_launch_begin();\n"),
     "no barrier after clearing": (UNPACK, "static_cast<uint32_t>(kNoSlab));\n  sync_block();",
         "static_cast<uint32_t>(kNoSlab));"),
     "no barrier before the places are read": (UNPACK, "  }\n  sync_block();\n", "  }\n"),

@@ -46,6 +46,7 @@ SPILLS = {
 }
 SIX_EIGHT = kind_named("6:8")
 NAMES = [config.name for config in schedule.CONFIGS]
+DENSE_PATH = "launch_dense_path.cu"
 
 
 def marks(arch):
@@ -106,16 +107,28 @@ def test_registers_allow_the_planned_blocks(binary, scalar, arch):
         assert config.blocks_per_sm <= fitting, config.name
 
 
-@every_binary
-def test_nothing_of_earlier_launches_precedes_the_wait(binary, scalar, arch):
-    """Code from sm_90 on waits (ACQBULK), and only then reads or writes what is no constant, as the compiler orders it."""
-    for number, code in binary(scalar, arch).code.items():
-        opcodes = [i.opcode for i in code]
-        assert opcodes.count("ACQBULK") == opcodes.count("PREEXIT") == (arch >= 90), NAMES[number]
-        if arch >= 90:
+@pytest.mark.parametrize(
+    ("source", "arch"),
+    [
+        pytest.param(source, arch, marks=marks(arch))
+        for arch in ARCHS
+        for source in (*cubin.SOURCES, DENSE_PATH)
+    ],
+)
+def test_launches_wait_for_earlier_ones(source, arch):
+    """Code of architectures with early launches waits (ACQBULK), and only then reads or writes what is no constant, as the
+    compiler orders it. Only kernels that another of the same enqueue follows let it begin (PREEXIT)."""
+    name = cubin.SOURCES[source].name if source in cubin.SOURCES else source
+    functions = cubin.functions_of(kernel_object(name, arch), CUOBJDUMP)
+    waits = arch >= schedule.FIRST_THAT_WAITS
+    for function, about in functions.items():
+        opcodes = [i.opcode for i in about.code]
+        followed = "patch_quantise" in function or "patch_unpack" in function
+        assert (opcodes.count("ACQBULK"), opcodes.count("PREEXIT")) == (waits, waits and followed), function
+        if waits:
             before = opcodes[: opcodes.index("ACQBULK")]
             used = [o for o in before if o.startswith(("LDG", "STG", "ATOM", "RED")) and ".CONSTANT" not in o]
-            assert used == [], NAMES[number]
+            assert used == [] and "PREEXIT" not in before, function
 
 
 @every_binary

@@ -1,6 +1,8 @@
 """How `kernels/launch.cpp` launches a kernel, by a CUDA runtime that launches nothing."""
 
 import ctypes
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,43 +15,86 @@ from tests.plugins.tidy import cuda_headers
 pytestmark = pytest.mark.skipif(NVCC is None or COMPILER is None, reason="no compiler, or no CUDA headers")
 
 STAND_IN = Path(__file__).parents[1] / "stand_in_runtime.cpp"
-INVALID_CONFIGURATION = 9
+INVALID_CONFIGURATION, NO_IMAGE = 9, 209
 NEW, OLD = 12030, 12020  # drivers
 
 
-@pytest.fixture(scope="module")
-def start(library_cache):
+class _Launch(ctypes.Structure):
+    """`Launch` of the stand-in."""
+
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("driver", "code", "device", "shared_bytes")),
+        *((name, ctypes.c_int64) for name in ("blocks", "kernel")),
+    )
+
+
+class Process:
+    """A copy of `kernels/launch.cpp` that has launched nothing yet."""
+
+    def __init__(self, library):
+        self._library = ctypes.CDLL(library)
+
+    def start(self, driver=NEW, code=90, blocks=7, shared=1024, kernel=1, device=0):
+        """The error, and of the launch: blocks, threads, shared memory, and if it may begin early."""
+        out = (ctypes.c_int64 * 4)()
+        launch = _Launch(driver, code, device, shared, blocks, kernel)
+        error = self._library.patch_start(ctypes.byref(launch), out)
+        return error, list(out)
+
+    def asked(self):
+        """How often the driver's version and the code of a kernel were asked for."""
+        counts = (ctypes.c_int * 2)()
+        self._library.patch_asked(counts)
+        return tuple(counts)
+
+
+@pytest.fixture
+def process(library_cache, tmp_path):
     sources = [STAND_IN, PLUGINS / "kernels/launch.cpp"]
     command = [COMPILER, *HOST_FLAGS, "-Wl,-Bsymbolic", "-I", str(PLUGINS), "-isystem", str(cuda_headers())]
     read = [*sources, *PLUGINS.glob("kernels/*.h")]
-    library = ctypes.CDLL(compiled(library_cache, [*command, *map(str, sources)], COMPILER, read, "start.so"))
-
-    def started(driver=NEW, code=90, blocks=7, shared=1024):
-        """The error, and of the launch: blocks, threads, shared memory, and if it may begin early."""
-        out = (ctypes.c_int64 * 4)()
-        error = library.patch_start(driver, code, ctypes.c_int64(blocks), shared, out)
-        return error, list(out)
-
-    return started
+    library = compiled(library_cache, [*command, *map(str, sources)], COMPILER, read, "start.so")
+    return Process(shutil.copy(library, tmp_path / "start.so"))
 
 
-def test_code_that_waits_may_begin_early(start):
-    assert start(code=90) == start(code=120) == (0, [7, 128, 1024, 1])
+@pytest.mark.parametrize("code", [90, 120])
+def test_code_that_waits_may_begin_early(process, code):
+    assert process.start(code=code) == (0, [7, 128, 1024, 1])
 
 
 @pytest.mark.parametrize("about", [{"code": 80}, {"code": 89}, {"driver": OLD}])
-def test_other_code_and_drivers_begin_in_turn(start, about):
-    assert start(**about) == (0, [7, 128, 1024, 0])
+def test_other_code_and_drivers_begin_in_turn(process, about):
+    assert process.start(**about) == (0, [7, 128, 1024, 0])
 
 
-def test_the_user_can_turn_early_launches_off(start, monkeypatch):
+def test_the_user_can_turn_early_launches_off(process, monkeypatch):
     monkeypatch.setenv("PATCH_PDL", "0")
-    assert start()[1][3] == 0
+    assert process.start()[1][3] == 0
 
 
-def test_kernels_get_the_shared_memory_they_need(start):
-    assert start(shared=72 << 10) == (0, [7, 128, 72 << 10, 1])
+def test_the_runtime_is_asked_once_for_a_device_and_a_kernel(process, monkeypatch):
+    """In all threads. Devices may have code of other architectures, and the driver and the user's choice stay."""
+    launches = [
+        {"kernel": kernel, "device": device, "code": 80 + 10 * (kernel + device > 1)}
+        for kernel in (1, 2)
+        for device in (0, 1)
+    ]
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda about: process.start(**about)[1][3], 16 * launches))
+    assert found == 16 * [0, 1, 1, 1] and process.asked() == (1, 4)
+    monkeypatch.setenv("PATCH_PDL", "0")
+    assert process.start(driver=OLD)[1][3] == 0 and process.start(driver=OLD, kernel=2)[1][3] == 1
+    assert process.asked() == (1, 4)
 
 
-def test_a_grid_beyond_cudas_limit_is_refused(start):
-    assert start(blocks=1 << 31)[0] == INVALID_CONFIGURATION
+def test_a_failed_question_is_asked_again(process):
+    assert process.start(code=0)[0] == NO_IMAGE
+    assert process.start() == (0, [7, 128, 1024, 1])
+
+
+def test_kernels_get_the_shared_memory_they_need(process):
+    assert process.start(shared=72 << 10) == (0, [7, 128, 72 << 10, 1])
+
+
+def test_a_grid_beyond_cudas_limit_is_refused(process):
+    assert process.start(blocks=1 << 31)[0] == INVALID_CONFIGURATION
