@@ -6,7 +6,9 @@ import sys
 import textwrap
 from pathlib import Path
 
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from patch_compile.artifacts.engine import EngineReport
 from patch_compile.artifacts.stage_files import sha256_of
@@ -106,6 +108,14 @@ def test_decoder_gets_every_linear_in_both_profiles(tmp_path, build, out):
     programs = read_programs(out)
     layers = [x for program in programs for x in program.layers if x.kind == PLUGIN]
     assert sorted((x.name, x.profile) for x in layers) == [("proj", 0), ("proj", 1)]
+
+
+def test_an_engine_of_two_profiles_holds_each_constant_once(tmp_path, build, out):
+    path = graphs.write_decoder(tmp_path / "decoder.onnx")
+    build(path)
+    constants = [numpy_helper.to_array(one).tobytes() for one in onnx.load(path).graph.initializer]
+    counts = {len(one): out.read_bytes().count(one) for one in constants if len(one) > 1000}
+    assert len(counts) == 3 and set(counts.values()) == {1}
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
