@@ -58,7 +58,7 @@ class Slab(NamedTuple):
     config: str
     kind: str
     measured: float
-    simulated: int
+    simulated: float
     predicted: float
     limit: str
     launch: float
@@ -236,14 +236,23 @@ def slabs(rows: Sequence[Row], assume: Assumptions) -> list[Slab]:
 
 
 def _limited_by_sm(row: Row, card: RatedCard, assume: Assumptions) -> bool:
-    """True if the planner predicts this row, with these parts, and neither bytes nor the launch are its limit."""
+    """True if the planner predicts this row, with these parts, and neither bytes nor the launch are its limit.
+
+    SMs must hold as many blocks as were simulated, or as few as take no longer.
+    """
     key = row["key"]
     if (number := _NUMBERS.get(key["config"])) is None:
         return False
     config = CONFIGS[number]
     shape = Linear(*key["shape"], key["share"], config.panel_rows, weights=config.weights)
     found = predict(card, shape, key["tokens"], number, assume)
-    return found.parts == key["parts"] and found.bound not in ("bytes", "launch")
+    if found.parts != key["parts"] or found.bound in ("bytes", "launch"):
+        return False
+    blocks = -(-(found.parts if config.streams else shape.problem(key["tokens"]).tiles(config)) // card.sms)
+    return all(
+        simulated_clocks(card, config, kind, blocks) == simulated_clocks(card, config, kind)
+        for kind in (DENSE, TWO_FOUR)
+    )
 
 
 def times_of(row: Row) -> list[float]:

@@ -16,6 +16,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 from patch_compile.planning.roofline.assumptions import ASSUMED
 from patch_compile.planning.roofline.choice import (
     DRAM_LATENCY,
+    INTERFERENCE,
     L2_LATENCY,
     LOADED_LATENCY,
     SHARED_PACE,
@@ -40,6 +41,7 @@ namespace patch {{
 inline constexpr int64_t kL2Latency = {l2}, kDramLatency = {dram};  // clocks
 inline constexpr int64_t kLoadedLatency = {loaded};  // of DRAM, when all of its bandwidth is used
 inline constexpr int64_t kSharedPace = {shared};  // bytes of shared memory in a clock
+inline constexpr int64_t kInterference = {interference};  // such a part of the shorter of two times that overlap counts
 inline constexpr int kBandwidthPercent = {bandwidth};  // of DRAM's bandwidth, that kernels reach
 
 struct ConfigTurns {{
@@ -71,6 +73,7 @@ def header() -> str:
         dram=DRAM_LATENCY,
         loaded=LOADED_LATENCY,
         shared=SHARED_PACE,
+        interference=INTERFERENCE,
         bandwidth=round(100 * ASSUMED.bandwidth),
         rows="\n".join(map(_row, all_turns())),
     )

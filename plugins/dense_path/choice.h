@@ -8,7 +8,7 @@
 
 namespace patch {
 
-inline constexpr int64_t kKernelClocks = 3200;  // one more kernel: latency of its first bytes, and its tail
+inline constexpr int64_t kKernelClocks = 2300;  // one more kernel: its launch, and its first bytes from DRAM
 
 inline Cost dense_path_clocks(const Problem& p, const Epilogue& e, const Device& device) {
   const int64_t sms = std::max(device.sms, 1), sides = panels_per_tile(p.gated);
@@ -19,9 +19,9 @@ inline Cost dense_path_clocks(const Problem& p, const Epilogue& e, const Device&
       Cost{p.tokens} * rows * slab_columns(p) * kSlabColumns / (sms * std::max(device.dense_fma, 1));
   const int64_t inputs = 2 * p.tokens * p.in_features;
   Cost cost = moving(weight_bytes(p) + weight);
-  cost += std::max(product, moving(weight + inputs + (plain ? outputs : sides * outputs)));
+  cost += overlapped(product, moving(weight + inputs + (plain ? outputs : sides * outputs)));
   if (!plain) cost += moving((sides + 1 + e.residual) * outputs);
-  return cost + choose_pieces(p, e).count * (plain ? 2 : 3) * kKernelClocks;
+  return cost + (choose_pieces(p, e).count * (plain ? 2 : 3) - 1) * kKernelClocks;
 }
 
 // Returns true if a dense product may be faster than the kernels on this device: where dense products have

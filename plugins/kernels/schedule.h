@@ -184,8 +184,12 @@ inline Cost from_dram(Cost bytes, Cost in_flight, const Device& device) {
   return std::max(bytes * kDramClocks / pace, bytes * kLoadedLatency / std::max(in_flight, Cost{1}));
 }
 
+// Clocks of two activities that overlap: of the longer one, and a share of the other's for their
+// interference.
+inline Cost overlapped(Cost a, Cost b) { return std::max(a, b) + std::min(a, b) / kInterference; }
+
 // Predicts the clocks of a launch, less what all configurations take: its edges, and the slabs of the busiest
-// SM or the bytes from DRAM, whichever takes longer.  No tokens take none: there are no tiles to divide by.
+// SM and the bytes from DRAM, which overlap.  No tokens take none: there are no tiles to divide by.
 inline Cost predicted_clocks(const Problem& p, int config, int parts, const Device& device) {
   if (p.tokens == 0) return 0;
   const Config& c = kConfigs[config];
@@ -193,20 +197,21 @@ inline Cost predicted_clocks(const Problem& p, int config, int parts, const Devi
   const ConfigTurns& own = turns.of[config];
   const bool stream = c.kernel == Kernel::kStream;
   const int64_t sms = std::max(device.sms, 1), kept = device.l2_bytes / 2, tiles = tile_count(p, c);
-  const bool alone = (stream ? parts : tiles) <= sms;
+  // Parts or tiles of the busiest SM.  If it can hold more blocks, each keeps the pace of a block alone.
+  const int64_t busiest = ceil_div(stream ? parts : tiles, sms);
   Cost slabs = 0;
   for (int kind = 0; kind < c.kinds; ++kind)
-    slabs += Cost{p.slabs.of[kind]} * (alone ? own.alone : own.clocks)[kind];
+    slabs += Cost{p.slabs.of[kind]} * std::max<int64_t>(own.clocks[kind], own.alone[kind] / busiest);
   const Cost moved = Cost{weight_bytes(p)} * weight_reads(p, c, parts, kept) +
                      x_bytes(p, c, static_cast<int>(sms), kept) + Cost{2} * p.tokens * p.out_features;
   const int64_t stored = 2 * output_bytes(c) / kSharedPace;
   if (!stream) {
-    const Cost rounds = ceil_div(tiles, sms);
-    const Cost edges = rounds * (3 * kL2Latency + kDramLatency + stored) / std::min<Cost>(own.blocks, rounds);
+    const Cost edges =
+        Cost{busiest} * (3 * kL2Latency + kDramLatency + stored) / std::min<int64_t>(own.blocks, busiest);
     const Cost in_flight = Cost{std::min(tiles, sms * own.blocks)} * (c.stages - 1) * stage_bytes(c);
-    return edges + std::max(rounds * slabs / panel_count(p), from_dram(moved, in_flight, device));
+    return edges + overlapped(busiest * slabs / panel_count(p), from_dram(moved, in_flight, device));
   }
-  const int64_t busiest = ceil_div(parts, sms), pieces = pieces_of(parts, tiles);
+  const int64_t pieces = pieces_of(parts, tiles);
   Cost computed = (token_tiles(p, c) * slabs + Cost{tiles} * stored) * busiest / parts;
   // The block that ends last reads the sums of all blocks that share its tile, one after another.
   if (pieces > 0) computed += Cost{8} * pieces * sums_per_tile(c) * busiest / (int64_t{parts} * turns.l2);
@@ -214,7 +219,7 @@ inline Cost predicted_clocks(const Problem& p, int config, int parts, const Devi
   if (!pointers_fit(parts, c.kinds, panel_count(p) * panels_per_tile(c.gated) + 1)) edges += kDramLatency;
   const Cost in_flight = Cost{std::min<int64_t>(parts, sms * own.blocks)} * (c.stages - 1) * weight_bytes(p) /
                          std::max<int64_t>(1, slabs_in_all(p.slabs));
-  return edges + std::max(computed, from_dram(moved, in_flight, device));
+  return edges + overlapped(computed, from_dram(moved, in_flight, device));
 }
 
 // Returns true if a stream's tiles fit into its table of parts, and the positions of its units, times its

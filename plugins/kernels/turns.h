@@ -11,6 +11,7 @@ namespace patch {
 inline constexpr int64_t kL2Latency = 280, kDramLatency = 500;  // clocks
 inline constexpr int64_t kLoadedLatency = 1500;  // of DRAM, when all of its bandwidth is used
 inline constexpr int64_t kSharedPace = 108;  // bytes of shared memory in a clock
+inline constexpr int64_t kInterference = 8;  // such a part of the shorter of two times that overlap counts
 inline constexpr int kBandwidthPercent = 84;  // of DRAM's bandwidth, that kernels reach
 
 struct ConfigTurns {

@@ -165,7 +165,7 @@ def is_apart(plans):
 )
 def test_slower_pairs_are_set_apart(card, tokens, weights, apart):
     """A pair in one node has panels of 64 rows, which an A100 multiplies slowly; in decode a launch counts for more."""
-    plans, outline, costs = pair_of(card, tokens, weights, 0.5)
+    plans, outline, _ = pair_of(card, tokens, weights, 0.5)
     assert is_apart(plans) == apart
     pair = next(group.linears for group in outline.groups if group.gated)
     assert (pair in {node.linears for node in outline.nodes_of(plans.values())}) != apart

@@ -2,6 +2,8 @@
 // counts what it was asked.
 #include <atomic>
 #include <cstdint>
+#include <cstring>
+#include <utility>
 
 #include "kernels/launch.h"
 
@@ -14,7 +16,14 @@ struct Launch {
   int64_t blocks, kernel;  // kernel: an address
 };
 
+// clock, memory_clock: kHz; bus: bits.
+struct Card {
+  int32_t sms, shared_bytes, l2_bytes, clock, memory_clock, bus, major, minor;
+  char name[64];
+};
+
 thread_local Launch asked;
+Card card;
 thread_local int allowed;          // shared memory that the kernel may use
 thread_local int64_t launched[4];  // blocks, threads, shared memory, 1 if it may begin early
 std::atomic<int> drivers_asked, codes_asked;
@@ -44,8 +53,27 @@ cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* c, const void*, void**
   return cudaSuccess;
 }
 cudaError_t cudaGetDevice(int* number) { return *number = asked.device, cudaSuccess; }
-// Nothing here asks what a device is.
-cudaError_t cudaDeviceGetAttribute(int*, cudaDeviceAttr, int) { return cudaErrorNoDevice; }
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  for (const auto& [known, own] : {std::pair{cudaDevAttrMultiProcessorCount, &card.sms},
+                                   {cudaDevAttrMaxSharedMemoryPerBlockOptin, &card.shared_bytes},
+                                   {cudaDevAttrL2CacheSize, &card.l2_bytes},
+                                   {cudaDevAttrClockRate, &card.clock},
+                                   {cudaDevAttrMemoryClockRate, &card.memory_clock},
+                                   {cudaDevAttrGlobalMemoryBusWidth, &card.bus},
+                                   {cudaDevAttrComputeCapabilityMajor, &card.major},
+                                   {cudaDevAttrComputeCapabilityMinor, &card.minor}})
+    if (known == attribute) return *value = *own, cudaSuccess;
+  return cudaErrorInvalidValue;
+}
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+  return std::strncpy(properties->name, card.name, sizeof(properties->name) - 1), cudaSuccess;
+}
+
+// What the library finds of a card, as device `number`, which must be new to it.
+int patch_device(const Card* given, int number, patch::Device* found) {
+  card = *given, asked.device = number;
+  return patch::current_device(found);
+}
 
 int patch_start(const Launch* launch, int64_t* out) {
   asked = *launch, allowed = 0;

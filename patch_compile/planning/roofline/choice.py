@@ -32,6 +32,7 @@ from patch_compile.planning.roofline.schedule import (
 )
 
 DRAM_CLOCKS = 1024  # of which `DeviceLimits.dram` counts the bytes
+INTERFERENCE = 8  # one such part of the shorter of two times that overlap is added to the longer
 L2_LATENCY, DRAM_LATENCY = round(ASSUMED.l2_latency), round(ASSUMED.dram_latency)
 LOADED_LATENCY = round(ASSUMED.dram_latency * ASSUMED.loaded)
 SHARED_PACE = int(SHARED_BYTES * ASSUMED.units)
@@ -68,9 +69,9 @@ def all_turns() -> tuple[Turns, ...]:
 
 
 def _turns(card: RatedCard) -> Turns:
-    def clocks(config: Config, *, alone: bool) -> tuple[int, ...]:
+    def clocks(config: Config, blocks: int | None) -> tuple[int, ...]:
         kinds = kinds_of(config.weights)[: config.kinds]
-        limits = (slab_limits(card, config, kind, config.tokens, ASSUMED, alone=alone) for kind in kinds)
+        limits = (slab_limits(card, config, kind, config.tokens, ASSUMED, blocks) for kind in kinds)
         return tuple(ceil(max(own.values())) for own in limits)
 
     return Turns(
@@ -79,8 +80,8 @@ def _turns(card: RatedCard) -> Turns:
         int(l2_pace(card, ASSUMED)),
         int(card.fma_of(16) * card.products(16).tensor.value),
         tuple(blocks_at_once(card, config) for config in CONFIGS),
-        tuple(clocks(config, alone=False) for config in CONFIGS),
-        tuple(clocks(config, alone=True) for config in CONFIGS),
+        tuple(clocks(config, None) for config in CONFIGS),
+        tuple(clocks(config, 1) for config in CONFIGS),
     )
 
 
@@ -121,17 +122,16 @@ def predicted_clocks(problem: Problem, number: int, parts: int, device: DeviceLi
     config, turns = CONFIGS[number], turns_of(device.sm, geforce=device.geforce)
     sms, kept = max(device.sms, 1), device.l2_bytes // 2
     tiles, blocks = problem.tiles(config), turns.blocks[number]
-    clocks = (turns.alone if (parts if config.streams else tiles) <= sms else turns.clocks)[number]
-    slabs = sum(count * own for count, own in zip(problem.slabs, clocks, strict=False) if count)
+    busiest = ceil_div(parts if config.streams else tiles, sms)
+    each = zip(problem.slabs, turns.clocks[number], turns.alone[number], strict=False)
+    slabs = sum(count * max(full, alone // busiest) for count, full, alone in each if count)
     moved = problem.weight_bytes * weight_reads(problem, config, parts, kept)
     moved += x_bytes_read(problem, config, sms, kept) + 2 * problem.tokens * problem.out_features
     out = 2 * config.output_bytes // SHARED_PACE
     if not config.streams:
-        rounds = ceil_div(tiles, sms)
-        edges = rounds * (3 * L2_LATENCY + DRAM_LATENCY + out) // min(blocks, rounds)
+        edges = busiest * (3 * L2_LATENCY + DRAM_LATENCY + out) // min(blocks, busiest)
         in_flight = min(tiles, sms * blocks) * (config.stages - 1) * (config.slab_room + config.x_bytes)
-        return edges + max(rounds * slabs // problem.panels, _from_dram(moved, in_flight, device))
-    busiest = ceil_div(parts, sms)
+        return edges + _overlapped(busiest * slabs // problem.panels, _from_dram(moved, in_flight, device))
     computed = (problem.token_tiles(config) * slabs + tiles * out) * busiest // parts
     pieces = pieces_of(parts, tiles)
     edges = L2_LATENCY * (2 if not pieces else 5 + ceil_div(parts, tiles))
@@ -141,7 +141,12 @@ def predicted_clocks(problem: Problem, number: int, parts: int, device: DeviceLi
         edges += DRAM_LATENCY
     in_flight = min(parts, sms * blocks) * (config.stages - 1) * problem.weight_bytes
     in_flight //= max(1, sum(problem.slabs))
-    return edges + max(computed, _from_dram(moved, in_flight, device))
+    return edges + _overlapped(computed, _from_dram(moved, in_flight, device))
+
+
+def _overlapped(a: int, b: int) -> int:
+    """`overlapped` of schedule.h: the longer of two times that overlap, and a share of the other for their interference."""
+    return max(a, b) + min(a, b) // INTERFERENCE
 
 
 def _from_dram(moved: int, in_flight: int, device: DeviceLimits) -> int:

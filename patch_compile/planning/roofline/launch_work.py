@@ -94,26 +94,32 @@ def rates_of(card: RatedCard, assume: Assumptions, inputs: int = 16) -> Rates:
     )
 
 
-def simulated_clocks(card: RatedCard, config: Config, kind: TileKind, *, alone: bool = False) -> int:
+def simulated_clocks(card: RatedCard, config: Config, kind: TileKind, blocks: int | None = None) -> float:
     """Returns the clocks of an SM for a slab in the kernels' loop, which benchmarks/kernels/issue.py simulates.
 
-    alone: True if the SM has one block, and not as many as it can hold.
+    blocks: on the SM, None for as many as it holds. With fewer, each is taken to keep the pace of a block alone on an SM.
     """
-    clocks: int = _code(card)[config.name]["alone" if alone else "cycles"][kind.name][card.is_geforce]
-    return clocks
+    full, alone = (_code(card)[config.name][what][kind.name][card.is_geforce] for what in ("cycles", "alone"))
+    return max(full, alone / blocks) if blocks else full
 
 
 def slab_limits(
-    card: RatedCard, config: Config, kind: TileKind, tokens: int, assume: Assumptions, *, alone: bool = False
+    card: RatedCard,
+    config: Config,
+    kind: TileKind,
+    tokens: int,
+    assume: Assumptions,
+    blocks: int | None = None,
 ) -> dict[str, float]:
-    """Returns the clocks of an SM for one slab of a kind, by the resource that could limit them.
+    """Returns the clocks of an SM for one slab of a kind, by the resource that could limit them. blocks: see
+    `simulated_clocks`.
 
     "issue" is the turn of a slab in the kernels' loop, with its waits for shared memory and barriers: the simulated clocks,
     or the instructions over the issue slots, whichever is more.
     """
     rates = rates_of(card, assume, config.weights.input_bits)
     counts = _code(card)[config.name][kind.name]
-    turn = simulated_clocks(card, config, kind, alone=alone) * assume.turn / assume.hybrid
+    turn = simulated_clocks(card, config, kind, blocks) * assume.turn / assume.hybrid
     moved = config.slab_bytes(kinds_of(config.weights).index(kind))
     read = config.warps * sum(counts.get(name, 0) * loaded for name, loaded in WARP_BYTES.items())
     # Rows beyond the tokens are filled with zeros, not read.
@@ -153,17 +159,17 @@ class Work:
 
 
 def _slabs_clocks(
-    card: RatedCard, config: Config, problem: Problem, times: float, assume: Assumptions, *, alone: bool
+    card: RatedCard, config: Config, problem: Problem, times: float, assume: Assumptions, blocks: int
 ) -> dict[str, float]:
     """Returns the clocks of all slabs of a token tile, multiplied by `times`, by their limit.
 
-    Each kind of slab counts only for the resource that limits it most. alone: see `simulated_clocks`.
+    Each kind of slab counts only for the resource that limits it most. blocks: see `simulated_clocks`.
     """
     clocks: dict[str, float] = {}
     for kind, slabs in zip(kinds_of(problem.weights), problem.slabs, strict=False):
         if not slabs:
             continue
-        limits = slab_limits(card, config, kind, problem.tokens, assume, alone=alone)
+        limits = slab_limits(card, config, kind, problem.tokens, assume, blocks)
         bound = max(limits, key=lambda name: limits[name])
         clocks[bound] = clocks.get(bound, 0) + times * slabs * limits[bound]
     return clocks
@@ -194,7 +200,7 @@ def _stream(card: RatedCard, config: Config, problem: Problem, parts: int, assum
     pieces = pieces_of(parts, tiles)
     sums = 4 * config.sums
     busiest = -(-parts // card.sms) / parts
-    clocks = _slabs_clocks(card, config, problem, token_tiles * busiest, assume, alone=parts <= card.sms)
+    clocks = _slabs_clocks(card, config, problem, token_tiles * busiest, assume, -(-parts // card.sms))
     clocks["shared"] = clocks.get("shared", 0) + tiles * busiest * _store_clocks(config, rates)
     if pieces:
         clocks["l2"] = clocks.get("l2", 0) + 2 * pieces * sums * busiest / rates.l2
@@ -232,7 +238,7 @@ def _tiles(card: RatedCard, config: Config, problem: Problem, assume: Assumption
     moved = weight_reads(problem, config, 1, kept) * weight_bytes(problem)
     moved += x_bytes_read(problem, config, card.sms, kept) + 2 * problem.tokens * problem.out_features
     rounds = -(-tiles // card.sms)
-    clocks = _slabs_clocks(card, config, problem, rounds / problem.panels, assume, alone=tiles <= card.sms)
+    clocks = _slabs_clocks(card, config, problem, rounds / problem.panels, assume, rounds)
     l2, dram = assume.l2_latency / rates.clocks, assume.dram_latency / rates.clocks
     # Pointers and the first slab, then the tile of Y through shared memory and out; other blocks run on meanwhile.
     out = _store_clocks(config, rates) / rates.clocks + l2

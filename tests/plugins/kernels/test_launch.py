@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from patch_compile.hardware.cards import rated_cards
+from patch_compile.planning.roofline.choice import limits_of, turns_of
 from tests.plugins.compiled import compiled
-from tests.plugins.host_kernel import COMPILER, HOST_FLAGS, PLUGINS
+from tests.plugins.host_kernel import COMPILER, HOST_FLAGS, PLUGINS, Device
 from tests.plugins.machine_code import NVCC
 from tests.plugins.tidy import cuda_headers
 
@@ -41,11 +43,34 @@ class Process:
         error = self._library.patch_start(ctypes.byref(launch), out)
         return error, list(out)
 
+    def device(self, card, number, driver_name):
+        """What the library finds of a card of the table, in a driver's words."""
+        bus = 384
+        told = _Card(
+            card.sms, card.rates.shared[1] << 10, card.l2 << 20, round(card.clock * 1e6),
+            round(card.bandwidth * 1e6 * 8 / bus / 2), bus, *divmod(card.sm, 10), driver_name.encode(),
+        )  # fmt: skip
+        found = Device()
+        assert self._library.patch_device(ctypes.byref(told), number, ctypes.byref(found)) == 0
+        return found
+
     def asked(self):
         """How often the driver's version and the code of a kernel were asked for."""
         counts = (ctypes.c_int * 2)()
         self._library.patch_asked(counts)
         return tuple(counts)
+
+
+class _Card(ctypes.Structure):
+    """`Card` of the stand-in."""
+
+    _fields_ = (
+        *(
+            (name, ctypes.c_int32)
+            for name in ("sms", "shared_bytes", "l2_bytes", "clock", "memory_clock", "bus", "major", "minor")
+        ),
+        ("name", ctypes.c_char * 64),
+    )
 
 
 @pytest.fixture
@@ -98,3 +123,14 @@ def test_kernels_get_the_shared_memory_they_need(process):
 
 def test_a_grid_beyond_cudas_limit_is_refused(process):
     assert process.start(blocks=1 << 31)[0] == INVALID_CONFIGURATION
+
+
+def test_the_library_finds_what_is_planned_for(process):
+    """All but a few bytes of DRAM, since drivers round clocks."""
+    for number, card in enumerate(rated_cards()):
+        brand = "NVIDIA GeForce" if card.is_geforce else "NVIDIA"
+        found, planned = process.device(card, 100 + number, f"{brand} {card.name}"), limits_of(card)
+        assert found.dram == pytest.approx(planned.dram, abs=8)
+        for name in ("sms", "shared_bytes", "l2_bytes", "sm", "geforce"):
+            assert getattr(found, name) == getattr(planned, name), (card.name, name)
+        assert found.dense_fma == turns_of(card.sm, geforce=card.is_geforce).dense_fma > 0

@@ -90,10 +90,11 @@ def test_tokens_choose_the_configuration(kernel, packing, device, weights):
         names[kernel.schedule(problem(m, (4096, 4096), panel_rows, gated=gated, weights=weights), device)[0]]
         for m in (1, 16, 64, 8192)
     ]
-    for_many = {128: ("prefill", "broad") if weights else ("wide",)}.get(panel_rows, ("prefill",))
     family = ("w8a8-" if weights else "") + "gated-" * gated
-    assert chosen[:3] == [f"{family}{kind}-{panel_rows}" for kind in ("decode", "decode", "mid")]
-    assert chosen[3] in [f"{family}{kind}-{panel_rows}" for kind in for_many]
+    assert chosen[:2] == [f"{family}decode-{panel_rows}"] * 2
+    # Where DRAM limits both, four tiles of 16 tokens are as fast as one of 64.
+    assert chosen[2] in [f"{family}{kind}-{panel_rows}" for kind in ("mid", "decode")]
+    assert chosen[3] in [f"{family}{kind}-{panel_rows}" for kind in ("prefill", "broad", "wide")]
 
 
 def test_oversized_shared_memory_is_no_choice(kernel):
@@ -112,23 +113,23 @@ def test_a_last_wave_that_would_idle_is_cut(kernel):
 
 
 @pytest.mark.parametrize(("sms", "blocks"), [(84, 4), (108, 4), (132, 3), (188, 2), (400, 2)])
-def test_every_sm_gets_the_blocks_that_fit(kernel, sms, blocks):
-    """int4 has four blocks on an SM where a table has room for their parts; fewer would leave warps too few to hide."""
+def test_sms_get_several_blocks_of_int4(kernel, sms, blocks):
+    """One block leaves an SM too few warps; a table has room for the parts of so many blocks on each."""
     device = Device(sms, 99 << 10, 40 << 20, 11517, 80)
     for shape in ((4096, 4096), (11008, 4096)):
         count = shape[0] // 64 * shape[1] // 64
         asked = problem_of(1, shape, 64, (count // 5, count - count // 5), False, INT4)
         config, parts = kernel.schedule(asked, device)
         assert list(kernel.configs())[config] == "int4-decode-64"
-        assert parts == blocks * min(sms, 192) <= MOST_PARTS
+        assert min(sms, 192) < parts <= blocks * min(sms, 192) <= MOST_PARTS
         assert kernel.lib.patch_host_partial_bytes(config, parts) <= kernel.workspace_bound(asked)
 
 
 def test_small_l2_walks_token_tiles_together(kernel):
-    """Else each reads W from DRAM again. 32 panels x 2 token tiles of 64 are 64 parts, though there are 84 SMs."""
+    """Else each reads W from DRAM again. 24 panels x 3 token tiles of 64 are 72 parts, though there are 84 SMs."""
     names = list(kernel.configs())
-    asked = problem(128, (4096, 4096), 128)
-    assert kernel.schedule(asked, A6000, names.index("mid-128"))[1] == 64
+    asked = problem(192, (3072, 4096), 128)
+    assert kernel.schedule(asked, A6000, names.index("mid-128"))[1] == 72
     assert kernel.schedule(asked, Device(84, 99 << 10, 72 << 20, 4369, 86), names.index("mid-128"))[1] == 84
     _, parts = kernel.schedule(problem(128, (576, 576), 128), A6000)  # this one stays in L2
     assert parts > 5 * 2
