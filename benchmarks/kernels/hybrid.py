@@ -86,8 +86,13 @@ class Hybrid:
         )
         path = self._kernels.dense_path(self.problem(len(x)), epilogue, DTYPES.index(x.dtype))
         workspace = torch.empty(path.bytes, dtype=torch.uint8, device=x.device)
-        arguments = self._arguments(x, y, after, workspace)
-        return lambda copy: path.run(arguments[copy % len(arguments)], workspace.data_ptr(), _stream(x))
+        rounded = self._rounded(x)
+        arguments = self._arguments(x, y, after, workspace, rounded)
+
+        def call(copy: int, _kept: object = (x, y, after, rounded)) -> None:
+            path.run(arguments[copy % len(arguments)], workspace.data_ptr(), _stream(x))
+
+        return call
 
     def _rounded(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Memory for X as integers and the scale of each token, which a launch of w8a8 writes."""

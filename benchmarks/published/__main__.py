@@ -41,7 +41,6 @@ _ASSUMED = ("A6000", "RTX 3090")  # cards with assumed shares, of both kinds
 _L2_TOKENS = 256  # up to here, weights that stay in L2 between repeats make times that no model sees
 _LEAST_PRODUCTS = 20  # of a card and a range of tokens; with fewer, all cards stand for it
 _LARGE_SIDE = 2048  # from here on the edges of a product count for little
-_LARGE_SIDE = 2048  # from here on the edges of a product count for little
 _LEAST_GAIN = 0.2  # predicted gains below it say nothing about a share of them
 LAUNCH = 5.0  # µs that a launch outside a CUDA graph takes beyond `Assumptions.launch`; fitted
 

@@ -8,6 +8,7 @@
 
 namespace patch {
 
+inline constexpr int64_t kByteRate = 2;         // products of int8 in the time of one of 16 bits
 inline constexpr int64_t kKernelClocks = 2300;  // one more kernel: its launch, and its first bytes from DRAM
 
 inline Cost dense_path_clocks(const Problem& p, const Epilogue& e, const Device& device) {
@@ -15,22 +16,24 @@ inline Cost dense_path_clocks(const Problem& p, const Epilogue& e, const Device&
   const auto moving = [&](Cost bytes) { return bytes * kDramClocks / (sms * std::max(device.dram, 1)); };
   const int64_t rows = sides * p.out_features, outputs = 2 * p.tokens * p.out_features;
   const int64_t weight = piece_weight_bytes(p, panel_count(p)), plain = is_plain(p, e);
+  const int64_t rate = p.weights == Weights::kW8A8 ? kByteRate : 1;
   const Cost product =
-      Cost{p.tokens} * rows * slab_columns(p) * kSlabColumns / (sms * std::max(device.dense_fma, 1));
-  const int64_t inputs = 2 * p.tokens * p.in_features;
+      Cost{p.tokens} * rows * slab_columns(p) * kSlabColumns / (sms * std::max(device.dense_fma, 1) * rate);
+  const int64_t inputs = input_bytes(p.weights) * p.tokens * p.in_features;
+  const int64_t products = plain ? outputs : product_bytes(p.weights) * p.tokens * rows;
   Cost cost = moving(weight_bytes(p) + weight);
-  cost += overlapped(product, moving(weight + inputs + (plain ? outputs : sides * outputs)));
-  if (!plain) cost += moving((sides + 1 + e.residual) * outputs);
+  cost += overlapped(product, moving(weight + inputs + products));
+  if (!plain) cost += moving(products + (1 + e.residual) * outputs);
   return cost + (choose_pieces(p, e).count * (plain ? 2 : 3) - 1) * kKernelClocks;
 }
 
 // Returns true if a dense product may be faster than the kernels on this device: where dense products have
 // instructions of their own, and everywhere for slabs of n:16 and of integers, which the kernels unpack once
-// for every 64 tokens.  w8a8 is not unpacked: its products are those of int8.
+// for every 64 tokens.  Slabs of w8a8 are multiplied as they are.
 inline bool may_gain_densely(const SlabCounts& slabs, Weights weights, const Device& device) {
-  if (weights == Weights::kW8A8) return false;
+  const bool unpacked = weights != Weights::kW8A8 && kinds_for(slabs, weights) > kPatchKinds;
   const bool hopper = device.sm / 10 == 9;  // whose library multiplies by wgmma
-  return hopper || (device.sms > 0 && kinds_for(slabs, weights) > kPatchKinds);
+  return hopper || (device.sms > 0 && unpacked);
 }
 
 // Asked under the dense path's tactic only, which TensorRT chose because the dense path was faster for the

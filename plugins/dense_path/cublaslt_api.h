@@ -18,9 +18,9 @@ using Operation = struct OperationOpaque*;    // cublasLtMatmulDesc_t
 using Layout = struct LayoutOpaque*;          // cublasLtMatrixLayout_t
 using Preference = struct PreferenceOpaque*;  // cublasLtMatmulPreference_t
 
-inline constexpr int32_t kReal32 = 0, kReal16 = 2, kBFloat16 = 14;  // cudaDataType_t
-inline constexpr int32_t kCompute32 = 68;                           // CUBLAS_COMPUTE_32F
-inline constexpr int32_t kTranspose = 1;                            // CUBLAS_OP_T
+inline constexpr int32_t kReal32 = 0, kReal16 = 2, kInt8 = 3, kInt32 = 10, kBFloat16 = 14;  // cudaDataType_t
+inline constexpr int32_t kCompute32 = 68, kComputeInt32 = 72;  // CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32I
+inline constexpr int32_t kTranspose = 1;                       // CUBLAS_OP_T
 
 // cublasLtMatmulDescAttributes_t
 inline constexpr int32_t kTransposeA = 3, kEpilogue = 7, kBiasPointer = 8;

@@ -14,7 +14,7 @@ std::string words(const char* what, cudaError_t error) {
 }  // namespace
 
 size_t dense_path_workspace(const Problem& p, const Epilogue& e) {
-  return pieces_bound(p, e) + kProductWorkspace;
+  return rounded_bytes(p) + pieces_bound(p, e) + kProductWorkspace;
 }
 
 // A plain product ends at Y's last feature.  Any other includes the padding of the last panel, because the
@@ -28,16 +28,17 @@ int32_t DensePath::features(int32_t first_panel, int32_t panels) const {
 std::string DensePath::prepare(const Problem& p, const Epilogue& e, Scalar scalar) {
   problem_ = p, epilogue_ = e, scalar_ = scalar, pieces_ = choose_pieces(p, e);
   if (p.tokens == 0) return {};
-  const bool plain = is_plain(p, e);
+  const bool plain = is_plain(p, e), integers = p.weights == Weights::kW8A8;
   const auto shape = [&](int32_t rows) {
-    const int64_t output = plain ? p.out_features : rows;
+    const int64_t output = plain ? p.out_features : rows, columns = padded_columns(p.in_features);
     return ProductShape{p.tokens,
                         rows,
-                        p.in_features,
-                        int64_t{slab_columns(p)} * kSlabColumns,
+                        integers ? columns : p.in_features,
+                        columns,
                         output,
                         plain && e.bias,
                         plain && e.residual,
+                        integers,
                         scalar};
   };
   const int32_t last = (pieces_.count - 1) * pieces_.panels;
@@ -49,7 +50,7 @@ std::string DensePath::prepare(const Problem& p, const Epilogue& e, Scalar scala
 
 bool DensePath::takes(const LinearArguments& a) {
   const auto aligned = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % kProductAlignment == 0; };
-  const void* const pointers[] = {a.x, a.bias, a.residual, a.y};
+  const void* const pointers[] = {a.x, a.bias, a.residual, a.y, a.scales};
   return std::all_of(std::begin(pointers), std::end(pointers), aligned) &&
          std::all_of(std::begin(a.slabs), std::end(a.slabs),
                      [&](const Slabs& s) { return aligned(s.values); });
@@ -58,8 +59,10 @@ bool DensePath::takes(const LinearArguments& a) {
 std::string DensePath::run(const LinearArguments& a, void* workspace, cudaStream_t stream) const {
   std::string why;
   if (problem_.tokens == 0) return why;
+  if (problem_.weights == Weights::kW8A8) why = words("rounding X", launch_rounding(a, scalar_, stream));
+  uint8_t* pieces = static_cast<uint8_t*>(workspace) + rounded_bytes(problem_);
   for (int32_t panel = 0; why.empty() && panel < a.panels; panel += pieces_.panels)
-    why = run_piece(a, panel, static_cast<uint8_t*>(workspace), stream);
+    why = run_piece(a, panel, pieces, stream);
   return why;
 }
 
@@ -69,8 +72,9 @@ std::string DensePath::run_piece(const LinearArguments& a, int32_t first_panel, 
   const int32_t panels = std::min(pieces_.panels, a.panels - first_panel),
                 rows = panels * problem_.panel_rows;
   const int64_t first = int64_t{first_panel} * problem_.panel_rows;
+  const bool integers = problem_.weights == Weights::kW8A8;
   auto* weight = reinterpret_cast<uint16_t*>(workspace);
-  auto* products = reinterpret_cast<uint16_t*>(workspace + piece_weight_bytes(problem_, pieces_.panels));
+  void* products = workspace + piece_weight_bytes(problem_, pieces_.panels);
   uint8_t* rest = workspace + piece_bytes(problem_, epilogue_, pieces_.panels);
   const uint16_t* bias = a.bias ? a.bias + first : nullptr;
   const uint16_t* residual = a.residual ? a.residual + first : nullptr;
@@ -85,11 +89,16 @@ std::string DensePath::run_piece(const LinearArguments& a, int32_t first_panel, 
   std::string why = words("unpacking W", launch_unpack(unpack, stream));
   if (!why.empty()) return why;
 
-  const ProductPointers p{a.x, weight, bias, residual, plain ? a.y + first : products, rest};
+  const void* x = integers ? static_cast<const void*>(a.rounded) : a.x;
+  const ProductPointers p{x, weight, bias, residual, plain ? a.y + first : products, rest};
   why = (last ? last_ : whole_).run(p, stream);
   if (plain || !why.empty()) return why;
 
   ActivateArguments activate{};
+  if (integers) {
+    activate.scales = a.scales + first * panels_per_tile(problem_.gated);
+    activate.token_scales = a.token_scales;
+  }
   activate.z = products, activate.bias = bias, activate.residual = residual, activate.y = a.y + first;
   activate.tokens = a.tokens, activate.stride = rows, activate.out_features = a.out_features;
   activate.columns = static_cast<int32_t>(std::min<int64_t>(rows, a.out_features - first));

@@ -5,8 +5,10 @@
 //
 //   plain:                 unpack -> product with bias and residual -> Y                     rounded once
 //   gate or activation:    unpack -> product -> 16 bits -> bias, activation, gate, residual -> Y
+//   w8a8:                  X to int8, unpack -> product -> int32 -> scales, and the same    -> Y
 //
-// The second form also rounds the products to 16 bits, as a dense model without fusion does.
+// The second form also rounds the products to 16 bits, as a dense model without fusion does.  The third has
+// the results of the kernels: its sums are exact.
 #pragma once
 #include <string>
 
@@ -26,7 +28,8 @@ class DensePath {
 
   // Returns true if the pointers have the alignment that the products were prepared for.
   static bool takes(const LinearArguments& a);
-  // Runs the prepared problem.  Safe inside a CUDA graph capture.  `workspace` is aligned to 256 bytes.
+  // Runs the prepared problem.  Safe inside a CUDA graph capture.  `workspace` is aligned to 256 bytes; of
+  // w8a8 the rounded X of `a` may lie at its begin.
   std::string run(const LinearArguments& a, void* workspace, cudaStream_t stream) const;
 
  private:

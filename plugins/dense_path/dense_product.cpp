@@ -39,9 +39,10 @@ std::string DenseProduct::prepare(const ProductShape& shape) {
   if (!f_) return why;
   if (why = handle_here(&handle_); !why.empty()) return why;
   shape_ = shape;
-  const int32_t type = shape.scalar == Scalar::kHalf ? kReal16 : kBFloat16;
-  const auto layout = [f = f_, type](Owned<LayoutOpaque>* to, int64_t rows, int64_t columns,
-                                     int64_t leading) {
+  const int32_t scalar = shape.scalar == Scalar::kHalf ? kReal16 : kBFloat16;
+  const int32_t in = shape.integers ? kInt8 : scalar, out = shape.integers ? kInt32 : scalar;
+  const auto layout = [f = f_](Owned<LayoutOpaque>* to, int32_t type, int64_t rows, int64_t columns,
+                               int64_t leading) {
     return [=] {
       Layout made = nullptr;
       const Status s = f->layout_create(&made, type, rows, columns, leading);
@@ -52,13 +53,16 @@ std::string DenseProduct::prepare(const ProductShape& shape) {
   Calls calls;
   calls.then("cublasLtMatmulDescCreate", [&] {
     Operation made = nullptr;
-    const Status s = f_->operation_create(&made, kCompute32, kReal32);
+    const Status s = shape.integers ? f_->operation_create(&made, kComputeInt32, kInt32)
+                                    : f_->operation_create(&made, kCompute32, kReal32);
     operation_ = {made, f_->operation_destroy};
     return s;
   });
-  calls.then("cublasLtMatrixLayoutCreate", layout(&w_, shape.columns, shape.features, shape.weight_stride));
-  calls.then("cublasLtMatrixLayoutCreate", layout(&x_, shape.columns, shape.tokens, shape.columns));
-  calls.then("cublasLtMatrixLayoutCreate", layout(&d_, shape.features, shape.tokens, shape.output_stride));
+  calls.then("cublasLtMatrixLayoutCreate",
+             layout(&w_, in, shape.columns, shape.features, shape.weight_stride));
+  calls.then("cublasLtMatrixLayoutCreate", layout(&x_, in, shape.columns, shape.tokens, shape.columns));
+  calls.then("cublasLtMatrixLayoutCreate",
+             layout(&d_, out, shape.features, shape.tokens, shape.output_stride));
   Preference made = nullptr;
   calls.then("cublasLtMatmulPreferenceCreate", [&] { return f_->preference_create(&made); });
   const Owned<PreferenceOpaque> preference(made, f_->preference_destroy);
@@ -92,14 +96,17 @@ std::string DenseProduct::prepare(const ProductShape& shape) {
 
 std::string DenseProduct::run(const ProductPointers& p, cudaStream_t stream) const {
   const float one = 1, beta = shape_.residual ? 1 : 0;
-  const uint16_t* c = shape_.residual ? p.residual : p.d;
+  const int32_t whole = 1, none = 0;
+  const void* alpha = shape_.integers ? static_cast<const void*>(&whole) : &one;
+  const void* scaled = shape_.integers ? static_cast<const void*>(&none) : &beta;
+  const void* c = shape_.residual ? p.residual : p.d;
   Calls calls;
   if (shape_.bias)
     calls.then("cublasLtMatmulDescSetAttribute",
                setter(f_->operation_set, operation_.get())(kBiasPointer, p.bias));
   calls.then("cublasLtMatmul", [&] {
-    return f_->matmul(handle_, operation_.get(), &one, p.weight, w_.get(), p.x, x_.get(), &beta, c, d_.get(),
-                      p.d, d_.get(), &algorithm_, p.workspace, kProductWorkspace, stream);
+    return f_->matmul(handle_, operation_.get(), alpha, p.weight, w_.get(), p.x, x_.get(), scaled, c,
+                      d_.get(), p.d, d_.get(), &algorithm_, p.workspace, kProductWorkspace, stream);
   });
   return calls.why();
 }

@@ -1,4 +1,5 @@
-// Computes D = X W^T of row-major matrices with cuBLASLt, with fp32 sums, rounded once.
+// Computes D = X W^T of row-major matrices with cuBLASLt, with fp32 sums, rounded once, or of int8 with int32
+// sums.
 #pragma once
 #include <memory>
 #include <string>
@@ -18,15 +19,16 @@ struct ProductShape {
   int64_t columns;                       // columns of X and W
   int64_t weight_stride, output_stride;  // values per row of W, and per row of D and of the residual
   bool bias, residual;
-  Scalar scalar;
+  bool integers;  // X and W are int8, and D int32, without bias and residual
+  Scalar scalar;  // type of the others
 };
 
 struct ProductPointers {
-  const uint16_t* x;
-  const uint16_t* weight;
+  const void* x;
+  const void* weight;
   const uint16_t* bias;      // [features], if the shape has one
   const uint16_t* residual;  // [tokens, features], if the shape has one
-  uint16_t* d;
+  void* d;
   void* workspace;  // kProductWorkspace bytes, aligned to 256
 };
 

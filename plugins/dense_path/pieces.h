@@ -1,7 +1,8 @@
 // Cuts a linear on the dense path into pieces of W's rows, which are unpacked and multiplied one after
 // another. This keeps the workspace small.  Plain arithmetic, no CUDA.
 //
-//   workspace   | a piece of W, rows of whole slabs | its products, if an activation follows | cuBLASLt |
+//   workspace   | rounded X of w8a8 | a piece of W, rows of whole slabs | its products, if a kernel follows |
+//               | cuBLASLt |
 #pragma once
 #include <algorithm>
 #include <cstddef>
@@ -29,10 +30,12 @@ inline constexpr int64_t kPieceBytes = PATCH_PIECE_BYTES;
 inline bool suits_dense_path(const Problem& p) { return p.in_features % 8 == 0 && p.out_features % 8 == 0; }
 
 // True if cuBLASLt does the whole epilogue: it can add bias and residual.  Any other epilogue takes a second
-// kernel.
+// kernel, and so do sums of integers.
 inline bool is_plain(const Problem& p, const Epilogue& e) {
-  return !p.gated && e.activation == Activation::kNone;
+  return p.weights != Weights::kW8A8 && !p.gated && e.activation == Activation::kNone;
 }
+// Bytes of a product that a second kernel reads.
+inline int64_t product_bytes(Weights weights) { return weights == Weights::kW8A8 ? 4 : 2; }
 
 inline int32_t slab_columns(const Problem& p) {
   return static_cast<int32_t>(ceil_div(p.in_features, kSlabColumns));
@@ -45,11 +48,13 @@ struct Pieces {
 
 // Bytes of a piece of `panels` panels of Y.
 inline int64_t piece_weight_bytes(const Problem& p, int64_t panels) {
-  return 2 * panels * p.panel_rows * panels_per_tile(p.gated) * slab_columns(p) * kSlabColumns;
+  return input_bytes(p.weights) * panels * p.panel_rows * panels_per_tile(p.gated) * slab_columns(p) *
+         kSlabColumns;
 }
 inline int64_t piece_product_bytes(const Problem& p, const Epilogue& e, int64_t panels) {
   if (is_plain(p, e)) return 0;
-  const int64_t bytes = 2 * panels * p.panel_rows * panels_per_tile(p.gated) * p.tokens;
+  const int64_t bytes =
+      product_bytes(p.weights) * panels * p.panel_rows * panels_per_tile(p.gated) * p.tokens;
   return ceil_div(bytes, 256) * 256;
 }
 inline int64_t piece_bytes(const Problem& p, const Epilogue& e, int64_t panels) {

@@ -10,6 +10,8 @@
 #include "host/cuda_on_host.h"
 #include "kernels/activate_kernel.cuh"
 #include "kernels/launch.h"
+#include "kernels/quantise_kernel.cuh"
+#include "kernels/unpack_bytes_kernel.cuh"
 #include "kernels/unpack_integers_kernel.cuh"
 #include "tensorrt/log.h"
 
@@ -160,6 +162,24 @@ cudaError_t launch(LinearArguments a, const PartTable& table, Scalar scalar, con
                                 }});
 }
 
+cudaError_t launch_rounding(LinearArguments linear, Scalar scalar, cudaStream_t stream) noexcept {
+  using Use = host::GlobalMemory::Use;
+  if (!choose_vectors(&linear)) return cudaErrorMisalignedAddress;
+  const QuantiseArguments a(linear);
+  const size_t tokens = a.tokens;
+  host::KernelTensors t;
+  t.add("X", a.x, tokens * a.in_features * 2, 2);
+  t.add("rounded X", a.rounded, tokens * padded_columns(a.in_features), 1, Use::kOutput);
+  t.add("token scales", a.scales, tokens * 4, 4, Use::kOutput);
+  const auto kernel = [=] {
+    return scalar == Scalar::kHalf ? patch_quantise<Half>(a) : patch_quantise<BFloat16>(a);
+  };
+  return host::enqueue(stream, {t.accesses(), [=] {
+                                  return host::run(t.memory(), "rounded X", true, a.blocks(),
+                                                   kQuantiseThreads, kQuantiseShared, kernel);
+                                }});
+}
+
 cudaError_t launch_unpack(const UnpackArguments& a, cudaStream_t stream) noexcept {
   using Use = host::GlobalMemory::Use;
   const size_t rows = a.panel_rows;
@@ -168,10 +188,13 @@ cudaError_t launch_unpack(const UnpackArguments& a, cudaStream_t stream) noexcep
   t.add_slabs(a.slabs);
   t.add("index", a.index, host::index_words(a.slabs, a.kinds, panels) * 4, 4);
   t.add("scales", a.scales, rows * panels * 4, 4);
-  t.add("W", a.weight, rows * a.sides * a.panels * a.columns * kSlabColumns * 2, 2, Use::kWorkspace);
+  const size_t columns = size_t{kSlabColumns} * a.columns * input_bytes(a.weights);
+  t.add("W", a.weight, rows * a.sides * a.panels * columns, 2, Use::kWorkspace);
   ++host::launched[1];
   const auto kernel = [a] {
     if (!is_quantised(a.weights)) return a.panel_rows == 64 ? patch_unpack<64>(a) : patch_unpack<128>(a);
+    if (a.weights == Weights::kW8A8)
+      return a.panel_rows == 64 ? patch_unpack_bytes<64>(a) : patch_unpack_bytes<128>(a);
     if (a.scalar == Scalar::kHalf)
       return a.weights == Weights::kInt8 ? patch_unpack_integers<Half, Weights::kInt8>(a)
                                          : patch_unpack_integers<Half, Weights::kInt4>(a);
@@ -190,7 +213,9 @@ cudaError_t launch_activate(const ActivateArguments& a, Scalar scalar, cudaStrea
   // From the first feature of a piece to its last one, of the last token or side.
   const size_t outputs = (tokens - 1) * features + a.columns;
   host::KernelTensors t;
-  t.add("z", a.z, tokens * sides * a.stride * 2, 2);
+  t.add("z", a.z, tokens * sides * a.stride * (a.scales ? 4 : 2), 2);
+  t.add("scales", a.scales, sides * a.stride * 4, 4);
+  t.add("token scales", a.token_scales, tokens * 4, 4);
   t.add("bias", a.bias, ((sides - 1) * features + a.columns) * 2, 2);
   t.add("residual", a.residual, outputs * 2, 2);
   t.add("Y", a.y, outputs * 2, 2, Use::kOutput);

@@ -1,5 +1,7 @@
 // Epilogue of a dense product: bias, activation, gate and residual.  A thread computes 8 features of a token.
 #pragma once
+#include <cstring>
+
 #include "kernels/dense_path.h"
 #include "kernels/epilogue.cuh"
 
@@ -11,6 +13,26 @@ PATCH_DEVICE void add_eight(float (&v)[8], const uint16_t* p) {
   load_eight(pairs, p);
   PATCH_UNROLL
   for (int i = 0; i < 8; ++i) v[i] += T::widen(static_cast<uint16_t>(pairs[i / 2] >> 16 * (i % 2)));
+}
+
+PATCH_DEVICE float float_of(uint32_t bits) {
+  float f = 0.f;
+  memcpy(&f, &bits, sizeof(f));
+  return f;
+}
+
+// v = sums times the scales of their rows, then times the token's, each time rounded.
+PATCH_DEVICE void scale_eight(float (&v)[8], const int32_t* sums, const float* scales, float of_token) {
+  PATCH_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    uint32_t sum[4], scale[4];
+    load_eight(sum, reinterpret_cast<const uint16_t*>(sums + 4 * half));
+    load_eight(scale, reinterpret_cast<const uint16_t*>(scales + 4 * half));
+    PATCH_UNROLL
+    for (int i = 0; i < 4; ++i)
+      v[4 * half + i] = multiply_alone(
+          multiply_alone(static_cast<float>(static_cast<int32_t>(sum[i])), float_of(scale[i])), of_token);
+  }
 }
 
 template <class Function>
@@ -41,14 +63,25 @@ patch_activate(const ActivateArguments a) {
   const int64_t token = block_index() / blocks;
   const int column = (static_cast<int>(block_index() % blocks) * kActivateThreads + thread_index()) * 8;
   if (column >= a.columns) return;
-  const uint16_t* z = a.z + token * a.stride * (Gated ? 2 : 1) + column;
+  const int64_t first = token * a.stride * (Gated ? 2 : 1) + column;
+  const float of_token = a.scales ? load_written(a.token_scales + token) : 0.f;
+  // side: 1 for the up.  Packed panels of 64 rows of a gate and of an up alternate.
+  const auto load_side = [&](float (&v)[8], int side) {
+    const int64_t at = first + side * a.stride;
+    if (a.scales) {
+      const int row = Gated ? column + (column / 64 + side) * 64 : column;
+      scale_eight(v, static_cast<const int32_t*>(a.z) + at, a.scales + row, of_token);
+    } else {
+      add_eight<T>(v, static_cast<const uint16_t*>(a.z) + at);
+    }
+  };
   float v[8] = {};
-  add_eight<T>(v, z);
+  load_side(v, 0);
   if (a.bias) add_eight<T>(v, a.bias + column);
   activate_eight(v, a.activation);
   if constexpr (Gated) {
     float up[8] = {};
-    add_eight<T>(up, z + a.stride);
+    load_side(up, 1);
     if (a.bias) add_eight<T>(up, a.bias + a.out_features + column);
     PATCH_UNROLL
     for (int i = 0; i < 8; ++i) v[i] *= up[i];

@@ -16,7 +16,7 @@ struct UnpackArguments {
   Slabs slabs[kKindCount];  // as in LinearArguments
   const float* scales;      // as in LinearArguments
   const int32_t* index;
-  uint16_t* weight;     // [sides * panels * panel_rows, columns * 64], aligned to 16 bytes
+  uint16_t* weight;     // [sides * panels * panel_rows, columns * 64], of w8a8 int8; aligned to 16 bytes
   int32_t kinds;        // kinds in the index
   int32_t panel_rows;   // 64 or 128
   int32_t sides;        // packed panels per panel of Y: 1, or 2 if gated
@@ -32,13 +32,16 @@ struct UnpackArguments {
 };
 
 // y = activation(z + bias) + residual for `columns` features, in fp32 from 16-bit z, rounded once.  If gated,
-// y = activation(z + bias) * (up + up's bias) + residual.  Pointers are aligned to 16 bytes, sizes to 8
-// values.
+// y = activation(z + bias) * (up + up's bias) + residual.  With scales, z are int32 sums, which are
+// multiplied by the scale of the row of W, then by that of the token.  Pointers are aligned to 16 bytes,
+// sizes to 8 values.
 struct ActivateArguments {
-  const uint16_t* z;         // [tokens, sides * stride]: the up begins `stride` columns after the gate
+  const void* z;             // [tokens, sides * stride]: the up begins `stride` columns after the gate
   const uint16_t* bias;      // at the first feature; the up's is out_features after it; or null
   const uint16_t* residual;  // at the first feature, or null
   uint16_t* y;               // at the first feature
+  const float* scales;       // of w8a8: as in LinearArguments, at the first packed panel; or null
+  const float* token_scales;
   int32_t tokens;
   int32_t columns;
   int32_t stride;

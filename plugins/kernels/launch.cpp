@@ -148,4 +148,10 @@ cudaError_t launch(LinearArguments a, const PartTable& table, Scalar scalar, con
   return launcher(s, schedule.config, stream);
 }
 
+cudaError_t launch_rounding(LinearArguments a, Scalar scalar, cudaStream_t stream) noexcept {
+  if (!choose_vectors(&a)) return cudaErrorMisalignedAddress;
+  const Launcher launcher = launcher_of(scalar, Group::kW8A8);
+  return launcher ? launcher({a, {}}, kOnlyRounds, stream) : cudaErrorInvalidDeviceFunction;
+}
+
 }  // namespace patch

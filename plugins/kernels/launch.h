@@ -50,14 +50,17 @@ constexpr Group group_of(Weights weights, int kinds) {
       return kinds == kPatchKinds ? Group::kPatch : Group::kAll;
   }
 }
-// Launches one of a group's configurations by its number.
+// Launches one of a group's configurations by its number.  Of w8a8, kOnlyRounds rounds X and multiplies
+// nothing.
+inline constexpr int kOnlyRounds = -1;
 using Launcher = cudaError_t (*)(const StreamArguments& s, int config, cudaStream_t stream);
 // Makes a group known.  Its file calls this when the library is loaded.  Returns true.
 bool add_launcher(Scalar scalar, Group group, Launcher launcher) noexcept;
 // Returns false if this library was linked without the group.
 bool has_kernels(Scalar scalar, Group group) noexcept;
 
-// Launch the kernels before and after a dense product.  Return cudaErrorInvalidConfiguration as above.
+// Launch the kernels before and after a dense product.  Return errors as above.  launch_rounding is of w8a8.
+cudaError_t launch_rounding(LinearArguments a, Scalar scalar, cudaStream_t stream) noexcept;
 cudaError_t launch_unpack(const UnpackArguments& a, cudaStream_t stream) noexcept;
 cudaError_t launch_activate(const ActivateArguments& a, Scalar scalar, cudaStream_t stream) noexcept;
 

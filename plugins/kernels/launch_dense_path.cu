@@ -1,5 +1,6 @@
 #include "kernels/activate_kernel.cuh"
 #include "kernels/launch.h"
+#include "kernels/unpack_bytes_kernel.cuh"
 #include "kernels/unpack_integers_kernel.cuh"
 
 namespace patch {
@@ -12,6 +13,8 @@ auto unpack_integers_kernel(Weights weights) {
 }
 auto unpack_kernel(const UnpackArguments& a) {
   if (!is_quantised(a.weights)) return a.panel_rows == 64 ? &patch_unpack<64> : &patch_unpack<128>;
+  if (a.weights == Weights::kW8A8)
+    return a.panel_rows == 64 ? &patch_unpack_bytes<64> : &patch_unpack_bytes<128>;
   return a.scalar == Scalar::kHalf ? unpack_integers_kernel<Half>(a.weights)
                                    : unpack_integers_kernel<BFloat16>(a.weights);
 }

@@ -65,18 +65,17 @@ PATCH_DEVICE void read_of_sixteen(uint32_t (&w)[4], const uint16_t* slab, const 
   }
 }
 
-// Writes a thread's part of a slab.  Issues all loads before the first store.  `width`: values per row of
-// `to`.
-template <int Rows, class Read>
+// Writes a thread's part of a slab.  Issues all loads before the first store.  `width`: 16-bit words per row
+// of `to`; Words: of a row of the slab.
+template <int Rows, int Words = kSlabColumns, class Read>
 PATCH_DEVICE void write_slab(uint16_t* to, int64_t width, int thread, const Read& read) {
-  constexpr int kEach = Rows * 8 / kUnpackThreads;
-  const int row = thread / 8, chunk = thread % 8;
+  constexpr int kChunks = Words / 8, kRowsAtOnce = kUnpackThreads / kChunks, kEach = Rows / kRowsAtOnce;
+  const int row = thread / kChunks, chunk = thread % kChunks;
   uint32_t w[kEach][4];
   PATCH_UNROLL
-  for (int j = 0; j < kEach; ++j) read(w[j], row + j * (kUnpackThreads / 8), chunk);
+  for (int j = 0; j < kEach; ++j) read(w[j], row + j * kRowsAtOnce, chunk);
   PATCH_UNROLL
-  for (int j = 0; j < kEach; ++j)
-    store_eight(to + (row + j * (kUnpackThreads / 8)) * width + chunk * 8, w[j]);
+  for (int j = 0; j < kEach; ++j) store_eight(to + (row + j * kRowsAtOnce) * width + chunk * 8, w[j]);
 }
 
 // The same row by row, for reads that would take too many registers at once.
@@ -92,9 +91,9 @@ PATCH_DEVICE void write_rows(uint16_t* to, int64_t width, int thread, const Read
 }
 
 // Searches the slabs of the block's panel and columns, and calls write(to, width, slabs, number, packed,
-// kind) for each: where its rows lie in W, values per row there, the slabs of its kind and its number among
-// them, the number of its packed panel, and its kind as an Index.
-template <int Rows, class Write>
+// kind) for each: where its rows lie in W, 16-bit words per row there, the slabs of its kind and its number
+// among them, the number of its packed panel, and its kind as an Index.  Words: of a row of a slab.
+template <int Rows, int Words = kSlabColumns, class Write>
 PATCH_DEVICE void for_each_slab(const UnpackArguments& a, uint8_t* shared, int thread, const Write& write) {
   auto* slab_of = reinterpret_cast<int32_t*>(shared);  // numbers count through all kinds
   const int groups = a.groups();
@@ -116,12 +115,13 @@ PATCH_DEVICE void for_each_slab(const UnpackArguments& a, uint8_t* shared, int t
   sync_block();
 
   const int side = panel % a.sides, piece_panel = side * a.panels + panel / a.sides;
-  const int64_t width = static_cast<int64_t>(a.columns) * kSlabColumns;
-  uint16_t* to = a.weight + static_cast<int64_t>(piece_panel) * Rows * width + first * kSlabColumns;
-  for (int s = 0; s < kUnpackSlabs && first + s < a.columns; ++s, to += kSlabColumns) {
+  const int64_t width = static_cast<int64_t>(a.columns) * Words;
+  uint16_t* to = a.weight + static_cast<int64_t>(piece_panel) * Rows * width + first * Words;
+  for (int s = 0; s < kUnpackSlabs && first + s < a.columns; ++s, to += Words) {
     const auto slab = static_cast<int32_t>(load_shared_word(slab_of + s));
     if (slab == kNoSlab)
-      write_slab<Rows>(to, width, thread, [](uint32_t (&w)[4], int, int) { w[0] = w[1] = w[2] = w[3] = 0; });
+      write_slab<Rows, Words>(to, width, thread,
+                              [](uint32_t (&w)[4], int, int) { w[0] = w[1] = w[2] = w[3] = 0; });
     for_each_index<kKindCount>([&](auto kind) {
       const Slabs& own = a.slabs[decltype(kind)::value];
       const int64_t number = slab - own.before;

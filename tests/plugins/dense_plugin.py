@@ -96,7 +96,9 @@ class Unpack(ctypes.Structure):
 
 def device_kinds(packed: Packed) -> int:
     """Number of kinds in the index that a device gets."""
-    return len(KEPT) if packed.weights not in (0, W8A8) or any(packed.counts[2:]) else 2
+    if packed.weights == W8A8:
+        return 3
+    return len(KEPT) if packed.weights or any(packed.counts[2:]) else 2
 
 
 def index_on_device(packed: Packed) -> NDArray[np.int32]:
@@ -108,7 +110,7 @@ class Activate(ctypes.Structure):
     """Mirror of `ActivateArguments` in kernels/dense_path.h."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("z", "bias", "residual", "y")),
+        *((name, ctypes.c_void_p) for name in ("z", "bias", "residual", "y", "scales", "token_scales")),
         *(
             (n, ctypes.c_int32)
             for n in ("tokens", "columns", "stride", "out_features", "gated", "activation")
@@ -236,12 +238,16 @@ class DensePlugin(_driver.PluginDriver):
 
     def unpack(
         self, packed: Packed, first_panel: int = 0, panels: int | None = None, scalar: int = 0
-    ) -> NDArray[np.uint16]:
-        """Launch the unpacking and return W [sides * panels * panel_rows, slabs * 64]; raises RuntimeError."""
+    ) -> NDArray[Any]:
+        """Launch the unpacking and return W [sides * panels * panel_rows, slabs * 64]; raises RuntimeError.
+
+        W is int8 with w8a8, and bits of 16-bit values otherwise.
+        """
         sides, slabs = 1 + packed.gated, -(-packed.shape[1] // 64)
         all_panels = -(-packed.shape[0] // packed.panel_rows)
         panels = all_panels - first_panel if panels is None else panels
-        weight = np.full((sides * panels * packed.panel_rows, slabs * 64), 0x7E01, np.uint16)
+        filled = np.int8(0x55) if packed.weights == W8A8 else np.uint16(0x7E01)
+        weight = np.full((sides * panels * packed.panel_rows, slabs * 64), filled)
         held = {name: Guarded.holding(tensor) for name, tensor in slab_tensors(packed).items()}
         held["index"] = Guarded.holding(index_on_device(packed))
         held["weight"] = Guarded.holding(weight)

@@ -1,5 +1,6 @@
 // A cuBLASLt on the CPU for the tests: the functions the plugin uses, as cublasLt.h documents them, in
-// float64.  It refuses what the header does not allow, and what the plugin promised and does not keep.
+// float64, or of int8 in integers.  It refuses what the header does not allow, and what the plugin promised
+// and does not keep.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -88,17 +89,24 @@ uint64_t shape_of(const Operation& o, std::initializer_list<const Layout*> layou
   return hash;
 }
 
-// The combinations the header documents for 16-bit matrices and fp32 sums, W transposed as the plugin has it.
+// The combinations the header documents for 16-bit matrices and fp32 sums, and for int8 and int32, W
+// transposed as the plugin has it.
 bool supported(const Operation& o, const Layout& a, const Layout& b, const Layout& c, const Layout& d) {
+  const bool integers = a.type == 3;
+  const int32_t out = integers ? 10 : a.type;
   const bool types =
-      (a.type == 2 || a.type == 14) && b.type == a.type && c.type == a.type && d.type == a.type;
+      (integers || a.type == 2 || a.type == 14) && b.type == a.type && c.type == out && d.type == out;
   const bool sizes = o.transpose_a == 1 && o.transpose_b == 0 && a.rows == b.rows && d.rows == a.columns &&
                      d.columns == b.columns && c.rows == d.rows && c.columns == d.columns;
   const bool epilogue = o.epilogue == 1 || (o.epilogue == 4 && o.bias);
-  return types && sizes && epilogue && o.compute == 68 && o.scale == 0;
+  if (!integers) return types && sizes && epilogue && o.compute == 68 && o.scale == 0;
+  const bool fours =
+      a.rows % 4 == 0 && a.columns % 4 == 0 && a.leading % 4 == 0 && b.leading % 4 == 0 && d.leading % 4 == 0;
+  return types && sizes && fours && o.epilogue == 1 && o.compute == 72 && o.scale == 10;
 }
 
 double widen(int32_t type, const void* base, int64_t at) {
+  if (type == 3) return static_cast<const int8_t*>(base)[at];
   const uint16_t bits = static_cast<const uint16_t*>(base)[at];
   if (type == 2) {
     _Float16 half;
@@ -132,6 +140,7 @@ void poison(void* workspace, size_t bytes) {
   std::memset(static_cast<uint8_t*>(workspace) + bytes - last, 0xff, last);
 }
 
+// Sums of int8 are below 2^53, and float64 adds them exactly.
 void multiply(const Operation& o, float alpha, const void* a, const Layout& la, const void* b,
               const Layout& lb, float beta, const void* c, const Layout& lc, void* d, const Layout& ld) {
   const int32_t type = ld.type;
@@ -139,7 +148,7 @@ void multiply(const Operation& o, float alpha, const void* a, const Layout& la, 
   const auto columns = [&](const void* base, const Layout& l) {
     std::vector<double> wide;
     for (uint64_t column = 0; column < l.columns; ++column)
-      for (uint64_t k = 0; k < depth; ++k) wide.push_back(widen(type, base, k + column * l.leading));
+      for (uint64_t k = 0; k < depth; ++k) wide.push_back(widen(l.type, base, k + column * l.leading));
     return wide;
   };
   const std::vector<double> wide_a = columns(a, la), wide_b = columns(b, lb);
@@ -147,6 +156,10 @@ void multiply(const Operation& o, float alpha, const void* a, const Layout& la, 
     for (uint64_t i = 0; i < ld.rows; ++i) {
       double sum = 0;
       for (uint64_t k = 0; k < depth; ++k) sum += wide_a[i * depth + k] * wide_b[j * depth + k];
+      if (type == 10) {
+        static_cast<int32_t*>(d)[i + j * ld.leading] = static_cast<int32_t>(sum);
+        continue;
+      }
       sum *= alpha;
       if (beta != 0) sum += beta * widen(type, c, i + j * lc.leading);
       if (o.epilogue == 4) sum += widen(type, o.bias, i);
@@ -221,8 +234,8 @@ int cublasLtMatmulAlgoGetHeuristic(int* handle, Operation* o, Layout* a, Layout*
   return kSuccess;
 }
 
-int cublasLtMatmul(int* handle, Operation* o, const float* alpha, const void* a, Layout* la, const void* b,
-                   Layout* lb, const float* beta, const void* c, Layout* lc, void* d, Layout* ld,
+int cublasLtMatmul(int* handle, Operation* o, const void* alpha, const void* a, Layout* la, const void* b,
+                   Layout* lb, const void* beta, const void* c, Layout* lc, void* d, Layout* ld,
                    const Asked* asked, void* workspace, size_t workspace_bytes, void* stream) {
   if (const int s = begin("matmul")) return s;
   if (!alive.count(handle) || !supported(*o, *la, *lb, *lc, *ld)) return kInvalid;
@@ -230,11 +243,17 @@ int cublasLtMatmul(int* handle, Operation* o, const float* alpha, const void* a,
   if (!aligned(a, asked->a) || !aligned(b, asked->b) || !aligned(c, asked->c) || !aligned(d, asked->d) ||
       !aligned(workspace, 256) || !c || (o->epilogue == 4 && !aligned(o->bias, 16)))
     return kInvalid;
+  // Those of integers are int32.
+  const auto number = [integers = o->scale == 10](const void* p) {
+    return integers ? static_cast<float>(*static_cast<const int32_t*>(p)) : *static_cast<const float*>(p);
+  };
+  const float of_product = number(alpha), of_c = number(beta);
+  if (ld->type == 10 && (of_product != 1 || of_c != 0)) return kInvalid;
   last_stream = stream;
   // The objects and the host's scalars may change before a captured product runs.
-  const auto run = [=, o = *o, la = *la, lb = *lb, lc = *lc, ld = *ld, alpha = *alpha, beta = *beta] {
+  const auto run = [=, o = *o, la = *la, lb = *lb, lc = *lc, ld = *ld] {
     poison(workspace, workspace_bytes);
-    multiply(o, alpha, a, la, b, lb, beta, c, lc, d, ld);
+    multiply(o, of_product, a, la, b, lb, of_c, c, lc, d, ld);
     poison(workspace, workspace_bytes);
     return kSuccess;
   };

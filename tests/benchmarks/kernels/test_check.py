@@ -128,9 +128,9 @@ def test_existing_dense_paths_are_checked(kernel, library_cache, tmp_path, monke
     hopper = Device(3, 227 << 10, 1 << 20, 10000, 90)
     kernels = DensePathOnTheCpu(kernel, plugin)
     assert bench_check.check(kernels, hopper, "cpu", tokens=(5, 7, 17)) == []
-    assert kernels.runs == (3 * 12 + 4 * 3) * 3 * 2
+    assert kernels.runs == (3 * 12 + 6 * 3) * 3 * 2
     monkeypatch.setattr(importlib.import_module("hybrid"), "ACTIVATIONS", ("", "gelu", "silu", "gelu_tanh"))
-    assert len(bench_check.check(kernels, hopper, "cpu", tokens=(5, 7, 17))) == 3 * 12 + 4 * 3
+    assert len(bench_check.check(kernels, hopper, "cpu", tokens=(5, 7, 17))) == 3 * 12 + 6 * 3
 
 
 def test_a_wrong_answer_is_said(kernel, monkeypatch):

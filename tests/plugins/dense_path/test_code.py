@@ -7,7 +7,7 @@ import pytest
 
 from patch_compile.plugin.targets import ARCHS
 from patch_compile.plugin.toolchain import describe_toolchain
-from tests.oracles.element_packing import KEPT
+from tests.oracles.element_packing import KEPT, W8A8
 from tests.plugins.dense_plugin import (
     Activate,
     DensePlugin,
@@ -44,10 +44,10 @@ def machines():
     text = ptx_text(SOURCE)
     found = {}
     for name in entry_names(text):
-        rows = re.search(r"patch_unpackILi(\d+)E", name)
+        rows = re.search(r"patch_unpack(|_bytes)ILi(\d+)E", name)
         integers = re.search(r"patch_unpack_integersINS_\d+(\w+?)ELNS_7WeightsE([13])E", name)
         activate = re.search(r"patch_activateINS_\d+(\w+?)ELb([01])E", name)
-        key = f"unpack{rows[1]}" if rows else "unpack" if integers else "activate"
+        key = f"unpack{rows[1]}{rows[2]}" if rows else "unpack" if integers else "activate"
         key += "".join((integers or activate).groups()) if integers or activate else ""
         found[key] = Machine(parse_entry(text, name), 0 if activate else UNPACK_SHARED)
     return found
@@ -56,31 +56,43 @@ def machines():
 def test_every_kernel_is_there(machines):
     activations = {f"activate{scalar}{gated}" for scalar in SCALARS for gated in (0, 1)}
     integers = {f"unpack{scalar}{integers}" for scalar in SCALARS for integers in (1, 3)}
-    assert set(machines) == {"unpack64", "unpack128"} | integers | activations
+    rows = {f"unpack{kind}{rows}" for kind in ("", "_bytes") for rows in (64, 128)}
+    assert set(machines) == rows | integers | activations
 
 
 @pytest.mark.parametrize(
     ("panel_rows", "gated", "integers"),
-    [(64, False, 0), (64, True, 0), (128, False, 0), (64, False, 1), (64, True, 3)],
+    [
+        (64, False, 0),
+        (64, True, 0),
+        (128, False, 0),
+        (64, False, 1),
+        (64, True, 3),
+        (64, True, W8A8),
+        (128, False, W8A8),
+    ],
 )
 def test_ptx_unpacks_what_the_emulation_unpacks(plugin, machines, panel_rows, gated, integers):
     """All pieces in any order of blocks; test_results.py and test_integers.py hold the emulation to the packer."""
     for seed, (shape, share) in enumerate([((300, 580), 0.5), ((64, 64), 0.0), ((130, 260), 1.0)]):
-        kinds = len(KEPT) if seed != 1 and panel_rows == 64 else 2
+        of_type = 3 if integers == W8A8 else len(KEPT)
+        kinds = of_type if seed != 1 and (panel_rows == 64 or integers) else 2
         packed = make_case(
             1, shape, panel_rows, share=share, gated=gated, kinds=kinds, integers=integers, dtype=DTYPES[seed % 2],
             seed=seed,
         ).packed  # fmt: skip
-        machine = machines[f"unpack{SCALARS[seed % 2]}{integers}" if integers else f"unpack{panel_rows}"]
+        widened = f"unpack{SCALARS[seed % 2]}{integers}"
+        whole = f"unpack{'_bytes' if integers else ''}{panel_rows}"
+        machine = machines[whole if integers in (0, W8A8) else widened]
         panels, slabs = -(-shape[0] // panel_rows), -(-shape[1] // 64)
         for first, count in ((0, panels), (panels - 1, 1)):
             expected = plugin.unpack(packed, first, count, seed % 2)
             tensors = slab_tensors(packed) | {"index": index_on_device(packed)}
-            memory = Memory.holding(tensors | {"weight": np.full_like(expected, 0x7E01)}, ("weight",))
+            memory = Memory.holding(tensors | {"weight": np.full_like(expected, 0x55)}, ("weight",))
             addresses = {name: memory.address(name) for name in (*tensors, "weight")}
             arguments = Unpack.of(packed, addresses, first, count, seed % 2)
             machine.launch((1 + gated) * count * -(-slabs // 4), bytes(arguments), memory, seed)
-            assert (memory.tensor("weight", np.uint16).reshape(expected.shape) == expected).all()
+            assert (memory.tensor("weight", expected.dtype).reshape(expected.shape) == expected).all()
 
 
 def activated(z, bias, residual, activation, gated):
@@ -91,11 +103,15 @@ def activated(z, bias, residual, activation, gated):
     return y if residual is None else y + residual.astype(np.float64)
 
 
+@pytest.mark.parametrize("integers", [False, True], ids=["products", "sums"])
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_the_activation_in_both(plugin, machines, activation, dtype, gated):
-    """Columns are all of Y, more than one block's, a middle piece, or the last of a row; with and without a bias."""
+def test_the_activation_in_both(plugin, machines, activation, dtype, gated, integers):
+    """Columns are all of Y, more than one block's, a middle piece, or the last of a row; with and without a bias.
+
+    Sums of integers have scales of packed panels, of which a gate's and an up's alternate, and of tokens.
+    """
     scalar = DTYPES.index(dtype)
     machine = machines[f"activate{SCALARS[scalar]}{int(gated)}"]
     for tokens, columns, out, start, more in (
@@ -106,6 +122,14 @@ def test_the_activation_in_both(plugin, machines, activation, dtype, gated):
         rng = np.random.default_rng(tokens)
         stride, sides = -(-columns // 64) * 64, 1 + gated
         z = (3 * rng.standard_normal((tokens, sides, stride))).astype(dtype)
+        given = {"z": z}
+        if integers:
+            sums = rng.integers(-(2**26), 2**26, z.shape, np.int32)
+            rows = rng.standard_normal((sides, stride), np.float32) / 2**12
+            of_tokens = rng.random(tokens, np.float32) / 2**12
+            z = sums.astype(np.float32) * rows * of_tokens[:, None, None]
+            packed = rows.reshape(sides, -1, 64).swapaxes(0, 1)
+            given = {"z": sums, "scales": packed, "token_scales": of_tokens}
         bias = rng.standard_normal((sides, out)).astype(dtype) if more else None
         residual = rng.standard_normal((tokens, out)).astype(dtype) if more else None
         here = slice(start, start + columns)
@@ -113,18 +137,23 @@ def test_the_activation_in_both(plugin, machines, activation, dtype, gated):
             z[:, :, :columns], None if bias is None else bias[:, here],
             None if residual is None else residual[:, here], activation, gated,
         )  # fmt: skip
-        given = {"z": z, "bias": bias, "residual": residual, "y": np.full((tokens, out), 0x7E01, np.uint16)}
-        given = {name: tensor.view(np.uint16) for name, tensor in given.items() if tensor is not None}
+        given |= {"bias": bias, "residual": residual, "y": np.full((tokens, out), 0x7E01, np.uint16)}
+        given = {
+            name: np.ascontiguousarray(tensor).view(np.uint16 if tensor.itemsize == 2 else tensor.dtype)
+            for name, tensor in given.items()
+            if tensor is not None
+        }
         sizes = (tokens, columns, stride, out, gated, list(ACTIVATIONS).index(activation))
         memory = Memory.holding(given, ("y",))
-        arguments = Activate(None, None, None, None, *sizes)
+        arguments = Activate(*[None] * 6, *sizes)
         for name in given:
-            setattr(arguments, name, memory.address(name) + (0 if name == "z" else 2 * start))
+            beginning = 2 * start if name in ("bias", "residual", "y") else 0
+            setattr(arguments, name, memory.address(name) + beginning)
         blocks = tokens * -(-columns // 8 // 256)
         machine.launch(blocks, bytes(arguments), memory, tokens)
         results = [memory.tensor("y", np.uint16).reshape(tokens, out)]
         if start == 0:
-            results.append(plugin.activate(given, Activate(None, None, None, None, *sizes), scalar))
+            results.append(plugin.activate(given, Activate(*[None] * 6, *sizes), scalar))
         for y in results:
             assert (np.delete(y, np.arange(out)[here], 1) == 0x7E01).all()
             got = y[:, here].view(dtype).astype(np.float64)
@@ -140,7 +169,7 @@ def test_the_activation_in_both(plugin, machines, activation, dtype, gated):
 )
 def test_nothing_spills_and_memory_is_moved_in_vectors(arch):
     kernels = cubin.functions_of(kernel_object(SOURCE, arch), CUOBJDUMP)
-    assert len(kernels) == 10
+    assert len(kernels) == 12
     for name, kernel in kernels.items():
         assert kernel.stack == 0, name
         assert kernel.registers <= 80, name  # 3 blocks of 256 threads an SM
@@ -149,4 +178,5 @@ def test_nothing_spills_and_memory_is_moved_in_vectors(arch):
         assert {kind for kind, _ in opcodes} == {"STG", "LDG"}, name
         assert all("128" in form for kind, form in opcodes if kind == "STG"), name
         if "activate" in name:
-            assert all("128" in form for kind, form in opcodes if kind == "LDG"), name
+            # All but the scale of the token.
+            assert sum("128" not in form for kind, form in opcodes if kind == "LDG") == 1, name

@@ -28,11 +28,14 @@ NUMBERS = {
     "CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE": "kReductionInOrder",
     **{f"CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_{m}_BYTES": f"kAlignment{m}" for m in "ABCD"},
     "CUBLAS_COMPUTE_32F": "kCompute32",
+    "CUBLAS_COMPUTE_32I": "kComputeInt32",
     "CUBLAS_OP_T": "kTranspose",
     "CUBLAS_STATUS_SUCCESS": "kSuccess",
     "CUDA_R_32F": "kReal32",
     "CUDA_R_16F": "kReal16",
     "CUDA_R_16BF": "kBFloat16",
+    "CUDA_R_8I": "kInt8",
+    "CUDA_R_32I": "kInt32",
 }
 
 

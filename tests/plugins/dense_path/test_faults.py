@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.oracles.element_packing import pack_gated, pack_slabs
+from tests.oracles.element_packing import W8A8, pack_gated, pack_slabs
 from tests.plugins.dense_path_cases import MARKS, PIECE, plain_rows, random_bits
 from tests.plugins.dense_plugin import (
     DENSE_PATH,
@@ -20,6 +20,7 @@ from tests.plugins.mutations import broken_copy, named
 pytestmark = MARKS
 
 UNPACK, ACTIVATE = "kernels/unpack_kernel.cuh", "kernels/activate_kernel.cuh"
+BYTES = "kernels/unpack_bytes_kernel.cuh"
 PATH, PRODUCT, PIECES = "dense_path/dense_path.cpp", "dense_path/dense_product.cpp", "dense_path/pieces.h"
 # name: (file, correct text, text with the bug)
 MUTATIONS = {
@@ -45,16 +46,16 @@ MUTATIONS = {
     "2:4 slabs counted with the dense ones": (UNPACK, "number = slab - own.before;", "number = slab;"),
     "gate and up over each other": (UNPACK, "side * a.panels + panel", "side + panel"),
     "the first panels for every piece": (UNPACK, "a.first_panel * a.sides + panel", "panel"),
-    "the first rows left out": (UNPACK, "j = 0; j < kEach; ++j)\n    store", "j = 1; j < kEach; ++j)\n    store"),
+    "the first rows left out": (UNPACK, "j = 0; j < kEach; ++j) store", "j = 1; j < kEach; ++j) store"),
     "the gate's bias for the up": (ACTIVATE, "a.bias + a.out_features + column", "a.bias + column"),
-    "the gate for the up": (ACTIVATE, "add_eight<T>(up, z + a.stride)", "add_eight<T>(up, z)"),
+    "the gate for the up": (ACTIVATE, "load_side(up, 1)", "load_side(up, 0)"),
     "the gate left open": (ACTIVATE, "v[i] *= up[i]", "v[i] = up[i]"),
     "columns behind the piece": (ACTIVATE, "  if (column >= a.columns) return;\n", ""),
     "the first token's residual for all": (ACTIVATE, "a.residual + at", "a.residual + column"),
     "the residual before the activation": (ACTIVATE, "  activate_eight(v, a.activation);",
         "  if (a.residual) add_eight<T>(v, a.residual + column);\n  activate_eight(v, a.activation);"),
     "halves of a pair exchanged": (ACTIVATE, "T::narrow(v[2 * i], v[2 * i + 1])", "T::narrow(v[2 * i + 1], v[2 * i])"),
-    "rows of W without their padding": (PATH, "int64_t{slab_columns(p)} * kSlabColumns", "p.in_features"),
+    "rows of W without their padding": (PATH, "columns = padded_columns(p.in_features)", "columns = p.in_features"),
     "the first features' bias for all": (PATH, "a.bias ? a.bias + first", "a.bias ? a.bias"),
     "the first features' residual for all": (PATH, "a.residual ? a.residual + first", "a.residual ? a.residual"),
     "every piece to the first features": (PATH, "plain ? a.y + first", "plain ? a.y"),
@@ -70,6 +71,18 @@ MUTATIONS = {
     "W not transposed": (PRODUCT, "  calls.then(name, set(kTransposeA, kTranspose));\n", ""),
     "sums in the order of arrival": (PRODUCT, "  calls.then(name, prefer(kReductionSchemes, kReductionInOrder));\n", ""),
     "cuBLASLt's own alignments": (PRODUCT, "{kAlignmentB, kAlignmentC, kAlignmentD}", "{kAlignmentB}"),
+    "bytes of the other k32": (BYTES, "(i / 2 * (Rows / 16)", "((1 - i / 2) * (Rows / 16)"),
+    "both kept bytes at one place": (BYTES, "(nibble >> 2 & 3) * 8", "(nibble & 3) * 8"),
+    "places of bytes of the row above": (BYTES, "lane + half + i / 2 * 2", "lane + i / 2 * 2"),
+    "places of other columns": (BYTES, "(i % 2 * 4 + chunk)", "(i % 2 * 4 + chunk / 2)"),
+    "middle columns a byte too early": (BYTES, "four << 16", "four << 8"),
+    "middle places of the row above": (BYTES, "row % 8 * 2 + half)", "row % 8 * 2)"),
+    "the gate's scales for the up": (ACTIVATE, "(column / 64 + side) * 64", "column / 64 * 64"),
+    "scales of tokens left out": (ACTIVATE, "float_of(scale[i])), of_token)", "float_of(scale[i])), 0 * of_token + 1)"),
+    "the first piece's scales for all": (PATH, "a.scales + first * panels_per_tile", "a.scales + 0 * panels_per_tile"),
+    "pieces over rounded X": (PATH, "(workspace) + rounded_bytes(problem_)", "(workspace)"),
+    "no memory for rounded X": (PATH, "return rounded_bytes(p) + ", "return "),
+    "X is not rounded": (PATH, "launch_rounding(a, scalar_, stream)", "cudaSuccess"),
     "a workspace too small": (PIECES, "std::min(whole, std::max(kPieceBytes, least))", "std::min(whole, least)"),
 }  # fmt: skip
 # Every run of the tests takes one bug per file; `make mutate` takes all.
@@ -102,7 +115,7 @@ def activating(plugin):
     z = np.arange(2 * 128, dtype=np.float16).reshape(2, 128) / 64
     residual = np.linspace(-1, 1, 80).astype(np.float16).reshape(2, 40)
     given = {"z": z, "residual": residual, "y": np.zeros((2, 40), np.float16)}
-    sizes = Activate(None, None, None, None, 2, 40, 128, 40, 0, 0)
+    sizes = Activate(*[None] * 6, 2, 40, 128, 40, 0, 0)
     y = plugin.activate({name: t.view(np.uint16) for name, t in given.items()}, sizes, 0).view(np.float16)
     yield np.allclose(y, z[:, :40] + residual, atol=2e-3)
 
@@ -114,6 +127,8 @@ def whole(plugin):
             {"residual": True},
             {"activation": "gelu", "residual": True},
             {"gated": True, "activation": "silu", "residual": True},
+            {"integers": W8A8, "kinds": 3, "share": 0.8},
+            {"integers": W8A8, "kinds": 3, "gated": True},
         )
     ):
         rounded = bool(how.get("activation"))

@@ -1,4 +1,4 @@
-"""The plugin with weights of w8a8: it rounds X into its workspace, multiplies integers exactly, and has no dense path."""
+"""The plugin with weights of w8a8: it rounds X into its workspace, and multiplies integers exactly by its kernels."""
 
 import ctypes
 from dataclasses import replace
@@ -10,7 +10,6 @@ from tests.oracles.element_packing import KEPT
 from tests.oracles.integer_packing import W8A8
 from tests.plugins.dense_path_cases import FAILS, MARKS, large
 from tests.plugins.dense_plugin import A100, H100, Linear
-from tests.plugins.host_kernel import problem_of
 from tests.plugins.mosaic_cases import DTYPES, make_case
 
 pytestmark = MARKS
@@ -58,16 +57,13 @@ def test_any_tokens_give_the_exact_bits(plugin, panel_rows, gated):
         np.testing.assert_array_equal(y, case.bits)
 
 
-def test_no_device_takes_the_dense_path(plugin):
-    for device in (A100, H100):
+def test_only_hoppers_timings_name_the_dense_path(plugin):
+    for device, named in ((A100, []), (H100, ["dense-path"])):
         plugin.device(device)
         for rows, gated in PACKINGS:
-            linear = large(4096, rows=rows, gated=gated, weights=SAID)
-            made = plugin.configured(linear)
-            assert plugin.tactics(made) == [1]
-            assert plugin.lib.patch_plugin_timing_id(made).decode().split()[-2:] == ["w8a8", "dense,2:4"]
-            problem = problem_of(4096, (4096, 4096), rows, linear.slabs.of[:], gated, W8A8)
-            assert not plugin.takes_dense_path(problem, device)
+            made = plugin.configured(large(4096, rows=rows, gated=gated, weights=SAID))
+            said = plugin.lib.patch_plugin_timing_id(made).decode().split()
+            assert said[said.index("w8a8") :] == ["w8a8", "dense,2:4", *named]
 
 
 def test_inputs_of_other_types_are_refused(plugin):
