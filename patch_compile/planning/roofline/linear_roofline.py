@@ -16,7 +16,7 @@ from patch_compile.hardware.cards import RatedCard
 from patch_compile.packing.slab_kinds import SLAB_K
 from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
 from patch_compile.planning.roofline.choice import choose_schedule, limits_of
-from patch_compile.planning.roofline.int8_inputs import quantise_time
+from patch_compile.planning.roofline.int8_inputs import dense_w8a8_time, quantise_time
 from patch_compile.planning.roofline.launch_work import latency, rates_of, weight_bytes, work_of
 from patch_compile.planning.roofline.library_product import (
     Weights,
@@ -120,14 +120,21 @@ def dense_time(
 def dense_path_time(card: RatedCard, shape: Linear, tokens: int, assume: Assumptions = ASSUMED) -> float:
     """Returns the microseconds of unpacking whole slabs of W and of the dense product, both piece by piece.
 
-    It assumes that unpacked weights are written to DRAM and read from there. L2 would hold a part of them.
+    With int8 inputs the product is between kernels that round X and scale the sums of each piece. It assumes that unpacked
+    weights are written to DRAM and read from there. L2 would hold a part of them.
     """
     problem = shape.problem(tokens)
-    panel, panels = 2 * shape.panel_rows * -(-shape.in_features // SLAB_K) * SLAB_K, problem.packed_panels
-    pieces = -(-panels // max(1, min(panels, _PIECE_BYTES // panel)))
+    rounds, panels = shape.weights.input_bits == 8, problem.packed_panels
+    panel = shape.weights.input_bits // 8 * shape.panel_rows * -(-shape.in_features // SLAB_K) * SLAB_K
+    sums = 4 * shape.panel_rows * tokens if rounds else 0
+    pieces = -(-panels // max(1, min(panels, _PIECE_BYTES // (panel + sums))))
     moved = weight_bytes(problem) + panel * panels
-    product, _ = dense_time(card, shape, tokens, assume)
-    return moved / rates_of(card, assume).bytes + product + (2 * pieces - 1) * first_bytes(card, assume)
+    if rounds:
+        product, launches = dense_w8a8_time(card, (shape.out_features, shape.in_features), tokens, assume), 3
+    else:
+        product, launches = dense_time(card, shape, tokens, assume)[0], 2
+    more = launches * (pieces - 1) + 1  # than a product of one piece has
+    return moved / rates_of(card, assume).bytes + product + more * first_bytes(card, assume)
 
 
 def predict(
@@ -142,14 +149,14 @@ def predict(
 
     With int8 inputs, the kernel that rounds X counts too.
 
-    config: None takes the plugin's choice, and on Hopper, and everywhere with slabs of n:16 or quantised weights, the faster
-    of the kernels and the dense path, which TensorRT chooses by timing. parts: None takes the plugin's choice. The dense
-    product has 16-bit weights.
+    config: None takes the plugin's choice, and on Hopper, and everywhere with slabs of n:16 or integer weights with 16-bit
+    inputs, the faster of the kernels and the dense path, which TensorRT chooses by timing. parts: None takes the plugin's
+    choice. The dense product has 16-bit weights.
     """
     kernels = _by_kernels(card, shape, tokens, config, assume, parts)
     # plugins/dense_path/choice.h
-    gains_densely = shape.weights.widened or (
-        shape.weights.input_bits == 16 and (card.rates.mma < 1 or bool(shape.others))
+    gains_densely = (
+        shape.weights.widened or card.rates.mma < 1 or (shape.weights.input_bits == 16 and bool(shape.others))
     )
     if config is not None or not gains_densely or shape.out_features % 8 or shape.in_features % 8:
         return kernels
@@ -164,7 +171,7 @@ def predict(
         share=kernels.share * kernels.microseconds / dense_path,
         config=DENSE_PATH,
         parts=1,
-        slower=Slower(way=Way.DENSE_PATH, speedup=speedup),
+        slower=Slower(way=Way.DENSE_PATH, speedup=speedup) if speedup < 1 else None,
     )
 
 

@@ -63,7 +63,9 @@ def test_a_slabs_clocks_are_compared_with_the_simulated(tmp_path, capsys):
     found = {(slab.config, slab.kind): slab for slab in fit.slabs(fit.read_rows(path), true)}
     for name, kind in (("int4-decode-64", "dense"), ("int4-decode-64", "2:4"), ("int4-mid-64", "2:4")):
         slab = found[name, kind]
-        assert slab.limit == "issue" and slab.ratio == pytest.approx(1.4 / 0.9, rel=0.05)  # with the ends of tiles
+        assert slab.limit == "issue" and slab.ratio == pytest.approx(
+            1.4 / 0.9, rel=0.05
+        )  # with the ends of tiles
         assert f"{name}, {kind}: a slab takes {slab.measured:.0f} clocks, simulated {slab.simulated}" in said
     swept = [row for row in sweep_rows(true) if row["key"].get("config") == "decode-128"]
     assert 0 < found["decode-128", "dense"].rows < len(swept)  # DRAM or the launch limits the other rows

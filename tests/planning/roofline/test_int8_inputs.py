@@ -10,10 +10,10 @@ from patch_compile.planning.cost import CostModel
 from patch_compile.planning.roofline.assumptions import ASSUMED
 from patch_compile.planning.roofline.int8_inputs import dense_w8a8_time, quantise_time
 from patch_compile.planning.roofline.library_product import first_bytes, l2_trip, library_time
-from patch_compile.planning.roofline.linear_roofline import DENSE_PATH, Linear, predict
+from patch_compile.planning.roofline.linear_roofline import DENSE_PATH, Linear, dense_path_time, predict
 from tests.planning.roofline.test_weight_types import LINEARS, of_type
 
-A100 = card_of("a100-80").rated
+A100, H100 = (card_of(name).rated for name in ("a100-80", "h100"))
 CARDS = pytest.mark.parametrize("card", rated_cards(), ids=lambda card: card.name)
 
 
@@ -49,7 +49,8 @@ def test_no_product_beats_the_library(card):
         for tokens in (1, 16, 512, 4096):
             found = predict(card, Linear(*shape, 0.0, 128, (), W8A8), tokens)
             assert found.microseconds >= dense_w8a8_time(card, shape, tokens, fused=True)
-            assert found.config.startswith("w8a8-") and found.config != DENSE_PATH and 0 < found.share < 1
+            assert 0 < found.share < 1
+            assert found.config.startswith("w8a8-") or (card.sm == 90 and found.config == DENSE_PATH)
 
 
 def test_more_pruning_is_never_slower():
@@ -90,3 +91,31 @@ def test_int8_products_pay_in_prompts(target):
         for weights in (FLOAT16, INT8, W8A8)
     }
     assert at[W8A8].speedup > at[FLOAT16].speedup > at[INT8].speedup
+
+
+def test_the_dense_path_adds_bytes_and_launches():
+    """A 4096 × 4096 weight that is all 2:4 is .625 bytes a weight read and 1 written. With 16,384 tokens, 7 of its 32 panels
+    and their sums fit into a piece: 5 pieces of three launches each."""
+    linear = Linear(4096, 4096, 1.0, 128, (), W8A8)
+    moved = 4096 * 4096 * 1.625 / (H100.bandwidth * 1e3 * ASSUMED.bandwidth)
+    for tokens, launches in ((2048, 1), (16384, 1 + 3 * 4)):
+        more = dense_path_time(H100, linear, tokens) - dense_w8a8_time(H100, (4096, 4096), tokens)
+        assert more == pytest.approx(moved + launches * first_bytes(H100, ASSUMED), rel=0.01)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.5, 1.0])
+def test_long_prompts_on_hopper_take_the_dense_path(ratio):
+    """It reaches dense W8A8 by cuBLASLt but for the unpacking, and pruning changes only the bytes that are unpacked."""
+    linear = Linear(4096, 11008, ratio, 128, (), W8A8)
+    shares = [
+        dense_w8a8_time(H100, (4096, 11008), tokens) / dense_path_time(H100, linear, tokens)
+        for tokens in (512, 2048, 8192)
+    ]
+    assert shares == pytest.approx([0.55, 0.83, 0.94], abs=0.04)
+    assert predict(H100, linear, 512).config != DENSE_PATH
+    found = predict(H100, linear, 8192)
+    assert found.config == DENSE_PATH and found.microseconds == dense_path_time(H100, linear, 8192)
+    assert found.speedup > 1 and found.slower is None  # than dense 16 bits
+    for card in rated_cards():
+        if card.sm != 90:
+            assert predict(card, linear, 8192).config != DENSE_PATH

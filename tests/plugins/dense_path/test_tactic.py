@@ -2,16 +2,19 @@
 
 import ctypes
 import itertools
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from masklearn.quant.table import FLOAT16, W8A8
 from patch_compile.hardware.cards import RatedCard, card_named
 from patch_compile.planning.roofline.choice import choose_schedule, limits_of
 from patch_compile.planning.roofline.linear_roofline import DENSE_PATH as DENSE_PATH_NAME
 from patch_compile.planning.roofline.linear_roofline import Linear as Linear24
 from patch_compile.planning.roofline.linear_roofline import dense_path_time, predict
+from tests.oracles.element_packing import W8A8 as NUMBER_OF_W8A8
 from tests.plugins.dense_path_cases import FAILS, MARKS, large, run
 from tests.plugins.dense_plugin import A100, DENSE_PATH, EAGER, H100, Linear
 from tests.plugins.host_kernel import Device, problem_of
@@ -233,21 +236,22 @@ def test_plans_count_only_on_offered_tactics(unpacker):
     card = card_named("H100")
     assert isinstance(card, RatedCard)
     limits = limits_of(card)
-    counted = 0
-    for shape, share, tokens in itertools.product(
+    counted = Counter()
+    for weights, shape, share, tokens in itertools.product(
+        (FLOAT16, W8A8),
         ((4096, 4096), (11008, 4096), (4096, 11008), (14336, 4096), (4864, 896)),
         (0.0, 0.5, 0.7, 0.9, 1.0),
         (128, 256, 512, 1024, 2048, 4096, 16384),
     ):
-        asked = Linear24(*shape, share)
+        asked = Linear24(*shape, share, weights=weights)
         problem = asked.problem(tokens)
-        mine = problem_of(tokens, shape, 128, problem.slabs)
+        mine = problem_of(tokens, shape, 128, problem.slabs, weights=NUMBER_OF_W8A8 * (weights is W8A8))
         found = predict(card, asked, tokens)
         chosen, _ = choose_schedule(problem, limits)
         kernels = predict(card, asked, tokens, chosen).microseconds
         if found.config == DENSE_PATH_NAME and found.microseconds < 0.97 * kernels:
-            counted += 1
-            assert unpacker.takes_dense_path(mine, H100), (shape, share, tokens)
+            counted[weights] += 1
+            assert unpacker.takes_dense_path(mine, H100), (weights, shape, share, tokens)
         if dense_path_time(card, asked, tokens) > 2 * kernels:
-            assert not unpacker.takes_dense_path(mine, H100), (shape, share, tokens)
-    assert counted > 50
+            assert not unpacker.takes_dense_path(mine, H100), (weights, shape, share, tokens)
+    assert counted[FLOAT16] > 50 and counted[W8A8] > 10
