@@ -169,8 +169,8 @@ cudaError_t launch_rounding(LinearArguments linear, Scalar scalar, cudaStream_t 
   const size_t tokens = a.tokens;
   host::KernelTensors t;
   t.add("X", a.x, tokens * a.in_features * 2, 2);
-  t.add("rounded X", a.rounded, tokens * padded_columns(a.in_features), 1, Use::kOutput);
-  t.add("token scales", a.scales, tokens * 4, 4, Use::kOutput);
+  t.add("rounded X", a.rounded, tokens * padded_columns(a.in_features), 1, Use::kWorkspace);
+  t.add("token scales", a.scales, tokens * 4, 4, Use::kWorkspace);
   const auto kernel = [=] {
     return scalar == Scalar::kHalf ? patch_quantise<Half>(a) : patch_quantise<BFloat16>(a);
   };

@@ -37,11 +37,11 @@ constexpr int64_t kNumbers[] = {0,         1,         2,         3,         4,  
 constexpr DataType kTypes[] = {DataType::kFLOAT, DataType::kHALF,  DataType::kBF16, DataType::kINT8,
                                DataType::kINT32, DataType::kINT64, DataType::kFP8};
 constexpr patch::Device kDevices[] = {{},
-                                      {108, 163 << 10, 40 << 20, 153, 1024, 0},
-                                      {132, 227 << 10, 50 << 20, 183, 1269, 2048},
-                                      {1, 227 << 10, 50 << 20, 1, 1269, 1 << 30},
-                                      {46, 48 << 10, 0, 0, 0, 0},
-                                      {1 << 20, 99 << 10, INT32_MAX, 1 << 20, 1 << 16, 0}};
+                                      {108, 163 << 10, 40 << 20, 11517, 80, 0, 768},
+                                      {132, 227 << 10, 50 << 20, 11928, 90, 0, 1556},
+                                      {1, 227 << 10, 50 << 20, 1 << 20, 90, 0, 1 << 30},
+                                      {46, 48 << 10, 0, 0, 0, 0, 0},
+                                      {1 << 20, 99 << 10, INT32_MAX, 1 << 20, 1 << 16, 1, 0}};
 
 class Attack {
  public:

@@ -8,12 +8,12 @@ from tests.plugins.dense_plugin import EAGER, DensePlugin, compile_driver, compi
 
 @pytest.fixture(scope="session")
 def driver(library_cache):
-    return compile_driver(library_cache)
+    return compile_driver(library_cache, defines=("PATCH_KERNEL_CLOCKS=0",))
 
 
 @pytest.fixture(scope="session")
 def small_driver(library_cache):
-    return compile_driver(library_cache, defines=(f"PATCH_PIECE_BYTES={PIECE}",))
+    return compile_driver(library_cache, defines=(f"PATCH_PIECE_BYTES={PIECE}", "PATCH_KERNEL_CLOCKS=0"))
 
 
 @pytest.fixture(scope="session")

@@ -155,7 +155,7 @@ def faults(plugin):
 @pytest.mark.parametrize("name", named(MUTATIONS, OFTEN))
 def test_a_broken_dense_path_is_caught(name, tmp_path, library_cache, monkeypatch):
     plugins = broken_copy(tmp_path, ("kernels", "host", "dense_path", "tensorrt"), MUTATIONS.get(name))
-    driver = compile_driver(library_cache, plugins, (f"PATCH_PIECE_BYTES={PIECE}",))
+    driver = compile_driver(library_cache, plugins, (f"PATCH_PIECE_BYTES={PIECE}", "PATCH_KERNEL_CLOCKS=0"))
     monkeypatch.setenv("PATCH_CUBLASLT", str(compile_stand_in(library_cache)))
     plugin = DensePlugin(driver, tmp_path)
     plugin.device(EAGER)
