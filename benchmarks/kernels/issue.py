@@ -4,7 +4,8 @@
 
 Prints the figures of the loops, and the latency of DRAM that decode kernels hide, by the simulation and by Little's law: an
 SM gets its share of the bandwidth only while it has  bandwidth x latency  bytes under way. `--renew` writes the counts and
-cycles that the planner reads, plugins/kernels/sass.json, and the bounds that tests hold the kernels to, budgets.json.
+cycles that the planner reads, plugins/kernels/sass.json, what the plugin's schedule takes from them (turns.py), and the
+bounds that tests hold the kernels to, budgets.json.
 
 It reads an instruction's control word as ptxas wrote it (cycles to stall, scoreboards to set and to wait for), and models
 in-order issue by four schedulers, the rate of the tensor cores, a single queue for all accesses of shared memory, barriers,
@@ -19,9 +20,11 @@ import argparse
 import json
 import math
 import re
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -414,6 +417,24 @@ _LATENCY_HEADS = (
 )  # fmt: skip
 
 
+class _Architecture(NamedTuple):
+    """What the simulation of an architecture gives. counts: for sass.json, else empty; latencies: rows of the table."""
+
+    figures: dict[str, Any]
+    counts: dict[str, Any]
+    latencies: list[list[str]]
+
+
+def _of_architecture(arch: int, nvcc: Path, cuobjdump: Path, renew: bool) -> _Architecture:
+    """Compile the fp16 kernels for an architecture and simulate their loops."""
+    with tempfile.TemporaryDirectory() as folder:
+        compiled = compile_all("half", arch, nvcc, cuobjdump, Path(folder))
+    figures = figures_of(*compiled, arch)
+    if renew:
+        return _Architecture(figures, counts_of(figures, *compiled, arch), [])
+    return _Architecture(figures, {}, list(_latency_rows(*compiled, arch)))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Compile the fp16 kernels, simulate their loops, print the tables and write the files if asked."""
     parser = argparse.ArgumentParser(
@@ -427,24 +448,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     if cuobjdump is None:
         print("error: cuobjdump and nvdisasm are in no CUDA toolkit here", file=sys.stderr)
         return 1
-    found, counts = {}, {}
-    latencies: list[list[str]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for arch in ARCHS if asked.renew else asked.arch or BUDGET_ARCHS:
-            compiled = compile_all("half", arch, nvcc.path, cuobjdump, Path(folder))
-            found[arch] = figures_of(*compiled, arch)
-            if asked.renew:
-                counts[f"sm_{arch}"] = counts_of(found[arch], *compiled, arch)
-            else:
-                latencies += _latency_rows(*compiled, arch)
+    archs = ARCHS if asked.renew else asked.arch or BUDGET_ARCHS
+    tools = nvcc.path, cuobjdump, bool(asked.renew)
+    with ProcessPoolExecutor() as pool:
+        each = list(pool.map(_of_architecture, archs, *([one] * len(archs) for one in tools)))
+    found = dict(zip(archs, (one.figures for one in each), strict=True))
+    latencies = [row for one in each for row in one.latencies]
     print(table(_LOOP_HEADS, _loop_rows(found)), table(_LATENCY_HEADS, latencies), sep="\n\n")
     if asked.renew:
+        counts = {f"sm_{arch}": one.counts for arch, one in zip(archs, each, strict=True)}
         about = {"nvcc": nvcc.version, "flags": " ".join(FLAGS), "kernels": counts}
         bounds = {
             f"sm_{arch}": {name: budget_of(f) for name, f in found[arch].items()} for arch in BUDGET_ARCHS
         }
         JSON.write_text(json.dumps(about, indent=1) + "\n")
         BUDGETS.write_text(json.dumps({"nvcc": nvcc.version} | bounds, indent=1) + "\n")
+        subprocess.run(
+            [sys.executable, Path(__file__).with_name("turns.py")], check=True
+        )  # reads the new file
     return 0
 
 

@@ -138,12 +138,8 @@ PATCH_DEVICE void multiply_byte_stream(Accumulators<G>& acc, int slabs, Ring& ri
   // windows, the last units go row block by row block, each of which is then loaded while the others are
   // multiplied: 6:8 slabs have as much to load as to multiply (simulated: issue.py).
   constexpr int kLast = !D::kMiddle ? 0 : U::kAhead > 1 ? 2 : 1, kFirst = U::kCount - kLast;
-  // A tile kernel's slab takes little longer than a copy.
-  constexpr bool kCopiesFirst = G::kKernel == Kernel::kTile
-#ifdef PATCH_TRY
- || G::kTokens >= 128
-#endif
-;
+  // A slab of so many tokens takes little longer than a copy.
+  constexpr bool kCopiesFirst = G::kTokens >= 128;
   const auto multiply_slab = [&](const auto& and_then) {
     ring.prepare();  // its branches are in no product's way here
     for_each_index<kFirst>([&](auto index) {
