@@ -86,10 +86,10 @@ def test_more_sparse_slabs_are_never_slower(device):
 
 @pytest.mark.parametrize("device", AMPERE_AND_ADA, ids=lambda d: d.name)
 def test_moving_to_another_kernel_costs_little(device):
-    """With more 2:4 slabs the schedule for many tokens moves to another kernel, at a loss of 5 % at most."""
+    """With more 2:4 slabs the schedule for many tokens moves to another kernel, at a loss of 10 % at most."""
     for shape, tokens in itertools.product(LARGE, (2048, 4096)):
         pairs = itertools.pairwise(times_by_share(device, shape, tokens))
-        assert all(after <= 1.05 * before for before, after in pairs)
+        assert all(after <= 1.1 * before for before, after in pairs)
 
 
 @pytest.mark.parametrize("device", AMPERE_AND_ADA, ids=lambda d: d.name)
