@@ -58,7 +58,7 @@ class Slab(NamedTuple):
     config: str
     kind: str
     measured: float
-    simulated: float
+    simulated: int
     predicted: float
     limit: str
     launch: float
@@ -228,7 +228,7 @@ def slabs(rows: Sequence[Row], assume: Assumptions) -> list[Slab]:
         for kind, clock in ((DENSE, about["dense"]), (TWO_FOUR, about["sparse"])):
             limits = slab_limits(card, config, kind, config.tokens, assume)
             limit = max(limits, key=lambda one: limits[one])
-            numbers = simulated_clocks(card, config, kind), limits[limit], limit
+            numbers = round(simulated_clocks(card, config, kind)), limits[limit], limit
             if clock > 0:
                 rest = about["launch"], about["error"], about["rows"]
                 found.append(Slab(name, kind.name, clock, *numbers, *rest))

@@ -244,7 +244,7 @@ def slab_clocks_table(devices: Iterable[RatedCard]) -> str:
 def _slab_clocks_row(device: RatedCard, weights: WeightType) -> list[str]:
     config = next(one for one in CONFIGS if one.name == f"{weights}-decode-64")
     cells = (
-        f"{simulated_clocks(device, config, kind)} / {config.slab_bytes(number) / device.bytes_a_clock:.0f}"
+        f"{simulated_clocks(device, config, kind):.0f} / {config.slab_bytes(number) / device.bytes_a_clock:.0f}"
         for number, kind in enumerate(kinds_of(weights))
     )
     return [device.name, str(weights), *cells]

@@ -8,7 +8,7 @@
 
 namespace patch {
 
-inline constexpr int64_t kByteRate = 2;         // products of int8 in the time of one of 16 bits
+inline constexpr int64_t kByteRate = 2;  // products of int8 in the time of one of 16 bits
 // One more kernel: its launch, and its first bytes from DRAM.
 #ifndef PATCH_KERNEL_CLOCKS  // tests send small products down the dense path
 #define PATCH_KERNEL_CLOCKS 2300

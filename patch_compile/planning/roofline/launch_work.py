@@ -99,7 +99,8 @@ def simulated_clocks(card: RatedCard, config: Config, kind: TileKind, blocks: in
 
     blocks: on the SM, None for as many as it holds. With fewer, each is taken to keep the pace of a block alone on an SM.
     """
-    full, alone = (_code(card)[config.name][what][kind.name][card.is_geforce] for what in ("cycles", "alone"))
+    counts = _code(card)[config.name]
+    full, alone = (float(counts[what][kind.name][card.is_geforce]) for what in ("cycles", "alone"))
     return max(full, alone / blocks) if blocks else full
 
 
