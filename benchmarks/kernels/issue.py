@@ -67,8 +67,8 @@ class Timing:
     multiply-adds before pruning; pipeline: from there to the result, equal for dense and 2:4 (24.0 and 24.1 cycles in all on
     an A100: Sun et al. 2022, arXiv 2206.02874). shared: from issue to the result of a load of 4 bytes a lane, if no queue is
     in the way (29 on A100 and H800: Luo et al. 2024, arXiv 2402.13499); each further 128 bytes take one cycle more. index:
-    reads of the index, of which 31 of 32 columns are in L1 (33: Abdelkhalik et al. 2022, arXiv 2208.11174). copy: as from an
-    idle DRAM (466 to 541 in the same papers). barrier: assumed.
+    reads of the index, of which 31 of 32 columns are in L1 (33: Abdelkhalik et al. 2022, arXiv 2208.11174) and one in L2
+    (263). copy: as from an idle DRAM (466 to 541 in the same papers). barrier: assumed.
     """
 
     hmma: float

@@ -18,7 +18,7 @@ from tests.planning.llama import LLAMA_2_7B
 from tests.refusals import refused
 
 # On an A6000 no single linear of it gains, but gate and up gain as one node.
-SMALL = LLAMA_2_7B | {"hidden_size": 256, "intermediate_size": 2048, "num_hidden_layers": 4, "num_attention_heads": 4,
+SMALL = LLAMA_2_7B | {"hidden_size": 256, "intermediate_size": 1536, "num_hidden_layers": 4, "num_attention_heads": 4,
                       "num_key_value_heads": 1, "head_dim": 256}  # fmt: skip
 
 

@@ -45,7 +45,7 @@ def test_a_speed_chooses_proven_types(settings, make_model, capsys):
     show(Result(read_report(out)).sections())
     assert "weight types chosen for a speed-up of 1.06 on L4" in capsys.readouterr().out
     recipe = Recipe.of_build(out)
-    assert recipe.weights.startswith("float16,int8,int4") and recipe.speedup == 1.06
+    assert recipe.weights.startswith("float16,int8") and "int4" in recipe.weights and recipe.speedup == 1.06
 
 
 def test_baselines_take_chosen_types_and_ratio(settings, make_model, tmp_path, monkeypatch):
@@ -63,7 +63,7 @@ def test_baselines_take_chosen_types_and_ratio(settings, make_model, tmp_path, m
 def test_more_speed_takes_more_int4(settings, make_model):
     """Each speed's plan is checked before anything is learned."""
     model, fours = narrow_model(make_model), []
-    for speedup in (1.03, 1.05, 1.06):
+    for speedup in (1.03, 1.06, 1.09):
         planned = plan(Recipe.parse(asked(settings, model, speedup=speedup)))
         fours.append(sum(row.weights == "int4" for row in planned.linears))
         assert planned.weights == "auto" and planned.whole.end_to_end.speedup >= speedup

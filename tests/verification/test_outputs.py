@@ -48,7 +48,7 @@ def test_rounded_inputs_are_allowed_for(settings: dict[str, Any]) -> None:
     agreement = report["agreement"]
     assert {row["weights"] for row in report["linears"]} == {"w8a8"}
     assert agreement["tolerance"]["origin"] == "sixteen-bits"
-    assert 0 < agreement["error"] <= agreement["tolerance"]["share"] < 0.3
+    assert 0 < agreement["error"] <= agreement["tolerance"]["share"] < 0.4
 
 
 def test_embeddings_are_compared_by_cosine(settings: dict[str, Any]) -> None:
