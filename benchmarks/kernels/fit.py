@@ -33,7 +33,12 @@ from patch_compile.planning.cards import PlanCard, card_of_gpu
 from patch_compile.planning.measured import MOST, MeasuredCard, file_stem
 from patch_compile.planning.measured_fit import Fit, fit_assumptions
 from patch_compile.planning.roofline.assumptions import Assumptions
-from patch_compile.planning.roofline.launch_work import simulated_clocks, slab_limits
+from patch_compile.planning.roofline.launch_work import (
+    rates_of,
+    simulated_clocks,
+    slab_limits,
+    work_of,
+)
 from patch_compile.planning.roofline.linear_roofline import (
     DENSE_PATH,
     Linear,
@@ -51,8 +56,8 @@ _NUMBERS = {config.name: number for number, config in enumerate(CONFIGS)}
 class Slab(NamedTuple):
     """Clocks of an SM for a slab of a kind in a configuration.
 
-    simulated: clocks by issue.py; predicted: clocks by the planner, for the resource `limit`; launch: clocks of a launch
-    without slabs; error: median relative miss of the fit to `rows` rows of the sweep.
+    simulated: clocks by issue.py; predicted: clocks by the planner, for the resource `limit`; launch: clocks from the kernel
+    before to the first bytes; error: median relative miss of the fit to `rows` rows of the sweep.
     """
 
     config: str
@@ -221,7 +226,8 @@ def slabs(rows: Sequence[Row], assume: Assumptions) -> list[Slab]:
     if not clocks or not limited:
         return []
     tokens = {row["key"]["config"]: row["block_tokens"] for row in limited}
-    fitted = slab_clocks(limited, first(rows, "rates")["sms"], clocks["sm_mhz"], tokens)
+    of_slabs = [_of_slabs(row, card, assume) for row in limited]
+    fitted = slab_clocks(of_slabs, first(rows, "rates")["sms"], clocks["sm_mhz"], tokens)
     found = []
     for name, about in fitted.items():
         config = CONFIGS[_NUMBERS[name]]
@@ -233,6 +239,24 @@ def slabs(rows: Sequence[Row], assume: Assumptions) -> list[Slab]:
                 rest = about["launch"], about["error"], about["rows"]
                 found.append(Slab(name, kind.name, clock, *numbers, *rest))
     return found
+
+
+def _of_slabs(row: Row, card: RatedCard, assume: Assumptions) -> Row:
+    """Returns a row of the sweep, less the planner's time for trips to L2, stores of Y and sums that parts share.
+
+    These differ between rows of a configuration, and are no part of a slab.
+    """
+    key, rates = row["key"], rates_of(card, assume)
+    config = CONFIGS[_NUMBERS[key["config"]]]
+    problem = Linear(*key["shape"], key["share"], config.panel_rows, weights=config.weights).problem(
+        key["tokens"]
+    )
+    # Twice the slabs take twice their clocks, and the rest once.
+    twice = replace(problem, slabs=tuple(2 * count for count in problem.slabs))
+    work, more = (work_of(card, config, one, key["parts"], assume) for one in (problem, twice))
+    clocks = 2 * sum(work.clocks.values()) - sum(more.clocks.values())
+    rest = work.edges + clocks / rates.clocks
+    return row | {"seconds": row["seconds"] - rest / 1e6}
 
 
 def _limited_by_sm(row: Row, card: RatedCard, assume: Assumptions) -> bool:

@@ -105,8 +105,8 @@ def settle_together(
         members = [every[name] for name in group.linears if name in every]
         free = {plan.name for plan in members if asked.get(plan.name) == AUTO and _is_open(plan)}
         node = group if group in outline.nodes else None
-        choices = [_paired(choice, node, costs) for choice in _choices(members, free, costs)]
         if free or (node and node.gated):
+            choices = [_paired(choice, node, costs) for choice in _choices(members, free, costs)]
             fastest = min(choices, key=lambda choice: _total(choice, group, node, costs))
             settled |= {plan.name: plan for plan in fastest if plan.name in plans}
     return settled

@@ -44,11 +44,11 @@ def test_the_report_compares_hidden_states(
 
 def test_rounded_inputs_are_allowed_for(settings: dict[str, Any]) -> None:
     """Roundings to float16 carry inputs of w8a8 to other integers, as they do in transformers."""
-    report = build(settings | {"weights": "w8a8", "tile": (64, 64)})
+    report = build(settings | {"weights": "w8a8", "tile": (64, 64), "kinds": "2:4"})
     agreement = report["agreement"]
     assert {row["weights"] for row in report["linears"]} == {"w8a8"}
     assert agreement["tolerance"]["origin"] == "sixteen-bits"
-    assert 0 < agreement["error"] <= agreement["tolerance"]["share"] < 0.4
+    assert 0 < agreement["error"] <= agreement["tolerance"]["share"] < 0.3
 
 
 def test_embeddings_are_compared_by_cosine(settings: dict[str, Any]) -> None:

@@ -20,7 +20,6 @@ from patch_compile.planning.roofline.launch_work import (
 )
 from patch_compile.planning.roofline.schedule import (
     CONFIGS,
-    TABLE_WORDS,
     Config,
     Problem,
     ceil_div,
@@ -137,7 +136,7 @@ def predicted_clocks(problem: Problem, number: int, parts: int, device: DeviceLi
     edges = L2_LATENCY * (2 if not pieces else 5 + ceil_div(parts, tiles))
     if pieces:
         computed += 8 * pieces * config.sums * busiest // (parts * turns.l2)
-    if 2 * (parts + 1) + problem.kinds * (problem.packed_panels + 1) > TABLE_WORDS:
+    if not problem.pointers_fit(parts):
         edges += DRAM_LATENCY
     in_flight = min(parts, sms * blocks) * (config.stages - 1) * problem.weight_bytes
     in_flight //= max(1, sum(problem.slabs))

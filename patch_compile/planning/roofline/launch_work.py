@@ -14,7 +14,6 @@ from masklearn.masks.kinds.base import TileKind
 from patch_compile.hardware.cards import RatedCard, SmRates
 from patch_compile.planning.roofline.assumptions import Assumptions
 from patch_compile.planning.roofline.schedule import (
-    TABLE_WORDS,
     Config,
     Problem,
     kinds_of,
@@ -209,8 +208,7 @@ def _stream(card: RatedCard, config: Config, problem: Problem, parts: int, assum
     # The begin of a part is a kernel parameter, which comes from L2. Pointers that do not fit beside it come from DRAM. The
     # last tile is stored, counted and read piece by piece; then Y is stored.
     tail = l2 * ((3 + -(-parts // tiles) + 1) if pieces else 1)
-    inside = 2 * (parts + 1) + problem.kinds * (problem.packed_panels + 1) <= TABLE_WORDS
-    edges = l2 + (0 if inside else dram) + tail
+    edges = l2 + (0 if problem.pointers_fit(parts) else dram) + tail
     resident = min(parts, card.sms * blocks_at_once(card, config))
     inflight = bytes_in_flight(config, weights / sum(problem.slabs), resident)
     return Work(passes * weights + activations, clocks, edges, inflight)

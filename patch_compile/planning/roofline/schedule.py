@@ -190,6 +190,10 @@ class Problem:
         """Returns the bytes of X as the kernels read it."""
         return self.weights.input_bits // 8 * self.tokens * self.in_features
 
+    def pointers_fit(self, parts: int) -> bool:
+        """`pointers_fit` of arguments.h: True if a table of so many parts has room for the index's pointers."""
+        return 2 * (parts + 1) + self.kinds * (self.packed_panels + 1) <= TABLE_WORDS
+
     def suits(self, config: Config) -> bool:
         """Returns True if a configuration is for weights that are packed like this one's."""
         return (
