@@ -1,6 +1,6 @@
 """Compares predicted times of products with times that others published.
 
-    python -m benchmarks.published [FILE.csv …] [--json | --fit | --gains | --page docs/explanation/predictions.md]
+    python -m benchmarks.published [FILE.csv …] [--json | --fit | --errors | --page docs/explanation/predictions.md]
 
 Without files it takes the files beside this program. The README there describes the columns. It prints predicted over
 measured for dense and 2:4 products and for the speed-up by 2:4: the number of products, the median, p10 and p90. With the
@@ -23,12 +23,17 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from benchmarks.page_part import renewed
-from benchmarks.published.whole_models import encoders_table, fit_other_kernel, whole_models_table
+from benchmarks.published.whole_models import (
+    encoders_table,
+    fit_other_kernel,
+    gains_of_whole_models,
+    whole_models_table,
+)
 from masklearn.quant.table import FLOAT16, W8A8, WeightType
 from patch_compile import PatchCompileError
 from patch_compile.hardware.cards import CARDS, Origin, Share, SheetCard, card_named
 from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
-from patch_compile.planning.roofline.gains import MOST_TOKENS
+from patch_compile.planning.roofline.errors import MOST_TOKENS
 from patch_compile.planning.roofline.library_product import library_time
 
 HERE = Path(__file__).parent
@@ -41,7 +46,6 @@ _ASSUMED = ("A6000", "RTX 3090")  # cards with assumed shares, of both kinds
 _L2_TOKENS = 256  # up to here, weights that stay in L2 between repeats make times that no model sees
 _LEAST_PRODUCTS = 20  # of a card and a range of tokens; with fewer, all cards stand for it
 _LARGE_SIDE = 2048  # from here on the edges of a product count for little
-_LEAST_GAIN = 0.2  # predicted gains below it say nothing about a share of them
 LAUNCH = 5.0  # µs that a launch outside a CUDA graph takes beyond `Assumptions.launch`; fitted
 
 
@@ -236,29 +240,56 @@ def _with_shares(product: Product, pair: Iterable[float]) -> SheetCard:
     return replace(product.card, tensor=tensor, sparse=sparse)
 
 
-def gains(products: Sequence[Product]) -> dict[int, dict[str, dict[int | None, tuple[float, float]]]]:
-    """Returns the table of `patch_compile/planning/roofline/gains.py`."""
-    return {bits: _gains(one for one in products if one.weights.input_bits == bits) for bits in (16, 8)}
+def errors(products: Sequence[Product]) -> dict[int, dict[str, dict[int | None, tuple[float, float]]]]:
+    """Returns the table PRODUCTS of `patch_compile/planning/roofline/errors.py`."""
+    return {bits: _errors(products, bits) for bits in (16, 8)}
 
 
-def _gains(products: Iterable[Product]) -> dict[str, dict[int | None, tuple[float, float]]]:
-    """Returns the part of the table for inputs of one size."""
+def _errors(products: Sequence[Product], bits: int) -> dict[str, dict[int | None, tuple[float, float]]]:
+    """Returns the part of the table for inputs of so many bits."""
+    bases = dense_16_bits(products)
     found: dict[tuple[str, int | None], list[float]] = defaultdict(list)
     for one in products:
-        if one.in_l2 or not one.dense or not one.sparse:
+        base = bases.get((one.card.name, one.tokens, one.shape))
+        if one.weights.input_bits != bits or one.in_l2 or base is None or base.in_l2:
             continue
+        if bits == 16:
+            base = replace(base, dtype=one.dtype, dense=one.dense)
         most = next(most for most in MOST_TOKENS if most is None or one.tokens <= most)
-        for name, card in ((one.card.name, one.card), ("", unseen(one.card))):
-            product = replace(one, card=card)
-            gain = product.predicted(sparse=False) / product.predicted(sparse=True) - 1
-            if gain >= _LEAST_GAIN:
-                found[name, most].append((one.dense / one.sparse - 1) / gain)
+        for sparse, measured in ((False, one.dense if bits == 8 else None), (True, one.sparse)):
+            if measured and base.dense:
+                for name, card in ((one.card.name, one.card), ("", unseen(one.card))):
+                    dense, other = (replace(product, card=card) for product in (base, one))
+                    predicted = dense.predicted(sparse=False) / other.predicted(sparse=sparse)
+                    found[name, most].append(base.dense / measured / predicted)
     table: dict[str, dict[int | None, tuple[float, float]]] = defaultdict(dict)
-    for (name, most), shares in found.items():
-        if len(shares) >= _LEAST_PRODUCTS:
-            low, high = np.percentile(shares, (10, 90))
+    for (name, most), ratios in found.items():
+        if len(ratios) >= _LEAST_PRODUCTS:
+            low, high = np.percentile(ratios, (10, 90))
             table[name][most] = round(float(low), 2), round(float(high), 2)
     return dict(table)
+
+
+def few_tokens(products: Sequence[Product]) -> dict[int, tuple[float, float]]:
+    """Returns the table FEW_TOKENS of `patch_compile/planning/roofline/errors.py`."""
+    few = [
+        one.dense / one.predicted(sparse=False)
+        for one in products
+        if one.dense and one.tokens <= _RANGES[0][0] and one.weights.input_bits == 16
+    ]
+    slowest = float(np.percentile(few, 90))
+    return {
+        bits: (round(min(gains), 2), round(slowest, 2)) for bits, gains in gains_of_whole_models().items()
+    }
+
+
+def dense_16_bits(products: Iterable[Product]) -> dict[tuple[str, int, tuple[int, int]], Product]:
+    """Returns the products whose dense time was measured in 16 bits, fp16 or else bf16, by card, tokens and shape."""
+    return {
+        (one.card.name, one.tokens, one.shape): one
+        for one in sorted(products, key=lambda one: one.dtype)  # fp16 comes after bf16
+        if one.weights is not W8A8 and one.dense
+    }
 
 
 def unseen(card: SheetCard) -> SheetCard:
@@ -297,11 +328,7 @@ def int8_page(products: Sequence[Product]) -> str:
 
     Medians over the products that were measured in both types, fp16 or else bf16.
     """
-    dense = {
-        (one.card.name, one.tokens, one.shape): one
-        for one in sorted(products, key=lambda one: one.dtype)  # fp16 comes after bf16
-        if one.weights is not W8A8 and one.dense
-    }
+    dense = dense_16_bits(products)
     cells: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for one in products:
         base = dense.get((one.card.name, one.tokens, one.shape))
@@ -391,7 +418,9 @@ def main() -> None:
     parser.add_argument(
         "--fit", action="store_true", help="fit the table of cards to every second shape, and print it"
     )
-    parser.add_argument("--gains", action="store_true", help="print the table of planning/roofline/gains.py")
+    parser.add_argument(
+        "--errors", action="store_true", help="print the tables of planning/roofline/errors.py"
+    )
     parser.add_argument("--page", type=Path, help="renew the tables of this page, and its picture")
     given = parser.parse_args()
     skipped: dict[str, int] = {}
@@ -405,8 +434,8 @@ def main() -> None:
     if given.fit:
         print(json.dumps(fit(train) | {"other_kernel": round(fit_other_kernel(), 1)}, indent=1))
         return
-    if given.gains:
-        print(gains(held_out))
+    if given.errors:
+        print(errors(held_out), few_tokens(held_out), sep="\n")
         return
     if given.page:
         of_16_bits, of_int8 = ([p for p in held_out if p.weights.input_bits == bits] for bits in (16, 8))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.kernels.roofline import MODELS
+from masklearn.quant.table import FLOAT16, QUANTISED
 from patch_compile.hardware.cards import SheetCard, card_named
 from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
 from patch_compile.planning.roofline.library_product import Weights, library_time, product_time
@@ -50,6 +51,21 @@ def step_time(row: dict[str, Any], assume: Assumptions = ASSUMED) -> float:
     linears = model.layers * sum(product_time(card, shape, 1, assume, weights)[0] for shape in block)
     typed_head = product_time(card, head, 1, assume, weights)[0] - library_time(card, head, 1, assume)[0]
     return linears + typed_head + rest_of(card, model, 1, _PROMPT, _GENERATED, assume)[1]
+
+
+def gains_of_whole_models() -> dict[int, list[float]]:
+    """Returns measured over predicted speed-up of each model with quantised weights over the same in 16 bits, by bits.
+
+    Scales count to the bits of a row of PUBLISHED, and not to those of a type.
+    """
+    dense = {row["model"]: row for row in PUBLISHED if row["bits"] == FLOAT16.bits}
+    gains: dict[int, list[float]] = {}
+    for row in PUBLISHED:
+        if (base := dense[row["model"]]) is not row:
+            measured = row["tokens_per_s"] / base["tokens_per_s"]
+            bits = max(kind.bits for kind in QUANTISED.values() if kind.bits <= row["bits"])
+            gains.setdefault(bits, []).append(measured * step_time(row) / step_time(base))
+    return gains
 
 
 def fit_other_kernel() -> float:

@@ -204,12 +204,7 @@ def _times(shares: tuple[tuple[str, float], ...], weights: WeightType, layers: i
     whole = predict_whole(settle_together(plans, "plugin", outline, costs).values(), outline, costs)
     phases = whole.prefill, whole.decode
     dense = shares == tuple(_DENSE.items())
-    prompt, steps = (
-        (phase.alike_ms or (phase.planned_ms if weights.quantised else phase.dense_ms))
-        if dense
-        else phase.planned_ms
-        for phase in phases
-    )
+    prompt, steps = (phase.library_ms if dense else phase.planned_ms for phase in phases)
     return prompt, steps / (_WORK.generated - 1)
 
 

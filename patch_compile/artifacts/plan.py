@@ -104,13 +104,15 @@ class Times(Record):
     """Predicted microseconds of a linear in one phase: dense, with its mask, and with all tiles 2:4.
 
     dense: with 16-bit weights; alike: the same with quantised weights of the linear's type, all its slabs dense; None for
-    16-bit weights. library: the same by NVIDIA's library, None for types that it does not multiply. bound: the limit of the
-    dense product. slower: set if the card's tensor cores make the hybrid product slower than the dense product.
+    16-bit weights. library: the same by a library's GEMM that scales its sums itself, None for types that no library
+    multiplies. fp8: dense in fp8 by a library, None if the card has no fp8. bound: the limit of the dense product. slower:
+    set if the card's tensor cores make the hybrid product slower than the dense product.
     """
 
     dense: Annotated[float, shown("dense", Unit.MICROSECONDS)]
     alike: float | None = None
     library: float | None = None
+    fp8: float | None = None
     hybrid: Annotated[float, shown("hybrid", Unit.MICROSECONDS)]
     sparse: Annotated[float, shown("2:4", Unit.MICROSECONDS)]
     bound: Bound
@@ -245,7 +247,7 @@ class PlanSummary(Record):
 class Plan(FileRecord, PlanSummary):
     """OUT/plan.json: the lowering of every covered linear."""
 
-    SCHEMA: ClassVar[int] = 2  # 1 had sentences for reasons, epilogues, cards and remarks
+    SCHEMA: ClassVar[int] = 3  # 2 did not tell what types bring from what tiles bring
     WHAT: ClassVar[str] = "a plan"
     PLACE: ClassVar[str] = PLAN
 
@@ -305,16 +307,18 @@ class ChosenKinds(Record):
     other_speedup: float
 
 
-class Shares(Record):
-    """What the types of weights bring to a speed, and what they lose, as far as tiles bring and lose the rest.
+class LittleGain(Record):
+    """What is better than a plan whose pruned tiles gain less than `PAYS`, as predicted.
 
-    speedup: of the whole workload; by_types: the same with all tiles dense; rounding: share of the loss that is rounding's,
-    None if nothing is lost.
+    by_tiles: speed-up of the whole workload by tiles; unpruned: over dense 16-bit weights, without pruned tiles, with the
+    types of the plan, or with the one type `weights` if it is faster by `PAYS` or more. tokens: the fewest tokens of prefill
+    with which tiles gain `PAYS`, None if they never do.
     """
 
-    speedup: float
-    by_types: float
-    rounding: float | None = None
+    by_tiles: float
+    weights: str | None = None
+    unpruned: float
+    tokens: int | None = None
 
 
 class Gaining(Record):

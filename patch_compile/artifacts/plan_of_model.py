@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from masklearn.quant.table import FLOAT16
-from patch_compile.artifacts.plan import Asked, ChosenKinds, ChosenTile, Gaining, Plan, Shares, Skipped
+from patch_compile.artifacts.plan import Asked, ChosenKinds, ChosenTile, Gaining, LittleGain, Plan, Skipped
 from patch_compile.artifacts.prediction import WholeRow
 from patch_compile.artifacts.record import Record, Unit, shown
 
@@ -97,11 +97,15 @@ class OtherTypes(Record):
 
 
 class RegimePoint(Record):
-    """Predicted speed-up of the whole model for so many tokens: a prompt, or an encoder's sequences of one length."""
+    """Predicted speed-up of the whole model for so many tokens: a prompt, or an encoder's sequences of one length.
+
+    by_tiles: over the same plan without pruned tiles.
+    """
 
     tokens: int
     sequences: int = 1
     speedup: float
+    by_tiles: float
 
 
 class PlanOfModel(Plan):
@@ -113,8 +117,9 @@ class PlanOfModel(Plan):
     weights: types that the linears have, a value of `--weights`; assumes_losses: True if the types were chosen, by losses
     that were measured on another model; dequantised: number of linears that are quantised with zero points, and so have
     16-bit weights unless others are requested; types: the same request with one type for all linears; regime: the speed-up
-    over the tokens of a prompt; chosen_tile, chosen_kinds: None unless size or kinds of tiles were chosen; shares: None
-    unless types were.
+    over the tokens of a prompt; chosen_tile, chosen_kinds: None unless size or kinds of tiles were chosen; rounding:
+    share of the assumed loss that is rounding's, None unless types were chosen; little_gain: set if pruning is not worth its
+    loss.
     """
 
     WHAT: ClassVar[str] = "a plan of a model"
@@ -136,5 +141,6 @@ class PlanOfModel(Plan):
     regime: tuple[RegimePoint, ...] = ()
     chosen_tile: ChosenTile | None = None
     chosen_kinds: ChosenKinds | None = None
-    shares: Shares | None = None
+    rounding: float | None = None
+    little_gain: LittleGain | None = None
     skipped: tuple[Skipped, ...]

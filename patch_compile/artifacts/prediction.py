@@ -8,6 +8,8 @@ from pydantic import Field
 
 from patch_compile.artifacts.record import Record, Unit, shown
 
+PAYS = 1.05  # speed-up by tiles from which pruning is worth its loss of quality
+
 
 class Calibration(Record):
     """Assumptions of the roofline that best predict the times that were measured on a GPU.
@@ -87,85 +89,97 @@ class Workload(Record):
 
 
 class PhaseRow(Record):
-    """Predicted milliseconds of a phase, the ratio of dense to planned time, and the limit of any plan at this ratio.
+    """Predicted milliseconds of a phase, and speed-ups, which are ratios of them.
 
-    dense_ms: with dense 16-bit weights; alike_ms: with dense weights of the same types as the plan's, None if those have 16
-    bits; dense W8A8 is cuBLASLt's. low, high: ends of the speed-up's error bar (docs/explanation/predictions.md), None in
-    files of earlier versions.
+    dense_ms: with dense 16-bit weights; types_ms: the plan without pruned tiles; library_ms: with dense weights of the
+    plan's types by libraries' fused GEMMs, and by our own kernels for types that no library multiplies; fp8_ms: with all
+    linears dense in fp8 by libraries, None if the card has no fp8. speedup: over dense 16-bit weights, `by_types` times
+    `by_tiles`. low, high: ends of its interval (docs/explanation/predictions.md). limit: of any plan with these types and
+    tiles.
     """
 
     dense_ms: Annotated[float, shown("dense, ms", Unit.MILLISECONDS)]
-    alike_ms: float | None = None
+    types_ms: float
+    library_ms: float
+    fp8_ms: float | None = None
     planned_ms: Annotated[float, shown("planned, ms", Unit.MILLISECONDS)]
     speedup: float
-    low: float | None = None
-    high: float | None = None
+    by_types: Annotated[float, shown("by types", Unit.TIMES)]
+    by_tiles: Annotated[float, shown("by tiles", Unit.TIMES)]
+    over_library: float
+    over_fp8: float | None = None
+    low: float
+    high: float
     limit: Annotated[float, shown("limit", Unit.TIMES)]
 
     @classmethod
     def of(
         cls,
+        *,
         dense: float,
+        types: float,
+        library: float,
+        fp8: float | None,
         planned: float,
+        ends: tuple[float, float],
         limit: float,
-        alike: float | None = None,
-        unpruned: float | None = None,
-        gains: tuple[float, float] = (1.0, 1.0),
     ) -> Self:
         """Returns the row of a phase. A phase that does not occur has a speed-up of 1.
 
-        unpruned: milliseconds of the plan with all its slabs dense, None for `dense`. gains: ends of measured over predicted
-        gain by 2:4; no end passes the limit, unless the prediction itself does.
+        ends: the least and the largest milliseconds that the errors of predictions allow. No end of the interval passes the
+        limit, unless the prediction itself does.
         """
-        speedup, gain = ((time / planned if planned else 1.0) for time in (dense, unpruned or dense))
-        ends = (
-            speedup,
-            *(min(limit, speedup / gain * (1 + (gain - 1) * share)) for share in gains),
-        )
+
+        def over(time: float, milliseconds: float = planned) -> float:
+            return time / milliseconds if milliseconds else 1.0
+
+        fastest, slowest = ends
         return cls(
             dense_ms=dense,
-            alike_ms=alike,
+            types_ms=types,
+            library_ms=library,
+            fp8_ms=fp8,
             planned_ms=planned,
-            speedup=speedup,
-            low=min(ends),
-            high=max(ends),
+            speedup=over(dense),
+            by_types=over(dense, types),
+            by_tiles=over(types),
+            over_library=over(library),
+            over_fp8=None if fp8 is None else over(fp8),
+            low=min(over(dense), over(dense, slowest)),
+            high=max(over(dense), min(limit, over(dense, fastest))),
             limit=limit,
         )
-
-    @property
-    def over_alike(self) -> float:
-        """Returns the speed-up over dense weights of the same types."""
-        if self.alike_ms is None:
-            return self.speedup
-        return self.alike_ms / self.planned_ms if self.planned_ms else 1.0
 
 
 class WholeRow(Record):
     """Predicted times of the whole model: all prompts, all decode steps after them, and both."""
 
     prefill: Annotated[PhaseRow, shown("prefill")]
-    decode: Annotated[PhaseRow, shown("decode, all steps")]
+    decode: Annotated[PhaseRow, shown("decode")]
     end_to_end: Annotated[PhaseRow, shown("end to end")]
 
     @classmethod
     def of(cls, prefill: PhaseRow, decode: PhaseRow) -> Self:
         """Returns the times with the sum of both phases. Each phase has its own limit."""
         phases = (prefill, decode)
-        dense, planned = sum(phase.dense_ms for phase in phases), sum(phase.planned_ms for phase in phases)
-        alike = [phase.alike_ms for phase in phases if phase.alike_ms is not None]
+        dense, types, library, planned = (
+            sum(getattr(phase, name) for phase in phases)
+            for name in ("dense_ms", "types_ms", "library_ms", "planned_ms")
+        )
 
-        def speedup(name: str) -> float:
+        def at(name: str) -> float:
+            """Returns the milliseconds of both phases at this speed-up of each."""
             times: list[float] = [phase.dense_ms / getattr(phase, name) for phase in phases]
-            return dense / sum(times)
+            return sum(times)
 
-        both = PhaseRow(
-            dense_ms=dense,
-            alike_ms=sum(alike) if len(alike) == len(phases) else None,
-            planned_ms=planned,
-            speedup=dense / planned,
-            low=speedup("low"),
-            high=speedup("high"),
-            limit=speedup("limit"),
+        both = PhaseRow.of(
+            dense=dense,
+            types=types,
+            library=library,
+            fp8=None if prefill.fp8_ms is None or decode.fp8_ms is None else prefill.fp8_ms + decode.fp8_ms,
+            planned=planned,
+            ends=(at("high"), at("low")),
+            limit=dense / at("limit"),
         )
         return cls(prefill=prefill, decode=decode, end_to_end=both)
 

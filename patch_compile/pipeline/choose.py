@@ -12,6 +12,7 @@ from masklearn import DEFAULT_TILE
 from masklearn.masks.budget import Budget
 from masklearn.masks.kinds.allowed import allowed_kinds
 from masklearn.masks.kinds.table import TWO_FOUR
+from masklearn.masks.maskset import MaskSet
 from masklearn.masks.name_globs import spell_by_name
 from masklearn.masks.weight_types import spell_types
 from masklearn.quant.table import INT4, W8A8
@@ -24,6 +25,7 @@ from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.tiles_for_speed import SpeedTask, TilesForSpeed, plans_for_speed
 from patch_compile.planning.types_for_speed import TypesForSpeed
 from patch_compile.report.prediction import gain_line, reason_lines
+from patch_compile.sources.pruning import types_to_round
 
 if TYPE_CHECKING:
     from masklearn.masks.kinds.base import TileKind
@@ -164,6 +166,25 @@ def plans_for_ratio(source: Source, costs: CostModel) -> tuple[dict[str, LinearP
     assert r.ratio is not None  # the recipe has checked it
     decided = Budget.of(r.ratio, r.per_layer).by_linear(list(source.coverage.linears))
     return source.plan_at({name: found[1] if found else 0.0 for name, found in decided.items()}, costs), None
+
+
+def plans_as_asked(
+    source: Source, costs: CostModel, *, of_masks: bool = True
+) -> tuple[dict[str, LinearPlan], Gaining | None]:
+    """Plan for the given masks, for the requested speed, or for the ratio over the linears that gain.
+
+    of_masks: False takes the requested types of weights even if the weights of the given masks are rounded to other types.
+    """
+    r = source.recipe
+    if r.mask is not None:
+        masks = MaskSet.load(r.mask)
+        masks.check_covers(source.coverage.linears)
+        if of_masks:
+            types_to_round(masks, r.weights, r.mask, source.given_types)
+        return source.plan(masks, costs, source.weight_types(masks if of_masks else None)), None
+    if r.goal is not None:
+        return plans_with_speed(source, costs), None
+    return plans_for_ratio(source, costs)
 
 
 def _with_kinds(source: Source, costs: CostModel) -> Settled:

@@ -10,7 +10,7 @@ from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.weight_types import named_types
 from masklearn.quant.table import QUANTISED, WeightType, weight_type
-from patch_compile.artifacts.plan import Gaining, Plan, Shares
+from patch_compile.artifacts.plan import Plan
 from patch_compile.artifacts.plan_of_model import (
     Builder,
     Memory,
@@ -25,25 +25,23 @@ from patch_compile.hardware.cards import parse_architectures
 from patch_compile.hardware.gpu import local_gpu
 from patch_compile.onnx_export.architectures import check_exportable
 from patch_compile.pipeline.choose import (
-    plans_for_ratio,
-    plans_with_speed,
+    plans_as_asked,
     ratio_of,
     settle_open,
     with_assumed_types,
 )
 from patch_compile.pipeline.summary import skipped_of
+from patch_compile.pipeline.worth import little_gain
 from patch_compile.planning.cards import DEFAULT_TARGET, PlanCard, card_of, card_of_gpu
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import LinearPlan
 from patch_compile.planning.planner import plan_of
-from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.regime import regime
 from patch_compile.recipe import Recipe
 from patch_compile.report.prediction import decision_line
 from patch_compile.sources.base import Source
 from patch_compile.sources.kinds import Capability
 from patch_compile.sources.open import open_source
-from patch_compile.sources.pruning import types_to_round
 
 _ELEMENT = 2  # bytes of an fp16 or bf16 number
 
@@ -69,8 +67,9 @@ def plan(recipe: Recipe) -> PlanOfModel:
     chooses, loss = source.chooses_types, 0.0
     if chooses:
         source, loss = with_assumed_types(source, costs)
-    plans, gaining = _plans(source, costs)
+    plans, gaining = plans_as_asked(source, costs)
     made = plan_of(plans, outline, costs)
+    points = regime(plans.values(), outline, costs)
     tell(LINEARS, map(decision_line, made.linears))
     return PlanOfModel(
         **{name: getattr(made, name) for name in type(made).model_fields},
@@ -88,10 +87,11 @@ def plan(recipe: Recipe) -> PlanOfModel:
         types=tuple(_types(plans, source, recipe, made, costs)),
         gaining=gaining,
         dequantised=source.dequantised,
-        regime=regime(plans.values(), outline, costs),
+        regime=points,
         chosen_tile=settled.tile,
         chosen_kinds=settled.kinds,
-        shares=_shares(source, plans, made, costs, loss) if chooses else None,
+        rounding=1.0 - sum(plan.zeroed for plan in plans.values()) / TWO_FOUR.zeros / loss if loss else None,
+        little_gain=little_gain(source, plans, costs, points),
         skipped=skipped_of(source.coverage),
     )
 
@@ -107,23 +107,6 @@ def _settled(recipe: Recipe) -> bool:
     return recipe.goal is not None and recipe.kinds == AUTO
 
 
-def _shares(
-    source: Source, plans: Mapping[str, LinearPlan], made: Plan, costs: CostModel, loss: float
-) -> Shares | None:
-    """Returns what the assumed types bring and lose. loss: of rounding and pruning, in weights of 2:4 tiles."""
-    assert source.outline is not None
-    if made.whole is None:
-        return None
-    unpruned = source.plan_at(dict.fromkeys(plans, 0.0), costs)
-    by_types = predict_whole(unpruned.values(), source.outline, costs).end_to_end.speedup
-    pruned = sum(plan.zeroed for plan in plans.values()) / TWO_FOUR.zeros
-    return Shares(
-        speedup=made.whole.end_to_end.speedup,
-        by_types=by_types,
-        rounding=1.0 - pruned / loss if loss else None,
-    )
-
-
 def _other_kinds(source: Source, costs: CostModel) -> OtherKinds | None:
     """Returns what `auto` would give in the place of 2:4, or 2:4 in the place of other kinds; None if it doesn't reach the
     speed or no linear gains."""
@@ -131,7 +114,7 @@ def _other_kinds(source: Source, costs: CostModel) -> OtherKinds | None:
     other = source.with_other(kinds=kinds)
     assert other.outline is not None
     try:
-        plans, _ = _plans(other, costs)
+        plans, _ = plans_as_asked(other, costs)
     except PatchCompileError:  # also SpeedError
         return None
     made = plan_of(plans, other.outline, costs)
@@ -198,7 +181,7 @@ def _other_type(weights: str, source: Source, costs: CostModel) -> OtherTypes:
     other = source.with_other(weights=weights)
     assert other.outline is not None
     try:
-        plans, _ = _plans(other, costs, of_masks=False)
+        plans, _ = plans_as_asked(other, costs, of_masks=False)
     except SpeedError:
         return OtherTypes(weights=weights)
     return _type_row(weights, plans, other, plan_of(plans, other.outline, costs), costs)
@@ -215,25 +198,6 @@ def _kinds_go_with(weights: WeightType, source: Source) -> bool:
     except MaskLearnError:
         return False
     return True
-
-
-def _plans(
-    source: Source, costs: CostModel, *, of_masks: bool = True
-) -> tuple[dict[str, LinearPlan], Gaining | None]:
-    """Plan for the given masks, for the requested speed, or for the ratio over the linears that gain.
-
-    of_masks: False takes the requested types of weights even if the weights of the given masks are rounded to other types.
-    """
-    r = source.recipe
-    if r.mask is not None:
-        masks = MaskSet.load(r.mask)
-        masks.check_covers(source.coverage.linears)
-        if of_masks:
-            types_to_round(masks, r.weights, r.mask, source.given_types)
-        return source.plan(masks, costs, source.weight_types(masks if of_masks else None)), None
-    if r.goal is not None:
-        return plans_with_speed(source, costs), None
-    return plans_for_ratio(source, costs)
 
 
 def _memory(source: Source, plans: Mapping[str, LinearPlan], costs: CostModel) -> Memory:

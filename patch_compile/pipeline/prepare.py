@@ -14,14 +14,22 @@ from masklearn.masks.weight_types import allowed_types
 from masklearn.model.checkpoint import InputSnapshot
 from patch_compile.artifacts.place import check_apart, check_free_space, check_out
 from patch_compile.errors import PatchCompileError
-from patch_compile.pipeline.choose import Chooser, chooser_of, settle_open
+from patch_compile.pipeline.choose import (
+    Chooser,
+    chooser_of,
+    plans_as_asked,
+    settle_open,
+    with_assumed_types,
+)
+from patch_compile.pipeline.worth import little_gain
 from patch_compile.planning.cards import DEFAULT_TARGET, card_of, card_of_gpu, find_card
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import asked_lowerings, lowerings_of
+from patch_compile.planning.regime import regime
 from patch_compile.plugin.prebuilt import DISTRIBUTION
 from patch_compile.progress import Progress, quiet_libraries
 from patch_compile.recipe import Recipe
-from patch_compile.report.prediction import dequantised_line, kinds_line, tile_line
+from patch_compile.report.prediction import dequantised_line, kinds_line, little_gain_line, tile_line
 from patch_compile.sources.base import Source
 from patch_compile.sources.kinds import Capability, Stage
 from patch_compile.sources.open import inputs_of, open_source
@@ -100,6 +108,9 @@ def prepare(
         if settled.kinds is not None:
             progress.note(kinds_line(settled.kinds))
     chooser = chooser_of(source, costs, progress.note) if lowers and Stage.MASKS in asked else None
+    if costs is not None and source.outline is not None:
+        for line in _of_little_gain(source, costs):
+            progress.note(line)
     check_free_space(out, source.space(asked))
     plugin = _plugin(source, backend, targets, progress)
     return Job(source, out, asked, backend, targets, plugin, costs, chooser, files)
@@ -115,6 +126,16 @@ def _masks_of_another(source: Source) -> Iterator[str]:
         f"{source.given.masks.base_model or 'of an unknown name'}, which has another sha256; "
         "they may zero weights that this model needs"
     )
+
+
+def _of_little_gain(source: Source, costs: CostModel) -> Iterator[str]:
+    """Yield a warning if pruned tiles are predicted to gain too little."""
+    if source.chooses_types:
+        source, _ = with_assumed_types(source, costs)
+    plans, _ = plans_as_asked(source, costs)
+    assert source.outline is not None
+    if found := little_gain(source, plans, costs, regime(plans.values(), source.outline, costs)):
+        yield f"warning: {little_gain_line(found)}"
 
 
 def _idle(recipe: Recipe) -> Iterator[str]:

@@ -13,7 +13,7 @@ from patch_compile.artifacts.prediction import Workload
 from patch_compile.hardware.cards import RatedCard
 from patch_compile.planning.cards import PlanCard
 from patch_compile.planning.roofline.assumptions import Assumptions
-from patch_compile.planning.roofline.int8_inputs import dense_w8a8_time
+from patch_compile.planning.roofline.int8_inputs import dense_fp8_time, dense_w8a8_time
 from patch_compile.planning.roofline.linear_roofline import DENSE_PATH, Linear, Prediction, predict
 from patch_compile.planning.roofline.rest import gating_time
 
@@ -110,8 +110,9 @@ def _times(card: RatedCard, linear: Linear, tokens: int, assume: Assumptions) ->
         return product.microseconds - (0.0 if apart else gating)
 
     alike = library = None
+    shape = (linear.out_features, linear.in_features)
     if linear.weights.input_bits == 8:
-        library = dense_w8a8_time(card, (linear.out_features, linear.in_features), tokens, assume)
+        library = dense_w8a8_time(card, shape, tokens, assume, fused=True)
     if linear.weights.quantised:
         unpruned = replace(linear, share=0.0, others=())
         alike = less_gating(predict(card, unpruned, tokens, assume=assume))
@@ -119,6 +120,7 @@ def _times(card: RatedCard, linear: Linear, tokens: int, assume: Assumptions) ->
         dense=found.dense_microseconds,
         alike=alike,
         library=library,
+        fp8=dense_fp8_time(card, shape, tokens, assume),
         hybrid=less_gating(found),
         sparse=less_gating(all_sparse),
         bound=found.dense_bound,

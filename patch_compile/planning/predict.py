@@ -13,7 +13,6 @@ a gain could pass its limits.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from math import prod
 
 from masklearn.masks.kinds.base import BYTES_DENSE
 from patch_compile.artifacts.plan import Bound, LinearTimes, Times
@@ -23,7 +22,7 @@ from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import LinearPlan
 from patch_compile.planning.outline import Outline
 from patch_compile.planning.products import InputGroup, cost_together, products_of
-from patch_compile.planning.roofline.gains import gain_ends
+from patch_compile.planning.roofline.errors import speedup_errors
 from patch_compile.planning.roofline.rest import rest_of
 
 
@@ -38,7 +37,11 @@ def predict_whole(plans: Collection[LinearPlan], outline: Outline, costs: CostMo
     dense = _costs([plan.in_16_bits() for plan in every], outline.groups, costs)
     planned = _costs([plan for plan in every if plan.lowering != "plugin"], outline.groups, costs)
     nodes = outline.nodes_of(every)
-    hybrid = _costs([plan for plan in every if plan.lowering == "plugin"], nodes, costs)
+    packed = [plan for plan in every if plan.lowering == "plugin"]
+    hybrid = {
+        weights: _costs([plan for plan in packed if plan.weight_type is weights], nodes, costs)
+        for weights in dict.fromkeys(plan.weight_type for plan in packed)
+    }
     quantised = [plan for plan in every if plan.weight_type.quantised]
     typed = _costs(quantised, nodes, costs)
     # The library multiplies linears of one input at once, whatever our nodes do.
@@ -47,28 +50,29 @@ def predict_whole(plans: Collection[LinearPlan], outline: Outline, costs: CostMo
     rivals = _costs(of_library, outline.groups, costs) + _costs(of_kernels, nodes, costs)
     others = _costs([plan for plan in every if not plan.weight_type.quantised], outline.groups, costs)
     limits = _limits(plans, card.rated)
-    pruned_inputs = min(
-        (plan.weight_type.input_bits for plan in plans if plan.products < prod(plan.shape)), default=16
-    )
 
     def phase(
         of: Callable[[LinearTimes], Times], rest: float, runs: int, tokens: int, least: float = 0.0
     ) -> PhaseRow:
         # With many sequences the tensor cores limit decode too, and 2:4 may save them more than it saves bytes.
         limit = max(least, *(limits[of(cost).bound] for cost in dense))
-        as_dense = rest + sum(of(cost).dense for cost in dense)
-        as_planned = rest + sum(of(cost).dense for cost in planned) + sum(of(cost).hybrid for cost in hybrid)
+        as_in_dense = rest + sum(of(cost).dense for cost in planned)
         in_16_bits = rest + sum(of(cost).dense for cost in others)
-        alike = in_16_bits + sum(of(cost).baseline for cost in rivals)
-        unpruned = in_16_bits + sum(of(cost).unpruned for cost in typed)
+        ours = {weights: sum(of(cost).hybrid for cost in some) for weights, some in hybrid.items()}
+        slowest, fastest = (
+            sum(time / speedup_errors(card.name, tokens, weights)[end] for weights, time in ours.items())
+            for end in (0, 1)
+        )
+        in_fp8 = [time for cost in dense if (time := of(cost).fp8) is not None]
         scale = runs / 1e3
         return PhaseRow.of(
-            scale * as_dense,
-            scale * as_planned,
-            limit,
-            scale * alike if quantised else None,
-            scale * unpruned,
-            gain_ends(card.name, tokens, pruned_inputs),
+            dense=scale * (rest + sum(of(cost).dense for cost in dense)),
+            types=scale * (in_16_bits + sum(of(cost).unpruned for cost in typed)),
+            library=scale * (in_16_bits + sum(of(cost).baseline for cost in rivals)),
+            fp8=scale * (rest + sum(in_fp8)) if len(in_fp8) == len(dense) else None,
+            planned=scale * (as_in_dense + sum(ours.values())),
+            ends=(scale * (as_in_dense + fastest), scale * (as_in_dense + slowest)),
+            limit=limit,
         )
 
     return WholeRow.of(

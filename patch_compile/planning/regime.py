@@ -28,7 +28,10 @@ def regime(
         load = Workload(batch=sequences, prompt=min(count, longest), generated=1)
         costs = replace(costs, workload=load)
         asked = [plan.model_copy(update={"predicted": None}) for plan in plans]
-        whole = predict_whole(asked, outline, costs)
-        speedup = whole.prefill.speedup
-        points.append(RegimePoint(tokens=load.prefill_tokens, sequences=sequences, speedup=speedup))
+        row = predict_whole(asked, outline, costs).prefill
+        points.append(
+            RegimePoint(
+                tokens=load.prefill_tokens, sequences=sequences, speedup=row.speedup, by_tiles=row.by_tiles
+            )
+        )
     return tuple(points)

@@ -32,7 +32,14 @@ from patch_compile.report.linears import (
 from patch_compile.report.loss import limits_words, loss_of_build
 from patch_compile.report.number_format import bytes_of
 from patch_compile.report.plan import whole_table
-from patch_compile.report.prediction import asked_words, choice_line, gain_line, reason_lines, remarks
+from patch_compile.report.prediction import (
+    asked_words,
+    choice_line,
+    gain_line,
+    reason_lines,
+    remarks,
+    rivals_words,
+)
 from patch_compile.report.quality import baselines, output_warnings
 from patch_compile.report.section import Section, facts
 from patch_compile.report.verify import built, compiled, pruned
@@ -69,7 +76,8 @@ def predicted(report: Report) -> Section:
     if whole is None:
         return Section("Speed", id="speed", lines=lines)
     caption = f"Predicted, not measured: {plan.card}; {plan.workload}"
-    return Section("Speed", id="speed", tables=[whole_table(whole, caption)], lines=lines)
+    lines = [rivals_words(whole, report.linears), *lines]
+    return Section("Speed", id="speed", tables=[whole_table(whole, caption)], lines=list(filter(None, lines)))
 
 
 def _files(report: Report) -> Iterator[Section]:

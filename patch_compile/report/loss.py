@@ -7,9 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from masklearn import LearnOptions, Repair, method_names
+from masklearn.quant.table import weight_type
 from patch_compile.artifacts.proof import EmbeddingsDifference, OutputsDifference
 from patch_compile.artifacts.report import DecoderReport, MaskedModel, Report
-from patch_compile.report.number_format import percent
+from patch_compile.report.number_format import joined, percent
 
 Colour = Literal["green", "yellow", "red", "grey"]
 _POOLED = {"mean": "the mean of their last hidden states", "first": "their first last hidden state"}
@@ -82,17 +84,46 @@ def limits_words(loss: Loss, model: MaskedModel) -> str:
     if loss.colour == "green":
         return f"Green {loss.better} {green}."
     span = f"Yellow from {green} to {yellow}" if loss.colour == "yellow" else f"Red {loss.worse} {yellow}"
-    return f"{span}: {_advice(loss, model)}."
+    return f"{span}: {_advice(loss, model)}.{_of_rounding(model)}"
 
 
 def _advice(loss: Loss, model: MaskedModel) -> str:
-    """Returns the ratio at which the loss would have the next better colour, if the user gave a ratio."""
+    """Returns what loses less: the settings in which the build is cheaper than the usual, then less pruning."""
+    usual, learned = LearnOptions(), model.learned
+    found = []
+    if model.method in method_names(trained=False) and model.method != usual.method:
+        found.append(f"--method {usual.method}")
+    if learned.repair and Repair(learned.repair.method) is Repair.NONE:
+        found.append(f"--repair {Repair.DISTILL}")
+    if learned.text and learned.text.windows < usual.windows:
+        found.append(f"--windows {usual.windows} instead of {learned.text.windows}")
+    if not model.asked.ratio and model.ratio == 0.0:
+        return f"try {joined(found)}" if found else "no tile is pruned"
+    ratio = _enough(loss, model)
+    if ratio is None and not found:
+        return "prune less"
+    if ratio == 0.0 and not found:
+        return "leave the linears dense that matter most (--exclude)"
+    return f"try {joined([*found, *([f'--ratio {ratio:g}'] if ratio else [])])}"
+
+
+def _enough(loss: Loss, model: MaskedModel) -> float | None:
+    """Returns the ratio, 0 if it is too small to ask for, at which the loss would have the next better colour.
+
+    None if the user gave no ratio, or the loss is infinite.
+    """
     asked = model.asked.ratio
     if not isinstance(asked, float) or math.isinf(loss.value):
-        return "prune less"
+        return None
     limit = loss.yellow if loss.colour == "red" else loss.green
     enough = asked * (limit / loss.value) ** (1 / loss.power)
-    steps = math.floor(min(enough, asked - _STEP / 2) / _STEP)
-    if steps < 1:
-        return "leave the linears dense that matter most (--exclude)"
-    return f"try --ratio {round(steps * _STEP, 2):g}"
+    steps = max(0, math.floor(min(enough, asked - _STEP / 2) / _STEP))
+    return float(round(steps * _STEP, 2))
+
+
+def _of_rounding(model: MaskedModel) -> str:
+    """Returns a sentence on how to learn what the types of the weights lose; empty for weights of 16 bits."""
+    types = sorted({row.weights for row in model.linears if weight_type(row.weights).quantised})
+    if not types:
+        return ""
+    return f" `verify --baselines dense-rounded` measures what {joined(types)} loses without pruning."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 
@@ -19,10 +20,10 @@ from patch_compile.artifacts.plan_of_model import (
     RegimePoint,
     TargetSource,
 )
-from patch_compile.artifacts.prediction import PhaseRow, WholeRow
+from patch_compile.artifacts.prediction import PAYS, PhaseRow, WholeRow
 from patch_compile.hardware.cards import rated_cards
 from patch_compile.planning.speed_goal import SpeedGoal
-from patch_compile.report.linears import ONE_PASS, linears_table, share_legend, skipped_counts, skipped_lines
+from patch_compile.report.linears import ONE_PASS, linears_table, share_legend, skipped_lines
 from patch_compile.report.number_format import bytes_of, milliseconds, number, times
 from patch_compile.report.prediction import (
     asked_words,
@@ -30,81 +31,112 @@ from patch_compile.report.prediction import (
     gain_line,
     has_quantised,
     kinds_line,
+    little_gain_line,
     predicted_times,
     reason_lines,
     remarks,
-    shares_line,
+    rivals_words,
     tile_line,
 )
 from patch_compile.report.section import Column, Columns, Section, Table, columns_of, table_of
 
 _TARGETS = {
-    TargetSource.LOCAL_GPU: "target: {} (the GPU of this machine)",
-    TargetSource.DEFAULT: "target: {} (no GPU here)",
+    TargetSource.LOCAL_GPU: "the GPU of this machine: predicted on {}",
+    TargetSource.DEFAULT: "no GPU here: predicted on {}",
 }
 _BARS = "▁▂▃▄▅▆▇█"
 _SMALL = 10**8  # bytes below which gigabytes with decimals say little
-_PAYS = 1.05  # speed-up from which pruning is worth its loss of quality
-_ASSUMED_TYPES = (
-    "weight types are chosen here as if rounding cost what it cost SmolLM2-135M; learning chooses them by what it costs in "
-    "each linear of this model"
-)
+_ASSUMED_TYPES = "weight types: chosen by the losses of SmolLM2-135M; a build measures this model's"
 _TYPES = (
-    "The same request with other types of weights (* is this plan): speed-up over dense 16-bit weights (dense) and over "
-    "dense weights of the same type (same; of w8a8 by cuBLASLt), and the limit of the first"
+    "The same request with each type of weights (* is this plan): speed-up over dense 16-bit weights, over the same type "
+    "without pruned tiles (tiles), and over dense weights of the same type by libraries (library); the limit of the first"
 )
-_MORE = "--table shows the linears and the types of weights as tables"
+_MORE = "predicted, not measured (docs/explanation/predictions.md); --table shows more"
 
 
 def planned(result: PlanOfModel, *, every: bool = False) -> Iterator[Section]:
-    """Yield the summary of a plan. every: with the tables of linears and of types, and the names of all dense linears."""
+    """Yield the answer of a plan in at most 14 lines. every: with all tables, and a reason for every choice."""
     whole = result.whole if result.memory.fits else None
     yield Section(
-        f"predicted on {result.card}; {result.workload}",
-        tables=[whole_table(whole)] if whole else [],
-        lines=list(filter(None, _summary(result, whole))),
+        f"{_title(result)}; {result.workload}",
+        tables=[replace(whole_table(whole, limits=every), tight=not every)] if whole else [],
+        lines=list(filter(None, _answer(result, whole))),
     )
-    if every:
-        phases = result.whole.phases if result.whole else ("prefill", "decode")
-        legend = [_legend(result.linears, phases)]
-        yield Section(tables=[linears_table(result.linears, phases)], lines=legend)
-        yield Section(tables=_types(result))
-    named = skipped_lines(result.skipped) if every else skipped_counts(result.skipped, "--table")
-    yield Section(lines=[*filter(None, _lines(result)), *named, *_ends(result), *([] if every else [_MORE])])
+    if not every:
+        yield Section(lines=[_MORE])
+        return
+    phases = result.whole.phases if result.whole else ("prefill", "decode")
+    yield Section(lines=list(filter(None, _choices(result, whole))))
+    legend = [_legend(result.linears, phases)]
+    yield Section(tables=[linears_table(result.linears, phases)], lines=legend)
+    yield Section(tables=_types(result))
+    lines = (*_lines(result), *skipped_lines(result.skipped), *remarks(result.linears, result))
+    yield Section(lines=list(filter(None, lines)))
 
 
-def whole_table(whole: WholeRow, caption: str = "") -> Table:
-    """Returns the times of the workload's phases, dense and planned, and the limit of their ratio."""
+def _title(result: PlanOfModel) -> str:
+    if result.target_source is TargetSource.ASKED or result.card is None:
+        return f"predicted on {result.card}"
+    return _TARGETS[result.target_source].format(result.card.name)
+
+
+def whole_table(whole: WholeRow, caption: str = "", *, limits: bool = True) -> Table:
+    """Returns the times of the workload's phases, dense and planned, what types and tiles bring, and the limit."""
     fields, phases = WholeRow.shown_fields(), whole.phases
+    typed = any(getattr(whole, name).by_types != 1.0 for name in phases)
     columns: Columns = {
-        Column("whole model", words=True): lambda name: fields[name].title if len(phases) > 1 else ONE_PASS,
+        Column("phase", words=True): lambda name: fields[name].title if len(phases) > 1 else ONE_PASS,
         "speed-up": lambda name: predicted_times(getattr(whole, name)),
-        **columns_of(PhaseRow, "limit", "dense_ms", "planned_ms", of=partial(getattr, whole)),
+        **columns_of(
+            PhaseRow,
+            *(("by_types", "by_tiles") if typed else ()),
+            *(("limit",) if limits else ()),
+            "dense_ms",
+            "planned_ms",
+            of=partial(getattr, whole),
+        ),
     }
     return table_of(phases, columns, caption)
 
 
-def _summary(result: PlanOfModel, whole: WholeRow | None) -> Iterator[str]:
+def _answer(result: PlanOfModel, whole: WholeRow | None) -> Iterator[str]:
+    """Yield what decides if this plan is worth a build."""
+    if result.little_gain and whole:
+        yield little_gain_line(result.little_gain)
+    if result.gaining and not result.gaining.gaining:
+        yield gain_line(result.gaining, result.card)
+    if whole:
+        yield rivals_words(whole, result.linears)
+    if result.regime and result.memory.fits:
+        yield regime_line(result.regime)
+    yield f"ratio (share of weights set to zero): {result.ratio:.4f}, asked: {asked_words(result.asked)}"
     if result.card:
         yield _memory_line(result.memory, result.card.name)
-    if result.regime and result.memory.fits:
-        yield from regime_lines(result.regime)
-    yield f"ratio: {result.ratio:.4f} (asked: {asked_words(result.asked)})"
-    if result.shares is not None:
-        yield shares_line(result.shares)
+    others = [row for row in result.types if row.whole and not row.planned and _fits(row, result)]
+    if others:
+        speeds = (f"{row.weights} {times(row.whole.end_to_end.speedup)}" for row in others if row.whole)
+        yield f"with other --weights: {', '.join(speeds)}"
+    if result.assumes_losses:
+        yield _ASSUMED_TYPES
+    if result.asked.ratio is not None:
+        yield Budget.of(result.asked.ratio).left_dense([row.name for row in result.linears])
+    yield _builder_line(result.builder)
+
+
+def _choices(result: PlanOfModel, whole: WholeRow | None) -> Iterator[str]:
+    """Yield what was chosen, with the reason, and what other choices would give."""
+    if result.rounding is not None:
+        yield f"{result.rounding:.0%} of the predicted loss is rounding's"
     if result.chosen_tile is not None:
         yield tile_line(result.chosen_tile, SpeedGoal(result.asked.speedup, result.asked.budget_ms))
-    yield gain_line(result.gaining, result.card)
+    if result.gaining and result.gaining.gaining:
+        yield gain_line(result.gaining, result.card)
     if result.chosen_kinds is not None:
         yield kinds_line(result.chosen_kinds) if whole else f"kinds: {result.chosen_kinds.kinds}"
     elif whole and (other := result.other):
         speed, here = times(other.speedup), times(whole.end_to_end.speedup)
         if (speed, other.bytes_after) != (here, result.totals.bytes_after):
             yield _instead(f"--kinds {other.kinds}", other.ratio, speed, other.bytes_after, result, whole)
-    for row in result.types:
-        if row.whole and not row.planned and _fits(row, result):
-            speed = predicted_times(row.whole.end_to_end)
-            yield _instead(f"--weights {row.weights}", row.ratio, speed, row.linears_bytes, result, whole)
     yield from _left_out(result)
 
 
@@ -124,27 +156,24 @@ def _instead(
     return found if round(ratio, 3) == round(result.ratio, 3) else f"{found}, ratio {ratio:.4f}"
 
 
-def regime_lines(points: Sequence[RegimePoint]) -> Iterator[str]:
-    """Yield the predicted speed-up over the tokens of a prompt, as a picture, and where it pays."""
+def regime_line(points: Sequence[RegimePoint]) -> str:
+    """Returns the predicted speed-up over the tokens of a prompt, as a picture, and where tiles pay."""
     speeds = [point.speedup for point in points]
     low, high = min(speeds), max(speeds)
     top = len(_BARS) - 1
     picture = "".join(
         _BARS[round((speed - low) / (high - low) * top) if high > low else top] for speed in speeds
     )
-    first, last = points[0].tokens, points[-1].tokens
-    many = points[-1].sequences
-    what = (
-        f"sequences of {last // many} tokens, {first} to {last} in all"
-        if many > 1
-        else f"a prompt of {first} to {last} tokens"
-    )
-    yield f"{what}: {picture}  predicted {times(low)} to {times(high)}"
-    runs = [list(run) for pays, run in groupby(points, lambda point: point.speedup >= _PAYS) if pays]
+    first, last = points[0], points[-1]
+    what = f"sequences of {last.tokens // last.sequences}" if last.sequences > 1 else "prefill"
+    runs = [list(run) for pays, run in groupby(points, lambda point: point.by_tiles >= PAYS) if pays]
     where = " and ".join(
         f"{run[0].tokens} to {run[-1].tokens}" if len(run) > 1 else str(run[0].tokens) for run in runs
     )
-    yield f"pruning gains {_PAYS - 1:.0%} or more with {where or 'no number of'} tokens"
+    return (
+        f"{what}, {first.tokens} token: {times(first.speedup)} {picture} {times(last.speedup)}, {last.tokens} tokens; "
+        f"tiles pay: {where or 'never'}"
+    )
 
 
 def _legend(linears: Sequence[LinearRow], phases: Collection[str]) -> str:
@@ -155,25 +184,14 @@ def _legend(linears: Sequence[LinearRow], phases: Collection[str]) -> str:
 
 def _lines(result: PlanOfModel) -> Iterator[str]:
     yield from reason_lines(result.linears)
-    if result.target_source in _TARGETS:
-        yield _TARGETS[result.target_source].format(result.target)
-    yield _builder_line(result.builder)
     yield dequantised_line(result.dequantised)
-    if result.asked.ratio is not None:
-        yield Budget.of(result.asked.ratio).left_dense([row.name for row in result.linears])
-
-
-def _ends(result: PlanOfModel) -> Iterator[str]:
-    if result.assumes_losses:
-        yield _ASSUMED_TYPES
-    yield from remarks(result.linears, result)
 
 
 def _memory_line(memory: Memory, card: str) -> str:
     """Returns in words what of the card's memory the model takes, and how many cards would hold it if one does not."""
     parts = f"weights {_gb(memory.weights)} GB (dense {_gb(memory.dense_weights)})"
     if memory.cache:
-        parts += f" and KV cache {_gb(memory.cache)} GB of this workload"
+        parts += f" and KV cache {_gb(memory.cache)} GB"
     size = _gb(memory.card)
     if not memory.fits:
         largest = max(one.memory for one in rated_cards())
@@ -200,11 +218,7 @@ def _builder_line(builder: Builder | None) -> str:
     """Returns in words that this machine's backend can't build for the target, empty if it can."""
     if builder is None or builder.builds:
         return ""
-    return (
-        f"{builder.backend} {builder.version}, the backend of this machine, can't build an engine for {builder.target}: it "
-        f"builds for {', '.join(builder.targets) or 'none of the known targets'}. Full TensorRT builds it on a machine "
-        "with that GPU; --backend onnx stops at the ONNX file"
-    )
+    return f"{builder.backend} {builder.version} builds no engine for {builder.target}: TensorRT does, on a machine with it"
 
 
 def _types(result: PlanOfModel) -> list[Table]:
@@ -232,8 +246,9 @@ def _figures(phase: str, over: str, result: PlanOfModel) -> Columns:
 
     time = Column("ms" if over else f"{phase}, ms", over)
     ratios: Columns = {
-        Column("dense", over): spell(lambda row: times(row.speedup)),
-        Column("same", over): spell(lambda row: times(row.over_alike)),
+        Column("speed-up", over): spell(lambda row: times(row.speedup)),
+        Column("tiles", over): spell(lambda row: times(row.by_tiles)),
+        Column("library", over): spell(lambda row: times(row.over_library)),
         Column("limit", over): spell(lambda row: times(row.limit)),
     }
     return {time: spell(lambda row: milliseconds(row.planned_ms)), **(ratios if over else {})}

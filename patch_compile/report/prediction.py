@@ -19,11 +19,11 @@ from patch_compile.artifacts.plan import (
     ChosenTile,
     Gaining,
     LinearRow,
+    LittleGain,
     Node,
     PlanSummary,
     Reason,
     ReasonKind,
-    Shares,
     Slower,
     Unpredicted,
     Way,
@@ -54,13 +54,37 @@ _SPLIT = "split linears count as dense: how fast TensorRT's own 2:4 tactics are 
 
 
 def predicted_times(row: PhaseRow) -> str:
-    """Returns a predicted speed-up with its error bar: 1.34× (1.22–1.41)."""
-    return times(row.speedup) + error_bar(row)
+    """Returns a predicted speed-up with its interval: 1.34× (1.22–1.41)."""
+    return f"{times(row.speedup)} {interval(row)}"
 
 
-def error_bar(row: PhaseRow) -> str:
-    """Returns the ends of a speed-up's error bar, empty for a file of an earlier version."""
-    return "" if row.low is None or row.high is None else f" ({row.low:.2f}–{row.high:.2f})"
+def interval(row: PhaseRow) -> str:
+    """Returns the ends of a predicted speed-up: (1.22–1.41)."""
+    return f"({row.low:.2f}–{row.high:.2f})"
+
+
+def rivals_words(whole: WholeRow, linears: Iterable[LinearRow]) -> str:
+    """Returns the speed-up over dense weights of the plan's types, and over fp8, both by libraries; or ""."""
+    row = whole.end_to_end
+    weights = sorted({row.weights for row in linears if weight_type(row.weights).input_bits == 8})
+    rivals = [f"dense {' and '.join(weights)} {times(row.over_library)}"] if weights else []
+    if row.over_fp8 is not None:
+        rivals.append(f"dense fp8 {times(row.over_fp8)}")
+    return f"over libraries: {', '.join(rivals)}" if rivals else ""
+
+
+def split_words(row: PhaseRow) -> str:
+    """Returns what of a speed-up weight types bring, and what tiles bring."""
+    return f"weight types bring {times(row.by_types)} and tiles {times(row.by_tiles)}"
+
+
+def little_gain_line(found: LittleGain) -> str:
+    """Returns in words that tiles are not worth their loss, with the better command."""
+    weights = f" --weights {found.weights}" if found.weights else ""
+    better = [f"--ratio 0{weights} ({times(found.unpruned)})"]
+    if found.tokens:
+        better.append(f"prefill of {found.tokens} tokens and more")
+    return f"tiles bring only {times(found.by_tiles)}: better {', or '.join(better)}"
 
 
 def reason_words(reason: Reason) -> str:
@@ -193,18 +217,6 @@ def kinds_line(chosen: ChosenKinds) -> str:
     return f"kinds: {chosen.kinds}, predicted {here} end to end; {chosen.other} {why}"
 
 
-def shares_line(shares: Shares) -> str:
-    """Returns in words what of a speed-up and of the loss comes from weight types, and what from pruned tiles."""
-    whole, types = times(shares.speedup), times(shares.by_types)
-    if whole == types:
-        return f"quantization reaches {whole} without pruning" if shares.rounding == 1.0 else ""
-    lost = (
-        f"; {shares.rounding:.0%} of the predicted loss is rounding's" if shares.rounding is not None else ""
-    )
-    more = times(shares.speedup / shares.by_types)
-    return f"of the speed-up {whole}, weight types bring {types} and pruned tiles {more} more{lost}"
-
-
 def choice_line(speed: SpeedRecord | None) -> str:
     """Returns in words how tiles, and weight types if these were open, were chosen for a speed.
 
@@ -232,8 +244,10 @@ def _choice_of_types(speed: SpeedRecord, rounding: float) -> Iterator[str]:
         gap = f", a gap of {lost / speed.least - 1:.2%}" if speed.least > 0 else ""
         yield f"no types and tiles that save as much lose less than {speed.least:.4g} (Lagrange's bound){gap}"
     if speed.speedup is not None and speed.by_types is not None:
-        share = rounding / lost if lost else None
-        yield shares_line(Shares(speedup=speed.speedup, by_types=speed.by_types, rounding=share))
+        tiles = times(speed.speedup / speed.by_types)
+        yield f"of the speed-up {times(speed.speedup)}, weight types bring {times(speed.by_types)} and tiles {tiles}"
+        if lost:
+            yield f"{rounding / lost:.0%} of the loss is rounding's"
 
 
 def asked_words(asked: Asked) -> str:

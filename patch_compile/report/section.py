@@ -31,12 +31,16 @@ Columns: TypeAlias = Mapping[Column | str, Callable[[Any], str]]
 
 @dataclass(frozen=True)
 class Table:
-    """A table. Its first column names the rows; a string as a heading stands for a column of numbers. sums: the last row."""
+    """A table. Its first column names the rows; a string as a heading stands for a column of numbers. sums: the last row.
+
+    tight: without empty lines around it in a terminal.
+    """
 
     headings: Sequence[Column | str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
     sums: Sequence[str] = ()
+    tight: bool = False
 
     @property
     def columns(self) -> list[Column]:

@@ -106,7 +106,8 @@ def _tables(table: Table, width: int) -> Iterator[RichTable]:
         blocks[-1].append(i)
         used += needed
     for block in blocks:
-        made = _table([columns[i] for i in block], wrap=first + longest[block[-1]] + 2 > width)
+        wrap = first + longest[block[-1]] + 2 > width
+        made = _table([columns[i] for i in block], wrap=wrap, edge=not table.tight)
         for i, row in enumerate(rows):
             if table.sums and i == len(rows) - 1:
                 made.add_section()
@@ -114,9 +115,9 @@ def _tables(table: Table, width: int) -> Iterator[RichTable]:
         yield made
 
 
-def _table(columns: Sequence[Column], *, wrap: bool) -> RichTable:
-    """Returns a table without rows. wrap: break even numbers, for which there is no room."""
-    made = RichTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+def _table(columns: Sequence[Column], *, wrap: bool, edge: bool) -> RichTable:
+    """Returns a table without rows. wrap: break even numbers, for which there is no room; edge: empty lines around it."""
+    made = RichTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=edge)
     grouped = any(column.over for column in columns)
     for i, column in enumerate(columns):
         words = i == 0 or column.words

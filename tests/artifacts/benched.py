@@ -13,7 +13,7 @@ from patch_compile.artifacts.bench import (
     Timed,
     TimedOn,
 )
-from patch_compile.artifacts.prediction import PhaseRow
+from tests.artifacts.examples import phase_row
 
 
 def benched(library: Library = Library.TENSORRT) -> BenchReport:
@@ -26,7 +26,7 @@ def benched(library: Library = Library.TENSORRT) -> BenchReport:
     def row(phase: Phase, batch: int, dense: float, hybrid: float, uniform: float, limit: float) -> BenchRow:
         speedup = dense / hybrid
         planned = hybrid * 0.95
-        predicted = PhaseRow(dense_ms=dense, planned_ms=planned, speedup=dense / planned, limit=limit)
+        predicted = phase_row(dense, planned, limit)
         return BenchRow(
             phase=phase,
             batch=batch,

@@ -1,7 +1,9 @@
+import csv
 import json
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -9,19 +11,20 @@ from benchmarks.published.__main__ import (
     HERE,
     LAUNCH,
     compare,
+    errors,
+    few_tokens,
     fitted,
-    gains,
     int8_page,
     page,
     read,
     summarise,
 )
 from benchmarks.published.whole_models import encoders_table, fit_other_kernel, whole_models_table
-from masklearn.quant.table import FLOAT16, W8A8
+from masklearn.quant.table import FLOAT16, INT4, W8A8
 from patch_compile.hardware.cards import card_named
 from patch_compile.planning.roofline.assumptions import ASSUMED
-from patch_compile.planning.roofline.gains import GAINS
-from patch_compile.planning.roofline.library_product import library_time
+from patch_compile.planning.roofline.errors import FEW_TOKENS, PRODUCTS, speedup_errors
+from patch_compile.planning.roofline.library_product import fp8_time, library_time
 from tests.refusals import refused
 
 PAGE = Path(__file__).parents[2] / "docs/explanation/predictions.md"
@@ -104,8 +107,29 @@ def held_out():
     return fitted([one for path in sorted(HERE.glob("*.csv")) for one in read(path, {})])[1]
 
 
-def test_the_error_bars_are_current():
-    assert gains(held_out()) == GAINS
+def test_the_errors_are_current():
+    assert errors(held_out()) == PRODUCTS and few_tokens(held_out()) == FEW_TOKENS
+
+
+def test_a_card_without_measurements_has_all_errors():
+    assert speedup_errors("A6000", 4096, FLOAT16) == PRODUCTS[16][""][None]
+    assert speedup_errors("H100 PCIe", 2048, W8A8) == PRODUCTS[8]["H100 PCIe"][2048]
+    assert speedup_errors("A6000", 1, INT4) == speedup_errors("RTX 4090", 256, INT4) == FEW_TOKENS[4]
+    assert speedup_errors("A6000", 4096, INT4) == PRODUCTS[16][""][None]
+
+
+@pytest.mark.parametrize("name", ["H100", "RTX4090"])
+def test_fp8_is_near_published_times(name):
+    """In the median of products with 512 tokens and more, of which no figure but the share of the rate was fitted."""
+    card = card_named({"H100": "H100 PCIe", "RTX4090": "RTX 4090"}[name])
+    with (HERE / "slidesparse.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if (row["card"], row["dtype"]) == (name, "fp8")]
+    ratios = [
+        (LAUNCH + fp8_time(card, (int(row["N"]), int(row["K"])), int(row["M"]))) / float(row["dense_us"])
+        for row in rows
+        if int(row["M"]) >= 512 and row["dense_us"]
+    ]
+    assert len(ratios) > 40 and median(ratios) == pytest.approx(1.0, abs=0.1)
 
 
 def test_the_page_of_predictions_is_current():

@@ -13,7 +13,6 @@ from patch_compile.pipeline.plan import plan
 from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel
 from patch_compile.recipe import Recipe
-from patch_compile.report.prediction import shares_line
 from patch_compile.sources.open import open_source
 from tests.planning.llama import LLAMA_2_7B
 from tests.refusals import refused
@@ -171,15 +170,15 @@ def test_plans_share_speed_between_types_and_tiles(model):
     pruned = plan(recipe(model, speedup=1.8, **PROMPTS))
     tile = pruned.chosen_tile.tile
     dense = plan(recipe(model, ratio=0.0, weights="w8a8", lowering="plugin", tile=tile, **PROMPTS))
-    assert pruned.shares.by_types == pytest.approx(dense.whole.end_to_end.speedup)
-    assert 1.0 < pruned.shares.by_types < 1.8 <= pruned.shares.speedup == pruned.whole.end_to_end.speedup
-    assert "pruned tiles" in shares_line(pruned.shares) and 0 < pruned.shares.rounding < 0.5
+    found = pruned.whole.end_to_end
+    assert found.by_types == pytest.approx(dense.whole.end_to_end.speedup)
+    assert 1.0 < found.by_types < 1.8 <= found.speedup and 0 < pruned.rounding < 0.5
 
 
 def test_workloads_bound_by_bytes_are_only_quantised(model):
     found = plan(recipe(model, speedup=1.5, **STEPS))
-    assert found.ratio == 0.0 and found.shares.rounding == 1.0
-    assert shares_line(found.shares).endswith("without pruning")
+    assert found.ratio == 0.0 and found.rounding == 1.0
+    assert found.whole.end_to_end.by_tiles == 1.0
 
 
 def test_no_choice_reaches_every_speed(model):

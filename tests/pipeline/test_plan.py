@@ -88,7 +88,7 @@ def test_a_target_that_nobody_asked_for_is_said(small, capsys):
     found = plan(Recipe.parse({"model": small, "ratio": 0.4}))
     show(Result(found).sections())
     assert found.target_source is (TargetSource.LOCAL_GPU if local_gpu() else TargetSource.DEFAULT)
-    assert f"target: {found.target} (" in capsys.readouterr().out
+    assert "no GPU here: predicted on A6000" in capsys.readouterr().out or local_gpu()
 
 
 def test_plan_json_round_trips(small, tmp_path):
@@ -113,7 +113,7 @@ def test_real_tile_maps_are_planned_as_they_are(small, tmp_path, capsys):
     assert found.asked == Asked(mask=str(tmp_path / "masks.safetensors"))
     show(Result(found).sections())
     said = capsys.readouterr().out
-    assert f"(asked: masks of {tmp_path / 'masks.safetensors'})" in said
+    assert f"asked: masks of {tmp_path / 'masks.safetensors'}" in said
     with refused():
         planned_for(small, mask=tmp_path / "masks.safetensors", exclude=("*v_proj",))
 
@@ -138,7 +138,7 @@ def test_a_speed_names_its_ratio(small, capsys):
     budget = found.whole.end_to_end.dense_ms / 1.3
     assert planned_for(small, budget_ms=budget, **only_tiles).ratio == found.ratio
     show(Result(found).sections())
-    assert "(asked: a speed-up of 1.3)" in capsys.readouterr().out
+    assert "asked: a speed-up of 1.3" in capsys.readouterr().out
     with refused():
         planned_for(small, speedup=1.9, **only_tiles)
 
@@ -165,7 +165,7 @@ def test_plans_name_the_counted_linears(capsys, tmp_path):
     assert found.gaining.gaining == len(gaining) < 14
     assert found.gaining.ratio == pytest.approx(0.4, abs=2e-3)
     assert found.ratio == pytest.approx(found.gaining.ratio_of_covered) and found.ratio < 0.4
-    show(Result(found).sections())
+    show(Result(found).sections(every=True))
     said = capsys.readouterr().out
     over = f"the ratio is {found.gaining.ratio:.4f} over these and {found.ratio:.4f} over all 14"
     assert f"{len(gaining)} of 14 covered linears gain by pruning on A6000: {over}" in said
@@ -205,11 +205,11 @@ def test_oversized_models_get_no_speed(planned, tmp_path, capsys):
     assert memory.cache == 2 * 2 * 80 * 8 * 128 * 16 * 256
     assert not memory.fits and memory.cards == 2
     assert Planned(found).speedup is None and "does not fit" in Planned(found).summary()
-    show(Result(found).sections())
+    show(Result(found).sections(every=True))
     said = capsys.readouterr().out
     assert "Plan for a larger card" in said
     assert "does not fit: weights 91." in said and "2 such cards would hold it" in said
-    assert "end to end" not in said and "whole model" not in said and "kinds: auto\n" in said
+    assert "end to end" not in said and "planned, ms" not in said and "kinds: auto\n" in said
     assert planned["memory"]["card"] == 48 * 10**9 > planned["memory"]["weights"] + planned["memory"]["cache"]
     larger = planned_for(tmp_path, ratio=0.4, target="h200")
     show(Result(larger).sections())
@@ -230,12 +230,9 @@ def test_unbuildable_targets_are_named(small, capsys):
     found = planned_for(small, ratio=0.4, target="h100")
     assert found.builder is not None and not found.builder.builds and found.builder.target == "sm90"
     show(Result(found).sections())
-    assert (
-        f"tensorrt-rtx {found.builder.version}, the backend of this machine, can't build an engine for sm90"
-        in (capsys.readouterr().out)
-    )
+    assert f"tensorrt-rtx {found.builder.version} builds no engine for sm90" in capsys.readouterr().out
     show(Result(planned_for(small, ratio=0.4)).sections())
-    assert "can't build an engine" not in capsys.readouterr().out
+    assert "builds no engine" not in capsys.readouterr().out
 
 
 def test_linears_that_no_pattern_fits_are_named(small, capsys):
@@ -311,7 +308,7 @@ def test_unfit_types_are_left_out_with_reasons(tmp_path, capsys):
     found = planned_for(write_hollow_llama(tmp_path / "narrow", narrow), ratio=0.4)
     unfit = {row.weights: row.unfit for row in found.types}
     assert unfit == {"float16": None, "int8": None, "w8a8": None, "int4": "model.layers.0.mlp.down_proj"}
-    show(Result(found).sections())
+    show(Result(found).sections(every=True))
     assert "weights of int4 are left out: K of model.layers.0.mlp.down_proj" in capsys.readouterr().out
     with refused():
         planned_for(tmp_path / "narrow", ratio=0.4, weights="int4")
@@ -325,7 +322,7 @@ def test_n16_tiles_leave_w8a8_out(small, tmp_path, capsys):
     MaskSet(masks, **about).save(tmp_path / "masks.safetensors")
     for found in (named, planned_for(small, mask=tmp_path / "masks.safetensors")):
         assert [row.weights for row in found.types if row.wrong_kinds] == ["w8a8"]
-    show(Result(named).sections())
+    show(Result(named).sections(every=True))
     assert "weights of w8a8 are left out: their tiles are dense, 2:4 or 6:8, and" in capsys.readouterr().out
     auto = planned_for(small, ratio=0.3, kinds="auto", weights="w8a8")
     assert {kind for row in auto.linears for kind in row.slabs.others} <= {"6:8"} and auto.whole
@@ -333,7 +330,7 @@ def test_n16_tiles_leave_w8a8_out(small, tmp_path, capsys):
 
 def test_kinds_that_change_nothing_are_not_said(small, capsys):
     for weights, kinds, said in (("float16", "2:4", True), ("w8a8", "2:4", True), ("w8a8", "2:4,6:8", False)):
-        show(Result(planned_for(small, ratio=0.3, weights=weights, kinds=kinds)).sections())
+        show(Result(planned_for(small, ratio=0.3, weights=weights, kinds=kinds)).sections(every=True))
         assert ("with --kinds auto: " in capsys.readouterr().out) is said
 
 
@@ -342,7 +339,7 @@ def test_a_speed_takes_another_ratio_with_other_weights(small, capsys):
     rows = {row.weights: row for row in found.types}
     assert rows["int8"].ratio > rows["int4"].ratio == 0.0
     assert rows["float16"] == OtherTypes(weights="float16")
-    show(Result(found).sections())
+    show(Result(found).sections(every=True))
     said = capsys.readouterr().out
     assert "weights of float16 are left out: with them a speed-up of 1.6 is out of reach" in said
 
@@ -351,12 +348,10 @@ def test_types_may_make_a_model_fit(small, capsys):
     """64 sequences of 7200 tokens take 15.1 of 16 GB, and weights 1.05 or 0.7."""
     load = {"batch_size": 64, "prompt_tokens": 7072}
     found = planned_for(small, ratio=0.4, target="rtx 5080", **load)
-    show(Result(found).sections())
+    show(Result(found).sections(every=True))
     said = capsys.readouterr().out
     assert not found.memory.fits and "with weights of float16 the model does not fit on RTX 5080" in said
-    assert (
-        "with --weights int4: " in said and "instead of 0." in said and "with --weights float16" not in said
-    )
+    assert "with other --weights: int8 " in said and ", int4 " in said and "float16 1" not in said
     show(Result(planned_for(small, ratio=0.4, target="rtx 5080", **load | {"batch_size": 68})).sections())
     assert "speed-up" not in capsys.readouterr().out
 

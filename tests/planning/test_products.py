@@ -195,4 +195,4 @@ def test_a_node_each_is_asked_for(small):
     fused, apart = (pair_of("a100-80", 8192, W8A8, 0.5, fuse) for fuse in (tuple(FUSIONS), ()))
     assert is_apart(fused[0]) and not is_apart(apart[0])
     rows = [predict_whole(plans.values(), outline, costs) for plans, outline, costs in (fused, apart)]
-    assert rows[0].prefill.alike_ms == rows[1].prefill.alike_ms
+    assert rows[0].prefill.library_ms == rows[1].prefill.library_ms

@@ -2,6 +2,7 @@ import pytest
 
 from patch_compile.artifacts.prediction import PhaseRow
 from patch_compile.planning.speed_goal import SpeedGoal, ratio_for
+from tests.artifacts.examples import phase_row
 from tests.refusals import refused
 
 
@@ -11,7 +12,7 @@ def kernel_that_starts_to_pay_at(ratio, best=60.0):
     def predict(at: float) -> PhaseRow:
         assert 0 <= at <= 0.5
         hybrid = 110 - (110 - best) * at / 0.5
-        return PhaseRow.of(100.0, hybrid if at >= ratio else 100.0, 1 / (1 - at))
+        return phase_row(100.0, hybrid if at >= ratio else 100.0, 1 / (1 - at))
 
     return predict
 
@@ -40,6 +41,6 @@ def test_out_of_reach_says_what_the_best_is():
 
 def test_a_goal_that_dense_linears_meet_prunes_nothing():
     def slower_when_pruned(at: float) -> PhaseRow:
-        return PhaseRow.of(100.0, 130.0 - 40 * at if at else 100.0, 2.0)
+        return phase_row(100.0, 130.0 - 40 * at if at else 100.0, 2.0)
 
     assert ratio_for(SpeedGoal(budget_ms=105), slower_when_pruned) == 0.0

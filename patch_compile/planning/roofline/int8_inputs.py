@@ -1,4 +1,4 @@
-"""Predicts what int8 inputs take besides the product: the kernel that rounds X, and dense W8A8 by NVIDIA's library."""
+"""Predicts the kernel that rounds activations to 8 bits, and dense linears in W8A8 and fp8 by libraries."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ from masklearn.quant.table import W8A8
 from patch_compile.hardware.cards import RatedCard
 from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
 from patch_compile.planning.roofline.launch_work import rates_of
-from patch_compile.planning.roofline.library_product import first_bytes, l2_trip, library_time
+from patch_compile.planning.roofline.library_product import (
+    FIRST_WITH_FP8,
+    first_bytes,
+    fp8_time,
+    l2_trip,
+    library_time,
+)
 
 
 def quantise_time(card: RatedCard, tokens: int, in_features: int, assume: Assumptions = ASSUMED) -> float:
@@ -30,6 +36,18 @@ def dense_w8a8_time(
     product, _ = library_time(card, shape, tokens, assume, weights=W8A8, fused=fused)
     scaled = 0.0 if fused else _moving(card, 6 * tokens * shape[0], assume)
     return quantise_time(card, tokens, shape[1], assume) + product + scaled
+
+
+def dense_fp8_time(
+    card: RatedCard, shape: tuple[int, int], tokens: int, assume: Assumptions = ASSUMED
+) -> float | None:
+    """Returns the microseconds of a dense linear `[N, K]` in fp8 by cuBLASLt, which scales Y itself, and of rounding X.
+
+    None if the card has no fp8.
+    """
+    if card.sm < FIRST_WITH_FP8:
+        return None
+    return quantise_time(card, tokens, shape[1], assume) + fp8_time(card, shape, tokens, assume)
 
 
 def _moving(card: RatedCard, moved: int, assume: Assumptions) -> float:

@@ -28,6 +28,10 @@ _SPARSE_TOKENS = 128
 _PARTS = (1, 2, 4, 8)  # of K
 _LEAST_PART = 256  # columns of K
 _WAITED = 0.25  # share of bytes or products that wait for the other where waves read W again
+FIRST_WITH_FP8 = 89  # sm; Ada has fp8 tensor cores, Ampere has none
+# Of twice the 16-bit rate, what cuBLASLt reaches in fp8: the median of its measured rates on H100 PCIe, RTX 4090 and B200
+# (benchmarks/published/slidesparse.csv). GeForce cards sum fp8 products in fp32 at half their rate, as they do 16-bit ones.
+_FP8_SHARE = 0.95
 _MANY_WAVES = 4  # from here on, blocks of several waves overlap and the last wave counts by half
 
 
@@ -93,6 +97,12 @@ def library_time(
     by_waves = card.sm < 90 and inputs == 16
     each = Weights(TWO_FOUR.bytes_of(weights), sparse_products(card, assume, inputs), by_waves, inputs)
     return product_time(card, shape, tokens, assume, each)
+
+
+def fp8_time(card: SheetCard, shape: tuple[int, int], tokens: int, assume: Assumptions = ASSUMED) -> float:
+    """Returns the microseconds of a dense GEMM in fp8 with W [N, K] = shape, whose Y has 16 bits."""
+    slower = card.products(8).reached / (2 * _FP8_SHARE * card.products(16).reached)
+    return product_time(card, shape, tokens, assume, Weights(1.0, slower, inputs=8))[0]
 
 
 def sparse_products(card: SheetCard, assume: Assumptions, inputs: int = 16) -> float:

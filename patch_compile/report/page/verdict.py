@@ -9,6 +9,7 @@ from typing import Literal
 from masklearn.masks.kinds.base import BYTES_DENSE
 from masklearn.quant.table import weight_type
 from patch_compile.artifacts.bench import Phase
+from patch_compile.artifacts.prediction import PAYS
 from patch_compile.artifacts.report import DecoderReport, Kind, OutputsReport
 from patch_compile.artifacts.verify import Outcome, VerifyReport
 from patch_compile.artifacts.verify_schema import EngineCompared
@@ -35,7 +36,7 @@ from patch_compile.report.number_format import (
     times,
 )
 from patch_compile.report.page.page_data import Perplexities, Sources
-from patch_compile.report.prediction import asked_words, error_bar, predicted_times
+from patch_compile.report.prediction import asked_words, interval, predicted_times, split_words
 from patch_compile.report.quality import beaten_lines, output_warnings
 from patch_compile.report.verify import found_words, limit_words, unanswered_words
 
@@ -131,7 +132,7 @@ def _fast(sources: Sources) -> tuple[Colour, str, str]:
     return (
         "grey",
         f"{predicted_times(whole.end_to_end)} predicted",
-        f"Predicted for {card.name}, not measured.{but}",
+        f"Predicted for {card.name}, not measured: {split_words(whole.end_to_end)}.{but}",
     )
 
 
@@ -222,7 +223,7 @@ def _speed_figures(sources: Sources) -> Iterator[KeyFigure]:
             yield KeyFigure(label, times(speedup), about)
         elif whole and card:
             row = getattr(whole, phase)
-            about = [f"predicted{error_bar(row)}, {card.name}", *beside]
+            about = [f"predicted {interval(row)}, {card.name}", split_words(row), *beside]
             yield KeyFigure(label, times(row.speedup), about)
         elif beside:
             about = [
@@ -338,6 +339,14 @@ def _of_speed(sources: Sources) -> Iterator[Notice]:
                 "caution",
                 f"The plan is predicted slower than the dense model {where}.{how}",
                 "" if auto else "--lowering auto",
+            )
+        gained = whole.end_to_end
+        if sources.report.ratio and gained.by_tiles < PAYS:
+            yield Notice(
+                "caution",
+                f"Pruning is not worth its loss: of {times(gained.speedup)}, tiles bring {times(gained.by_tiles)}. Without "
+                f"it the same build is predicted at {times(gained.by_types)}:",
+                "--ratio 0",
             )
     for row, speedup in sources.measured:
         if speedup < 1.0:

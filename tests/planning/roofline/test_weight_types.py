@@ -103,7 +103,7 @@ def test_no_plan_passes_its_limits(target, load, weights):
     for ratio in (0.0, 0.4, 0.5):
         found, plans = of_type(weights, ratio, target=target, load=load)
         for phase in (found.prefill, found.decode, found.end_to_end):
-            assert 0 < phase.speedup <= phase.limit and phase.alike_ms is not None
+            assert 0 < phase.speedup <= phase.limit
         if load.batch <= 16:
             dense, sparse = (0.53125, 0.40625) if weights is INT4 else (1.0, 0.625)
             p = sum(2 * one.zeroed for one in plans.values()) / sum(n * k for n, k in LINEARS.values())
@@ -115,13 +115,14 @@ def test_ratio_0_is_the_types_dense_model(weights):
     usual, _ = of_type(FLOAT16)
     found, plans = of_type(weights)
     at_zero, unpruned = of_type(weights, 0.0)
-    assert usual.end_to_end.alike_ms is None
+    assert usual.end_to_end.types_ms == usual.end_to_end.library_ms == usual.end_to_end.dense_ms
     assert found.decode.dense_ms == usual.decode.dense_ms and found.prefill.dense_ms == usual.prefill.dense_ms
     assert (
-        at_zero.decode.planned_ms == at_zero.decode.alike_ms == pytest.approx(found.decode.alike_ms, rel=1e-3)
+        at_zero.decode.planned_ms == at_zero.decode.types_ms == pytest.approx(found.decode.types_ms, rel=1e-3)
     )
-    assert found.decode.planned_ms < found.decode.alike_ms < found.decode.dense_ms
-    assert found.decode.over_alike == pytest.approx(found.decode.alike_ms / found.decode.planned_ms)
+    assert found.decode.planned_ms < found.decode.types_ms < found.decode.dense_ms
+    assert found.decode.by_tiles == pytest.approx(found.decode.types_ms / found.decode.planned_ms)
+    assert found.decode.speedup == pytest.approx(found.decode.by_types * found.decode.by_tiles)
     assert all(plan.lowering == "plugin" and plan.uses_zeros for plan in plans.values())
     for plan in unpruned.values():
         assert (plan.lowering, plan.reason.kind, plan.slabs.sparse) == (
@@ -145,7 +146,7 @@ def test_types_split_products_but_not_dense():
         ("q_proj", "k_proj"): False, ("v_proj",): False, ("gate_proj",): False, ("up_proj",): False,
         ("o_proj",): False, ("down_proj",): False,
     }  # fmt: skip
-    assert mixed.decode.alike_ms == pytest.approx(whole(types, 0.0)[0].decode.planned_ms, rel=1e-3)
+    assert mixed.decode.types_ms == pytest.approx(whole(types, 0.0)[0].decode.planned_ms, rel=1e-3)
 
 
 @pytest.mark.parametrize("asked", ["dense", "auto"])

@@ -1,0 +1,50 @@
+"""Says before any work whether pruned tiles are worth their loss, and what would be better."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+
+from masklearn.masks.kinds.table import TWO_FOUR
+from masklearn.quant.table import QUANTISED, weight_type
+from patch_compile.artifacts.plan import LittleGain
+from patch_compile.artifacts.plan_of_model import RegimePoint
+from patch_compile.artifacts.prediction import PAYS
+from patch_compile.planning.cost import CostModel
+from patch_compile.planning.lowering import LinearPlan
+from patch_compile.planning.predict import predict_whole
+from patch_compile.sources.base import Source
+
+
+def little_gain(
+    source: Source, plans: Mapping[str, LinearPlan], costs: CostModel, points: Collection[RegimePoint]
+) -> LittleGain | None:
+    """Returns what is better than pruned tiles that gain less than `PAYS`; None if they gain more, or no tile is pruned.
+
+    points: predictions of these plans for other numbers of tokens.
+    """
+    assert source.outline is not None
+    if not any(plan.zeroed for plan in plans.values()):
+        return None
+    gained = predict_whole(plans.values(), source.outline, costs).end_to_end
+    if gained.by_tiles >= PAYS:
+        return None
+    speedup, weights = max(_unpruned(source, costs))
+    if speedup <= PAYS * gained.by_types:
+        speedup, weights = gained.by_types, None
+    return LittleGain(
+        by_tiles=gained.by_tiles,
+        weights=weights,
+        unpruned=speedup,
+        tokens=next((point.tokens for point in points if point.by_tiles >= PAYS), None),
+    )
+
+
+def _unpruned(source: Source, costs: CostModel) -> Iterator[tuple[float, str | None]]:
+    """Yield the speed-up without pruned tiles with each type that all linears can have, and the type."""
+    linears = source.coverage.linears
+    for name in (source.recipe.dtype, *QUANTISED):
+        if all(weight_type(name).fits(columns) for _, columns in linears.values()):
+            other = source.with_other(weights=name, kinds=TWO_FOUR.name)
+            assert other.outline is not None
+            plans = other.plan_at(dict.fromkeys(linears, 0.0), costs)
+            yield predict_whole(plans.values(), other.outline, costs).end_to_end.speedup, name
