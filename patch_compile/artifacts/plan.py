@@ -310,9 +310,9 @@ class ChosenKinds(Record):
 class LittleGain(Record):
     """What is better than a plan whose pruned tiles gain less than `PAYS`, as predicted.
 
-    by_tiles: speed-up of the whole workload by tiles; unpruned: over dense 16-bit weights, without pruned tiles, with the
-    types of the plan, or with the one type `weights` if it is faster by `PAYS` or more. tokens: the fewest tokens of prefill
-    with which tiles gain `PAYS`, None if they never do.
+    by_tiles: speed-up of the whole workload by tiles. unpruned: speed-up over dense 16-bit weights without pruned tiles,
+    with the types of the plan, or with the one type `weights` if it is faster by more than `PAYS`, or if the types of the
+    plan are slower than 16 bits. tokens: the fewest tokens of prefill with which tiles gain `PAYS`, None if they never do.
     """
 
     by_tiles: float

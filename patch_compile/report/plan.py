@@ -46,12 +46,13 @@ _TARGETS = {
 }
 _BARS = "▁▂▃▄▅▆▇█"
 _SMALL = 10**8  # bytes below which gigabytes with decimals say little
-_ASSUMED_TYPES = "weight types: chosen by the losses of SmolLM2-135M; a build measures this model's"
+_ASSUMED_TYPES = "weight types: by the losses of SmolLM2-135M; a build measures this model's"
 _TYPES = (
     "The same request with each type of weights (* is this plan): speed-up over dense 16-bit weights, over the same type "
     "without pruned tiles (tiles), and over dense weights of the same type by libraries (library); the limit of the first"
 )
-_MORE = "predicted, not measured (docs/explanation/predictions.md); --table shows more"
+_MORE = "--table shows more"
+_PREDICTED = "predicted, not measured (docs/explanation/predictions.md)"
 
 
 def planned(result: PlanOfModel, *, every: bool = False) -> Iterator[Section]:
@@ -63,7 +64,8 @@ def planned(result: PlanOfModel, *, every: bool = False) -> Iterator[Section]:
         lines=list(filter(None, _answer(result, whole))),
     )
     if not every:
-        yield Section(lines=[_MORE])
+        calibrated = result.card is not None and result.card.calibration is not None
+        yield Section(lines=[_MORE if calibrated else f"{_PREDICTED}; {_MORE}"])
         return
     phases = result.whole.phases if result.whole else ("prefill", "decode")
     yield Section(lines=list(filter(None, _choices(result, whole))))
@@ -168,7 +170,7 @@ def regime_line(points: Sequence[RegimePoint]) -> str:
     what = f"sequences of {last.tokens // last.sequences}" if last.sequences > 1 else "prefill"
     runs = [list(run) for pays, run in groupby(points, lambda point: point.by_tiles >= PAYS) if pays]
     where = " and ".join(
-        f"{run[0].tokens} to {run[-1].tokens}" if len(run) > 1 else str(run[0].tokens) for run in runs
+        f"{run[0].tokens}–{run[-1].tokens}" if len(run) > 1 else str(run[0].tokens) for run in runs
     )
     return (
         f"{what}, {first.tokens} token: {times(first.speedup)} {picture} {times(last.speedup)}, {last.tokens} tokens; "
@@ -218,7 +220,7 @@ def _builder_line(builder: Builder | None) -> str:
     """Returns in words that this machine's backend can't build for the target, empty if it can."""
     if builder is None or builder.builds:
         return ""
-    return f"{builder.backend} {builder.version} builds no engine for {builder.target}: TensorRT does, on a machine with it"
+    return f"{builder.backend} {builder.version} can't build for {builder.target}; TensorRT can, on that GPU"
 
 
 def _types(result: PlanOfModel) -> list[Table]:

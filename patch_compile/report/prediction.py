@@ -74,16 +74,19 @@ def rivals_words(whole: WholeRow, linears: Iterable[LinearRow]) -> str:
 
 
 def split_words(row: PhaseRow) -> str:
-    """Returns what of a speed-up weight types bring, and what tiles bring."""
+    """Returns what of a speed-up weight types bring, and what tiles bring, or "" if types bring nothing."""
+    if times(row.by_types) == times(1.0):
+        return ""
     return f"weight types bring {times(row.by_types)} and tiles {times(row.by_tiles)}"
 
 
 def little_gain_line(found: LittleGain) -> str:
     """Returns in words that tiles are not worth their loss, with the better command."""
     weights = f" --weights {found.weights}" if found.weights else ""
-    better = [f"--ratio 0{weights} ({times(found.unpruned)})"]
+    unpruned = times(found.unpruned)
+    better = ["the dense model" if unpruned == times(1.0) else f"--ratio 0{weights} ({unpruned})"]
     if found.tokens:
-        better.append(f"prefill of {found.tokens} tokens and more")
+        better.append(f"prefill of {found.tokens}+ tokens")
     return f"tiles bring only {times(found.by_tiles)}: better {', or '.join(better)}"
 
 
@@ -267,7 +270,7 @@ def gain_line(gaining: Gaining | None, card: CardRow | None) -> str:
         return ""
     on = f" on {card.name}" if card else ""
     if not gaining.gaining:
-        return f"no covered linear gains by pruning{on}: all {gaining.covered} stay whole (--lowering plugin prunes them)"
+        return f"no linear gains by pruning{on}: all {gaining.covered} stay dense (see --lowering plugin)"
     over_able = gaining.ratio if gaining.ratio_of_counted is None else gaining.ratio_of_counted
     able = "" if over_able == gaining.ratio else f", {over_able:.4f} over all that gain with enough tiles"
     return (

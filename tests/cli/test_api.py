@@ -163,7 +163,7 @@ def test_results_show_in_terminal_and_notebook(make_model, capsys, monkeypatch):
     said = capsys.readouterr().out
     assert said.split() == shown.split() != []
     page = planned._repr_html_()
-    assert page.startswith("<pre") and "up_proj" in page and "speed-up" in page
+    assert page.startswith("<pre") and "planned, ms" in page and "speed-up" in page
     about = f"{planned.report.model}, ratio {planned.ratio:.3f}, {planned.speedup:.2f}× as fast on {planned.report.card}"
     assert repr(planned) == f"<Planned: {about}>"
     assert json.loads(planned.json()) == planned.report.as_json()

@@ -78,7 +78,7 @@ def test_more_speed_takes_more_int4(settings, make_model):
 def test_plans_name_the_losses_behind_types(settings, make_model, capsys):
     """It tells so even if all linears get one type."""
     model = narrow_model(make_model)
-    note = "weight types are chosen here as if rounding cost what it cost SmolLM2-135M"
+    note = "weight types: by the losses of SmolLM2-135M"
     for weights, told in (("int8,int4", True), ("int8", False)):
         planned = plan(Recipe.parse(asked(settings, model, speedup=1.02, weights=weights)))
         assert planned.weights == "int8" and planned.assumes_losses == told

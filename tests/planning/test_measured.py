@@ -100,7 +100,7 @@ def model(tmp_path):
 def planned(model):
     """Returns the text and the JSON of a plan for an A6000."""
     flags = [str(model), "--ratio", "0.4", "--target", "a6000"]
-    said = CliRunner().invoke(cli.commands["plan"], flags, catch_exceptions=False).stdout
+    said = CliRunner().invoke(cli.commands["plan"], [*flags, "--table"], catch_exceptions=False).stdout
     found = CliRunner().invoke(cli.commands["plan"], [*flags, "--json"], catch_exceptions=False).stdout
     return said, json.loads(found)
 

@@ -129,10 +129,11 @@ def _fast(sources: Sources) -> tuple[Colour, str, str]:
         f"{IN_PHASE[phase]} ({times(speedup)})" for phase, speedup in each_phase.items() if speedup < 1.0
     ]
     but = f" Slower {joined(slower)}." if slower else ""
+    split = f": {words}" if (words := split_words(whole.end_to_end)) else ""
     return (
         "grey",
         f"{predicted_times(whole.end_to_end)} predicted",
-        f"Predicted for {card.name}, not measured: {split_words(whole.end_to_end)}.{but}",
+        f"Predicted for {card.name}, not measured{split}.{but}",
     )
 
 
@@ -223,7 +224,7 @@ def _speed_figures(sources: Sources) -> Iterator[KeyFigure]:
             yield KeyFigure(label, times(speedup), about)
         elif whole and card:
             row = getattr(whole, phase)
-            about = [f"predicted {interval(row)}, {card.name}", split_words(row), *beside]
+            about = [f"predicted {interval(row)}, {card.name}", *filter(None, [split_words(row)]), *beside]
             yield KeyFigure(label, times(row.speedup), about)
         elif beside:
             about = [

@@ -49,7 +49,7 @@ def test_the_card_names_source_and_cost(out: Out) -> None:
     )
     assert about["pipeline_tag"] == "text-generation" and {"2:4", "onnx"} <= {*about["tags"]}  # type: ignore[misc]
     assert "| Weights zeroed | 40.0% |" in text and "| Perplexity | 22.19 | dense 15.68, +42%" in text
-    assert "| End to end speed | 1.11× | predicted, RTX 3090" in text
+    assert "| End to end speed | 1.11× | predicted (0.97–1.13), RTX 3090" in text
     assert "`the-licence` (LICENSE)" in text and 'patch-compile run . "' in text
 
 

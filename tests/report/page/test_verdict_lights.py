@@ -132,7 +132,10 @@ class TestFast:
 
     def test_a_prediction_is_called_one(self, out: Out) -> None:
         fast = self.predicted(out, prefill=1.2, decode=1.3, end_to_end=1.25)
-        assert (fast.colour, fast.answer) == ("grey", "1.25× predicted") and "not measured" in fast.why
+        assert (fast.colour, fast.answer) == (
+            "grey",
+            "1.25× (0.97–1.13) predicted",
+        ) and "not measured" in fast.why
 
     def test_slower_in_a_phase(self, out: Out) -> None:
         fast = self.predicted(out, prefill=0.81, end_to_end=1.11)
