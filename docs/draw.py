@@ -19,19 +19,19 @@ from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.nm_codes import PATTERNS
 from masklearn.masks.select import select
 from patch_compile.packing.format import pack
+from patch_compile.report.page.rendering import themed
 
 FOLDER = Path(__file__).parent / "explanation"
-_STYLE = """<style>
-svg { color-scheme: light dark }
-text { font: 12px system-ui, sans-serif; fill: #222; text-anchor: middle }
+_STYLE = """
+text { font: 12px system-ui, sans-serif; fill: var(--ink); text-anchor: middle }
 .left { text-anchor: start } .small { font-size: 8px } .title { font-weight: 600 }
-.dense { fill: #4878a8 } .sparse { fill: #f2b134 } .zero { fill: #e8e8e8 } .kept { fill: #c77b00 }
-.line { fill: none; stroke: #888; stroke-width: 1 }
-rect { stroke: #fff; stroke-width: .6 }
-@media (prefers-color-scheme: dark) {
-  text { fill: #ddd } .zero { fill: #3a3a3a } rect { stroke: #222 } .cell text { fill: #111 }
-}
-</style>"""
+.paper { fill: var(--paper) }
+.dense { fill: var(--dense) } .sparse { fill: var(--sparse) } .marked { fill: var(--series-2) }
+.zero { fill: var(--paper) } .zero, .room { stroke: var(--rule) } .room { fill: var(--soft) }
+.line { fill: none; stroke: var(--muted); stroke-width: 1 }
+rect { stroke: var(--paper); stroke-width: .6 }
+.sparse + .small, .marked + .small, .sparse + .small + .small, .marked + .small + .small { fill: var(--paper) }
+"""
 _LANES = 32
 _BYTES_OF_A_LOAD = 16
 
@@ -57,32 +57,32 @@ def mosaic() -> str:
     scores = np.exp(
         rng.normal(size=grid) + np.linspace(0, 1.5, grid[1])
     )  # as in a model, some columns matter more
-    size, parts, left = 12, [], 20
-    for ratio in (0.0, 0.2, 0.35, 0.5):
-        tiles = _selected(scores, ratio)
-        parts.append(f'<text class="title" x="{left + 6 * size}" y="20">ratio {ratio:g}</text>')
+    size, parts = 12, []
+    for i, ratio in enumerate((0.0, 0.2, 0.35, 0.5)):
+        tiles, left, top = _selected(scores, ratio), 20 + 160 * (i % 2), 30 + 150 * (i // 2)
+        parts.append(f'<text class="title" x="{left + 6 * size}" y="{top - 10}">ratio {ratio:g}</text>')
         for (row, column), is_sparse in np.ndenumerate(tiles):
             kind = "sparse" if is_sparse else "dense"
-            parts.append(_rect(left + column * size, 30 + row * size, size, kind))
+            parts.append(_rect(left + column * size, top + row * size, size, kind))
         share = 1 - 0.4375 * tiles.mean()
-        parts.append(f'<text x="{left + 6 * size}" y="{46 + 8 * size}">{share:.0%} of the bytes</text>')
-        left += 13 * size
-    left += 14
+        parts.append(f'<text x="{left + 6 * size}" y="{top + 16 + 8 * size}">{share:.0%} of the bytes</text>')
+    left = 354
     parts.append(f'<text class="title" x="{left + 64}" y="20">inside a 2:4 tile</text>')
     pattern = rng.integers(len(PATTERNS), size=(6, 2))
     for (row, group), code in np.ndenumerate(pattern):
         for k in range(4):
             kept = k in np.flatnonzero(PATTERNS[code])
-            parts.append(_rect(left + (4 * group + k) * 16, 30 + row * 16, 16, "kept" if kept else "zero"))
+            parts.append(_rect(left + (4 * group + k) * 16, 30 + row * 16, 16, "sparse" if kept else "zero"))
     for line in range(3):
         x = left + 64 * line
         parts.append(f'<path class="line" d="M{x} 28V128"/>')
     parts.append(f'<text x="{left + 64}" y="142">of each 4 neighbours</text>')
     parts.append(f'<text x="{left + 64}" y="157">at most 2 are kept</text>')
-    parts += _key(
-        20, 178, (("dense", "dense tile"), ("sparse", "2:4 tile"), ("kept", "kept weight"), ("zero", "zero"))
-    )
-    return _svg(left + 150, 190, parts)
+    names = (("dense", "dense tile"), ("sparse", "2:4 tile, kept weight"), ("zero", "zero"))
+    for row, (kind, words) in enumerate(names):
+        parts.append(_rect(left - 8, 198 + 24 * row, 12, kind))
+        parts.append(f'<text class="left" x="{left + 10}" y="{208 + 24 * row}">{words}</text>')
+    return _svg(506, 306, parts)
 
 
 def _selected(scores: NDArray[np.float64], ratio: float) -> NDArray[np.bool_]:
@@ -99,9 +99,9 @@ def slab() -> str:
     dense, sparse = _places(sparse=False), _places(sparse=True)
     parts = [
         '<text class="title left" x="10" y="18">dense slab: 16 rows × 16 of 64 columns, one mma.m16n8k16</text>',
-        *_cells(dense[:16, :16], 10, 28),
+        *_cells(dense[:16, :16], 10, 28, "dense"),
         '<text class="title left" x="10" y="318">2:4 slab: 16 rows × 32 of 64 columns, one mma.sp.m16n8k32</text>',
-        *_cells(sparse[:16, :32], 10, 328),
+        *_cells(sparse[:16, :32], 10, 328, "sparse"),
         '<text class="left" x="300" y="60">Each cell names the lane of the warp that</text>',
         '<text class="left" x="300" y="76">holds it and, below, its place among the</text>',
         '<text class="left" x="300" y="92">8 values that the lane loads at once.</text>',
@@ -123,7 +123,7 @@ def _places(*, sparse: bool) -> NDArray[np.int64]:
     return places.reshape(64, 64)
 
 
-def _cells(places: NDArray[np.int64], left: int, top: int) -> Iterator[str]:
+def _cells(places: NDArray[np.int64], left: int, top: int, kind: str) -> Iterator[str]:
     values = _BYTES_OF_A_LOAD // 2
     for (row, column), place in np.ndenumerate(places):
         x, y = left + 17 * column, top + 17 * row
@@ -131,33 +131,27 @@ def _cells(places: NDArray[np.int64], left: int, top: int) -> Iterator[str]:
             yield _rect(x, y, 17, "zero")
             continue
         lane, value = place // values % _LANES, place % values
-        yield _rect(x, y, 17, "kept" if lane == 0 else "sparse" if value < values // 2 else "dense")
-        yield f'<g class="cell"><text class="small" x="{x + 8.5}" y="{y + 8}">{lane}</text>'
-        yield f'<text class="small" x="{x + 8.5}" y="{y + 15}">{value}</text></g>'
+        yield _rect(x, y, 17, "marked" if lane == 0 else kind)
+        yield f'<text class="small" x="{x + 8.5}" y="{y + 8}">{lane}</text>'
+        yield f'<text class="small" x="{x + 8.5}" y="{y + 15}">{value}</text>'
 
 
 def floors(package: str) -> str:
     """Draw the rooms of a package, each row of which may import the rows below it, from the contract in pyproject.toml."""
     found = tomllib.loads((FOLDER.parents[1] / "pyproject.toml").read_text())["tool"]["importlinter"]
     (layers,) = (one["layers"] for one in found["contracts"] if one.get("containers") == [package])
-    width, wide, parts = 640, 116, []
+    wide, parts = 104, []
+    width = 20 + (wide + 8) * max(1 + layer.count(" : ") for layer in layers)
     for row, layer in enumerate(layers):
         rooms, top = layer.split(" : "), 10 + 40 * row
         left = (width - len(rooms) * (wide + 8) + 8) / 2
         for column, room in enumerate(rooms):
             x = left + column * (wide + 8)
-            parts.append(f'<rect class="zero" x="{x:g}" y="{top}" width="{wide}" height="24" rx="4"/>')
+            parts.append(f'<rect class="room" x="{x:g}" y="{top}" width="{wide}" height="24" rx="4"/>')
             parts.append(f'<text x="{x + wide / 2:g}" y="{top + 16}">{room}</text>')
         if row:
             parts.append(f'<path class="line" d="M{width / 2:g} {top - 15}v12m-4 -4l4 4l4 -4"/>')
     return _svg(width, 10 + 40 * len(layers), parts)
-
-
-def _key(left: int, top: int, names: tuple[tuple[str, str], ...]) -> Iterator[str]:
-    for kind, words in names:
-        yield _rect(left, top - 10, 12, kind)
-        yield f'<text class="left" x="{left + 18}" y="{top}">{words}</text>'
-        left += 110
 
 
 def _rect(x: float, y: float, size: float, kind: str) -> str:
@@ -166,7 +160,8 @@ def _rect(x: float, y: float, size: float, kind: str) -> str:
 
 def _svg(width: int, height: int, parts: list[str]) -> str:
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
-    return "\n".join([head, _STYLE, *parts, "</svg>", ""])
+    paper = '<rect class="paper" width="100%" height="100%"/>'
+    return "\n".join([head, f"<style>{themed(_STYLE)}</style>", paper, *parts, "</svg>", ""])
 
 
 PICTURES: dict[str, Callable[[], str]] = {

@@ -156,7 +156,7 @@ def test_dark_and_light_differ_and_can_be_read(report: Path, open_page: Any) -> 
     for scheme in ("light", "dark"):
         page = open_page(report, color_scheme=scheme)
         style = page.evaluate(
-            "Object.fromEntries(['paper','ink','muted','caution','fault','yes','link','sparse','dense-bar',"
+            "Object.fromEntries(['paper','ink','muted','caution','fault','yes','link','sparse','dense-edge',"
             "'green','yellow','red','grey','on-lamp','on-yellow'].map(name =>"
             " [name, getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim()]))"
         )
@@ -172,7 +172,7 @@ def test_dark_and_light_differ_and_can_be_read(report: Path, open_page: Any) -> 
             assert contrast(style[name], style["paper"]) >= least, (scheme, name)
         for lamp, sign in (("green", "lamp"), ("yellow", "yellow"), ("red", "lamp"), ("grey", "lamp")):
             assert contrast(style[lamp], style[f"on-{sign}"]) >= 4.5, (scheme, lamp)
-        assert contrast(style["sparse"], style["paper"]) >= 3 <= contrast(style["dense-bar"], style["paper"])
+        assert contrast(style["sparse"], style["paper"]) >= 3 <= contrast(style["dense-edge"], style["paper"])
     assert grounds[0] != grounds[1]
 
 
