@@ -29,6 +29,7 @@ ONE_SHOT, EIGHT_MINUTES, REPAIRED, UNIFORM = (
     "oneshot + 30 min of repair",
     "sparsegpt 2:4",
 )
+STEPS = "oneshot + 13 steps of repair"
 AUTO, PERMUTED = ", kinds auto", ", permuted"
 RATIOS = (0.25, 0.35, 0.45)
 
@@ -221,6 +222,21 @@ CLAIMS = [
             table_row("docs/explanation/performance.md", card, "16 × 512", "0")[-1]
             for card in ("A100-80", "A6000", "RTX 4090")
         ],
+    ),
+    (
+        "README.md",
+        r"dashed line, at perplexity ([\d.]+)\. .* lose least: (\S+) if all are 6:8, (\S+) if half of them are 2:4\.",
+        [perplexity("dense, w8a8"), *(perplexity(f"{STEPS}{kinds}, w8a8", 0.25) for kinds in (", kinds 6:8", ""))],
+    ),
+    (
+        "docs/explanation/kinds.md",
+        r"perplexity rises to (\S+) if all tiles are 6:8, and to (\S+) if half of them",
+        [perplexity(f"{STEPS}{kinds}, w8a8", 0.25) for kinds in (", kinds 6:8", "")],
+    ),
+    (
+        "docs/explanation/kinds.md",
+        r"(\S+) instead of (\S+) in as many bytes as 2:4 tiles of ratio 0\.35 take",
+        [perplexity(EIGHT_MINUTES + kinds, 0.35) for kinds in (AUTO, PERMUTED)],
     ),
     ("docs/explanation/comparison.md", r"SmolLM2-135M \(dense (\S+)\)", [perplexity("dense")]),
     (
