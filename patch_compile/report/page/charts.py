@@ -12,7 +12,6 @@ from masklearn.masks.kinds.base import BYTES_DENSE
 from masklearn.masks.kinds.table import DENSE, PRUNED, TWO_FOUR
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import ScoreCounts, ScoreRecord
-from patch_compile.artifacts.compare import Measure
 from patch_compile.artifacts.verify_schema import BlockError
 from patch_compile.report.compare import Spot, beaten_by
 from patch_compile.report.learned import score_words
@@ -182,36 +181,34 @@ def _score_summary(found: ScoreRecord, counts: Mapping[str, ScoreCounts]) -> str
 
 
 def frontier(sources: Sources) -> Section:
-    """Returns a chart of quality against size, empty if a loss is not finite."""
+    """Returns a chart of quality against size, empty without baselines or if a loss of the build is not finite."""
     spots = list(_spots(sources))
-    if not all(math.isfinite(spot.loss) for spot in spots[:2]):
+    if len(spots) < 3 or not all(math.isfinite(spot.loss) for spot in spots[:2]):
         return Section()
     spots = [spot for spot in spots if math.isfinite(spot.loss)]
     beaten = beaten_by(spots)
-    measure = Measure.PERPLEXITY if sources.perplexity else Measure.OUTPUT_ERROR
-    summary = _frontier_summary(len(spots) - 2, beaten[_THIS])
+    summary = _frontier_summary(beaten[_THIS])
     lines = []
     if types := types_words(learned_types(sources.masks)):
         lines.append(f"Diamonds have quantised weights ({types}), the circle is the dense model in 16 bits.")
-    if len(spots) > 2:
-        lines.append(
-            "Baselines were not packed: their size follows from the kinds of their tiles. Unstructured pruning is left out, "
-            "since no kernel makes it smaller."
-        )
+    lines.append(
+        "Baselines were not packed: their size follows from the kinds of their tiles. Unstructured pruning is left out, "
+        "since no kernel makes it smaller."
+    )
     return Section(
         "Quality against size",
         id="frontier",
         about=(
-            f"{measure.words.capitalize()} (lower is better) over the size of the covered weights (smaller is further "
-            f"right). Each generated token reads all of them, so a smaller model also decodes faster. {summary}"
+            "Perplexity (lower is better) over the size of the covered weights (smaller is further right). Each generated "
+            f"token reads all of them, so a smaller model also decodes faster. {summary}"
         ),
-        chart=_scatter(spots, beaten, measure, bool(sources.masks.grids), summary),
+        chart=_scatter(spots, beaten, bool(sources.masks.grids), summary),
         lines=lines,
     )
 
 
 def _scatter(
-    spots: Sequence[Spot], beaten: Mapping[str, str | None], measure: Measure, quantised: bool, summary: str
+    spots: Sequence[Spot], beaten: Mapping[str, str | None], quantised: bool, summary: str
 ) -> Markup:
     inside = _NARROW
     y, y_ticks = loss_axis([spot.loss for spot in spots], inside.bottom, 2 * inside.top)
@@ -220,8 +217,8 @@ def _scatter(
     line = sorted(points[name] for name, better in beaten.items() if better is None)
     marks = []
     for spot in spots:
-        better, loss = beaten[spot.name], perplexity if measure is Measure.PERPLEXITY else number
-        words = f"{spot.name}: {loss(spot.loss)}, {bytes_of(-spot.gain)}"
+        better = beaten[spot.name]
+        words = f"{spot.name}: {perplexity(spot.loss)}, {bytes_of(-spot.gain)}"
         words += f", beaten by {better}" if better else ""
         outline = MARKERS["diamond" if quantised and spot.name != _DENSE else "circle"]
         class_ = f"{_CLASSES.get(spot.name, 'baseline')}{' beaten' * bool(better)}"
@@ -233,7 +230,7 @@ def _scatter(
         summary,
         frame(inside, x_ticks, y_ticks, "covered weights, MB"),
         polyline(line, "line") if len(line) > 1 else "",
-        tag("text", measure.words, x=inside.left - 46, y=inside.top - 4),
+        tag("text", "perplexity", x=inside.left - 46, y=inside.top - 4),
         tag("g", *marks, class_="spots"),
         named(labels, this_build="this"),
     )
@@ -243,23 +240,14 @@ def _spots(sources: Sources) -> Iterator[Spot]:
     """Yield the dense model, the build, and the baselines that a kernel runs, all evaluated alike. Their gain is −bytes of
     the covered weights."""
     totals, found = sources.report.plan.totals, sources.baselines
-    before, after = totals.bytes_before, totals.bytes_after
-    if found is not None:
-        dense = next((row for row in found.rows if row.name == Baseline.DENSE), None)
-        if dense is not None:
-            yield Spot(_DENSE, -before, dense.perplexity)
-            yield Spot(_THIS, -after, found.result.perplexity)
-            others = (row for row in found.rows[1:] if row.deployable and row.name != Baseline.DENSE)
-            yield from (Spot(row.name, -_size(row, before), row.perplexity) for row in others)
-            return
-    if (built := sources.perplexity) is not None:
-        yield Spot(_DENSE, -before, built.dense)
-        yield Spot(_THIS, -after, built.pruned)
+    dense = found and next((row for row in found.rows if row.name == Baseline.DENSE), None)
+    if not found or not dense:
         return
-    assert sources.outputs is not None  # a model has perplexities or outputs
-    worst = sources.outputs.worst.relative
-    yield Spot(_DENSE, -before, 0.0)
-    yield Spot(_THIS, -after, math.inf if worst is None else worst)
+    before = totals.bytes_before
+    yield Spot(_DENSE, -before, dense.perplexity)
+    yield Spot(_THIS, -totals.bytes_after, found.result.perplexity)
+    others = (row for row in found.rows[1:] if row.deployable and row.name != Baseline.DENSE)
+    yield from (Spot(row.name, -_size(row, before), row.perplexity) for row in others)
 
 
 def _size(row: BaselineRow, before: int) -> float:
@@ -267,10 +255,8 @@ def _size(row: BaselineRow, before: int) -> float:
     return before * row.bytes_per_weight / BYTES_DENSE
 
 
-def _frontier_summary(others: int, better: str | None) -> str:
+def _frontier_summary(better: str | None) -> str:
     if better:
         which = "dense model" if better == _DENSE else f"baseline {better}"
         return f"The {which} is not larger than this build and loses less."
-    if others:
-        return "No baseline that was measured is as small as this build and loses less."
-    return "No other way of pruning was measured, only this build and the dense model."
+    return "No baseline that was measured is as small as this build and loses less."

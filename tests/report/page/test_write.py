@@ -23,7 +23,7 @@ from tests.report.page.outs import Out, llama_shapes
 from tests.sources.onnx_model import graphs
 
 SMALL = llama_shapes(2, 256, 128, 384)
-BUILT = ["verdict", "questions", "frontier", "speed", "maps", "scores", "plan", "said", "origin"]
+BUILT = ["verdict", "questions", "speed", "maps", "scores", "plan", "said", "origin"]
 
 
 def words(path: Path) -> str:
