@@ -110,7 +110,9 @@ def _shares(row: Linears) -> str:
     for one in row.linears:
         counts.update(one.slabs.by_kind)
     return " ".join(
-        f"{kind} {n / counts.total():.2f}" for kind, n in counts.items() if n and kind != DENSE.name
+        f"{kind}\N{NO-BREAK SPACE}{n / counts.total():.2f}"
+        for kind, n in counts.items()
+        if n and kind != DENSE.name
     )
 
 

@@ -1,5 +1,6 @@
 """The page in a real browser fetches nothing, logs no error, and reacts to a user."""
 
+import base64
 import re
 import subprocess
 from itertools import pairwise
@@ -195,6 +196,53 @@ def test_phones_show_speed_up_and_chart(report: Path, open_page: Any) -> None:
     assert page.locator("#frontier svg").evaluate("one => one.parentElement.scrollWidth <= 390")
     figures = page.locator("#baselines tbody tr:first-child td").nth(1).bounding_box()
     assert figures["x"] + figures["width"] <= 390
+
+
+def edges(page: Any, region: Any) -> list[float]:
+    """Median brightness of the outermost pixels left and right of an element, from 0 to 1."""
+    return page.evaluate(
+        """async (png) => {
+          const image = await createImageBitmap(await (await fetch(`data:image/png;base64,${png}`)).blob());
+          const context = new OffscreenCanvas(image.width, image.height).getContext("2d");
+          context.drawImage(image, 0, 0);
+          return [0, image.width - 1].map((x) => {
+            const reds = [...context.getImageData(x, 0, 1, image.height).data].filter((_, i) => i % 4 == 0);
+            return reds.sort((a, b) => a - b)[reds.length >> 1] / 255;
+          });
+        }""",
+        base64.b64encode(region.screenshot()).decode(),
+    )
+
+
+def test_wide_tables_show_that_they_scroll(report: Path, browser: Any, open_page: Any) -> None:
+    page = open_page(report, width=390)
+    with browser.new_page() as blank:
+        region = page.locator("#plan .wide")
+        left, right = edges(blank, region)
+        assert right < left - 0.1
+        region.evaluate("one => one.scrollTo(one.scrollWidth, 0)")
+        left, right = edges(blank, region)
+        assert left < right - 0.1
+        left, right = edges(blank, open_page(report).locator("#plan .wide"))
+        assert left == right
+
+
+def test_the_plan_fits_a_screen(tmp_path: Path, open_page: Any) -> None:
+    """Also with tiles of all kinds, int8 weights, long names and fused operations."""
+    names = [f"model.layers.{i}.block_sparse_moe.experts.63.gate_proj" for i in (3, 31)]
+    out = Out(tmp_path / "out", dict.fromkeys(names, (14336, 4096)), tile=(512, 512))
+    for row in out.report["linears"]:
+        row["slabs"]["others"] = {"8:16": 30, "10:16": 20, "12:16": 10}
+        row |= {"weights": "int8", "bytes_before": 1e9, "bytes_after": 7e8}
+        row["node"] |= {
+            "linears": [row["name"], f"{row['name']}.up_proj"],
+            "gated": True,
+            "activation": "silu",
+        }
+        row["predicted"]["prefill"] |= {"dense": 12345.6, "hybrid": 11234.5, "sparse": 10123.4}
+    region = open_page(write_page(out.write())).locator("#plan .wide")
+    assert "12,346" in region.inner_text() and "SiLU" in region.inner_text()
+    assert region.evaluate("one => one.scrollWidth <= one.clientWidth")
 
 
 @pytest.mark.parametrize("width", [390, 1280])
