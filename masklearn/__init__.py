@@ -54,7 +54,7 @@ _HOMES = {
         "text.calibrate": "TokenPool first_windows token_pool",
         "text.selftext": "write_text",
         "text.source": "SourceKind check_dataset open_text",
-        "traits": "IMPORTANCE METHODS Criterion Repair Requires lacking method_names",
+        "traits": "METHODS Criterion Repair Requires lacking method_names",
     }.items()
     for name in names.split()
 }  # the module of each name; `__init__.pyi` has them for type checkers

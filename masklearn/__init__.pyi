@@ -76,7 +76,6 @@ from masklearn.text.selftext import write_text as write_text
 from masklearn.text.source import SourceKind as SourceKind
 from masklearn.text.source import check_dataset as check_dataset
 from masklearn.text.source import open_text as open_text
-from masklearn.traits import IMPORTANCE as IMPORTANCE
 from masklearn.traits import METHODS as METHODS
 from masklearn.traits import Criterion as Criterion
 from masklearn.traits import Repair as Repair

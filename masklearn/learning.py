@@ -18,8 +18,7 @@ from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import InputsRecord, MaskRecord, RepairRecord, TrainRecord
-from masklearn.masks.score_summary import summarise_scores
-from masklearn.masks.select import Choose, ChoosesTypes, RoundingLoss, Scores
+from masklearn.masks.select import Choose, ChoosesTypes, RoundingLoss
 from masklearn.masks.tiles import expand_tiles, weights_of_tiles
 from masklearn.masks.weight_types import spell_types, undecided
 from masklearn.methods import Method, WithRounding, method_of
@@ -43,16 +42,12 @@ Kinds = Mapping[str, NDArray[np.uint8]]
 class FoundMasks:
     """Result of a mask method.
 
-    masks: masks by linear; scores: scores `[grid]` of all tiles by linear and kind; unit: their unit, in words; kinds: kinds
-    of tiles that `choose` returned, which a method may change for `masks`; budget: the budget that they fill; train: record
-    of a method that trains, else None; grids: grids of the quantised linears, on which their new weights lie; types: weight
-    types of all linears if `choose` chose them, else empty.
+    masks: masks by linear; budget: the budget that they fill; train: record of a method that trains, else None; grids: grids
+    of the quantised linears, on which their new weights lie; types: weight types of all linears if `choose` chose them, else
+    empty.
     """
 
     masks: dict[str, LinearMask]
-    scores: Scores
-    unit: str
-    kinds: Kinds
     budget: Budget
     train: TrainRecord | None
     grids: Mapping[str, Grid]
@@ -137,7 +132,6 @@ def learn_task(task: Task) -> Learned:
         # int4, which loses by scaled inputs, was offered too; the weights are not rounded yet.
         task, solved, smoothed = _smooth_solved(task, solved)
     learned = _finish(task, found, solved)
-    _record_scores(task, learned.masks, found)
     _record_inputs(learned.masks, smoothed, rounded_inputs)
     if permuted is not None:
         learned.masks.orders.update(permuted.orders)
@@ -191,8 +185,7 @@ def find_masks(
         for name, shape in feed.shapes.items()
     }
     grids = settled.grids or (round_without_inputs(feed, masks, store) if feed.types else {})
-    unit = method.score_unit(feed.recipe, feed.why_not)
-    return FoundMasks(masks, scores, unit, chosen.kinds, budget, settled.train, grids, chosen.types)
+    return FoundMasks(masks, budget, settled.train, grids, chosen.types)
 
 
 def repair_given(task: Task, masks: MaskSet, solved: WeightStore) -> Learned:
@@ -279,17 +272,6 @@ def _check_needs(method: Method, feed: Feed) -> None:
             f"{why[1]} The method needs {why[0]}.",
             "Name another method.",
         )
-
-
-def _record_scores(task: Task, masks: MaskSet, found: FoundMasks) -> None:
-    """Record a summary of the scores, if they chose the tiles of the masks: a gradient method may keep its prior's tiles."""
-    kept = masks.kind_maps()
-    if any(not np.array_equal(found.kinds[name], kept[name]) for name in kept):
-        return
-    areas = _areas(masks.shapes(), task.recipe)
-    scores = {name: found.scores[name] for name in kept}
-    if summary := summarise_scores(scores, areas, found.kinds, found.budget, found.unit):
-        masks.record.scores = summary
 
 
 def _check_labels(task: Task) -> None:

@@ -8,10 +8,6 @@ from typing import ClassVar
 
 from masklearn.base.registry import Registry
 
-IMPORTANCE = (
-    "importance of the pruned weights, in units of the linear's mean per weight"  # unit of a tile's score
-)
-
 
 class Requires(StrEnum):
     """Things that a method may need from a model besides its weights."""
@@ -38,20 +34,6 @@ class Criterion(StrEnum):
             return frozenset()
         return frozenset({Requires.INPUTS, Requires.LOSS} if self is Criterion.FISHER else {Requires.INPUTS})
 
-    @property
-    def unit(self) -> str:
-        return _UNITS[self]
-
-
-_UNITS = {
-    # The score is E[g²]·δy² per token, and the loss grows by half of it (see `output_fisher`).
-    Criterion.FISHER: "twice the loss that it adds, to second order, in nats per token",
-    Criterion.RELATIVE: "share of the linear's output energy that is lost",
-    Criterion.RAW: "squared output error per token",
-    Criterion.MAGNITUDE: "Σ|w| of the tile in units of the linear's mean |w|",
-    Criterion.RANDOM: "a random number for each weight",
-}
-
 
 class Repair(StrEnum):
     """Repair of the surviving weights after the masks are fixed."""
@@ -64,17 +46,16 @@ class MethodTraits:
     """Traits of a mask method, for recipes and `--help`; `masklearn.methods.base.Method` is a method that runs.
 
     name: value of `method`; summary: one line for lists; needs: things that it needs from the model besides weights;
-    criteria: criteria that it can rank tiles by, its default first, () if it has its own; unit: unit of the scores of its
-    own criterion, in words; solves: True if it chooses patterns and solves the surviving weights after the tiles are
-    chosen; repair: repair if the recipe does not say otherwise; permutes: True if a build with it reorders hidden channels
-    unless told otherwise; only_two_four: True if it learns no other kind of tile.
+    criteria: criteria that it can rank tiles by, its default first, () if it has its own; solves: True if it chooses
+    patterns and solves surviving weights after the tiles are chosen; repair: repair if the recipe does not say otherwise;
+    permutes: True if a build with it reorders hidden channels unless told otherwise; only_two_four: True if it learns no
+    other kind of tile.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     needs: ClassVar[frozenset[Requires]] = frozenset()
     criteria: ClassVar[tuple[Criterion, ...]] = ()
-    unit: ClassVar[str] = ""
     solves: ClassVar[bool] = False
     repair: ClassVar[Repair] = Repair.NONE
     permutes: ClassVar[bool] = False

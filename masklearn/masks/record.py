@@ -195,33 +195,6 @@ class InputsRecord(_Part):
     usual: float
 
 
-class ScoreCounts(_Part):
-    """Number of weights and of tiles in each bin of a histogram."""
-
-    weights: list[int]
-    tiles: list[int]
-
-
-class ZeroScores(_Part):
-    """Number of tiles whose score is 0. sparse: number of pruned tiles among them."""
-
-    dense: int
-    sparse: int
-
-
-class ScoreRecord(_Part):
-    """Histogram of score per saving; see `summarise_scores`. sparse: 2:4 tiles; others: tiles of other kinds, by name."""
-
-    unit: str
-    edges: list[float]
-    dense: ScoreCounts
-    sparse: ScoreCounts
-    zero: ZeroScores
-    cut: float | None
-    ranked: str
-    others: dict[str, ScoreCounts] = Field(default_factory=dict)
-
-
 class SpeedRecord(_Part):
     """Choice of tiles for a speed.
 
@@ -298,7 +271,6 @@ class MaskRecord(BaseModel):
     permuted: PermutedRecord | None = None
     smoothed: SmoothedRecord | None = None
     rounded_inputs: InputsRecord | None = None
-    scores: ScoreRecord | None = None
     speed: SpeedRecord | None = None
     gains: GainRecord | None = None
     weights: str | None = None
@@ -308,10 +280,11 @@ class MaskRecord(BaseModel):
     def of_metadata(cls, stored: Mapping[str, Any]) -> MaskRecord:
         """Read the record of a mask file, in which the fields of an import are on the top level.
 
+        Earlier programs wrote a histogram of the scores too, which is left out.
         Raises ValueError if it is not a record.
         """
         imported = {name: stored[name] for name in ImportRecord.model_fields if name in stored}
-        parts = {name: value for name, value in stored.items() if name not in imported}
+        parts = {name: value for name, value in stored.items() if name not in (*imported, "scores")}
         return cls.model_validate(parts | ({"imported": imported} if imported else {}))
 
     def as_metadata(self) -> dict[str, Any]:

@@ -92,10 +92,6 @@ class Method(MethodTraits, ABC):
             return None
         return settings.criterion or next(one for one in self.criteria if not one.needs & {*why_not})
 
-    def score_unit(self, settings: LearnSettings, why_not: Collection[Requires]) -> str:
-        criterion = self.criterion(settings, why_not)
-        return criterion.unit if criterion else self.unit
-
 
 def method_of(name: str) -> Method:
     """Returns the method of this name. Raises KeyError if there is none."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from masklearn.methods.base import Candidates, Method
-from masklearn.traits import IMPORTANCE, METHODS
+from masklearn.traits import METHODS
 
 if TYPE_CHECKING:
     from masklearn.feed import Feed
@@ -17,7 +17,6 @@ class Magnitude(Method):
     """Ranks tiles by their weights only, with one linear in memory at a time."""
 
     name = "magnitude"
-    unit = IMPORTANCE
     summary = "keeps the largest weights; needs no text"
 
     def candidates(self, feed: Feed) -> Iterator[tuple[str, Candidates]]:

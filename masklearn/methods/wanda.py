@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from masklearn.methods.base import Candidates, Method
-from masklearn.traits import IMPORTANCE, METHODS, Requires
+from masklearn.traits import METHODS, Requires
 
 if TYPE_CHECKING:
     from masklearn.feed import Feed
@@ -22,7 +22,6 @@ class Wanda(Method):
     """
 
     name = "wanda"
-    unit = IMPORTANCE
     summary = "keeps the largest products of weight and input norm"
     needs = frozenset({Requires.INPUTS})
 

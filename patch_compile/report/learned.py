@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from masklearn import IMPORTANCE, Criterion
 from masklearn.masks.budget import BYTES
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.name_globs import kinds_of
@@ -17,19 +16,8 @@ from masklearn.masks.record import (
     SmoothedRecord,
     TrainRecord,
 )
-from masklearn.masks.score_summary import PER_BYTE, PER_WEIGHT
 from masklearn.masks.stored import KINDS_OF_24
 from patch_compile.report.linears import learned_types, types_line
-
-_PER = {PER_WEIGHT: "for each weight that is zeroed", PER_BYTE: "for each byte that is saved"}
-_SCORES = {
-    Criterion.FISHER.unit: "estimated harm to the model’s predictions",
-    Criterion.RELATIVE.unit: "share of the linear’s output that is lost",
-    Criterion.RAW.unit: "squared error of the linear’s output",
-    Criterion.MAGNITUDE.unit: "size of the tile’s weights, relative to the weights of its linear",
-    Criterion.RANDOM.unit: "a random number",
-    IMPORTANCE: "importance that is lost, relative to the linear’s mean",
-}
 
 
 def learned_lines(record: MaskRecord) -> Iterator[tuple[str, str]]:
@@ -60,15 +48,6 @@ def mosaic_line(masks: MaskSet) -> str:
     if masks.grids:
         return tiles + types_line(learned_types(masks), masks.packed_bytes_per_weight)
     return f"{tiles}a packed 16-bit weight takes {masks.bytes_per_weight:.3f} bytes on average"
-
-
-def score_words(unit: str) -> str:
-    """Returns the meaning of a score. unit: the unit of a `ScoreRecord`; a unit of an unknown method is returned
-    unchanged."""
-    for end, per in _PER.items():
-        if (words := _SCORES.get(unit.removesuffix(end))) and unit.endswith(end):
-            return f"{words}, {per}"
-    return unit
 
 
 def _budget(budget: BudgetRecord) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from masklearn.methods.base import Candidates, Method, Settled, method_of
+from masklearn.methods.base import Candidates, Method, Settled
 from masklearn.methods.gradient.settings import MaskSettings
-from masklearn.traits import Repair, Requires, method_names
+from masklearn.traits import Repair, Requires
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from masklearn.feed import CodeArrays, Feed
     from masklearn.model.store import WeightStore
-    from masklearn.recipe import LearnSettings
     from masklearn.task import Task
 
 
@@ -25,7 +24,6 @@ class GradientMethod(Method):
     needs = frozenset({Requires.TRAINING})
     repair = Repair.DISTILL
     only_two_four = True
-    unit = "exp(tile logit) for each weight"
     settings: ClassVar[MaskSettings]
 
     def candidates(self, feed: Feed) -> Iterator[tuple[str, Candidates]]:
@@ -56,14 +54,6 @@ class GradientMethod(Method):
         best_kinds = {name: grid.astype(np.uint8) for name, grid in best.tiles.items()}
         best_codes: dict[str, CodeArrays] = {name: {family: one} for name, one in best.patterns.items()}
         return Settled(best_kinds, best_codes, best.record, best.grids)
-
-    def score_unit(self, settings: LearnSettings, why_not: Collection[Requires]) -> str:
-        """Returns the unit of a tile's score, which is the prior's if no tiles are learned."""
-        if self.settings.learns_tiles:
-            return self.unit
-        if settings.prior in method_names(trained=False):
-            return method_of(settings.prior).score_unit(settings, why_not)
-        return "1 for each weight of a tile that the prior leaves dense"
 
 
 def _task_of(feed: Feed) -> Task:

@@ -1,27 +1,18 @@
-"""Charts of the page: error by depth, scores of tiles, and quality against size."""
+"""Charts of the page: error by depth, and quality against size."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from masklearn import Baseline, BaselineRow
 from masklearn.masks.kinds.base import BYTES_DENSE
-from masklearn.masks.kinds.table import DENSE, PRUNED, TWO_FOUR
-from masklearn.masks.maskset import MaskSet
-from masklearn.masks.record import ScoreCounts, ScoreRecord
 from patch_compile.artifacts.verify_schema import BlockError
 from patch_compile.report.compare import Spot, beaten_by
-from patch_compile.report.learned import score_words
 from patch_compile.report.linears import learned_types, types_words
 from patch_compile.report.number_format import (
     bytes_of,
-    count,
-    joined,
-    kind_class,
-    number,
     percent,
     perplexity,
 )
@@ -32,7 +23,6 @@ from patch_compile.report.svg import (
     Box,
     Point,
     Scale,
-    decades,
     frame,
     linear_axis,
     loss_axis,
@@ -78,106 +68,6 @@ def depth_chart(blocks: Sequence[BlockError]) -> tuple[Markup, str] | None:
     axes = frame(_INSIDE, x_ticks, percent_ticks(ticks, y), "block")
     drawn = (axes, polyline(points, "line"), tag("g", *dots, class_="points"))
     return picture(_WIDTH, _HEIGHT, summary, *drawn), summary
-
-
-def scores(masks: MaskSet) -> Section:
-    """Returns a histogram of the tile scores with the cut, empty if the masks hold no scores.
-
-    Heights are shares of the covered weights in a bin, one above the other: kinds that keep less below, dense at the top.
-    """
-    found = masks.record.scores
-    if found is None:
-        return Section()
-    counts = _counts(found)
-    kinds = [kind for kind in counts if kind != DENSE.name]
-    several, cut = len(counts) > 2, bool(found.cut and found.cut > 0.0)
-    costs = "turning a tile " + kinds[0] + " costs, by the method’s own measure."
-    if several:
-        costs = (
-            "pruning a tile costs, by the method’s own measure: a pruned tile in its own kind, a dense tile in the kind "
-            "that would cost least."
-        )
-    tighter = " No step of a tile to a tighter kind costs more than the cut." * (several and cut)
-    summary = _score_summary(found, counts)
-    free = found.zero.sparse + found.zero.dense
-    lines = ["Heights are shares of the covered weights."]
-    lines += [f"{count(free)} tiles cost nothing and are in no bar."] if free else []
-    return Section(
-        "Tile scores and the cut",
-        id="scores",
-        about=f"What {costs} Tiles were ranked {found.ranked}. {summary}{tighter}",
-        chart=_histogram(found, counts, masks.weights, summary),
-        lines=lines,
-    )
-
-
-def _counts(found: ScoreRecord) -> dict[str, ScoreCounts]:
-    """Returns the counts by kind, in the order of the bars' parts, without kinds that no tile has."""
-    others = dict(found.others)
-    if sum(found.sparse.tiles) or not others:
-        others[TWO_FOUR.name] = found.sparse
-    order = sorted(others, key=lambda name: (-PRUNED[name].zeros, PRUNED[name].code))
-    return {name: others[name] for name in order} | {DENSE.name: found.dense}
-
-
-def _histogram(found: ScoreRecord, counts: Mapping[str, ScoreCounts], total: int, summary: str) -> Markup:
-    edges = found.edges
-    ticks = round_ticks(max(map(sum, zip(*(one.weights for one in counts.values()), strict=True))) / total)
-    x = Scale(edges[0], edges[-1], _INSIDE.left, _INSIDE.right, log=True)
-    y = Scale(0.0, ticks[-1], _INSIDE.bottom, _INSIDE.top)
-    x_ticks = [(x(value), number(value, 1)) for value in decades(edges[0], edges[-1])]
-    axes = frame(_INSIDE, x_ticks, percent_ticks(ticks, y), score_words(found.unit))
-    bars = tag("g", *_bars(edges, counts, total, x, y), class_="bars")
-    return picture(_WIDTH, _HEIGHT + 24, summary, axes, bars, *_cut(found.cut, x), *_key(counts))
-
-
-def _bars(
-    edges: Sequence[float], counts: Mapping[str, ScoreCounts], total: int, x: Scale, y: Scale
-) -> Iterator[Markup]:
-    """Yield the bars that are not empty, each with a part for each kind."""
-    for i, (low, high) in enumerate(pairwise(edges)):
-        there = {kind: found for kind, found in counts.items() if found.weights[i]}
-        parts, below = [], 0.0
-        for kind, found in there.items():
-            share = below + found.weights[i] / total
-            size = {
-                "width": round(max(x(high) - x(low) - 1, 0.5), 1),
-                "height": round(y(below) - y(share), 1),
-            }
-            parts.append(tag("rect", class_=_class(kind), x=x(low), y=y(share), **size))
-            below = share
-        tiles = ", ".join(f"{count(found.tiles[i])} tiles {kind}" for kind, found in there.items())
-        if parts:
-            yield tag("g", tag("title", f"{number(low)} to {number(high)}: {tiles}"), *parts)
-
-
-def _class(kind: str) -> str:
-    return "dense" if kind == DENSE.name else kind_class(kind)
-
-
-def _cut(cut: float | None, x: Scale) -> Iterator[Markup]:
-    if not cut or cut <= 0.0:
-        return
-    at, before = x(cut), x(cut) > (x.first + x.last) / 2
-    line = tag("line", x1=at, x2=at, y1=_INSIDE.top - 8, y2=_INSIDE.bottom)
-    anchor = {"x": at - 8, "text_anchor": "end"} if before else {"x": at + 8, "text_anchor": "start"}
-    yield tag("g", line, tag("text", f"cut {number(cut)}", y=_INSIDE.top + 2, **anchor), class_="cut")
-
-
-def _key(kinds: Iterator[str] | Mapping[str, ScoreCounts]) -> Iterator[Markup]:
-    """Yield a square and a name for each kind of tile, below the chart."""
-    x = _INSIDE.left
-    for kind in kinds:
-        square = tag("rect", class_=_class(kind), x=x, y=_HEIGHT + 6, width=10, height=10)
-        yield tag("g", square, tag("text", f"{kind} tiles", x=x + 16, y=_HEIGHT + 15), class_="bars")
-        x += 96
-
-
-def _score_summary(found: ScoreRecord, counts: Mapping[str, ScoreCounts]) -> str:
-    low, high = number(found.edges[0]), number(found.edges[-1])
-    cut = f", the cut lies at {number(found.cut)}" if found.cut else ""
-    tiles = [f"{count(sum(one.tiles))} tiles are {kind}" for kind, one in counts.items()]
-    return f"Scores reach from {low} to {high}; {joined(tiles)}{cut}."
 
 
 def frontier(sources: Sources) -> Section:

@@ -15,7 +15,7 @@ from patch_compile.artifacts.workspace import key_of
 from patch_compile.report.bench import bench_notes, times_table
 from patch_compile.report.build import predicted
 from patch_compile.report.page.card import model_card
-from patch_compile.report.page.charts import depth_chart, frontier, scores
+from patch_compile.report.page.charts import depth_chart, frontier
 from patch_compile.report.page.page_data import Sources
 from patch_compile.report.page.rendering import asset, environment
 from patch_compile.report.page.sections import origin, plan, said
@@ -104,7 +104,6 @@ def _parts(sources: Sources) -> dict[str, Any]:
         "baselines": baselines(sources.baselines),
         "speed": _speed(sources),
         "maps": tile_maps(sources.masks),
-        "scores": scores(sources.masks),
         "where": _where(sources.verify.where if sources.verify else None),
         "plan": plan(sources),
         "said": said(sources),

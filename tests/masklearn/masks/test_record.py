@@ -30,10 +30,6 @@ LEARNED = {
         "batch": 2, "error_first": 0.5, "error_last": 0.25, "label_weight": 0.0, "learning_rate": 3e-4, "method": "distill",
         "optimizer": "adamw", "precision": "fp32", "steps": 40, "tokens": 2560,
     },
-    "scores": {
-        "cut": None, "dense": {"tiles": [0], "weights": [0]}, "edges": [1.0, 2.0], "ranked": "by score", "sparse":
-        {"tiles": [1], "weights": [32]}, "unit": "loss", "zero": {"dense": 0, "sparse": 0},
-    },
     "skipped": {"lm_head": "excluded"},
     "speed": {"bound": 1.0, "card": "A6000", "cost": 2.0, "gap": 1.0, "goal": "5 ms", "saved_us": 3.0, "tiles": 1},
     "text": {
@@ -82,6 +78,10 @@ def test_version_1_files_stay_as_they_are(tmp_path: Path, stored: dict[str, Any]
     assert masks.record.as_metadata() == stored
     masks.save(path)
     assert path.read_bytes() == before
+
+
+def test_a_histogram_of_scores_is_left_out() -> None:
+    assert MaskRecord.of_metadata(LEARNED | {"scores": {"cut": 0.5}}).as_metadata() == LEARNED
 
 
 def test_parts_have_types() -> None:

@@ -29,7 +29,6 @@ class FirstTwo(Method):
 
     name = "first-two"
     summary = "keeps the first two of each four"
-    unit = "Σ|w| of what goes"
 
     def candidates(self, feed: Feed) -> Iterator[tuple[str, Candidates]]:
         for name, weight in feed.weights():
@@ -76,7 +75,6 @@ def test_a_checkpoint_is_learned_by_it(make_model: ModelMaker, text_file: Path, 
     check(found.masks)
     assert found.masks.method == "first-two"
     assert abs(found.masks.ratio - 0.3) * found.masks.weights < TILE[0] * TILE[1]
-    assert found.masks.record.scores.unit.startswith(FirstTwo.unit)
     assert found.masks.record.text is None and found.masks.record.repair is None
 
 

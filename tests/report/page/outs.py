@@ -12,7 +12,6 @@ import yaml
 from masklearn.masks.budget import Budget
 from masklearn.masks.name_globs import depth_of
 from masklearn.masks.record import MaskRecord, TextRecord, summarise_tiles
-from masklearn.masks.score_summary import summarise_scores
 from masklearn.masks.select import select
 from masklearn.masks.tiles import sparse_groups, tile_weights
 from patch_compile.artifacts.bench import BenchReport
@@ -66,10 +65,7 @@ class Out:
         budget = Budget.of(ratio)
         chosen = select(scores, areas, budget)
         self.tiles = dict(chosen)
-        unit = "twice the loss that it adds, to second order, in nats per token"
-        self.record = MaskRecord(
-            budget=budget.record(), scores=summarise_scores(scores, areas, chosen.kinds, budget, unit)
-        )
+        self.record = MaskRecord(budget=budget.record())
         self.report = self._report(ratio)
 
     def write(self, verify: VerifyReport | None = None, bench: BenchReport | None = None) -> Path:

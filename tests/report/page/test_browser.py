@@ -58,7 +58,7 @@ def test_it_renders_and_asks_for_nothing(report: Path, open_page: Any) -> None:
     page = open_page(report)
     headings = page.locator("h2").all_text_contents()
     assert headings == [
-        "Three questions", "Quality against size", "Baselines", "Speed", "Where it is sparse", "Tile scores and the cut",
+        "Three questions", "Quality against size", "Baselines", "Speed", "Where it is sparse",
         "Where the error arises", "Plan", "Tasks and text", "How it was made",
     ]  # fmt: skip
     assert page.locator("button.map").count() == page.locator("#linears tbody tr").count() == len(SMOLLM2)

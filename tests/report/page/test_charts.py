@@ -1,4 +1,4 @@
-"""Charts of the page, read from their SVG: bars of scores, errors by depth, quality against size."""
+"""Charts of the page, read from their SVG: errors by depth, quality against size."""
 
 import re
 from pathlib import Path
@@ -8,99 +8,20 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from masklearn.masks.maskset import MaskSet
-from masklearn.masks.record import ScoreCounts
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import INT8
 from patch_compile.artifacts.verify_schema import BlockError
-from patch_compile.report.page.charts import depth_chart, frontier, scores
+from patch_compile.report.page.charts import depth_chart, frontier
 from patch_compile.report.page.page_data import Sources
 from patch_compile.report.section import Section
 from patch_compile.report.svg import MARKERS
 from tests.report.page.found import baselines, verified
 from tests.report.page.outs import Out, llama_shapes
 
-KINDS = {"two-four": "2:4", "of-16-8": "8:16", "of-16-10": "10:16", "of-16-12": "12:16", "dense": "dense"}
-
 
 def drawn(section: Section) -> ElementTree.Element:
     assert section.chart
     return ElementTree.fromstring(section.chart)
-
-
-def bars(section: Section) -> list[tuple[float, float, list[tuple[str, float, float]]]]:
-    """Left edge, right edge, and (kind, top, height) of the parts of each bar."""
-    found = []
-    for bar in drawn(section).findall("g[@class='bars']/g"):
-        rects = bar.findall("rect")
-        left, width = float(rects[0].get("x", 0)), float(rects[0].get("width", 0))
-        parts = [
-            (KINDS[one.get("class", "")], float(one.get("y", 0)), float(one.get("height", 0)))
-            for one in rects
-        ]
-        found.append((left, left + width, parts))
-    return found
-
-
-def check_parts(section: Section, kinds: list[str]) -> None:
-    """The parts of a bar stand on each other, in the order of the key, and the lowest stands on the axis."""
-    base = float(drawn(section).find("line[@class='axis']").get("y1"))
-    for _, _, parts in bars(section):
-        places = [kinds.index(kind) for kind, _, _ in parts]
-        assert places == sorted(set(places))
-        below = base
-        for _, top, height in parts:
-            assert top + height == pytest.approx(below, abs=0.11)
-            below = top
-        assert below >= 0
-
-
-def masks_of(out: Out) -> MaskSet:
-    return MaskSet.load(out.write() / "masks.safetensors")
-
-
-def test_bars_change_at_the_cut(tmp_path: Path) -> None:
-    section = scores(masks_of(Out(tmp_path, llama_shapes(4, 512, 512, 1024), 0.3)))
-    cut = float(drawn(section).find("g[@class='cut']/line").get("x1"))
-    for left, right, parts in bars(section):
-        there = [kind for kind, _, _ in parts]
-        assert "2:4" not in there or left <= cut
-        assert "dense" not in there or right + 1 >= cut
-    check_parts(section, ["2:4", "dense"])
-
-
-def test_bars_have_parts_by_kind(tmp_path: Path) -> None:
-    out = Out(tmp_path, llama_shapes(4, 512, 512, 1024), 0.3)
-    assert out.record.scores is not None
-    sparse = out.record.scores.sparse
-    halves = {
-        kind: ScoreCounts(weights=[n // part for n in sparse.weights], tiles=sparse.tiles)
-        for kind, part in (("12:16", 3), ("10:16", 4), ("8:16", 2))
-    }
-    none = ScoreCounts(weights=[0] * 40, tiles=[0] * 40)
-    out.record.scores = out.record.scores.model_copy(update={"others": halves, "sparse": none})
-    section = scores(masks_of(out))
-    said = ["8:16", "10:16", "12:16", "dense"]  # what prunes most is lowest
-    check_parts(section, said)
-    assert max(len(parts) for _, _, parts in bars(section)) >= 3
-    assert (
-        re.findall(r"[\d,]+ tiles are ([\w:]+)", section.about) == said and "the cut lies at" in section.about
-    )
-    assert "a pruned tile in its own kind" in section.about
-
-
-def test_several_cuts_are_not_drawn(tmp_path: Path) -> None:
-    out = Out(tmp_path, llama_shapes(2, 256, 256, 512), 0.3)
-    assert out.record.scores is not None
-    changed = {"cut": None, "ranked": "by score per zeroed weight, in 2 groups"}
-    out.record.scores = out.record.scores.model_copy(update=changed)
-    assert drawn(scores(masks_of(out))).find("g[@class='cut']") is None
-
-
-def test_no_scores_no_chart(tmp_path: Path) -> None:
-    out = Out(tmp_path, llama_shapes(2, 256, 256, 512), 0.3)
-    out.record.scores = None
-    assert scores(masks_of(out)) == Section()
 
 
 def test_depth_needs_two_blocks() -> None:

@@ -23,7 +23,7 @@ from tests.report.page.outs import Out, llama_shapes
 from tests.sources.onnx_model import graphs
 
 SMALL = llama_shapes(2, 256, 128, 384)
-BUILT = ["verdict", "questions", "speed", "maps", "scores", "plan", "said", "origin"]
+BUILT = ["verdict", "questions", "speed", "maps", "plan", "said", "origin"]
 
 
 def words(path: Path) -> str:
@@ -105,16 +105,15 @@ class TestVerdict:
 class TestSections:
     def test_in_the_order_a_buyer_asks(self, out: Out) -> None:
         assert sections(write_page(out.write(verified(out), benched()))) == [
-            "verdict", "questions", "frontier", "baselines", "speed", "maps", "scores", "error", "plan", "said", "origin",
+            "verdict", "questions", "frontier", "baselines", "speed", "maps", "error", "plan", "said", "origin",
         ]  # fmt: skip
 
     def test_none_is_empty(self, out: Out) -> None:
-        """verify was not asked for some parts, and the masks have no scores."""
-        out.record.scores = None
+        """verify was not asked for some parts."""
         parts = ("where", "baselines", "tasks", "text", "pruned", "compiled", "built")
         nothing = dict.fromkeys(parts) | {"generated": (), "checks": ()}
         page = write_page(out.write(verified(out).model_copy(update=nothing)))
-        assert sections(page) == [name for name in BUILT if name != "scores"]
+        assert sections(page) == BUILT
 
     def test_records_are_told_in_words(self, out: Out) -> None:
         """No dictionary of a record, no key, and no unit of a method reaches the reader."""
@@ -206,5 +205,5 @@ class TestRealBuilds:
         path = graphs.save(tmp_path / "m.onnx", nodes, weights)
         build({"model": path, "ratio": 0.25, "tile": (64, 64), "backend": "onnx", "out": tmp_path / "out"})
         page = write_page(tmp_path / "out")
-        assert sections(page) == [name for name in BUILT if name not in ("scores", "said")]
+        assert sections(page) == [name for name in BUILT if name != "said"]
         assert "random inputs" in words(page)
