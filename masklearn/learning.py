@@ -25,6 +25,7 @@ from masklearn.methods import Method, WithRounding, method_of
 from masklearn.model.architectures import architecture_of
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import Coverage, covered_linears_of
+from masklearn.model.hub import model_name, spelled
 from masklearn.model.store import WeightStore
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import FLOAT16, WeightType, with_rounded_inputs
@@ -359,7 +360,7 @@ def _mask_set(task: Task, found: FoundMasks, record: MaskRecord) -> MaskSet:
         masks,
         method=task.recipe.method,
         seed=task.recipe.seed,
-        base_model=task.checkpoint.path.resolve().name,
+        base_model=model_name(spelled(task.checkpoint.path)),
         base_sha256=task.checkpoint.fingerprint(),
         ratio_asked=_reached(masks) if budget.amount is not None else budget.asked(areas),
         record=record,

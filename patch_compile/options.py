@@ -69,7 +69,9 @@ class ErrorStat(StrEnum):
     QUANTILE = "quantile"
 
 
-MODEL_DIR = Argument("A Hugging Face checkpoint folder.", "MODEL_DIR")
+MODEL_DIR = Argument(
+    "A Hugging Face checkpoint folder, or a hub id: ORG/NAME, or ORG/NAME@REVISION.", "MODEL_DIR|ORG/NAME"
+)
 FORCE = Option("Replace OUT if it exists; refused if OUT holds files of yours.")
 RESUME = Option("Continue an interrupted run.")
 TRUST = Option(
@@ -265,7 +267,7 @@ class ImportOptions:
 
     source: Path
     out: Path
-    model: Annotated[Path, Option("Model that the masks are for.", "MODEL_DIR")]
+    model: Annotated[Path, Option("Model that the masks are for.", "MODEL_DIR|ORG/NAME")]
     format: Annotated[str, Option(
         f"Format of SOURCE: {'; '.join(f'{name}, {kind.summary}' for name, kind in IMPORTERS.items())}. auto detects it by "
         "the content.", choices=(AUTO, *IMPORTERS), check=_known_format)] = AUTO

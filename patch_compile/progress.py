@@ -263,8 +263,7 @@ def quiet_libraries(texts: Iterable[str | None] = ()) -> None:
     Hubs are blocked unless one of the texts is a dataset on a hub.
     """
     from masklearn import open_text
+    from masklearn.model.hub import block_hubs
 
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    if not any(text is not None and open_text(text).on_hub for text in texts):
-        os.environ["HF_HUB_OFFLINE"] = "1"
+    block_hubs(not any(text is not None and open_text(text).on_hub for text in texts))

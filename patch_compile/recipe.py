@@ -16,6 +16,7 @@ from masklearn.base.threads import even_parts
 from masklearn.masks.budget import LARGEST_RATIO
 from masklearn.masks.tiles import WHOLE
 from masklearn.masks.weight_types import leaves_choice, named_types, needs_goal, undecided
+from masklearn.model.hub import fetched, spelled
 from patch_compile.artifacts.layout import RECIPE
 from patch_compile.artifacts.plan import Asked
 from patch_compile.artifacts.recipe_file import read_recipe
@@ -44,16 +45,19 @@ class Recipe(LearnSettings, BuildOptions):
         return spell_fusions(fusions)
 
     @classmethod
-    def parse(cls, settings: dict[str, Any]) -> Self:
-        """Validate settings from arguments, flags or a file. Raises UsageError, also for settings that exclude each
-        other."""
+    def parse(cls, settings: dict[str, Any], *, weights: bool = True) -> Self:
+        """Validate settings from arguments, flags or a file, and fetch a model that a hub id names.
+
+        weights: False to fetch only its config.json. Raises UsageError, also for settings that exclude each other, and
+        PatchCompileError for a model that cannot be fetched.
+        """
         recipe = super().parse(settings)
         recipe = recipe.model_copy(update=recipe._left_open())
         recipe._check_ratio()
         recipe._check_goal()
         recipe._check_choice_of_types()
         recipe._check_permutation()
-        return recipe
+        return recipe.model_copy(update={"model": fetched(recipe.model, weights=weights)})
 
     @classmethod
     def load(cls, path: Path) -> dict[str, Any]:
@@ -188,7 +192,7 @@ class Recipe(LearnSettings, BuildOptions):
 
         settings = self.model_dump(mode="json", exclude_none=True, exclude={"out"})
         paths = {"model", "mask", "calib", "graph"} - {*texts}
-        settings |= {k: str(Path(settings[k]).resolve()) for k in paths if settings.get(k)}
+        settings |= {k: spelled(Path(settings[k])) for k in paths if settings.get(k)}
         settings |= {k: open_text(settings[k]).spec for k in texts if settings.get(k)}
         if Path(self.prior).is_file():
             settings["prior"] = str(Path(self.prior).resolve())

@@ -28,6 +28,7 @@ from masklearn.masks.record import ImportRecord, MaskRecord
 from masklearn.masks.tiles import GROUP, WHOLE, grid_shape
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import Coverage
+from masklearn.model.hub import model_name, spelled
 from masklearn.model.naming import from_stored
 from masklearn.options import DEFAULT_TILE
 
@@ -77,7 +78,7 @@ def import_masks(
         masks,
         method=f"import:{format}",
         seed=0,
-        base_model=checkpoint.path.resolve().name,
+        base_model=model_name(spelled(checkpoint.path)),
         base_sha256=checkpoint.fingerprint(),
         ratio_asked=ratio,
         grids={name: grids[name] for name in masks if name in grids},

@@ -134,15 +134,16 @@ def _shape(row: Architecture, linear: str, sizes: Sizes) -> tuple[int, int]:
 
 
 def describe_checkpoint(model_dir: Path) -> Checkpoint:
-    """Returns the checkpoint of a folder with config.json, or of that file, which need not have weights.
+    """Returns the checkpoint of a folder with config.json, which need not have weights, or of that file without any.
 
     A checkpoint without any *.safetensors has the linears and the embedding by the table of architectures, with names, types
     and shapes, and none of them can be read. If its linears are not in the table, it has all tensors of transformers' model.
 
     Raises MaskLearnError as `Checkpoint.open`, `architecture_of` and `meta_model` do.
     """
-    folder = model_dir.parent if model_dir.name == "config.json" and model_dir.is_file() else model_dir
-    if not (folder / "config.json").is_file() or any(folder.glob("*.safetensors")):
+    named = model_dir.name == CONFIG and model_dir.is_file()
+    folder = model_dir.parent if named else model_dir
+    if not named and (not (folder / CONFIG).is_file() or any(folder.glob("*.safetensors"))):
         return Checkpoint.open(folder)
     bare = Checkpoint.of_config(folder)
     architecture_of(bare)

@@ -34,8 +34,8 @@ def read_config(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise MaskLearnError(
             f"No model directory at {path}",
-            "A local Hugging Face directory is needed; nothing is downloaded.",
-            "Give the path of a directory with config.json and *.safetensors.",
+            "There is no such folder, and it is no hub id, OWNER/NAME.",
+            "Give a directory with config.json and *.safetensors. Commands take hub ids too, such as Qwen/Qwen2.5-7B.",
         )
     file = path / CONFIG
     if not file.is_file() and (path / ADAPTER).is_file():
@@ -183,13 +183,13 @@ _CONFIGURATION = (
 )  # fmt: skip
 _SENTENCE_TRANSFORMERS = ("modules.json", "config_sentence_transformers.json", "sentence_*_config.json")
 _TEMPLATES = ("*.jinja", "chat_template.json")
-_TRAVELS = (*_CONFIGURATION, *_SENTENCE_TRANSFORMERS, *TOKENIZER_FILES, *_TEMPLATES, "README.md")
+TRAVELS = (*_CONFIGURATION, *_SENTENCE_TRANSFORMERS, *TOKENIZER_FILES, *_TEMPLATES, "README.md")
 _TERMS = re.compile(
     r"(licen[cs]e|notice|copying|copyright|(acceptable_)?use_policy)([-_](?!key)\w+)?(\.(txt|md|rst|pdf))?",
     re.I,
 )
 # More that travels in the folder of a module, such as a dense layer or a head.
-_OF_MODULES = (*_TRAVELS, "*_config.json", _SINGLE, "pytorch_model.bin")
+_OF_MODULES = (*TRAVELS, "*_config.json", _SINGLE, "pytorch_model.bin")
 _MODULE = re.compile(r"\d+_[A-Z]\w*")  # sentence-transformers' own names of these folders: 1_Pooling
 _MORE_TEMPLATES = "additional_chat_templates"
 _WEIGHTS = (".bin", ".pt", ".pth", ".gguf", ".onnx", ".data", ".h5", ".msgpack", ".ot", ".safetensors")
@@ -201,7 +201,7 @@ def files_beside(model: Path) -> dict[str, Path]:
 
     These are configuration, tokenizer, templates, licence, card, and the folders of a sentence-transformers model's modules.
     """
-    listed = [file for file in model.iterdir() if _travels(file.name, _TRAVELS)]
+    listed = [file for file in model.iterdir() if _travels(file.name, TRAVELS)]
     for folder in _folders(model):
         names = _TEMPLATES if folder.name == _MORE_TEMPLATES else _OF_MODULES
         listed += [file for file in _below(folder) if _travels(file.name, names)]
@@ -322,7 +322,9 @@ def read_card(model: Path) -> CardFacts:
 
 def hub_name(model: Path, config: dict[str, Any]) -> str:
     """Returns the name on a hub, `owner/model`, of a model folder that lies in the hub's cache or whose config.json names
-    it; empty if neither tells."""
+    it; empty if neither tells. model: also `owner/model@commit`."""
+    if not model.is_absolute() and (name := _text(str(model).partition("@")[0], _REPOSITORY)):
+        return name
     for folder in (model, *model.parents):
         if folder.name.startswith("models--"):
             return _text(folder.name.removeprefix("models--").replace("--", "/", 1), _REPOSITORY)

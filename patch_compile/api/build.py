@@ -15,7 +15,8 @@ from patch_compile.options import EDGELLM_PYTHON, RESUME, Argument, BuildOptions
 def build(
     given: Given,
     model: Annotated[StrPath | None, Argument(
-        "A Hugging Face checkpoint folder, or an ONNX file.", "MODEL_DIR|FILE.onnx")] = None,
+        "A Hugging Face checkpoint folder, a hub id (ORG/NAME, or ORG/NAME@REVISION), or an ONNX file.",
+        "MODEL_DIR|ORG/NAME|FILE.onnx")] = None,
     out: Annotated[StrPath | None, Option("Folder to write.", unset="./NAME-patch-RATIO")] = None,
     *,
     service: Annotated[Literal["edgellm"] | None, Option(
@@ -35,6 +36,8 @@ def build(
     of `ratio`, `bytes_per_weight`, `mask`, `speedup` and `budget_ms` sets the amount of pruning. Speed is predicted for a
     workload: `batch_size` prompts of `prompt_tokens`, each continued by `generated_tokens`. With `service` no engine is
     built here, unless `backend` is given.
+
+    ORG/NAME is a model of the Hugging Face hub, fetched into huggingface_hub's cache. A folder of this name comes first.
 
     FILE.onnx is any ONNX model. Its linears are MatMul, Gemm and 1×1 Conv with constant weights. `calib` is then an .npz
     with one array per graph input. An array with one axis more than the input holds one run per index of its first axis;

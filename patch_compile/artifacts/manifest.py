@@ -12,6 +12,7 @@ from pydantic import Field
 
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import TextRecord
+from masklearn.model.hub import model_name
 from patch_compile.artifacts.layout import MANIFEST, RECIPE, STATE
 from patch_compile.artifacts.lock import LOCK
 from patch_compile.artifacts.record import FileRecord, Record, Unit, shown
@@ -33,10 +34,15 @@ _PACKAGES = (
 
 
 class ModelOrigin(Record):
-    """The model that a run started from."""
+    """The model that a run started from. path: absolute, or `org/name@commit` of a hub."""
 
     path: Annotated[str, shown("model", Unit.WORDS)]
     sha256: Annotated[str, shown("sha256", Unit.WORDS)]
+
+    @property
+    def name(self) -> str:
+        """Name without the suffix of an ONNX file."""
+        return model_name(self.path).removesuffix(".onnx")
 
 
 class Ratio(Record):

@@ -8,6 +8,7 @@ from masklearn import IMPORTERS
 from masklearn.base.settings import Settings
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears_of
+from masklearn.model.hub import fetched
 from patch_compile.artifacts.command_results import ImportedAnswer, MaskedLinear
 from patch_compile.errors import PatchCompileError
 from patch_compile.options import AUTO, ImportOptions
@@ -31,7 +32,7 @@ def import_mask(request: ImportRequest, *, force: bool = False) -> ImportedAnswe
     r = request
     _check_out(r, force=force)
     progress = Progress()
-    checkpoint = Checkpoint.open(r.model)
+    checkpoint = Checkpoint.open(fetched(r.model))
     coverage = covered_linears_of(checkpoint, r.include, r.exclude)
     format = None if r.format == AUTO else r.format
     with progress.stage("masks") as update:

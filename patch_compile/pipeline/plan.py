@@ -9,6 +9,7 @@ from masklearn.masks.kinds.allowed import AUTO, allowed_kinds, only_two_four
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.weight_types import named_types
+from masklearn.model.hub import spelled
 from masklearn.quant.table import QUANTISED, WeightType, weight_type
 from patch_compile.artifacts.plan import Plan
 from patch_compile.artifacts.plan_of_model import (
@@ -73,7 +74,7 @@ def plan(recipe: Recipe) -> PlanOfModel:
     tell(LINEARS, map(decision_line, made.linears))
     return PlanOfModel(
         **{name: getattr(made, name) for name in type(made).model_fields},
-        model=str(recipe.model.resolve()),
+        model=spelled(recipe.model),
         asked=recipe.asked,
         target=target,
         target_source=target_source,

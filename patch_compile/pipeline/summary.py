@@ -8,6 +8,7 @@ from pathlib import Path
 from masklearn.masks.kinds.table import DENSE
 from masklearn.masks.maskset import MaskSet
 from masklearn.model.coverage import Coverage
+from masklearn.model.hub import spelled
 from patch_compile.artifacts.engine import BuiltEngine, EngineReport, PluginHeaders
 from patch_compile.artifacts.layout import ENGINE, ENGINE_REPORT, ONNX, ONNX_FOLDER, ONNX_NAME
 from patch_compile.artifacts.manifest import ModelOrigin
@@ -23,7 +24,7 @@ def pruned_model(job: Job, masks: MaskSet, linears: Iterable[LinearRow]) -> Prun
     source = job.source
     return PrunedModel(
         kind=source.kind,
-        model=ModelOrigin(path=str(source.model.resolve()), sha256=source.fingerprint),
+        model=ModelOrigin(path=spelled(source.model), sha256=source.fingerprint),
         method=masks.method,
         asked=job.recipe.asked,
         ratio=masks.ratio,

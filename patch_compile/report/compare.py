@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from operator import attrgetter
-from pathlib import Path
 from typing import Any
 
 from masklearn.masks.kinds.base import BYTES_DENSE
@@ -30,7 +29,7 @@ _ALIKE = "kinds of tiles take different bytes at one ratio; `--x bytes` compares
 
 def compared(report: CompareReport) -> Iterator[Section]:
     quality = report.quality
-    title = f"{Path(report.model.path).stem}: {quality.measure.words} on {quality.on}"
+    title = f"{report.model.name}: {quality.measure.words} on {quality.on}"
     tables = [_table(report)]
     mixed = not all(row.two_four_alone for row in report.builds)
     if mixed:

@@ -53,9 +53,7 @@ def draw(report: CompareReport, file: Path) -> None:
 
 def curve(report: CompareReport) -> Markup:
     quality, what = report.quality, report.quality.measure.words
-    titles = lines_within(
-        _shown(f"{Path(report.model.path).stem}: {what} on {quality.on}"), _TITLE, _WIDTH - 2 * _EDGE
-    )
+    titles = lines_within(_shown(f"{report.model.name}: {what} on {quality.on}"), _TITLE, _WIDTH - 2 * _EDGE)
     legend, below = _legend(report.builds, _EDGE + _LINE * len(titles) + _LINE / 2)
     top = below + 2.5 * _LINE
     spots = [

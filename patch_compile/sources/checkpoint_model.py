@@ -12,6 +12,7 @@ from typing_extensions import override
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import Coverage, covered_linears_of
 from masklearn.model.folder import CONFIG, files_beside, left_out
+from masklearn.model.hub import model_name, spelled
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import WeightType
 from patch_compile.artifacts.layout import MODEL
@@ -45,8 +46,8 @@ class CheckpointModel(Source):
     @property
     @override
     def name(self) -> str:
-        """Name of the folder, after resolving links."""
-        return self.model.resolve().name
+        """Name of the folder, after resolving links, or of the hub's model."""
+        return model_name(spelled(self.model))
 
     @property
     @override

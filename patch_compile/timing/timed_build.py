@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 
 from rich.console import Console
 
@@ -51,7 +50,7 @@ class Subject:
 
     @property
     def name(self) -> str:
-        return Path(self.out.manifest.model.path).stem
+        return self.out.manifest.model.name
 
     def feeds(self, runner: Runner) -> dict[Point, MakeFeed]:
         """Returns the points to time, each with a function that makes its inputs."""

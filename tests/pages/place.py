@@ -13,7 +13,7 @@ from tests.commands import run_here
 from tests.conftest import WORDS, write_model
 from tests.pages.page import ROOT
 
-MODELS = ("MODEL_DIR", ".cache/models/smollm2-135m", "models/smollm2-135m")
+MODELS = ("MODEL_DIR", "Qwen/Qwen2.5-1.5B-Instruct", ".cache/models/smollm2-135m", "models/smollm2-135m")
 TEXTS = ("TEXT", "calib.txt", "eval.txt", ".cache/texts/calib.txt", ".cache/texts/eval.txt")
 # Settings of learning that make a run short. A page's own options come before them.
 SMALL = {

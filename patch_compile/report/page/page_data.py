@@ -10,6 +10,7 @@ from typing import Any
 from masklearn import BesideBaselines
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.masks.maskset import MaskSet
+from masklearn.model.hub import model_name
 from patch_compile.artifacts.bench import BenchReport, BenchRow
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.layout import MASKS, RECIPE, REPORT
@@ -80,7 +81,7 @@ class Sources:
 
     @property
     def name(self) -> str:
-        return Path(self.report.model.path).name
+        return model_name(self.report.model.path)
 
     @property
     def share(self) -> float:
