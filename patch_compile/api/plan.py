@@ -20,8 +20,8 @@ def plan(
     *,
     mask: Annotated[StrPath | None, Option("Masks to plan for.", "FILE")] = None,
     target: Annotated[str | None, Option(
-        "GPU to predict for: a card or an architecture, such as a6000 or sm86.", "GPU[,GPU…]", unset="local GPU, or sm86")]
-        = None,
+        "GPUs to predict for: cards or architectures, such as a6000 or sm86,sm89.",
+        "GPU[,GPU…]", unset="local GPU, or sm86")] = None,
 ) -> Planned:  # fmt: skip
     """Predict how `build` would compile each linear.
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from masklearn.quant.table import FLOAT16
 from patch_compile.artifacts.plan import Asked, ChosenKinds, ChosenTile, Gaining, LittleGain, Plan, Skipped
-from patch_compile.artifacts.prediction import WholeRow
+from patch_compile.artifacts.prediction import CardRow, WholeRow
 from patch_compile.artifacts.record import Record, Unit, shown
 
 
@@ -96,6 +96,20 @@ class OtherTypes(Record):
     wrong_kinds: bool = False
 
 
+class TargetRow(Record):
+    """The plan of the same request for one of several targets.
+
+    card: None if no speed is predicted for the target; fits: False if the model does not fit on the card;
+    whole: None unless it fits, and if the goal of speed is out of reach.
+    """
+
+    target: Annotated[str, shown("target", Unit.WORDS)]
+    card: CardRow | None = None
+    fits: bool = True
+    ratio: Annotated[float | None, shown("ratio", Unit.RATIO)] = None
+    whole: WholeRow | None = None
+
+
 class RegimePoint(Record):
     """Predicted speed-up of the whole model for so many tokens: a prompt, or an encoder's sequences of one length.
 
@@ -117,9 +131,9 @@ class PlanOfModel(Plan):
     weights: types that the linears have, a value of `--weights`; assumes_losses: True if the types were chosen, by losses
     that were measured on another model; dequantised: number of linears that are quantised with zero points, and so have
     16-bit weights unless others are requested; types: the same request with one type for all linears; regime: the speed-up
-    over the tokens of a prompt; chosen_tile, chosen_kinds: None unless size or kinds of tiles were chosen; rounding:
-    share of the assumed loss that is rounding's, None unless types were chosen; little_gain: set if pruning is not worth its
-    loss.
+    over the tokens of a prompt; targets: a row for each if there are several; chosen_tile, chosen_kinds: None unless size or
+    kinds of tiles were chosen; rounding: share of the assumed loss that is rounding's, None unless types were chosen;
+    little_gain: set if pruning is not worth its loss.
     """
 
     WHAT: ClassVar[str] = "a plan of a model"
@@ -139,6 +153,7 @@ class PlanOfModel(Plan):
     gaining: Gaining | None = None
     dequantised: int = 0
     regime: tuple[RegimePoint, ...] = ()
+    targets: tuple[TargetRow, ...] = ()
     chosen_tile: ChosenTile | None = None
     chosen_kinds: ChosenKinds | None = None
     rounding: float | None = None

@@ -42,15 +42,18 @@ class Calibration(Record):
 
 class CardRow(Record):
     """The card that a plan is predicted for. stands_for: the target without its own data sheet, all targets if there are
-    several, or ""."""
+    several, or ""; unpredicted: those of several targets for which no speed is predicted."""
 
     name: str
     stands_for: str = ""
+    unpredicted: tuple[str, ...] = ()
     calibration: Calibration | None = None
 
     def __str__(self) -> str:
         which = "for the first of" if "," in self.stands_for else "which stands for"
         name = f"{self.name}, {which} {self.stands_for}" if self.stands_for else self.name
+        if self.unpredicted:
+            name += f" (no prediction for {', '.join(self.unpredicted)})"
         if found := self.calibration:
             whose = "patch-compile's " if found.shipped else ""
             return f"{name} (calibrated by {whose}times measured on {found.gpu} on {found.date[:10]})"

@@ -360,7 +360,6 @@ CARDS: tuple[Card, ...] = (
 )  # fmt: skip
 
 _BRANDS = re.compile(r"^(?:nvidia|geforce|tesla|quadro|rtx)+")
-_LISTED = "docs/explanation/performance.md#cards lists the cards with predictions"
 _ARCHITECTURE = re.compile(r"^(?:sm|compute)?(\d{2,3})$")
 
 
@@ -381,7 +380,8 @@ def card_named(name: str) -> Card | None:
 def parse_targets(text: str) -> tuple[Target, ...]:
     """Parse a comma-separated list of architectures (`sm86`, `8.6`) and cards (`a6000`, `RTX 4090`).
 
-    Raises UsageError, with the nearest cards and all architectures, for an unknown name, and for an empty list.
+    Raises UsageError, with the nearest cards, the architectures and the cards with predictions, for an unknown name, and for
+    an empty list.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
@@ -416,11 +416,11 @@ def _target(name: str) -> Target:
             return Target(name, row, None)
     card = card_named(name)
     if card is None:
-        near = _near(name)
+        near, predicted = _near(name), ", ".join(card.name for card in rated_cards())
         raise UsageError(
             f"There is no target {name!r}",
             f"The table of cards has none of this name; its architectures are {_architectures()}.",
-            f"Give {' or '.join((*near, 'an architecture'))} as --target; {_LISTED}.",
+            f"Give {' or '.join((*near, 'an architecture'))} as --target. Predictions are for {predicted}.",
         )
     return Target(name, architecture_of(card.sm), card)
 

@@ -18,11 +18,12 @@ from patch_compile.artifacts.plan_of_model import (
     OtherKinds,
     OtherTypes,
     PlanOfModel,
+    TargetRow,
     TargetSource,
 )
 from patch_compile.debug import LINEARS, tell
 from patch_compile.errors import PatchCompileError, SpeedError
-from patch_compile.hardware.cards import parse_architectures
+from patch_compile.hardware.cards import parse_architectures, parse_targets
 from patch_compile.hardware.gpu import local_gpu
 from patch_compile.onnx_export.architectures import check_exportable
 from patch_compile.pipeline.choose import (
@@ -33,7 +34,7 @@ from patch_compile.pipeline.choose import (
 )
 from patch_compile.pipeline.summary import skipped_of
 from patch_compile.pipeline.worth import little_gain
-from patch_compile.planning.cards import DEFAULT_TARGET, PlanCard, card_of, card_of_gpu
+from patch_compile.planning.cards import DEFAULT_TARGET, PlanCard, card_of, card_of_gpu, find_card
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import LinearPlan
 from patch_compile.planning.planner import plan_of
@@ -51,9 +52,32 @@ def plan(recipe: Recipe) -> PlanOfModel:
     """Predict the result of `build` with this recipe. Reads the config, the headers and, if given, the masks, but no
     weights. Only the config is needed.
 
+    With several targets it predicts for the first that has a card, and adds a row for each.
+
     Raises PatchCompileError for a target that is not in the table of cards and for the models and masks that `build`
     refuses, and SpeedError for a speed that cannot be reached.
     """
+    found = _plan(recipe)
+    names = [one.name for one in parse_targets(recipe.target)] if recipe.target is not None else []
+    if len(names) < 2:
+        return found
+    return found.model_copy(update={"targets": tuple(_row_of_target(name, recipe) for name in names)})
+
+
+def _row_of_target(target: str, recipe: Recipe) -> TargetRow:
+    if (card := find_card(target)) is None:
+        return TargetRow(target=target)
+    try:
+        found = _plan(recipe.model_copy(update={"target": target}))
+    except SpeedError:
+        return TargetRow(target=target, card=card.row())
+    fits = found.memory.fits
+    return TargetRow(
+        target=target, card=card.row(), fits=fits, ratio=found.ratio, whole=found.whole if fits else None
+    )
+
+
+def _plan(recipe: Recipe) -> PlanOfModel:
     recipe = _in_asked_type(recipe)
     recipe.check_weights()
     source = open_source(recipe, weights=False)

@@ -25,12 +25,13 @@ DEFAULT_TARGET = "sm86"  # used without a target and a GPU
 class PlanCard:
     """A card with a data sheet, which predictions are made for.
 
-    stands_for: as in `CardRow`. assume: assumptions of the predictions. measured: the calibration of this very GPU, by
-    `bench --calibrate` or from this package, which then gives the assumptions; None without a calibration.
+    stands_for, unpredicted: as in `CardRow`. assume: assumptions of the predictions. measured: the calibration of this very
+    GPU, by `bench --calibrate` or from this package, which then gives the assumptions; None without a calibration.
     """
 
     rated: RatedCard
     stands_for: str = ""
+    unpredicted: tuple[str, ...] = ()
     assume: Assumptions = ASSUMED
     measured: MeasuredCard | None = None
 
@@ -40,7 +41,12 @@ class PlanCard:
         return self.rated.name
 
     def row(self) -> CardRow:
-        return CardRow(name=self.name, stands_for=self.stands_for, calibration=self.measured)
+        return CardRow(
+            name=self.name,
+            stands_for=self.stands_for,
+            unpredicted=self.unpredicted,
+            calibration=self.measured,
+        )
 
     def __str__(self) -> str:
         return str(self.row())
@@ -53,9 +59,11 @@ def find_card(target: str) -> PlanCard | None:
     data sheet. Raises PatchCompileError for a target that is not in the table.
     """
     targets = parse_targets(target)
-    card = next(filter(None, map(_of_target, targets)), None)
+    cards = {one.name: _of_target(one) for one in targets}
+    card = next(filter(None, cards.values()), None)
     if card and len(targets) > 1:
-        return PlanCard(card.rated, ", ".join(one.name for one in targets))
+        missing = tuple(name for name, found in cards.items() if found is None)
+        return PlanCard(card.rated, ", ".join(cards), missing)
     return _as_measured(card) if card else None
 
 

@@ -18,6 +18,7 @@ from patch_compile.artifacts.plan_of_model import (
     OtherTypes,
     PlanOfModel,
     RegimePoint,
+    TargetRow,
     TargetSource,
 )
 from patch_compile.artifacts.prediction import PAYS, PhaseRow, WholeRow
@@ -63,6 +64,8 @@ def planned(result: PlanOfModel, *, every: bool = False) -> Iterator[Section]:
         tables=[replace(whole_table(whole, limits=every), tight=not every)] if whole else [],
         lines=list(filter(None, _answer(result, whole))),
     )
+    if result.targets:
+        yield Section(tables=[targets_table(result)], lines=list(_unpredicted(result)))
     if not every:
         calibrated = result.card is not None and result.card.calibration is not None
         yield Section(lines=[_MORE if calibrated else f"{_PREDICTED}; {_MORE}"])
@@ -99,6 +102,33 @@ def whole_table(whole: WholeRow, caption: str = "", *, limits: bool = True) -> T
         ),
     }
     return table_of(phases, columns, caption)
+
+
+def targets_table(result: PlanOfModel) -> Table:
+    """Returns a row for each of several targets, empty where nothing is predicted."""
+    phases = result.whole.phases if result.whole else ("prefill", "decode", "end_to_end")
+    fields = WholeRow.shown_fields()
+    columns: Columns = {
+        **columns_of(TargetRow, "target"),
+        **{fields[name].title if len(phases) > 1 else ONE_PASS: partial(_speedup, name) for name in phases},
+        **columns_of(TargetRow, "ratio"),
+    }
+    return table_of(result.targets, columns, "Speed-up of the same request on each target")
+
+
+def _speedup(phase: str, row: TargetRow) -> str:
+    return times(getattr(row.whole, phase).speedup) if row.whole else ""
+
+
+def _unpredicted(result: PlanOfModel) -> Iterator[str]:
+    goal = SpeedGoal(result.asked.speedup, result.asked.budget_ms)
+    for row in result.targets:
+        if row.card is None:
+            yield f"{row.target}: no prediction, as no card of its architecture has a data sheet and rates of our kernels"
+        elif row.whole is None:
+            yield f"{row.target}: {f'{goal} is out of reach' if row.fits else 'the model does not fit'} on {row.card}"
+        elif row.card.stands_for:
+            yield f"{row.target}: predicted on {row.card}"
 
 
 def _answer(result: PlanOfModel, whole: WholeRow | None) -> Iterator[str]:

@@ -51,6 +51,7 @@ def test_unknown_targets_list_the_architectures(text):
     with refused() as caught:
         parse_targets(text)
     assert all(row.name in caught.error.why for row in ARCHITECTURES)
+    assert all(card.name in caught.error.fix for card in rated_cards())
     assert len(str(caught.error)) < 400
 
 

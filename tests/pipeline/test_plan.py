@@ -220,6 +220,39 @@ def test_oversized_models_get_no_speed(planned, tmp_path, capsys):
     assert "; the dense model does not fit" in capsys.readouterr().out
 
 
+def test_several_targets_have_a_row_each(small, capsys):
+    found = planned_for(small, ratio=0.4, target="orin,a6000,sm90")
+    assert found.card is not None and found.card.name == "A6000"
+    assert [(row.target, row.card and row.card.name) for row in found.targets] == [
+        ("orin", None), ("a6000", "A6000"), ("sm90", "H100"),
+    ]  # fmt: skip
+    assert [row.whole for row in found.targets] == [
+        None,
+        *(planned_for(small, ratio=0.4, target=one).whole for one in ("a6000", "h100")),
+    ]
+    show(Result(found).sections())
+    said = capsys.readouterr().out
+    assert "A6000, for the first of orin, a6000, sm90 (no prediction for orin)" in said
+    assert "orin: no prediction, as no card of its architecture has a data sheet" in said
+    assert "sm90: predicted on H100, which stands for sm90" in said
+    assert planned_for(small, ratio=0.4).targets == ()
+
+
+def test_a_target_without_the_speed_says_so(small, capsys):
+    found = planned_for(small, speedup=1.31, weights="float16", target="a6000,h100")
+    assert [row.whole is None for row in found.targets] == [False, True]
+    show(Result(found).sections())
+    assert "h100: a speed-up of 1.31 is out of reach on H100" in capsys.readouterr().out
+
+
+def test_a_target_too_small_says_so(tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_2_70B))
+    found = planned_for(tmp_path, ratio=0.4, target="a6000,h200")
+    assert [(row.fits, row.whole is None) for row in found.targets] == [(False, True), (True, False)]
+    show(Result(found).sections())
+    assert "a6000: the model does not fit on A6000" in capsys.readouterr().out
+
+
 @pytest.mark.rtx
 def test_unbuildable_targets_are_named(small, capsys):
     from patch_compile.engine.backend import default_backend

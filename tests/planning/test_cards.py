@@ -41,6 +41,7 @@ from tests.refusals import refused
         ("a100", "A100-40", "A100-40, which stands for a100"),
         ("sm86, h100", "A6000", "A6000, for the first of sm86, h100"),
         ("sm120,h100", "RTX 5090", "RTX 5090, for the first of sm120, h100"),
+        ("orin, a6000", "A6000", "A6000, for the first of orin, a6000 (no prediction for orin)"),
     ],
 )
 def test_targets_fall_back_to_their_architectures_card(target, name, words):
