@@ -65,7 +65,9 @@ def planned(result: PlanOfModel, *, every: bool = False) -> Iterator[Section]:
         lines=list(filter(None, _answer(result, whole))),
     )
     if result.targets:
-        yield Section(tables=[targets_table(result)], lines=list(_unpredicted(result)))
+        yield Section(
+            tables=[replace(targets_table(result), tight=not every)], lines=list(_unpredicted(result))
+        )
     if not every:
         calibrated = result.card is not None and result.card.calibration is not None
         yield Section(lines=[_MORE if calibrated else f"{_PREDICTED}; {_MORE}"])

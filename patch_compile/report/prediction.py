@@ -37,8 +37,8 @@ from patch_compile.report.number_format import times
 
 _ACTIVATIONS = {"": "", "gelu": "GELU", "gelu_tanh": "GELU (tanh)", "silu": "SiLU"}
 _SLOWER = {
-    Way.DENSE_PATH: "the dense path reaches {:.2f} of dense",
-    Way.MMA_SP: "mma.sp reaches {:.2f} of wgmma",
+    Way.DENSE_PATH: "packed weights are unpacked before a dense GEMM ({:.2f}×)",
+    Way.MMA_SP: "mma.sp is slower than the dense model's wgmma ({:.2f}×)",
 }
 _UNPREDICTED = {
     Unpredicted.NO_CARD: (
@@ -101,7 +101,7 @@ def reason_words(reason: Reason) -> str:
         ReasonKind.SMALL_TILES: f"no {SLAB_K}-wide slab lies in 2:4 tiles alone: tiles of {tile} are too small",
         ReasonKind.SMALL_LINEAR: f"it is too small: {on} even all 2:4 it is predicted no faster than dense",
         ReasonKind.LITTLE_SPARSE: f"too little of it is 2:4: {on} hybrid is predicted no faster than dense",
-        ReasonKind.PROMPTS: f"most of its time goes to prompts or texts, where {on} {slower}",
+        ReasonKind.PROMPTS: f"most of its time goes to prefill, where {on} {slower}",
         ReasonKind.DENSE_PRODUCT: (
             f"{on} it is predicted faster in one dense product with {', '.join(reason.product)}"
         ),
@@ -176,7 +176,7 @@ def remarks(linears: Sequence[LinearRow], plan: PlanSummary) -> list[str]:
         calibration_words(calibration) if calibration else _NOT_MEASURED,
         *_slower_than_dense(linears, plan.card.name, plan.whole),
         *([_SPLIT] if "split" in lowerings else []),
-        *_slower_prefill(linears, plan.card.name, plan.whole),
+        *_slower_prefill(linears, plan.card.name),
     ]
 
 
@@ -272,10 +272,10 @@ def gain_line(gaining: Gaining | None, card: CardRow | None) -> str:
     if not gaining.gaining:
         return f"no linear gains by pruning{on}: all {gaining.covered} stay dense (see --lowering plugin)"
     over_able = gaining.ratio if gaining.ratio_of_counted is None else gaining.ratio_of_counted
-    able = "" if over_able == gaining.ratio else f", {over_able:.4f} over all that gain with enough tiles"
+    able = "" if over_able == gaining.ratio else f"{over_able:.4f} of all that gain with enough tiles, "
     return (
-        f"{gaining.gaining} of {gaining.covered} covered linears gain by pruning{on}: the ratio is {gaining.ratio:.4f} over "
-        f"these{able} and {gaining.ratio_of_covered:.4f} over all {gaining.covered}; the others stay whole"
+        f"{gaining.gaining} of {gaining.covered} linears gain by pruning{on}: the ratio is {gaining.ratio:.4f} of their "
+        f"weights, {able}{gaining.ratio_of_covered:.4f} of the weights of all {gaining.covered}; the others stay dense"
     )
 
 
@@ -319,18 +319,13 @@ def _slower_than_dense(linears: Sequence[LinearRow], card: str, whole: WholeRow)
         )
 
 
-def _slower_prefill(linears: Iterable[LinearRow], card: str, whole: WholeRow) -> Iterator[str]:
-    """Yield the largest slowdown of each way, if the card's tensor cores make prompts, or an encoder's texts, slower."""
+def _slower_prefill(linears: Iterable[LinearRow], card: str) -> Iterator[str]:
+    """Yield the largest slowdown of each way, if the card's tensor cores make prefill slower."""
     worst: dict[Way, Slower] = {}
     for row in linears:
         slower = row.predicted.prefill.slower if row.predicted and row.lowering == "plugin" else None
         if slower and (slower.way not in worst or slower.speedup < worst[slower.way].speedup):
             worst[slower.way] = slower
     if worst:
-        ways = ", ".join(_slower_words(worst[way]) for way in sorted(worst, reverse=True))
-        decodes = len(whole.phases) > 1
-        yield (
-            f"{'prefill ' * decodes}on {card}: {ways}: an engine holds each linear once, packed; for many tokens it is "
-            "unpacked before a dense product (the dense path), for fewer mma.sp multiplies it as it is"
-            f"{'; decode steps have to make up for what that costs' * decodes}"
-        )
+        ways = ", and ".join(_SLOWER[way].format(worst[way].speedup) for way in sorted(worst, reverse=True))
+        yield f"prefill on {card} is slower than with dense 16-bit weights: {ways}"

@@ -167,8 +167,8 @@ def test_plans_name_the_counted_linears(capsys, tmp_path):
     assert found.ratio == pytest.approx(found.gaining.ratio_of_covered) and found.ratio < 0.4
     show(Result(found).sections(every=True))
     said = capsys.readouterr().out
-    over = f"the ratio is {found.gaining.ratio:.4f} over these and {found.ratio:.4f} over all 14"
-    assert f"{len(gaining)} of 14 covered linears gain by pruning on A6000: {over}" in said
+    over = f"{found.gaining.ratio:.4f} of their weights, {found.ratio:.4f} of the weights of all 14"
+    assert f"{len(gaining)} of 14 linears gain by pruning on A6000: the ratio is {over}" in said
     everywhere = planned_for(tmp_path / "narrow", ratio=0.4, lowering="plugin")
     assert everywhere.gaining is None and all(row.zeroed for row in everywhere.linears)
     assert found.whole.end_to_end.speedup > everywhere.whole.end_to_end.speedup
