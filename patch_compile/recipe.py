@@ -188,14 +188,7 @@ class Recipe(LearnSettings, BuildOptions):
 
         texts: names of the settings that hold a text. If `calib` is not among them, it holds the path of a file.
         """
-        from masklearn import open_text
-
-        settings = self.model_dump(mode="json", exclude_none=True, exclude={"out"})
-        paths = {"model", "mask", "calib", "graph"} - {*texts}
-        settings |= {k: spelled(Path(settings[k])) for k in paths if settings.get(k)}
-        settings |= {k: open_text(settings[k]).spec for k in texts if settings.get(k)}
-        if Path(self.prior).is_file():
-            settings["prior"] = str(Path(self.prior).resolve())
+        settings = self.spelled(texts)
         # An ONNX file, which has no texts, is learned in fp32. Its source sets `threads` where they matter.
         if texts and self.mask is None and self._depends_on_threads():
             import torch
@@ -205,6 +198,18 @@ class Recipe(LearnSettings, BuildOptions):
         in_order = {name: settings[name] for name in type(self).model_fields if name in settings}
         with whole_file(path) as part:
             part.write_text(yaml.safe_dump(in_order, sort_keys=False))
+
+    def spelled(self, texts: Collection[str]) -> dict[str, Any]:
+        """Returns the settings as `save` writes them, but the number of threads if that is not given."""
+        from masklearn import open_text
+
+        settings = self.model_dump(mode="json", exclude_none=True, exclude={"out"})
+        paths = {"model", "mask", "calib", "graph"} - {*texts}
+        settings |= {k: spelled(Path(settings[k])) for k in paths if settings.get(k)}
+        settings |= {k: open_text(settings[k]).spec for k in texts if settings.get(k)}
+        if Path(self.prior).is_file():
+            settings["prior"] = str(Path(self.prior).resolve())
+        return settings
 
     def _depends_on_threads(self) -> bool:
         """Returns True if the result of learning depends on the number of threads.

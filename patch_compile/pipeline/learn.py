@@ -17,7 +17,8 @@ from patch_compile.artifacts.manifest import write_manifest
 from patch_compile.artifacts.workspace import Workspace
 from patch_compile.pipeline.distributed import join
 from patch_compile.pipeline.prepare import Job, prepare
-from patch_compile.pipeline.stages import keys_of, learning_folder, opened, run_stages
+from patch_compile.pipeline.resumed import learning_folder
+from patch_compile.pipeline.stages import keys_of, opened, run_stages
 from patch_compile.pipeline.summary import masked_model
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from masklearn.base.processes import is_main_process
 from masklearn.base.threads import settle_threads
 from masklearn.masks.budget import Budget
 from masklearn.masks.kinds.allowed import allowed_kinds
@@ -21,6 +22,7 @@ from patch_compile.pipeline.choose import (
     settle_open,
     with_assumed_types,
 )
+from patch_compile.pipeline.resumed import check_resumed
 from patch_compile.pipeline.worth import little_gain
 from patch_compile.planning.cards import DEFAULT_TARGET, card_of, card_of_gpu, find_card
 from patch_compile.planning.cost import CostModel
@@ -108,6 +110,8 @@ def prepare(
         if settled.kinds is not None:
             progress.note(kinds_line(settled.kinds))
     chooser = chooser_of(source, costs, progress.note) if lowers and Stage.MASKS in asked else None
+    if resume and Stage.MASKS in asked and is_main_process():
+        check_resumed(out, source, costs, chooser)
     if costs is not None and source.outline is not None:
         for line in _of_little_gain(source, costs):
             progress.note(line)

@@ -6,7 +6,6 @@ first and `compile` only the second.
 
 from __future__ import annotations
 
-import importlib.metadata
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from masklearn import LearnRecipe
 from masklearn.masks.maskset import MaskSet
 from patch_compile.artifacts.engine import EngineReport
 from patch_compile.artifacts.layout import (
@@ -34,19 +32,19 @@ from patch_compile.artifacts.layout import (
 from patch_compile.artifacts.plan import Plan
 from patch_compile.artifacts.proof import TokensProof
 from patch_compile.artifacts.report import REPORT_SCHEMA, DecoderReport, OutputsReport
-from patch_compile.artifacts.stage_files import remove, sha256_of
+from patch_compile.artifacts.stage_files import remove
 from patch_compile.artifacts.workspace import Workspace, key_of
 from patch_compile.debug import LINEARS, tell
 from patch_compile.errors import PatchCompileError
 from patch_compile.pipeline.distributed import rank0
 from patch_compile.pipeline.prepare import Job
+from patch_compile.pipeline.resumed import learning_folder, masks_key
 from patch_compile.planning.gains import TilesThatGain
 from patch_compile.planning.tiles_for_speed import TilesForSpeed
 from patch_compile.planning.types_for_speed import TypesForSpeed
 from patch_compile.progress import Progress
 from patch_compile.report.prediction import decision_line, mask_line, waste_line
 from patch_compile.sources.kinds import Stage
-from patch_compile.sources.open import beside_key
 from patch_compile.sources.pruning import Pruning
 
 if TYPE_CHECKING:
@@ -196,17 +194,12 @@ class _Run:
         report.write(root / REPORT)
 
 
-def learning_folder(scratch: Path, key: str) -> Path:
-    """Returns the folder in which the processes that learn these masks keep their checkpoints."""
-    return scratch / key[:16]
-
-
 def keys_of(job: Job, dump: PassDump | None = None) -> dict[Stage, str]:
     """Returns the key of each stage, which includes the key of the stage before it.
 
     A dump makes the key of the ONNX stage unique, because the passes have to run again to write it.
     """
-    r, masks = job.recipe, _masks_key(job)
+    r, masks = job.recipe, masks_key(job.source, job.costs, job.chooser)
     dumped = None if dump is None else time.time_ns()
     # With the name of genai_config.json, the key differs from the key of older builds, which lack this file.
     graph = (r.dtype, r.opset, r.logits, r.fuse, r.lowering, GENAI_CONFIG_NAME)
@@ -218,19 +211,6 @@ def keys_of(job: Job, dump: PassDump | None = None) -> dict[Stage, str]:
     texts = [job.source.calibration_hash, _text_hash(r.eval_text)]
     proof = key_of(engine, texts, r.eval_windows, r.eval_length, r.prompt, r.seed, REPORT_SCHEMA)
     return {Stage.MASKS: masks, Stage.ONNX: onnx, Stage.ENGINE: engine, Stage.PROOF: proof}
-
-
-def _masks_key(job: Job) -> str:
-    source, r = job.source, job.recipe
-    given = [sha256_of(r.mask), *([r.weights] if r.weights else [])] if r.mask else None
-    learned = r.model_dump(mode="json", include=set(LearnRecipe.model_fields) - {"calib", "threads"})
-    files = [source.calibration_hash, sha256_of(Path(r.prior)) if Path(r.prior).is_file() else None]
-    # Predicted costs choose the tiles for a speed, and the linears that gain.
-    fuse = r.fuse if job.costs else None  # it changes only costs
-    predicted = [str(r.goal), r.lowering, fuse, repr(job.costs)] if job.chooser else None
-    version = importlib.metadata.version("patch-compile")
-    model = [source.fingerprint, beside_key(source, given=True)]
-    return key_of(version, model, given or [learned, *files], source.pruned_dtype, predicted)
 
 
 def _text_hash(text: str | None) -> str | None:

@@ -14,7 +14,7 @@ from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.cli.app import cli
 from patch_compile.pipeline.learn import learn
 from patch_compile.pipeline.prepare import prepare
-from patch_compile.progress import Progress
+from patch_compile.progress import Progress, StageClock
 from patch_compile.recipe import Recipe
 from patch_compile.sources.checkpoint.source import CheckpointSource
 from tests.builds import build, check_out
@@ -103,6 +103,45 @@ def test_an_interrupted_build_goes_on_where_it_stopped(settings, monkeypatch):
     assert "export" in report["seconds"]
     manifest = json.loads((settings["out"] / "manifest.json").read_text())
     assert set(manifest["stages"]) == {"masks", "onnx", "proof", "page"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ratio": 0.25},
+        {"method": "magnitude", "windows": 3},
+        {"calib": None},
+        {"permute": True, "include": ("lm_head",)},
+    ],
+)
+def test_resuming_refuses_settings_of_other_masks(settings, monkeypatch, change):
+    with monkeypatch.context() as cut, pytest.raises(KeyboardInterrupt):
+        cut.setattr(CheckpointSource, "write_hybrid", interrupt)
+        build(settings)
+    root = settings["out"].with_name("out.partial")
+    masks = (root / "masks.safetensors").read_bytes()
+    with refused():
+        build(settings | change, resume=True)
+    with refused():
+        learn(Recipe.parse(settings | change), resume=True)
+    assert (root / "masks.safetensors").read_bytes() == masks
+    monkeypatch.setattr(CheckpointSource, "learn", interrupt)  # what was learned is kept
+    later = {"eval_windows": 1, "opset": 20, "prompt": "the dog"}
+    assert "masks" not in build(settings | later, resume=True)["seconds"]
+
+
+def test_resuming_keeps_training_of_other_settings(settings, monkeypatch):
+    def stopped(clock, what, done, total):
+        if what.startswith("repair") and done == 4:
+            raise KeyboardInterrupt
+
+    repairing = settings | {"method": "oneshot", "repair_steps": 6, "checkpoint_every": 2}
+    with monkeypatch.context() as cut, pytest.raises(KeyboardInterrupt):
+        cut.setattr(StageClock, "update", stopped)
+        build(repairing)
+    with refused():
+        build(repairing | {"repair_steps": 8}, resume=True)
+    assert build(repairing | {"repair_steps": 8}, force=True)["learned"]["repair"]["steps"] == 8
 
 
 def test_learn_publishes_no_compiled_leftovers(settings, monkeypatch):
