@@ -52,7 +52,7 @@ _HOMES = {
         "stream.moments": "second_moment",
         "task": "Task by_ratio",
         "text.calibrate": "TokenPool first_windows token_pool",
-        "text.selftext": "write_text",
+        "text.selftext": "check_writes write_text",
         "text.source": "SourceKind check_dataset open_text",
         "traits": "METHODS Criterion Repair Requires lacking method_names",
     }.items()

@@ -72,6 +72,7 @@ from masklearn.task import by_ratio as by_ratio
 from masklearn.text.calibrate import TokenPool as TokenPool
 from masklearn.text.calibrate import first_windows as first_windows
 from masklearn.text.calibrate import token_pool as token_pool
+from masklearn.text.selftext import check_writes as check_writes
 from masklearn.text.selftext import write_text as write_text
 from masklearn.text.source import SourceKind as SourceKind
 from masklearn.text.source import check_dataset as check_dataset

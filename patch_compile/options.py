@@ -176,9 +176,9 @@ class _GraphOptions(LearnOptions):
 
 class _EvalOptions:
     eval_text: Annotated[str | None, _evaluation(
-        "Held-out text for perplexity.", "TEXT", unset="the model writes its own")] = None
-    eval_windows: Annotated[int, _evaluation("Number of windows of held-out text.", ge=1)] = 8
-    eval_length: Annotated[int, _evaluation("Tokens in a window of held-out text.", ge=2)] = 1024
+        "Held-out text for perplexity, other than that of `calib`.", "TEXT", unset="the model writes its own")] = None
+    eval_windows: Annotated[int, _evaluation("Number of windows of evaluation text.", ge=1)] = 8
+    eval_length: Annotated[int, _evaluation("Tokens in a window of evaluation text.", ge=2)] = 1024
     prompt: Annotated[str, _evaluation(
         "Prompt that the dense and the hybrid model each continue.", "TEXT")] = "The capital of France is"
 
@@ -194,11 +194,12 @@ class VerifyOptions:
     only: Annotated[tuple[str, ...], Option(
         "Comma-separated list of questions to answer.", "QUESTIONS",
         parse=listed)] = ("compiled", "pruned", "built", "where")
-    eval_text: Annotated[str | None, _evaluation("Held-out text.", "TEXT", unset="as in the build")] = None
+    eval_text: Annotated[str | None, _evaluation(
+        "Held-out text, other than calibration text.", "TEXT", unset="as in the build")] = None
     eval_windows: Annotated[int | None, _evaluation(
-        "Number of windows of held-out text.", "N", unset="as in the build", ge=1)] = None
+        "Number of windows of evaluation text.", "N", unset="as in the build", ge=1)] = None
     eval_length: Annotated[int | None, _evaluation(
-        "Tokens in a window of held-out text.", "N", unset="as in the build", ge=2)] = None
+        "Tokens in a window of evaluation text.", "N", unset="as in the build", ge=2)] = None
     lengths: Annotated[tuple[Count, ...], _graph(
         "Lengths in tokens of the prompts on which the hybrid ONNX and the checkpoint are compared.", "N,…",
         parse=listed)] = (1, 17, 96)

@@ -163,6 +163,21 @@ class Recipe(LearnSettings, BuildOptions):
         tile = [] if self.tile in (DEFAULT_TILE, _WHOLE_ROWS) else ["tile"]
         return [flag_of(name) for name in changed + tile]
 
+    def check_held_out(self) -> None:
+        """Raise PatchCompileError if the text to evaluate on is the calibration text, by its name or its sha256."""
+        from masklearn import open_text
+
+        if self.calib is None or self.eval_text is None:
+            return
+        calib, evaluated = open_text(self.calib), open_text(self.eval_text)
+        if calib.contents() & evaluated.contents():
+            same = "" if calib.spec == evaluated.spec else f"By its sha256 it holds text of {self.calib}. "
+            raise PatchCompileError(
+                f"The evaluation text {self.eval_text} is also calibration text",
+                f"{same}Masks lose less on the text that they are learned on than on other text.",
+                "Give other text with --eval.",
+            )
+
     def engine_options(self) -> EngineOptions:
         """Returns the options of the engine."""
         return EngineOptions(**self.model_dump(include=set(EngineOptions.__dataclass_fields__)))

@@ -27,7 +27,8 @@ from tests.traces import Traces, kept_traces
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "dog", "ran", "far", "from", "big", "red", "house", "in",
          "rain", "while", "birds", "sang", "low"]
 # fmt: on
-TEXT = " ".join(WORDS[(i * i) % len(WORDS)] for i in range(400))  # text for calibration and evaluation
+TEXT = " ".join(WORDS[(i * i) % len(WORDS)] for i in range(400))  # for calibration
+EVAL_TEXT = " ".join(WORDS[(i * i) % len(WORDS)] for i in range(7, 407))
 
 # These sizes give ragged tiles (32x32) and grouped query attention; sliding windows are shorter than the text.
 SIZES: dict[str, Any] = {
@@ -211,14 +212,22 @@ def text_file(tmp_path: Path) -> Path:
     return path
 
 
+def texts_in(folder: Path) -> dict[str, str]:
+    """Write two texts that the tiny tokenizer knows, and return the settings that name them."""
+    found = {}
+    for setting, name, text in (("calib", "text.txt", TEXT), ("eval_text", "eval.txt", EVAL_TEXT)):
+        (folder / name).write_text(text)
+        found[setting] = str(folder / name)
+    return found
+
+
 @pytest.fixture
 def settings(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> dict[str, Any]:
     """Settings for building a tiny model, or for learning its masks."""
     model = make_model(hidden_size=128, intermediate_size=192, num_hidden_layers=2)
     return {
         "model": model,
-        "calib": str(text_file),
-        "eval_text": str(text_file),
+        **texts_in(text_file.parent),
         "out": tmp_path / "out",
         "ratio": 0.4,
         **TINY,

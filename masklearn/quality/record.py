@@ -73,7 +73,7 @@ class BesideBaselines(_Part):
     """A result and its baselines.
 
     rows: the result first; beaten_by: names of the deployable baselines that beat it; windows, length: number of windows
-    of held-out text, and tokens in each; dtype: the type of the arithmetic.
+    of evaluation text, and tokens in each; dtype: the type of the arithmetic.
     """
 
     rows: tuple[BaselineRow, ...]

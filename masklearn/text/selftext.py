@@ -20,7 +20,7 @@ from masklearn.model.architectures import architecture_of, longest_window
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.folder import stated_dtype
 from masklearn.model.models import load_model
-from masklearn.model.pretrained import cache_argument
+from masklearn.model.pretrained import cache_argument, load_config
 
 if TYPE_CHECKING:
     import torch
@@ -52,9 +52,9 @@ def write_text(
     """
     import torch
 
-    checkpoint = Checkpoint.open(model_dir)
-    _check_writes(checkpoint)
-    model = _load(checkpoint, usable_device(device))
+    checkpoint, place = Checkpoint.open(model_dir), usable_device(device)
+    check_writes(checkpoint, device)
+    model = load_model(model_dir, dtype=_type_that_fits(checkpoint, place)).to(place)
     config = model.config.get_text_config()
     start = _start_token(config, model_dir)
     document = min(_DOCUMENT, longest_window(architecture_of(checkpoint), config) or _DOCUMENT)
@@ -90,17 +90,20 @@ def _sample(
         yield tokens
 
 
-def _check_writes(checkpoint: Checkpoint) -> None:
+def check_writes(checkpoint: Checkpoint, device: str | None = None) -> None:
+    """Raise MaskLearnError as `write_text` does for a model that can't write its own text."""
     if architecture_of(checkpoint).encoder:
         raise MaskLearnError(
             f"{checkpoint.path} cannot write its own text",
             "It is an encoder, not a causal language model.",
             "Give text with `calib`.",
         )
+    _start_token(load_config(checkpoint.path).get_text_config(), checkpoint.path)
+    _type_that_fits(checkpoint, usable_device(device))
 
 
-def _load(checkpoint: Checkpoint, device: torch.device) -> Any:
-    """Load the model on the device, in the type that fits."""
+def _type_that_fits(checkpoint: Checkpoint, device: torch.device) -> torch.dtype:
+    """Returns the type in which the model fits into the device's memory."""
     import torch
 
     stored = checkpoint.bytes()
@@ -110,14 +113,14 @@ def _load(checkpoint: Checkpoint, device: torch.device) -> Any:
     )
     free = available_memory(device)
     if device.type == "cpu" and 4 * weights * _MEMORY_LEFT <= free:
-        return load_model(checkpoint.path, dtype=torch.float32)
+        return torch.float32
     if stored * _MEMORY_LEFT > free:
         raise MaskLearnError(
             f"{checkpoint.path} does not fit into memory to write its own text",
             f"Its weights take {stored / 1e9:.1f} GB, {free / 1e9:.1f} GB of {device.type} memory are free.",
             "Give text with `calib` (and `eval_text`).",
         )
-    return load_model(checkpoint.path, dtype=own).to(device)
+    return own
 
 
 def _start_token(config: Any, model_dir: Path) -> int:

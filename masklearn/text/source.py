@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -175,6 +175,25 @@ class TextSource:
             with path.open("rb") as file:
                 total.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
         return total.hexdigest()
+
+    def contents(self) -> frozenset[str]:
+        """Returns the sha256 of each file that is read, or the name of the split of a dataset on the hub.
+
+        Two texts that share one are not independent. Raises MaskLearnError if a dataset can't be read.
+        """
+        files: Iterable[Path] = self.files
+        if self.dataset is not None:
+            where, config, split = self.dataset
+            if self.on_hub:
+                return frozenset([f"{where}:{config or ''}:{split or _SPLIT}"])
+            with _user_errors(where):
+                splits = _data_files(where, config)
+            files = map(Path, splits[_split(where, splits, split)])
+        digests = []
+        for path in files:
+            with path.open("rb") as file:
+                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+        return frozenset(digests)
 
     def pieces(self) -> Iterator[str]:
         """Yield pieces whose concatenation is the text. A blank line joins documents.

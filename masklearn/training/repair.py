@@ -184,7 +184,7 @@ def repair_scales(
     after = run.judge(training_model(task.checkpoint.with_weights(store))).distance
     task.note(
         f"scales: {report.steps} steps, {report.tokens:,} tokens in {report.seconds:.0f} s; {run.figure} to the dense model"
-        f" on held-out text {before:.4g} as rounded, {after:.4g} with trained scales"
+        f", on the windows that judge them, {before:.4g} as rounded, {after:.4g} with trained scales"
         f"{'' if after < before else ', which are not kept'}"
     )
     figures = {
@@ -319,8 +319,8 @@ def _record(
 ) -> RepairRecord:
     figure, kept = run.figure, after.loss < before.loss
     task.note(
-        f"repair: {report.steps} steps, {report.tokens:,} tokens in {report.seconds:.0f} s; {figure} to the dense model on"
-        f" held-out text {before.distance:.4g} before, {after.distance:.4g} after"
+        f"repair: {report.steps} steps, {report.tokens:,} tokens in {report.seconds:.0f} s; {figure} to the dense"
+        f" model, on the windows that judge it, {before.distance:.4g} before, {after.distance:.4g} after"
         f"{'' if kept else ', which is not better: the weights stay as they were'}"
     )
     figures: dict[str, Any] = {f"{figure}_first": before.distance, f"{figure}_last": after.distance}

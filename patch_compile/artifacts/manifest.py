@@ -56,7 +56,7 @@ class Ratio(Record):
 
 
 class EvalText(Record):
-    """A held-out text. path: absolute, so that it is valid in any working directory; None for text that the model wrote."""
+    """Text to evaluate on. path: absolute, so that it is valid in any working directory; None if the model wrote it."""
 
     name: str
     path: str | None

@@ -58,8 +58,8 @@ class Tolerance(Record):
 
 
 class TextWindows(Record):
-    """Windows of held-out text. runner: "checkpoints" if both checkpoints ran on them block by block in fp32, None for an
-    encoder, whose models run on them in several ways."""
+    """Windows of text to evaluate on. runner: "checkpoints" if both checkpoints ran on them block by block in fp32, None for
+    an encoder, whose models run on them in several ways."""
 
     kind: Literal["text"] = "text"
     name: str

@@ -22,7 +22,6 @@ from patch_compile.artifacts.verify_schema import (
     OnnxCheck,
     QualityLoss,
     TaskScores,
-    TextOverlap,
 )
 
 
@@ -69,11 +68,11 @@ class VerifiedText(EvalText):
 class VerifyReport(FileRecord):
     """verify.json. Answers to questions that were not asked, or that the model cannot answer, are None.
 
-    asked: the questions that the user named, or all that the build has an answer to; overlap: evaluation text that was
-    seen in learning, None if this was not checked.
+    asked: the questions that the user named, or all that the build has an answer to.
     """
 
-    SCHEMA: ClassVar[int] = 2  # 1 had sentences, and `passed` for a question without an answer
+    # 1 had sentences, and `passed` for a question without an answer; 2 had shared runs of tokens
+    SCHEMA: ClassVar[int] = 3
     WHAT: ClassVar[str] = "a verification"
     PLACE: ClassVar[str] = VERIFY
 
@@ -89,7 +88,6 @@ class VerifyReport(FileRecord):
     where: ErrorAttribution | None = None
     baselines: BesideBaselines | None = None
     tasks: TaskScores | None = None
-    overlap: TextOverlap | None = None
     generated: tuple[GeneratedText, ...] = ()
     checks: tuple[LimitCheck, ...] = ()
     notes: tuple[str, ...] = ()

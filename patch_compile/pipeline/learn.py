@@ -46,6 +46,9 @@ def learn(
     job = prepare(recipe, progress, stages=[Stage.MASKS], force=force, resume=resume)
     if baselines is None and recipe.eval_text is not None and not job.source.why_not(Capability.NEXT_TOKENS):
         names = (Baseline.DENSE,)
+    if names:
+        job.source.require_next_tokens("--baselines")
+        job.source.check_evaluation()
     with opened(job, progress, force=force, resume=resume) as workspace:
         masks = run_stages(job, workspace, progress)
         for line in (mosaic_line(masks), choice_line(masks.record.speed)):
@@ -77,7 +80,7 @@ def _bytes(recipe: Recipe, masks: MaskSet) -> float | None:
 def _compared(
     job: Job, workspace: Workspace, masks: MaskSet, names: tuple[Baseline, ...], progress: Progress
 ) -> LearnedBaselines:
-    """Compare the masks with simpler ways to prune, on held-out text."""
+    """Compare the masks with simpler ways to prune, on the evaluation text."""
     from masklearn import compare_with_baselines
 
     source = job.source

@@ -35,7 +35,7 @@ def masks_key(source: Source, costs: CostModel | None, chooser: Chooser | None) 
     """Returns the key of the stage that makes the masks."""
     r = source.recipe
     given = [sha256_of(r.mask), *([r.weights] if r.weights else [])] if r.mask else None
-    learned = r.model_dump(mode="json", include=_LEARNED - {"calib"})
+    learned = r.model_dump(mode="json", include={*_LEARNED} - {"calib"})
     files = [source.calibration_hash, sha256_of(Path(r.prior)) if Path(r.prior).is_file() else None]
     # Predicted costs choose the tiles for a speed, and the linears that gain.
     fuse = r.fuse if costs else None  # it changes only costs

@@ -102,7 +102,7 @@ def _repair(repair: RepairRecord) -> str:
     pairs = ((repair.kl_first, repair.kl_last, "KL"), (repair.error_first, repair.error_last, "error"))
     kept = "" if repair.kept else ", which is not better, so the weights stay as they were"
     distance = [
-        f"{what} to the dense model on held-out text {first:.3g} before, {last:.3g} after{kept}"
+        f"{what} to the dense model, on the windows that judge it, {first:.3g} before, {last:.3g} after{kept}"
         for first, last, what in pairs
         if first is not None and last is not None
     ]

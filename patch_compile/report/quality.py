@@ -1,4 +1,4 @@
-"""Sections on quality: where the error arises, baselines, tasks, generated texts, and text that learning has seen."""
+"""Sections on quality: where the error arises, baselines, tasks, and generated texts."""
 
 from __future__ import annotations
 
@@ -11,15 +11,11 @@ from masklearn.base.printable import counted
 from patch_compile.artifacts.record import Unit
 from patch_compile.artifacts.report import Kind, OutputsReport
 from patch_compile.artifacts.verify_schema import (
-    RUN_TOKENS,
     ErrorAttribution,
     GeneratedText,
     LinearError,
-    OverlapUnknown,
-    SharedRuns,
     TaskRow,
     TaskScores,
-    TextOverlap,
 )
 from patch_compile.report.number_format import change, number, percent, perplexity, seconds, spelled
 from patch_compile.report.section import Column, Columns, Section, columns_of, facts, table_of
@@ -31,7 +27,6 @@ _MANY, _HARDLY = (
     0.002,
 )  # share of zeroed weights, and the relative error of an output that is suspiciously small then
 _VAGUE = 0.1  # share of the largest output that rounding may move
-_PHRASES = 0.01  # independent texts share up to this part of a window
 _WHERE = (
     "Error: how far pruning moves the output of the linear, as a share of that output, on the dense model's inputs; share: "
     "its part in the squared errors of all linears"
@@ -54,14 +49,6 @@ _ABOUT: dict[str, str] = {
     Baseline.UNSTRUCTURED: "no structure: a reference that no kernel runs",
 }
 _BACKENDS = {"hf": "transformers", "onnx": "ONNX Runtime"}
-_UNKNOWN = {
-    OverlapUnknown.GIVEN_MASKS: "the masks come from {about}",
-    OverlapUnknown.NO_TEXT: "the build names no text",
-    OverlapUnknown.ON_HUB: "the masks were learned on {about}, which is not on this machine",
-    OverlapUnknown.UNREADABLE: "{about}",
-    OverlapUnknown.CHANGED: "{about} has changed since the masks were learned, by its sha256",
-    OverlapUnknown.SHORT_WINDOWS: f"windows are shorter than {RUN_TOKENS} tokens",
-}
 
 
 def where(found: ErrorAttribution | None) -> Section:
@@ -245,37 +232,3 @@ def _how_to_lose_less(report: OutputsReport) -> str:
             f"inputs with --calib inputs.npz, and no --method; or {less}"
         )
     return f"To lose less, {less}"
-
-
-def overlap_words(found: TextOverlap) -> str:
-    """Returns a sentence about evaluation text that was seen in learning, or about the reason why that is not known.
-
-    It is empty for another text that shares nothing.
-    """
-    if found.unknown is not None:
-        why = _UNKNOWN[found.unknown].format(about=found.about)
-        return f"whether the masks were learned on the evaluation text is not known: {why}"
-    assert found.shared is not None
-    told = shared_words(found.shared) if found.shared.shared else ""
-    if not found.same_text:
-        return told
-    told = told or f"no {found.shared.n} tokens in a row of its windows are in those that were drawn for them"
-    return f"the masks were learned on the evaluation text, by its sha256; {told}"
-
-
-def shared_words(found: SharedRuns) -> str:
-    if not found.shared:
-        return f"no {found.n} tokens in a row of the evaluation text are in the text that the masks were learned on"
-    share, worst = (
-        "less than 0.1 %" if part < 0.001 else f"{100 * part:.1f} %"
-        for part in (found.share, found.worst_share)
-    )
-    so = (
-        "perplexity on it looks better than on new text"
-        if found.worst_share > _PHRASES
-        else "phrases, no more"
-    )
-    return (
-        f"{share} of the evaluation text was seen when the masks were learned, by runs of {found.n} tokens; of its window "
-        f"{found.worst} {worst}: {so}"
-    )

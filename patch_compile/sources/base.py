@@ -192,6 +192,11 @@ class Source(ABC):
                 "`patch-compile build` takes ONNX files, and --backend onnx stops it there.",
             )
 
+    def require_next_tokens(self, flag: str) -> None:
+        """Raise PatchCompileError for a flag that only works for models that predict next tokens."""
+        if why := self.why_not(Capability.NEXT_TOKENS):
+            raise PatchCompileError(f"{flag} does not go with {self.words}", why, f"Drop {flag}.")
+
     @abstractmethod
     def check(self, stages: Collection[Stage]) -> None:
         """Raise PatchCompileError for anything in the model, its texts or its masks that would stop these stages."""
@@ -364,8 +369,12 @@ class Source(ABC):
         """The model as masklearn runs it block by block."""
         raise self._refusal(Capability.BLOCKS)
 
+    def check_evaluation(self) -> None:
+        """Raise PatchCompileError if no text to evaluate on is given and the model can't write it."""
+        raise self._refusal(Capability.BLOCKS)
+
     def evaluation(self, progress: Progress) -> tuple[NDArray[np.int64], EvalText]:  # noqa: ARG002
-        """Returns held-out text as windows of tokens `[count, length]`, and name and path of the text."""
+        """Returns the evaluation text as windows of tokens `[count, length]`, and its name and path."""
         raise self._refusal(Capability.BLOCKS)
 
     @property

@@ -41,7 +41,6 @@ from patch_compile.artifacts.verify_schema import (
     OnnxCheck,
     PrunedOutputs,
     PrunedPerplexity,
-    TextOverlap,
 )
 from patch_compile.artifacts.workspace import key_of
 from patch_compile.errors import PatchCompileError
@@ -75,6 +74,7 @@ def _verify(path: Path, request: VerifyRequest) -> VerifyReport:
     _check_whole(out)
     recipe = _recipe(out, request)
     source = open_source(recipe)
+    recipe.check_held_out()
     quiet_libraries([getattr(recipe, name) for name in source.texts])
     with out.replacing(VERIFY_FOLDER) as folder:
         (folder / SCRATCH).mkdir()
@@ -202,7 +202,6 @@ class Verification:
             place = (out, self.folder, windows, request, self._scratch, self.progress)
             yield "compiled", compiled_right(self.source, self._masks, *place)
         if request.asks(Question.PRUNED) or request.asks(Question.WHERE):
-            yield "overlap", self._overlap(windows)
             yield from self._compared(windows, text.name)
         if request.asks(Question.BUILT):
             from patch_compile.verification.built import built_right
@@ -237,16 +236,6 @@ class Verification:
 
             with self.progress.stage("prompts") as update:
                 yield "generated", generated_diff(self.out, request.prompt, request.new_tokens, update)
-
-    def _overlap(self, windows: NDArray[np.int64]) -> TextOverlap | None:
-        from patch_compile.report.quality import overlap_words
-        from patch_compile.verification.overlap import check_overlap
-
-        with self.progress.stage("text seen before") as update:
-            found = check_overlap(self.out, windows, self.source.recipe.eval_text, update)
-        if found and (words := overlap_words(found)):
-            self.progress.note(words)
-        return found
 
     def _proven(self) -> Answers:
         from patch_compile.verification.outputs import compare_outputs
@@ -367,8 +356,4 @@ def _refuse_what_it_lacks(request: VerifyRequest, source: Source) -> None:
     }
     for flag, given in asked.items():
         if given:
-            raise PatchCompileError(
-                f"{flag} does not go with {source.words}",
-                source.why_not(Capability.NEXT_TOKENS),
-                f"Drop {flag}.",
-            )
+            source.require_next_tokens(flag)

@@ -5,14 +5,12 @@ import pytest
 from benchmarks.serving import main
 from patch_compile.runtime import open_generator
 from tests.builds import TINY, build
-from tests.conftest import WORDS, write_model
+from tests.conftest import texts_in, write_model
 
 
 def test_both_ways_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = write_model(tmp_path / "model", "llama", max_position_embeddings=96)
-    (tmp_path / "text.txt").write_text(" ".join(WORDS * 40))
-    texts = {"calib": str(tmp_path / "text.txt"), "eval_text": str(tmp_path / "text.txt")}
-    build({"model": model, "out": tmp_path / "out", "ratio": 0.4, **texts, **TINY})
+    build({"model": model, "out": tmp_path / "out", "ratio": 0.4, **texts_in(tmp_path), **TINY})
     main([str(tmp_path / "out"), "--clients", "3", "--new-tokens", "4", "--runner", "onnx"])
     *rows, last = capsys.readouterr().out.splitlines()[2:]
     assert [row.split("|")[1].strip() for row in rows] == ["1", "3"]

@@ -143,7 +143,7 @@ def test_python_and_the_commands_have_the_same_options():
     learned = inspect_signature(learn).parameters
     assert learned["windows"].default == 32 and learned["windows"].annotation is int
     assert learned["tile"].default is None and learned["tile"].annotation == str | tuple[int, int] | None
-    assert "- `eval_text`: Held-out text for perplexity." in learn.__doc__
+    assert "- `eval_text`: Held-out text for perplexity, other than that of `calib`." in learn.__doc__
     assert "see `trust` of run" in build.__doc__ and "see --trust of run" in str(
         [one.help for one in cli.commands["build"].params if isinstance(one, click.Option)]
     )

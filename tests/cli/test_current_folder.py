@@ -13,7 +13,7 @@ from patch_compile.pipeline.build import build
 from patch_compile.recipe import Recipe
 from tests.builds import TINY
 from tests.cli.poison import MARKS, NAMES, marked, poison
-from tests.conftest import TEXT, write_model
+from tests.conftest import texts_in, write_model
 from tests.pipeline.test_edgellm import stand_in
 from tests.samples.serve_http.serving import process
 from tests.sources.onnx_model import graphs
@@ -47,8 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = write_model(
         folder / "model", "llama", hidden_size=128, intermediate_size=192, num_hidden_layers=2
     )
-    (folder / "text.txt").write_text(TEXT)
-    texts = dict.fromkeys(("calib", "eval_text"), str(folder / "text.txt"))
+    texts = texts_in(folder)
     build(
         Recipe.parse({"model": model, "out": folder / "built", "ratio": 0.4, **TINY, **texts}),
         force=False,

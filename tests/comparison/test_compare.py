@@ -28,7 +28,7 @@ from patch_compile.report.compare import axis_label, method_words
 from patch_compile.report.terminal import show
 from tests.artifacts.benched import benched
 from tests.builds import TINY, build
-from tests.conftest import TEXT, write_model
+from tests.conftest import texts_in, write_model
 from tests.refusals import refused
 
 pytestmark = pytest.mark.quick
@@ -40,8 +40,6 @@ SVG = "{http://www.w3.org/2000/svg}"
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("compare")
-    text = root / "text.txt"
-    text.write_text(TEXT)
     write_model(root / "model", "llama", hidden_size=128, intermediate_size=192, num_hidden_layers=2)
     for ratio in RATIOS:
         settings(root, ratio, out=root / f"r{ratio}")
@@ -49,8 +47,7 @@ def root(tmp_path_factory):
 
 
 def settings(root: Path, ratio: float, **changed) -> None:
-    texts = {"calib": str(root / "text.txt"), "eval_text": str(root / "text.txt")}
-    build({"model": root / "model", "ratio": ratio, **texts, **TINY} | changed)
+    build({"model": root / "model", "ratio": ratio, **texts_in(root), **TINY} | changed)
 
 
 @pytest.fixture
@@ -255,7 +252,7 @@ def test_a_build_that_is_not_whole_is_refused(outs):
         compare(outs)
 
 
-def test_encoders_compare_by_output_error(tmp_path, text_file, capsys):
+def test_encoders_compare_by_output_error(tmp_path, capsys):
     model = write_model(
         tmp_path / "bert", "bert", hidden_size=128, intermediate_size=192, num_hidden_layers=2
     )
@@ -266,8 +263,7 @@ def test_encoders_compare_by_output_error(tmp_path, text_file, capsys):
                 "model": model,
                 "out": out,
                 "ratio": ratio,
-                "calib": str(text_file),
-                "eval_text": str(text_file),
+                **texts_in(tmp_path),
                 **TINY,
             }
         )

@@ -56,7 +56,7 @@ def placed(
     text = " ".join(WORDS[(i * i) % len(WORDS)] for i in range(20_000))
     for name in TEXTS:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
+        (folder / name).write_text(f"{name} {text}")
     (folder / "chats.jsonl").write_text(json.dumps({"text": text}) + "\n")
     for name in ("samples", "benchmarks", "docs"):
         (folder / name).symlink_to(ROOT / name)

@@ -1,5 +1,6 @@
 """One `prepare` for `build`, `learn` and `compile`: it checks what the stages that are asked for need, and no more."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from masklearn.masks.maskset import MaskSet
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears
+from patch_compile.pipeline.learn import learn
 from patch_compile.pipeline.prepare import Job, prepare
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
@@ -49,15 +51,12 @@ def test_onnx_builds_have_no_engine_stage(settings: dict[str, Any]) -> None:
     assert (job.backend, job.targets, job.plugin) == ("onnx", (), None)
 
 
-@pytest.mark.parametrize(
-    ("given", "model_type"), [("eval_text", "llama"), ("eval_text", "bert"), ("calib", "bert")]
-)
+@pytest.mark.parametrize("model_type", ["llama", "bert"])
 def test_short_held_out_text_is_refused_at_once(
-    settings: dict[str, Any], make_model: ModelMaker, tmp_path: Path, model_type: str, given: str
+    settings: dict[str, Any], make_model: ModelMaker, tmp_path: Path, model_type: str
 ) -> None:
-    """An encoder is compared on the calibration text if no other text is given."""
     (tmp_path / "short.txt").write_text("the cat sat")
-    texts = {"eval_text": None, "calib": None, given: str(tmp_path / "short.txt")}
+    texts = {"eval_text": str(tmp_path / "short.txt"), "calib": None}
     with refused():
         prepared(settings | texts | {"model": make_model(model_type), "method": "magnitude"})
 
@@ -73,6 +72,34 @@ def test_an_encoder_needs_text_for_its_proof_alone(settings: dict[str, Any], mak
     assert prepared(silent, Stage.MASKS).source.words == "an encoder"
     with refused():
         prepared(silent)
+    with refused():  # the text that masks are learned on is not held out
+        prepared(silent | {"calib": settings["calib"]})
+    with refused():
+        prepared(silent | {"method": "wanda"}, Stage.MASKS)
+    with refused():
+        learn(Recipe.parse(silent), "dense")
+    assert not settings["out"].exists()
+
+
+@pytest.mark.parametrize("named", ["calib", "copy"])
+def test_calibration_text_is_not_held_out(settings: dict[str, Any], tmp_path: Path, named: str) -> None:
+    copy = shutil.copy(settings["calib"], tmp_path / "copy.txt")
+    same = settings | {"eval_text": settings["calib"] if named == "calib" else str(copy)}
+    for stages in (Stage, [Stage.MASKS]):
+        with refused():
+            prepared(same, *stages)
+
+
+def test_models_that_cannot_write_are_refused_early(settings: dict[str, Any], make_model: ModelMaker) -> None:
+    no_start = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+    given = settings | {"model": make_model(**no_start)}
+    assert prepared(given)
+    for text, stages in (("calib", [Stage.MASKS]), ("eval_text", Stage)):
+        with refused():
+            prepared(given | {text: None}, *stages)
+    with refused():
+        learn(Recipe.parse(given | {"eval_text": None}), "dense")
+    assert prepared(given | {"calib": None, "method": "magnitude"}) and not settings["out"].exists()
 
 
 def test_useless_patterns_are_refused_before_work(settings: dict[str, Any]) -> None:

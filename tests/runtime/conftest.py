@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.builds import TINY, build
-from tests.conftest import TEXT, write_model
+from tests.conftest import texts_in, write_model
 
 OutOf = Callable[..., Path]
 # TensorRT-RTX has attention for heads of 32; the other model keeps its odd heads.
@@ -21,12 +21,10 @@ def out_of(tmp_path_factory: pytest.TempPathFactory) -> OutOf:
     def out(model_type: str, dtype: str = "float16") -> Path:
         if (model_type, dtype) not in built:
             root = tmp_path_factory.mktemp(model_type)
-            text = root / "text.txt"
-            text.write_text(TEXT)
             model = write_model(
                 root / "model", model_type, max_position_embeddings=96, **_SIZES.get(model_type, {})
             )
-            texts = {"calib": str(text), "eval_text": str(text)}
+            texts = texts_in(root)
             build({"model": model, "out": root / "out", "ratio": 0.4, "dtype": dtype, **texts, **TINY})
             built[model_type, dtype] = root / "out"
         return built[model_type, dtype]

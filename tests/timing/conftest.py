@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.builds import TINY, build
-from tests.conftest import TEXT, write_model
+from tests.conftest import texts_in, write_model
 from tests.sources.onnx_model import graphs
 
 OutOf = Callable[[str], Path]
@@ -19,10 +19,8 @@ def _settings(kind: str, root: Path) -> dict:
         np.savez(root / "inputs.npz", x=np.ones((3, 2, 6, 64), np.float32))
         model = graphs.export(graphs.encoder, root / "encoder.onnx")
         return {"model": model, "calib": str(root / "inputs.npz"), "tile": (64, 64), "backend": "onnx"}
-    text = root / "text.txt"
-    text.write_text(TEXT)
     model = write_model(root / "model", kind, hidden_size=128, intermediate_size=192, num_hidden_layers=2)
-    return {"model": model, "calib": str(text), "eval_text": str(text), **TINY}
+    return {"model": model, **texts_in(root), **TINY}
 
 
 @pytest.fixture(scope="session")

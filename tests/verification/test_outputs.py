@@ -12,14 +12,14 @@ from patch_compile.artifacts.report import read_report
 from patch_compile.report.terminal import show
 from patch_compile.sources.checkpoint.encoder import EncoderSource
 from tests.builds import TINY, build
-from tests.conftest import TEXT
+from tests.conftest import EVAL_TEXT, texts_in
 from tests.refusals import refused
 
 
 @pytest.fixture
-def settings(make_model: Any, text_file: Path, tmp_path: Path) -> dict[str, Any]:
+def settings(make_model: Any, tmp_path: Path) -> dict[str, Any]:
     model = make_model("bert", hidden_size=128, intermediate_size=192, num_hidden_layers=2)
-    settings = {"model": model, "calib": str(text_file), "out": tmp_path / "out", "ratio": 0.4, **TINY}
+    settings = {"model": model, **texts_in(tmp_path), "out": tmp_path / "out", "ratio": 0.4, **TINY}
     return settings | {"lowering": "plugin"}
 
 
@@ -37,7 +37,6 @@ def test_the_report_compares_hidden_states(
     assert (given["windows"], given["length"], given["dtype"]) == (2, 64, "float16")
     assert {"perplexity", "generated"}.isdisjoint(report)
     assert any("positions of the model reach" in note for note in report["notes"])
-    assert any("the calibration text" in note for note in report["notes"])
     show(Result(read_report(settings["out"])).sections())
     assert "Compiled right? ✓ yes" in capsys.readouterr().out
 
@@ -66,7 +65,7 @@ def test_embeddings_are_compared_by_cosine(settings: dict[str, Any]) -> None:
 def pooled_by_transformers(model: Path) -> torch.Tensor:
     """Returns mean hidden states of six windows of the text; the second half of every second window is padding."""
     tokenizer, encoder = AutoTokenizer.from_pretrained(model), AutoModel.from_pretrained(model).eval()
-    windows = torch.tensor(tokenizer(TEXT)["input_ids"][: 6 * 64]).reshape(6, 64)
+    windows = torch.tensor(tokenizer(EVAL_TEXT)["input_ids"][: 6 * 64]).reshape(6, 64)
     read = [slice(0, 64 if i % 2 == 0 else 32) for i in range(6)]
     with torch.no_grad():
         hidden = [
@@ -101,7 +100,7 @@ def test_an_encoder_that_was_not_compiled_right_fails(
 
 def test_without_text_it_is_refused_before_any_work(settings: dict[str, Any]) -> None:
     settings |= {"method": "magnitude"}
-    del settings["calib"]
+    del settings["eval_text"]
     with refused():
         build(settings)
     assert not settings["out"].exists()

@@ -16,7 +16,7 @@ from patch_compile.recipe import Recipe
 from patch_compile.verification.reduce import reduce_linear
 from tests.builds import TINY, build
 from tests.commands import run_here
-from tests.conftest import TEXT, write_model
+from tests.conftest import texts_in, write_model
 from tests.refusals import refused
 from tests.sources.onnx_model import graphs
 
@@ -30,12 +30,9 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("built")
     sizes = {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2}
     model = write_model(folder / "model", model_type="llama", **sizes)
-    (folder / "text.txt").write_text(TEXT)
-    text = str(folder / "text.txt")
     settings: dict[str, Any] = {
         "model": model,
-        "calib": text,
-        "eval_text": text,
+        **texts_in(folder),
         "out": folder / "out",
         "ratio": 0.4,
     }

@@ -30,7 +30,7 @@ from patch_compile.verification import baselines
 from patch_compile.verification.request import VerifyRequest
 from patch_compile.verification.verify import Verification, verify
 from tests.builds import TINY, build
-from tests.conftest import TEXT, write_model
+from tests.conftest import texts_in, write_model
 from tests.inputs import changed
 from tests.refusals import refused
 from tests.sources.onnx_model import graphs
@@ -45,12 +45,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     model = write_model(
         folder / "model", hidden_size=128, intermediate_size=192, num_hidden_layers=2, model_type="llama"
     )
-    text = folder / "text.txt"
-    text.write_text(TEXT)
     settings = {
         "model": model,
-        "calib": str(text),
-        "eval_text": str(text),
+        **texts_in(folder),
         "out": folder / "out",
         "ratio": 0.4,
     }
@@ -71,6 +68,14 @@ def cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def asked(**settings: Any) -> VerifyRequest:
     return VerifyRequest.parse(LENGTHS | settings)
+
+
+def test_the_calibration_text_is_refused(built: dict[str, Any], out: Path, tmp_path: Path) -> None:
+    copy = shutil.copy(built["calib"], tmp_path / "copy.txt")
+    for text in (built["calib"], str(copy)):
+        with refused():
+            verify(out, asked(eval_text=text))
+    assert not (out / "verify").exists()
 
 
 @pytest.mark.quick

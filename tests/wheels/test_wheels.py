@@ -18,7 +18,7 @@ from patch_compile.plugin.identity import read_identity
 from patch_compile.plugin.prebuilt import DISTRIBUTION, LIBRARY_NAME, PACKAGE
 from patch_compile.plugin.targets import MACHINES, this_machine
 from tests.builds import TINY
-from tests.conftest import TEXT, write_model
+from tests.conftest import texts_in, write_model
 
 pytestmark = pytest.mark.wheels
 ROOT = Path(__file__).parents[2]
@@ -126,7 +126,7 @@ def test_an_engine_is_built_without_a_compiler(python: Path, tmp_path: Path) -> 
     model = write_model(
         tmp_path / "model", "llama", hidden_size=128, intermediate_size=192, num_hidden_layers=1
     )
-    (text := tmp_path / "text.txt").write_text(TEXT)
+    texts = texts_in(tmp_path)
     small = {
         "--" + name.replace("_", "-"): str(TINY[name])
         for name in ("windows", "length", "eval_windows", "eval_length")
@@ -136,9 +136,9 @@ def test_an_engine_is_built_without_a_compiler(python: Path, tmp_path: Path) -> 
         *shapes,
         *(word for pair in small.items() for word in pair),
         "--calib",
-        str(text),
+        texts["calib"],
         "--eval",
-        str(text),
+        texts["eval_text"],
     ]
     target = ["--backend", RTX, "--target", f"sm{min(_archs(python))}"]
     told = run(

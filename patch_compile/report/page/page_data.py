@@ -29,11 +29,13 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Perplexities:
-    """Perplexities of the dense and the pruned model. how: the text, and how they were measured."""
+    """Perplexities of the dense and the pruned model. how: the text, and how they were measured; held_out: False for text
+    that the model wrote."""
 
     dense: float
     pruned: float
     how: str
+    held_out: bool
 
 
 @dataclass(frozen=True)
@@ -124,11 +126,13 @@ class Sources:
     def perplexity(self) -> Perplexities | None:
         """Returns the measurements of `verify` if there are any, else of the build; None for an encoder."""
         if found := self.predictions:
-            return Perplexities(found.perplexity.dense, found.perplexity.pruned, str(found.on))
+            read = self.verify.text if self.verify else None
+            held_out = read is not None and read.path is not None
+            return Perplexities(found.perplexity.dense, found.perplexity.pruned, str(found.on), held_out)
         if not isinstance(self.report, DecoderReport):
             return None
         built = self.report.perplexity
-        return Perplexities(built.dense, built.pruned, str(built.on))
+        return Perplexities(built.dense, built.pruned, str(built.on), self.report.text.eval.path is not None)
 
     @property
     def outputs(self) -> OutputsDifference | None:

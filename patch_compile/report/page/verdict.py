@@ -94,7 +94,8 @@ def _lost(sources: Sources) -> tuple[Colour, str, str]:
 
 
 def _from_to(found: Perplexities) -> str:
-    return f"Perplexity on held-out text: {perplexity(found.dense)} dense, {perplexity(found.pruned)} pruned."
+    on = "held-out text" if found.held_out else "text that the model wrote"
+    return f"Perplexity on {on}: {perplexity(found.dense)} dense, {perplexity(found.pruned)} pruned."
 
 
 def _judged(sources: Sources, loss: Loss) -> tuple[Colour, str]:

@@ -42,6 +42,7 @@ class DecoderSource(CheckpointSource):
         if Stage.ONNX in stages:
             read_model_configs(self.model)  # `write_beside` reads them again
         if Stage.PROOF in stages:
+            self.check_evaluation()
             self._check_prompt()
             self._check_float16()
 
@@ -60,8 +61,15 @@ class DecoderSource(CheckpointSource):
             )
 
     @override
+    def check_evaluation(self) -> None:
+        from masklearn import check_writes
+
+        if self.recipe.eval_text is None:
+            check_writes(self.checkpoint)
+
+    @override
     def evaluation(self, progress: Progress) -> tuple[NDArray[np.int64], EvalText]:
-        """Returns held-out text. The model writes the text itself if none is given."""
+        """Returns windows of the evaluation text. The model writes the text itself if none is given."""
         return evaluation_windows(self.recipe, self.tokenizer, progress)
 
     @override

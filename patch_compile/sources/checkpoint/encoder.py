@@ -22,7 +22,7 @@ from patch_compile.onnx_io.graph_inputs import read_inputs
 from patch_compile.onnx_io.tensor_names import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS
 from patch_compile.progress import Progress
 from patch_compile.sources.base import OutputSource, Probe
-from patch_compile.sources.checkpoint.references import check_evaluation, encoder_windows, load_as_compiled
+from patch_compile.sources.checkpoint.references import evaluation_windows, load_as_compiled
 from patch_compile.sources.checkpoint.source import CheckpointSource
 from patch_compile.sources.kinds import Capability, Stage
 from patch_compile.sources.pruning import grids_of_pruned
@@ -45,22 +45,23 @@ class EncoderSource(CheckpointSource, OutputSource):
     def check(self, stages: Collection[Stage]) -> None:
         """Also raise PatchCompileError if no text is given: the proof needs text, and an encoder cannot write it."""
         super().check(stages)
-        if Stage.PROOF not in stages:
-            return
+        if Stage.PROOF in stages:
+            self.check_evaluation()
+            self._check_float16()
+
+    @override
+    def check_evaluation(self) -> None:
         if self.recipe.eval_text is None:
-            if self.recipe.calib is None:
-                raise PatchCompileError(
-                    f"{self.model} is compared on text, and none is given",
-                    "It is an encoder, which writes no text of its own.",
-                    "Give text with --eval, or with --calib.",
-                )
-            check_evaluation(self.recipe.calib, self.recipe, self.tokenizer)
-        self._check_float16()
+            raise PatchCompileError(
+                f"{self.model} is compared on text, and none is given",
+                "It is an encoder, which writes no text of its own.",
+                "Give text with --eval, other than that of --calib.",
+            )
 
     @override
     def evaluation(self, progress: Progress) -> tuple[NDArray[np.int64], EvalText]:
-        """Returns held-out text. The calibration text is used if no other text is given."""
-        return encoder_windows(self.recipe, self.tokenizer, progress)
+        self.check_evaluation()
+        return evaluation_windows(self.recipe, self.tokenizer, progress)
 
     @override
     def probe(self, hybrid: Path, progress: Progress) -> Probe:

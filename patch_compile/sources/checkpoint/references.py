@@ -35,21 +35,11 @@ def evaluation_windows(r: Recipe, tokenizer: Any, progress: Progress) -> tuple[N
     if r.eval_text is not None:
         return _windows_of(r.eval_text, r, tokenizer, length)
     progress.note(
-        "evaluation text: the dense model writes its own (no --eval given); its perplexity differs from that on real text"
+        "evaluation text: the model writes its own (no --eval given); its perplexity differs from that on real text"
     )
     with progress.stage("evaluation text") as update:
         windows = write_text(r.model, r.eval_windows, length, r.seed + _EVAL_SEED_OFFSET, update)
-    return windows, EvalText(name="text written by the dense model", path=None)
-
-
-def encoder_windows(r: Recipe, tokenizer: Any, progress: Progress) -> tuple[NDArray[np.int64], EvalText]:
-    """Returns windows as `evaluation_windows` does, but from the calibration text if no other is given: an encoder writes
-    none."""
-    text = r.eval_text or r.calib
-    assert text is not None  # `EncoderSource.check` has refused it
-    if r.eval_text is None:
-        progress.note("evaluation text: the calibration text (no --eval given, and an encoder writes none)")
-    return _windows_of(text, r, tokenizer, _reachable_length(r, progress.note))
+    return windows, EvalText(name="text that the model wrote", path=None)
 
 
 def check_evaluation(text: str, r: Recipe, tokenizer: Any) -> None:

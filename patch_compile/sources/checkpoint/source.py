@@ -105,7 +105,7 @@ class CheckpointSource(CheckpointModel):
 
     @override
     def check(self, stages: Collection[Stage]) -> None:
-        from masklearn import open_text
+        from masklearn import check_writes, open_text
         from patch_compile.onnx_export.architectures import check_exportable
         from patch_compile.onnx_export.model import check_traceable
 
@@ -116,10 +116,14 @@ class CheckpointSource(CheckpointModel):
         self.check_masks()
         if Stage.ONNX in stages:
             self._check_scales()
-        if self._recipe.calib is not None:
-            open_text(self._recipe.calib)
-        if self._recipe.eval_text is not None:
-            check_evaluation(self._recipe.eval_text, self._recipe, self.tokenizer)
+        r = self._recipe
+        if r.calib is not None:
+            open_text(r.calib)
+        elif Stage.MASKS in stages and r.mask is None and r.reads_text:
+            check_writes(self._checkpoint, r.device)
+        r.check_held_out()
+        if r.eval_text is not None:
+            check_evaluation(r.eval_text, r, self.tokenizer)
 
     def _check_float16(self) -> None:
         """Raise PatchCompileError if float16 does not hold the dense model's activations, and note the weights that it

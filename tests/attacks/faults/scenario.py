@@ -29,7 +29,7 @@ from patch_compile.artifacts.manifest import Manifest
 from patch_compile.artifacts.stage_files import remove
 from patch_compile.report.page.page_data import Sources
 from patch_compile.report.page.write import rendered
-from tests.conftest import TEXT, write_model
+from tests.conftest import texts_in, write_model
 
 # Outputs as Polygraphy writes them, with the time that they took.
 _TIMED = [f"{VERIFY_FOLDER}/{name}" for name in (VERIFY_CHECKPOINT_NAME, VERIFY_HYBRID_NAME)]
@@ -37,7 +37,7 @@ _MODEL = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1}
 _BUILD = (
     *("--ratio", "0.4", "--tile", "32x32", "--windows", "2", "--length", "16", "--eval-windows", "1"),
     *("--eval-length", "16", "--prompt", "the cat sat", "--lowering", "plugin", "--calib", "text.txt"),
-    *("--eval", "text.txt"),
+    *("--eval", "eval.txt"),
 )
 
 
@@ -82,7 +82,7 @@ class Place:
         self.folder, self._earlier = folder / "work", folder / "earlier"
         self.folder.mkdir(parents=True)
         write_model(self.folder / "model", "llama", **_MODEL)
-        (self.folder / "text.txt").write_text(TEXT)
+        texts_in(self.folder)
         for name in ("out.old", "out.bak", ".out.replaced-0123456789abcdef"):
             (self.folder / name).mkdir()
             (self.folder / name / MANIFEST).write_text("mine")

@@ -14,7 +14,7 @@ from tests.attacks.values import PLACES, Change, dump
 # Options that make a build of the tiny model as short as it can be.
 LEARN = (
     "--ratio 0.4 --method magnitude --tile 32x32 --calib SOUND/text.txt "
-    "--eval SOUND/text.txt --eval-windows 1 --eval-length 16"
+    "--eval SOUND/eval.txt --eval-windows 1 --eval-length 16"
 )
 BUILD = f"{LEARN} --backend onnx --lowering plugin --prompt 'the cat sat'"
 WANDA = LEARN.replace("magnitude", "wanda --windows 1 --length 16")  # it reads text

@@ -25,16 +25,15 @@ def make_sound(root: Path) -> Sound:
 def _make(root: Path) -> None:
     from patch_compile.api.bench import bench
     from tests.builds import TINY, build
-    from tests.conftest import TEXT, write_model
+    from tests.conftest import texts_in, write_model
 
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
-    model, text = root / "model", root / "text.txt"
+    model = root / "model"
     write_model(model, "llama", **_SIZES)
-    text.write_text(TEXT)
     _write_onnx(root / "model.onnx")
     build(
-        {**TINY, "model": model, "calib": str(text), "eval_text": str(text), "out": root / "out", "ratio": 0.4,
+        {**TINY, "model": model, **texts_in(root), "out": root / "out", "ratio": 0.4,
          "tile": (32, 32), "method": "magnitude", "eval_windows": 1, "eval_length": 16}
     )  # fmt: skip
     point = {"batch_size": [1], "prompt_tokens": [8], "iterations": 1, "warm_up": 1}

@@ -18,7 +18,7 @@ from patch_compile.artifacts.record import write_json
 from patch_compile.artifacts.stage_files import remove
 from tests.attacks.faults.scenario import snapshot
 from tests.cli.poison import poison
-from tests.conftest import TEXT, write_model
+from tests.conftest import TEXT, texts_in, write_model
 
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1}
 PUBLISHED, BROUGHT = "published", "out/src"
@@ -37,7 +37,7 @@ class Home:
         self.work = self.path / "work"
         self.work.mkdir(parents=True)
         write_model(self.work / "model", "llama", **SIZES)
-        (self.work / "text.txt").write_text(TEXT)
+        texts_in(self.work)
         (self.work / "recipe.yaml").write_text(_RECIPE.format(0.4))
         self.theirs: set[str] = set()
         self.planted: list[Path] = []

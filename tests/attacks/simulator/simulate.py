@@ -202,7 +202,7 @@ class Simulator:
     def _of_alone(self, command: Command, prior: str | None) -> tuple[str, int, Path]:
         """Returns key, exit code and OUT of a command in an empty place. prior: the key of the OUT that it adds to."""
         work, out = self.home.work, command.out
-        names = {"model", PUBLISHED, "text.txt"} if command.adds else set[str]()
+        names = {"model", PUBLISHED, "text.txt", "eval.txt"} if command.adds else set[str]()
         names |= {
             word for word in command.words[1:] if word not in (out, f"./{out}") and (work / word).exists()
         }

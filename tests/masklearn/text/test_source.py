@@ -132,6 +132,21 @@ def test_a_fingerprint_follows_the_text_not_its_place(tmp_path: Path) -> None:
     assert open_text(first).fingerprint() != before
 
 
+def test_texts_share_files_by_their_content(tmp_path: Path, dataset: Path) -> None:
+    first = write(tmp_path / "first", a_txt="one", b_txt="two")
+    (tmp_path / "copy.txt").write_text("two")
+    (tmp_path / "other.txt").write_text("three")
+
+    def shares(*specs: Path | str) -> bool:
+        one, other = (open_text(spec).contents() for spec in specs)
+        return bool(one & other)
+
+    assert shares(first, tmp_path / "copy.txt") and not shares(first, tmp_path / "other.txt")
+    assert shares(f"{dataset}:small", f"{dataset}:small:train:title")
+    assert not shares(f"{dataset}:small:train", f"{dataset}:small:test")
+    assert shares("owner/name", "owner/name::train") and not shares("owner/name", "owner/name::test")
+
+
 def test_only_a_name_needs_the_hub(tmp_path: Path) -> None:
     folder = write(tmp_path / "a", train_jsonl='{"text": "one"}')
     assert [open_text(spec).on_hub for spec in (folder, f"{folder}::train", "owner/name")] == [

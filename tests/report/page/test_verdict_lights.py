@@ -108,6 +108,11 @@ class TestLost:
             assert (lost.colour, lost.answer) == (colour, f"{mean:.3f} cosine to dense")
             assert lost.why.endswith(said) and "8 texts, the mean of their last hidden states" in lost.why
 
+    def test_text_of_the_model_is_not_held_out(self, out: Out) -> None:
+        assert "on held-out text:" in lit(out)[1].why
+        out.report["text"]["eval"] |= {"name": "text that the model wrote", "path": None}
+        assert "on text that the model wrote:" in lit(out)[1].why
+
     def test_asked_speed_gives_no_advised_ratio(self, out: Out) -> None:
         out.report["asked"] = Asked(speedup=1.3).as_json()
         assert lit(out)[1].why.endswith("Red above 20%: prune less.")

@@ -17,6 +17,7 @@ from patch_compile.artifacts.verify_schema import EngineNotRun, NotRun
 from patch_compile.report.page import write_page
 from tests.artifacts.benched import benched
 from tests.builds import TINY, build
+from tests.conftest import texts_in
 from tests.refusals import refused
 from tests.report.page.found import baselines, compiled, verified
 from tests.report.page.outs import Out, llama_shapes
@@ -122,7 +123,7 @@ class TestSections:
         )
         source = write_page(out.write(verified(out))).read_text()
         assert (
-            "120 steps on 61,440 tokens; KL to the dense model on held-out text 0.9 before, 0.31 after"
+            "120 steps on 61,440 tokens; KL to the dense model, on the windows that judge it, 0.9 before, 0.31 after"
             in source
         )
         for raw in ("to second order", "kl_first", "kl first", "learning_rate", "{&#39;", "per layer no"):
@@ -184,9 +185,9 @@ class TestRealBuilds:
         assert sections(page) == BUILT
         assert words(page).count("self_attn.q_proj") == 2  # the plan has a row per block
 
-    def test_an_encoder(self, make_model: Any, text_file: Path, tmp_path: Path) -> None:
+    def test_an_encoder(self, make_model: Any, tmp_path: Path) -> None:
         model = make_model("bert", hidden_size=128, intermediate_size=192, num_hidden_layers=2)
-        build({"model": model, "calib": str(text_file), "out": tmp_path / "out", "ratio": 0.4, **TINY})
+        build({"model": model, **texts_in(tmp_path), "out": tmp_path / "out", "ratio": 0.4, **TINY})
         said = words(write_page(tmp_path / "out"))
         assert "Perplexity" not in said and "perplexity" not in said and "Decode speed" not in said
         assert "last_hidden_state" in said and "cosine to dense" in said

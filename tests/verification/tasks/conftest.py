@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from patch_compile.artifacts.folder import OutFolder
 from tests.builds import TINY, build
-from tests.conftest import TEXT, WORDS, write_model
+from tests.conftest import WORDS, texts_in, write_model
 
 _TASKS: dict[str, dict[str, Any]] = {
     "choose": {
@@ -73,8 +73,5 @@ def tiny_out(tmp_path_factory: pytest.TempPathFactory) -> OutFolder:
     tokenizer.save_pretrained(model)
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 32}))
-    text = root / "text.txt"
-    text.write_text(TEXT)
-    texts = {"calib": str(text), "eval_text": str(text)}
-    build({"model": model, "out": root / "out", "ratio": 0.4, **texts, **TINY})
+    build({"model": model, "out": root / "out", "ratio": 0.4, **texts_in(root), **TINY})
     return OutFolder.open(root / "out")
