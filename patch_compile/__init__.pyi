@@ -77,6 +77,7 @@ def build(
     ratio: float | str | None = None,
     bytes_per_weight: float | None = None,
     mask: str | PathLike[str] | None = None,
+    pruned: str | PathLike[str] | None = None,
     speedup: float | None = None,
     budget_ms: float | None = None,
     tile: str | tuple[int, int] | None = None,

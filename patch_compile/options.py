@@ -134,6 +134,9 @@ class _GraphOptions(LearnOptions):
         "Target size instead of `ratio`: average bytes per 16-bit weight, from 2 (dense) to 1.125 (every tile 2:4 "
         "or 8:16). Use it to compare `kinds`. With `weights` auto a weight counts in its own type.", "B")] = None
     mask: Annotated[Path | None, _learning("Use these masks; nothing is learned.", "FILE")] = None
+    pruned: Annotated[Path | None, _learning(
+        "The pruned model that `mask` was imported from. Its weights are compiled, and their loss against MODEL_DIR, the "
+        "dense model, is measured.", "PRUNED_DIR")] = None
     speedup: Annotated[float | None, _workload(
         "Make the workload X times as fast as the dense model, as predicted, at the least loss of quality. Types of "
         "weights, and kinds and size of tiles, are chosen for it where no option names them.", "X",

@@ -57,6 +57,7 @@ class Recipe(LearnSettings, BuildOptions):
         recipe._check_goal()
         recipe._check_choice_of_types()
         recipe._check_permutation()
+        recipe._check_pruned()
         return recipe.model_copy(update={"model": fetched(recipe.model, weights=weights)})
 
     @classmethod
@@ -219,7 +220,7 @@ class Recipe(LearnSettings, BuildOptions):
         from masklearn import open_text
 
         settings = self.model_dump(mode="json", exclude_none=True, exclude={"out"})
-        paths = {"model", "mask", "calib", "graph"} - {*texts}
+        paths = {"model", "mask", "pruned", "calib", "graph"} - {*texts}
         settings |= {k: spelled(Path(settings[k])) for k in paths if settings.get(k)}
         settings |= {k: open_text(settings[k]).spec for k in texts if settings.get(k)}
         if Path(self.prior).is_file():
@@ -268,6 +269,15 @@ class Recipe(LearnSettings, BuildOptions):
                 "--permute does not go with a mask",
                 "Masks say which weights stay by their places. Those learned with --permute bring the permuted model along.",
                 "Drop --permute, or learn masks with it: `patch-compile learn --permute`.",
+            )
+
+    def _check_pruned(self) -> None:
+        """Refuse a pruned model without masks: weights that are learned here are written anew."""
+        if self.pruned is not None and self.mask is None:
+            raise UsageError(
+                "--pruned is given without --mask",
+                "It names the weights that belong to given masks.",
+                "Import its masks: `patch-compile import-mask PRUNED_DIR --model MODEL_DIR -o FILE`, and give --mask FILE.",
             )
 
     def _check_choice_of_types(self) -> None:

@@ -72,13 +72,18 @@ class OnnxFile(Record):
 
 
 class BuildReport(FileRecord, MaskedModel):
-    """Sections of every report. path: path of the report; engine: None for the backend onnx; seconds: of each stage."""
+    """Sections of every report.
+
+    path: path of the report; dense_given: False if the model has zeros wherever the masks zero, so that it is a pruned model
+    and its figures are not of a dense model; engine: None for the backend onnx; seconds: of each stage.
+    """
 
     SCHEMA: ClassVar[int] = REPORT_SCHEMA
     WHAT: ClassVar[str] = "a report"
     PLACE: ClassVar[str] = REPORT
 
     path: str
+    dense_given: bool = True
     plan: PlanSummary
     onnx: OnnxFile
     engine: BuiltEngine | None

@@ -68,7 +68,7 @@ class VerifiedText(EvalText):
 class VerifyReport(FileRecord):
     """verify.json. Answers to questions that were not asked, or that the model cannot answer, are None.
 
-    asked: the questions that the user named, or all that the build has an answer to.
+    asked: the questions that the user named, or all that the build has an answer to; dense_given: see `BuildReport`.
     """
 
     # 1 had sentences, and `passed` for a question without an answer; 2 had shared runs of tokens
@@ -79,6 +79,7 @@ class VerifyReport(FileRecord):
     date: str
     versions: dict[str, str]
     kind: Kind
+    dense_given: bool = True
     asked: tuple[Question, ...]
     outcome: Outcome
     text: VerifiedText | None = None

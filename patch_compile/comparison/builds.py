@@ -22,6 +22,7 @@ from patch_compile.artifacts.manifest import ModelOrigin
 from patch_compile.artifacts.plan import PlanSummary
 from patch_compile.artifacts.report import DecoderReport, Report, read_report
 from patch_compile.errors import PatchCompileError, UsageError
+from patch_compile.report.loss import GIVE_DENSE, NO_DENSE
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ def _read(path: Path, name: str) -> ComparedBuild:
             "`learn` and `compile` measure no quality to compare.",
             f"Build it: `patch-compile build --mask {MASKS}`.",
         )
+    if not report.dense_given:
+        raise PatchCompileError(f"{path} has no loss to compare", NO_DENSE, GIVE_DENSE)
     totals, nbytes, learned = report.plan.totals, report.onnx.bytes, report.learned
     masks, (value, quality) = MaskSet.load(out.path / MASKS), _quality(report)
     perplexity = quality.measure is Measure.PERPLEXITY  # a relative error has no base

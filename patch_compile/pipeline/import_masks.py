@@ -56,14 +56,17 @@ def import_mask(request: ImportRequest, *, force: bool = False) -> ImportedAnswe
 
 def _command(request: ImportRequest, format: str) -> str:
     """Returns the command that compiles with the masks, with a remark about where its weights come from."""
-    pruned = IMPORTERS[format].in_weights
-    model = request.source if pruned else request.model
+    pruned, model = IMPORTERS[format].in_weights, request.model
+    dense = model.resolve() != request.source.resolve()
     words = ["patch-compile", "build", str(model), "--mask", str(request.out)]
+    words += ["--pruned", str(request.source)] if pruned and dense else []
     words += [word for pattern in request.include for word in ("--include", pattern)]
     words += [word for pattern in request.exclude for word in ("--exclude", pattern)]
     command = f"`{shlex.join(words)}`"
+    if pruned and not dense:
+        return f"{command} (its loss is only known against the dense model: import the masks with --model DENSE_DIR)"
     if pruned:
-        return f"{command} (the pruned weights come from {model})"
+        return f"{command} (the pruned weights come from {request.source})"
     return f"{command} (only masks were imported: the weights come from {model})"
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _LEARNED = frozenset(LearnRecipe.model_fields) - {"threads"}
 # The masks also depend on these, some of them only where predicted speed chooses tiles.
 _MASKS = _LEARNED | {
-    "model", "mask", "speedup", "budget_ms", "lowering", "fuse", "dtype", "target", "batch_size", "prompt_tokens",
+    "model", "mask", "pruned", "speedup", "budget_ms", "lowering", "fuse", "dtype", "target", "batch_size", "prompt_tokens",
     "generated_tokens",
 }  # fmt: skip
 
@@ -34,7 +34,7 @@ _MASKS = _LEARNED | {
 def masks_key(source: Source, costs: CostModel | None, chooser: Chooser | None) -> str:
     """Returns the key of the stage that makes the masks."""
     r = source.recipe
-    given = [sha256_of(r.mask), *([r.weights] if r.weights else [])] if r.mask else None
+    given = [sha256_of(r.mask), source.given.masks.record.weights, r.weights] if r.mask else None
     learned = r.model_dump(mode="json", include={*_LEARNED} - {"calib"})
     files = [source.calibration_hash, sha256_of(Path(r.prior)) if Path(r.prior).is_file() else None]
     # Predicted costs choose the tiles for a speed, and the linears that gain.

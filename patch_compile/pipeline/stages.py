@@ -45,7 +45,7 @@ from patch_compile.planning.types_for_speed import TypesForSpeed
 from patch_compile.progress import Progress
 from patch_compile.report.prediction import decision_line, mask_line, waste_line
 from patch_compile.sources.kinds import Stage
-from patch_compile.sources.pruning import Pruning
+from patch_compile.sources.pruning import Pruning, prunes_nothing
 
 if TYPE_CHECKING:
     from patch_compile.passes import PassDump
@@ -185,6 +185,7 @@ class _Run:
             **dict(masked_model(job, self.masks, plan.linears)),
             **dict(proof),
             path=str(job.out / REPORT),
+            dense_given=not prunes_nothing(self.masks, job.source.weight),
             plan=plan.summary,
             onnx=onnx_of(job, root),
             engine=engine_of(job, root),

@@ -61,7 +61,7 @@ def finished(report: Report, *, every: bool = False) -> Iterator[Section]:
     fused = f"fused into their linears: {fused_words(report.linears)}"
     yield Section(lines=list(filter(None, (*how, *_ratio_lines(report), choice, fused))))
     yield compiled(report.agreement, report.kind)
-    loss, asked = loss_of_build(report), pruned(report)
+    loss, asked = loss_of_build(report), pruned(report, dense_given=report.dense_given)
     yield replace(asked, lines=[*asked.lines, limits_words(loss, report)]) if loss else asked
     yield built(None, report.engine) if report.engine else Section()
     yield predicted(report)
@@ -82,7 +82,10 @@ def predicted(report: Report) -> Section:
 
 def _files(report: Report) -> Iterator[Section]:
     if isinstance(report, DecoderReport):
-        yield Section("What the models say", facts=list(facts(report.generated)))
+        said = [
+            (name, text) for name, text in facts(report.generated) if report.dense_given or name != "dense"
+        ]
+        yield Section("What the models say", facts=said)
     file = report.engine or report.onnx
     what, why = ("engine", "") if report.engine else ("onnx", " (no engine: backend onnx)")
     made = (what, f"{file.path}, {bytes_of(file.bytes)}{why}")

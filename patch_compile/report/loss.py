@@ -15,6 +15,14 @@ from patch_compile.report.number_format import joined, percent
 
 Colour = Literal["green", "yellow", "red", "grey"]
 _POOLED = {"mean": "the mean of their last hidden states", "first": "their first last hidden state"}
+NO_DENSE = (
+    "The dense model was not given: the model has zeros wherever the masks zero, so it is a pruned model, and pruning it "
+    "changed nothing."
+)
+GIVE_DENSE = (
+    "Import the masks with --model DENSE_DIR, and measure the loss with "
+    "`patch-compile build DENSE_DIR --mask FILE --pruned PRUNED_DIR`."
+)
 _STEP = 0.05  # ratios that are advised are multiples of it
 
 
@@ -70,7 +78,10 @@ def embedding_words(found: EmbeddingsDifference) -> str:
 
 
 def loss_of_build(report: Report) -> Loss | None:
-    """Returns the loss that the build measured, None if it was measured on random inputs, which say little."""
+    """Returns the loss that the build measured. None if it was measured on random inputs, which say little, or without the
+    dense model."""
+    if not report.dense_given:
+        return None
     if isinstance(report, DecoderReport):
         return perplexity_loss(report.perplexity.dense, report.perplexity.pruned)
     if report.inputs.random:

@@ -35,7 +35,7 @@ from patch_compile.artifacts.verify_schema import (
     PrunedPerplexity,
     PrunedTokens,
 )
-from patch_compile.report.loss import embedding_words
+from patch_compile.report.loss import GIVE_DENSE, NO_DENSE, embedding_words
 from patch_compile.report.number_format import (
     bytes_of,
     change,
@@ -74,7 +74,9 @@ _NOT_RUN = {
 
 
 def verified(found: VerifyReport, out: Path) -> Iterator[Section]:
-    yield from (compiled(found.compiled, found.kind), pruned(found.pruned), built(found.built))
+    yield compiled(found.compiled, found.kind)
+    yield pruned(found.pruned, dense_given=found.dense_given)
+    yield built(found.built)
     yield from (
         where(found.where),
         baselines(found.baselines),
@@ -126,13 +128,20 @@ def _place(found: OnnxCheck) -> Iterator[Fact]:
         yield "first difference", f"{first.tensor}, made by {made}: {error}"
 
 
-def pruned(found: PrunedTokens | PrunedOutputs | DecoderReport | OutputsReport | None) -> Section:
+def pruned(
+    found: PrunedTokens | PrunedOutputs | DecoderReport | OutputsReport | None, *, dense_given: bool = True
+) -> Section:
     """Returns the question how far pruning moved the model, as `verify` or the build answers it."""
     about = "The pruned model against the dense model: the cost of pruning, however well it is compiled."
     asked = Section("Pruned how much?", about=about)
     match found:
         case None:
             return replace(asked, answer="not asked", mark="open")
+        case _ if not dense_given:
+            ppl = None if isinstance(found, PrunedOutputs | OutputsReport) else found.perplexity
+            told = [("perplexity", f"{perplexity(ppl.pruned)} pruned")] if ppl else []
+            answer, lines = "not known: the dense model was not given", [NO_DENSE, GIVE_DENSE]
+            return replace(asked, answer=answer, mark="open", facts=told, lines=lines)
         case PrunedTokens(perplexity=ppl, logits=logits):
             spread = joined(list(map(" ".join, facts(logits))))
             more = ("logit errors", f"{spread}; logits reach {number(logits.scale)}")

@@ -215,7 +215,8 @@ class Source(ABC):
         """The masks of the setting `mask`. Raises PatchCompileError if they are for another model."""
         assert self.recipe.mask is not None
         linears = self.coverage.linears
-        return given_masks(self.recipe.mask, linears, self.model, self.pruned_file, self.fingerprint_of)
+        place = (self.model, self.pruned_file, self.recipe.pruned)
+        return given_masks(self.recipe.mask, linears, *place, self.fingerprint_of)
 
     def check_masks(self) -> None:
         """Read the linears, and the masks of the setting `mask`. Raises PatchCompileError as `coverage` and `given` do."""

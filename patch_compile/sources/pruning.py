@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from masklearn.masks.kinds.allowed import why_apart
 from masklearn.masks.kinds.table import BY_CODE
@@ -49,20 +50,21 @@ def given_masks(
     linears: Mapping[str, tuple[int, int]],
     model: Path,
     pruned_file: str,
+    pruned: Path | None,
     fingerprint_of: Callable[[Path], str],
 ) -> GivenMasks:
     """Read masks for the covered linears of a model.
 
-    pruned_file: path of a pruned model, relative to the folder of its masks; fingerprint_of: returns the sha256 of a
-    model. Raises PatchCompileError if the masks cover other linears, or if they were learned together with new weights that
-    are no longer next to them.
+    pruned_file: path of a pruned model, relative to the folder of its masks; pruned: the pruned model that the user names,
+    None if none is named; fingerprint_of: returns the sha256 of a model. Raises PatchCompileError if the masks cover other
+    linears, or if they were learned together with new weights that are no longer next to them.
     """
     masks = MaskSet.load(file)
     masks.check_covers(linears)
     digest = masks.record.weights
-    if digest is None:
+    if digest is None and pruned is None:
         return GivenMasks(masks, model)
-    weights = file.parent / pruned_file
+    weights = pruned or file.parent / pruned_file
     if not weights.exists():
         raise PatchCompileError(
             f"{file} was learned together with new weights",
@@ -70,13 +72,21 @@ def given_masks(
             f"Keep {MASKS} next to the folder it was written with, or learn again with --repair none "
             "--method wanda and without --permute, which keeps the weights.",
         )
-    if fingerprint_of(weights) != digest:
+    if digest is None:
+        masks.record.weights = fingerprint_of(weights)
+    elif fingerprint_of(weights) != digest:
         raise PatchCompileError(
             f"{weights} does not hold the weights that {file.name} was learned with",
             "It has another sha256.",
             "Use the two as they were written.",
         )
     return GivenMasks(masks, weights)
+
+
+def prunes_nothing(masks: MaskSet, weight: Callable[[str], NDArray[np.float32]]) -> bool:
+    """Returns True if masks zero weights, and all these are zeros already: the model is pruned. weight: reads a weight."""
+    pruning = [(name, mask) for name, mask in masks.items() if mask.zeroed]
+    return bool(pruning) and not any(weight(name)[~mask.keep()].any() for name, mask in pruning)
 
 
 def grids_of_pruned(folder: Path, masks: Path | None) -> Mapping[str, Grid]:

@@ -22,6 +22,7 @@ from patch_compile.artifacts.verify_schema import (
 )
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.options import VerifyOptions
+from patch_compile.report.loss import GIVE_DENSE, NO_DENSE
 
 
 @dataclass(frozen=True)
@@ -117,10 +118,12 @@ def parse_limit(spelled: str) -> Limit:
     return Limit(figure, value, bool(found["plus"]), spelled.strip())
 
 
-def check_figures(limits: tuple[Limit, ...], *, decoder: bool) -> None:
-    """Raise PatchCompileError for a limit on a figure that this kind of model does not have: such a limit would never
-    fail."""
+def check_figures(limits: tuple[Limit, ...], *, decoder: bool, dense_given: bool = True) -> None:
+    """Raise PatchCompileError for a limit on a figure that this kind of model does not have, or that is against a dense
+    model that was not given: such a limit would never fail."""
     for limit in limits:
+        if not dense_given and (limit.relative or limit.figure.name is not FigureName.PPL):
+            raise PatchCompileError(f"--fail-on {limit} can't be checked", NO_DENSE, GIVE_DENSE)
         if limit.figure.decoders != decoder:
             raise PatchCompileError(
                 f"--fail-on {limit} can't be checked",

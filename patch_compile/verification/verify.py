@@ -46,6 +46,7 @@ from patch_compile.artifacts.workspace import key_of
 from patch_compile.errors import PatchCompileError
 from patch_compile.progress import Progress, quiet_libraries
 from patch_compile.recipe import Recipe
+from patch_compile.report.loss import GIVE_DENSE, NO_DENSE
 from patch_compile.sources.base import OutputSource, Source
 from patch_compile.sources.kinds import Capability
 from patch_compile.sources.memory import bytes_to_run, free_bytes
@@ -131,7 +132,9 @@ class Verification:
         decoder = not self.source.why_not(Capability.NEXT_TOKENS)
         if not decoder:
             _refuse_what_it_lacks(self.request, self.source)
-        check_figures(self.request.fail_on, decoder=decoder)
+        check_figures(self.request.fail_on, decoder=decoder, dense_given=self._dense_given)
+        if self.request.baselines and not self._dense_given:
+            raise PatchCompileError("--baselines can't be measured", NO_DENSE, GIVE_DENSE)
         check_unchanged(self.source, self.out)
         if self._runs_as_a_whole(decoder=decoder) and not self.source.why_not(Capability.BLOCKS):
             _check_memory(self.source)  # a run block by block would need less
@@ -142,6 +145,7 @@ class Verification:
             date=datetime.now(UTC).isoformat(timespec="seconds"),
             versions=package_versions(),
             kind=self.source.kind,
+            dense_given=self._dense_given,
             asked=self._asked,
             outcome=Outcome.NOT_CHECKED,
             checks=tuple(limit.check(pruned) for limit in self.request.fail_on if pruned),
@@ -170,6 +174,11 @@ class Verification:
     @cached_property
     def _masks(self) -> MaskSet:
         return MaskSet.load(self.out.path / MASKS)
+
+    @cached_property
+    def _dense_given(self) -> bool:
+        report = read_report(self.out.path)
+        return report is None or report.dense_given
 
     @property
     def _asked(self) -> tuple[Question, ...]:
@@ -282,7 +291,8 @@ class Verification:
         on = TextWindows(name=text, windows=count, length=length, dtype="float32", runner="checkpoints")
         pruned = predictions_answer(found.predictions, found.logits, on)
         yield "pruned", pruned
-        yield "baselines", self._baselines(pruned.perplexity, windows)
+        if self._dense_given:
+            yield "baselines", self._baselines(pruned.perplexity, windows)
 
     def _baselines(self, perplexity: PrunedPerplexity, windows: NDArray[np.int64]) -> BesideBaselines:
         from masklearn import with_types_of

@@ -73,7 +73,11 @@ def depth_chart(blocks: Sequence[BlockError]) -> tuple[Markup, str] | None:
 def frontier(sources: Sources) -> Section:
     """Returns a chart of quality against size, empty without baselines or if a loss of the build is not finite."""
     spots = list(_spots(sources))
-    if len(spots) < 3 or not all(math.isfinite(spot.loss) for spot in spots[:2]):
+    if (
+        not sources.report.dense_given
+        or len(spots) < 3
+        or not all(math.isfinite(spot.loss) for spot in spots[:2])
+    ):
         return Section()
     spots = [spot for spot in spots if math.isfinite(spot.loss)]
     beaten = beaten_by(spots)

@@ -160,7 +160,10 @@ def differing_words(before: str, after: str) -> tuple[list[tuple[str, bool]], li
 
 
 def _generated(sources: Sources) -> Iterator[Sentence | GeneratedText]:
-    """Yield the generated texts of `verify`, and the build's text unless `verify` was given its prompt too."""
+    """Yield the generated texts of `verify`, and the build's text unless `verify` was given its prompt too. Without the
+    dense model there is nothing to compare."""
+    if not sources.report.dense_given:
+        return
     of_verify = sources.verify.generated if sources.verify else ()
     built = sources.report.generated if isinstance(sources.report, DecoderReport) else None
     if built and built.prompt not in [one.prompt for one in of_verify]:

@@ -17,6 +17,8 @@ from patch_compile.planning.roofline.linear_roofline import speedup_limit
 from patch_compile.report.bench import IN_PHASE
 from patch_compile.report.linears import compiled_types, types_words
 from patch_compile.report.loss import (
+    GIVE_DENSE,
+    NO_DENSE,
     Colour,
     Loss,
     embedding_loss,
@@ -76,11 +78,15 @@ def _right(sources: Sources) -> tuple[Colour, str, str]:
 
 
 def _lost(sources: Sources) -> tuple[Colour, str, str]:
+    checks = sources.verify.checks if sources.verify else ()
+    if not sources.report.dense_given:
+        failed = [check.ask for check in checks if not check.passed]
+        beyond = f" It is beyond the limit {joined(failed)}." if failed else ""
+        return "red" if failed else "grey", "Not known: no dense model", f"{NO_DENSE} {GIVE_DENSE}{beyond}"
     if (found := sources.perplexity) is not None:
         colour, limit = _judged(sources, perplexity_loss(found.dense, found.pruned))
         return colour, f"{change(found.pruned, found.dense)} perplexity", f"{_from_to(found)}{limit}"
     assert sources.outputs is not None  # a model has perplexities or outputs
-    checks = sources.verify.checks if sources.verify else ()
     if sources.on_random_inputs and all(check.passed for check in checks):
         return "grey", "Not known: random inputs", "Give real inputs to `build`, with --calib inputs.npz."
     if (embeddings := sources.embeddings) is not None:
@@ -177,6 +183,11 @@ def _ratio_figure(sources: Sources) -> Iterator[KeyFigure]:
 
 def _quality_figure(sources: Sources) -> Iterator[KeyFigure]:
     found = sources.perplexity
+    if not sources.report.dense_given:
+        if found is not None:
+            about = ["the dense model was not given", found.how]
+            yield KeyFigure("Perplexity", perplexity(found.pruned), about)
+        return
     if found is not None:
         about = [
             f"dense {perplexity(found.dense)}, {change(found.pruned, found.dense)}",

@@ -17,6 +17,7 @@ from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.tiles import GROUP
 from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import covered_linears_of
 from masklearn.model.pretrained import load_tokenizer, token_ids
 from masklearn.model.text_settings import text_settings
 from patch_compile.artifacts.report import Kind
@@ -117,6 +118,14 @@ class CheckpointSource(CheckpointModel):
         if Stage.ONNX in stages:
             self._check_scales()
         r = self._recipe
+        if r.pruned is not None:
+            covered = covered_linears_of(Checkpoint.open(r.pruned), r.include, r.exclude).linears
+            if covered != self.coverage.linears:
+                raise PatchCompileError(
+                    f"{r.pruned} is no pruned form of {self.model}",
+                    "Its linears have other names or shapes.",
+                    "Give the model that the masks were imported from.",
+                )
         if r.calib is not None:
             open_text(r.calib)
         elif Stage.MASKS in stages and r.mask is None and r.reads_text:

@@ -48,6 +48,7 @@ _REFUSED: Mapping[str, str] = {
     **dict.fromkeys(("eval_text", "eval_windows", "eval_length", "prompt"), _NO_TOKENS),
     **dict.fromkeys(("speedup", "budget_ms", "batch_size", "prompt_tokens", "generated_tokens"), _NO_SPEED),
     "permute": _NO_BLOCKS,
+    "pruned": "Only masks of checkpoints are imported.",
     "logits": "An ONNX file keeps its outputs.",
     "opset": "An ONNX file keeps its opset (20 where it is older).",
 }

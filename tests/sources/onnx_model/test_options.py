@@ -52,6 +52,7 @@ def test_the_models_type_is_the_default(sixteen_bit, expected):
         {"repair": "distill"},
         {"gradient_checkpointing": True},
         {"permute": True},
+        {"ratio": None, "mask": "masks.safetensors", "pruned": "pruned.onnx"},
         {"ratio": None, "speedup": 1.3},
         {"method": "patch-joint"},
         {"method": "wanda"},
