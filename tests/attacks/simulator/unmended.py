@@ -8,7 +8,7 @@ from pathlib import Path
 from masklearn.base import durable
 from patch_compile import python_process
 from patch_compile.artifacts import folder, place, stage_files
-from patch_compile.pipeline import prepare, stages
+from patch_compile.pipeline import prepare, resumed
 
 
 def runs_code_of_the_current_folder() -> None:
@@ -40,4 +40,4 @@ def force_takes_all() -> None:
 
 def keys_lack_the_tokenizer() -> None:
     """A stage counts as unchanged whatever lies next to the weights."""
-    stages.beside_key = lambda source, *, given=False: ""
+    resumed.beside_key = lambda source, *, given=False: ""
