@@ -139,7 +139,7 @@ class StageClock:
     ) -> None:
         self._now, self._begin = now, now()
         self._ahead = dict(ahead or {})
-        self._counted = bool(ahead)
+        self._total = len(self._ahead)
         self._phases: dict[str, _Phase] = {}
         self._phase: _Phase | None = None
 
@@ -152,11 +152,14 @@ class StageClock:
 
     @property
     def place(self) -> str:
-        """The number of the current phase and of all phases, such as 2/4; empty if the coming phases are not known."""
-        if not self._phase or not self._counted:
+        """The number of the current phase and of all phases, such as 2/4; empty if the coming phases are not known.
+
+        The number of all phases never changes: it leaves out a number if a phase is not needed, and a phase that was not known
+        to come counts as part of the phase before it.
+        """
+        if not self._phase or not self._total:
             return ""
-        begun = len(self._phases) + bool(self._awaited)
-        return f"{begun}/{begun + len(self._ahead) - bool(self._awaited)}"
+        return f"{self._total - len(self._ahead) + bool(self._awaited)}/{self._total}"
 
     @property
     def count(self) -> str:
@@ -182,14 +185,16 @@ class StageClock:
     def update(self, what: str, done: int, total: int) -> bool:
         """See `Update`."""
         now, what = self._now(), one_line(what)
+        name = _phase_name(what)
+        if self._total and not self._phases and name not in self._ahead:
+            self._total += 1  # such as reading text, which a resumed run skips
         phase = self._find(what, done, total, now)
         phase.step = max(done - phase.done, 0)
         phase.what, phase.done, phase.total, phase.updated = what, done, total, now
         self._phase = phase
         names = list(self._ahead)
-        begun = next((i for i, name in enumerate(names) if what.startswith(name)), None)
-        for name in names[: begun + 1] if begun is not None else ():
-            del self._ahead[name]
+        for begun in names[: names.index(name) + 1] if name in names else ():
+            del self._ahead[begun]
         return True
 
     def left(self) -> tuple[float, bool] | None:
@@ -221,7 +226,7 @@ class StageClock:
         A step may have another name each time. A new phase begins where the phase before ended, for its first update comes
         after its first unit.
         """
-        current, name = self._phase, re.split("[,:]", what)[0]
+        current, name = self._phase, _phase_name(what)
         seen = self._phases.get(name)
         if current and done >= current.done and (total == current.total or seen is current):
             return current
@@ -232,6 +237,11 @@ class StageClock:
             begin = self._begin
         self._phases[name] = _Phase(what, total, begin, (done, now))
         return self._phases[name]
+
+
+def _phase_name(what: str) -> str:
+    """Returns the name that a step begins with: solving, of `solving, output error 0.014`."""
+    return re.split("[,:]", what)[0]
 
 
 class _Kept(TextColumn):

@@ -92,6 +92,17 @@ def test_coming_phases_bound_the_time(now: Now) -> None:
     )
 
 
+def test_skipped_and_unknown_phases_keep_the_total(now: Now) -> None:
+    clock = StageClock({"rounding inputs": "", "scoring": "", "solving": "", "rounding": ""}, now)
+    places = []
+    for what in (
+        "reading text", "rounding inputs", "rounding inputs, 2", "smoothing", "solving, error 0.1", "rounding: 0.1",
+    ):  # fmt: skip
+        clock.update(what, 1, 2)
+        places.append(clock.place)
+    assert places == ["1/5", "2/5", "2/5", "2/5", "4/5", "5/5"]
+
+
 def test_named_steps_make_a_phase(now: Now) -> None:
     clock = StageClock(now=now)
     for done, tensor in enumerate(("model.embed", "model.layers.0.q_proj", "lm_head"), start=1):
@@ -128,11 +139,19 @@ def test_recipes_name_the_coming_phases(settings: dict[str, str], make_model, te
     recipe = recipe.model_copy(update={"repair_steps": 1})
     phases = recipe.phases(loss=model == "llama")
     seen: list[str] = []
-    learn(make_model(model), recipe, tmp_path / "scratch", lambda what, *_: seen.append(what))
+    clock, totals = StageClock(phases), set[str]()
+
+    def update(what: str, done: int, total: int) -> None:
+        seen.append(what)
+        clock.update(what, done, total)
+        totals.add(clock.place.partition("/")[2])
+
+    learn(make_model(model), recipe, tmp_path / "scratch", update)
     begun = [next((i for i, what in enumerate(seen) if what.startswith(name)), None) for name in phases]
     assert phases and None not in begun, (phases, seen)
     assert begun == sorted(begun)
     assert METHODS[recipe.method].solves == ("solving" in phases)
+    assert len(totals) == 1
 
 
 def test_pipes_get_lines_during_stages() -> None:
