@@ -298,8 +298,8 @@ def _built(sources: Sources) -> str:
     if engine:
         form = f"a {engine.backend.words} engine for {joined(engine.targets)}"
     return (
-        f"{ratio} of the weights in {linears} are zeroed, for {percent(share)} of them lie in {sources.pruned_kinds} "
-        f"tiles; the model is compiled to {form}."
+        f"{sources.pruned_kinds} tiles hold {percent(share)} of the weights in {linears}; {ratio} of these weights are "
+        f"zeroed. The model is compiled to {form}."
     )
 
 
@@ -311,14 +311,9 @@ def _warnings(sources: Sources) -> Iterator[Notice]:
     verify = sources.verify
     for reason in sources.unread:
         yield Notice("caution", f"A verification is not shown here: {reason}")
-    if verify is None:
-        more = _OF_DECODERS if sources.report.kind is Kind.DECODER else ""
-        yield Notice(
-            "next",
-            f"Beyond what the build itself checks, nothing is verified yet{more}. To find out:",
-            f"patch-compile verify {sources.out}",
-        )
-    else:
+    if verify is None and (words := _NOT_MEASURED.get(sources.report.kind)):
+        yield Notice("next", f"Not measured yet: {words}. Begin with:", f"patch-compile verify {sources.out}")
+    elif verify is not None:
         yield from _of_verify(verify)
         for line in beaten_lines(sources.baselines) if sources.baselines else ():
             yield Notice("caution", f"{line[:1].upper()}{line[1:]}.")
@@ -383,8 +378,11 @@ def _of_verify(verify: VerifyReport) -> Iterator[Notice]:
         yield Notice("caution", f"Not everything was checked: {unanswered_words(verify)}.")
 
 
-_OF_DECODERS = (
-    ": not where the error arises, not what simpler ways of pruning cost, not what larger tasks lose"
-)
+# `verify` only repeats the build's own check of an ONNX file.
+_NOT_MEASURED = {
+    Kind.ENCODER: "where the error arises",
+    Kind.DECODER: "where the error arises; what simpler ways of pruning lose (--baselines all); what the model loses on "
+    "tasks (--tasks builtin)",
+}
 _COMPILED_WRONGLY = "The hybrid ONNX differs from the pruned checkpoint by more than rounding explains"
 _BUILT_WRONGLY = "The engine differs from the hybrid ONNX by more than rounding explains"

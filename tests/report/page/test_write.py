@@ -89,7 +89,7 @@ class TestVerdict:
         file = path / "verify/verify.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"schema": 1}))
         said = words(write_page(path))
-        assert "It has version 1" in said and "nothing is verified yet" in said
+        assert "It has version 1" in said and "Not measured yet" in said
         assert "worse than FFN-only" not in said
 
     def test_no_character_moves_a_terminal(self, out: Out) -> None:
