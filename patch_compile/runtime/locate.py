@@ -14,7 +14,7 @@ from patch_compile.artifacts.place import no_build
 from patch_compile.artifacts.recipe_file import read_recipe
 from patch_compile.engine.backend import Runner, load_backend
 from patch_compile.engine.plan_program import is_engine
-from patch_compile.errors import PatchCompileError, member
+from patch_compile.errors import PatchCompileError, member, sentence
 from patch_compile.runtime.decoder import Decoder, Limits
 from patch_compile.runtime.engine_fit import EngineFacts, HostCode, engine_facts, host_code, why_not
 from patch_compile.runtime.generator import Generator
@@ -124,8 +124,11 @@ def _decoder(
 def _nothing_runs(files: _Files, asked: Runner | None, reason: str) -> PatchCompileError:
     if asked is Runner.ONNX:
         what, why = f"{files.path} has no ONNX file to run", f"It holds no {ONNX}."
+    elif files.engine is None:
+        why = f"It holds no {ENGINE}." if files.path.is_dir() else "It is an ONNX file."
+        what = f"{files.path} has no engine to run"
     else:
-        what, why = f"No engine of {files.path} can be run here", f"The reason: {reason}."
+        what, why = f"The engine of {files.path} can't run here", sentence(reason)
     fix = "Run its ONNX file: `runner` onnx." if files.onnx else "Build it: `patch-compile build MODEL_DIR`."
     return PatchCompileError(what, why, fix)
 
