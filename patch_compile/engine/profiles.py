@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from masklearn.base.printable import counted
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.onnx_io.graph_inputs import GraphInput, dim_names, read_inputs, resolve_dims
 
@@ -50,10 +51,15 @@ def read_shapes(spec: str, flag: str) -> Iterator[SpelledShape]:
 
 def _size(dimension: str, size: str, flag: str) -> int:
     if not dimension or not size.isdecimal():
+        shape = (
+            f", or {dimension}:{size} for the shape of an input"
+            if dimension and _SHAPE.fullmatch(size)
+            else ""
+        )
         raise UsageError(
             f"{flag}: {size!r} is not a size for the dimension {dimension!r}",
             "A size is a whole number.",
-            f"Write {dimension or 'batch'}=128.",
+            f"Write {dimension or 'batch'}=128{shape}.",
         )
     return int(size)
 
@@ -125,7 +131,7 @@ def parse_shapes(spec: str, inputs: tuple[GraphInput, ...], flag: str = "shapes"
     shapes: dict[str, Shape] = {}
     for given in read_shapes(spec, flag):
         if given.of_dimension:
-            sizes[_known_dim(given.name, inputs, flag)] = given.sizes[0]
+            sizes[_known_dim(given, inputs, flag)] = given.sizes[0]
         else:
             shapes[given.name] = _checked_shape(given, by_name, flag)
     return {i.name: shapes.get(i.name) or resolve_dims(i, sizes) for i in inputs if i.is_dynamic}
@@ -159,15 +165,22 @@ def _ranged(name: str, inputs: tuple[GraphInput, ...], sizes: Mapping[str, tuple
     return _checked(Profile(name, ranges), inputs)
 
 
-def _known_dim(dim: str, inputs: tuple[GraphInput, ...], flag: str) -> str:
-    known = dim_names(inputs)
+def _known_dim(given: SpelledShape, inputs: tuple[GraphInput, ...], flag: str) -> str:
+    known, dim, size = dim_names(inputs), given.name, given.sizes[0]
     if dim not in known:
+        one = f"Write {' or '.join(f'{name}={size}' for name in known)}" if known else f"Leave {flag} out"
+        shapes = (_spelled(each, size) for each in inputs if each.name == dim and known)
         raise PatchCompileError(
             f"{flag}: the graph has no dimension {dim!r}",
             f"Its dimensions are {', '.join(known) or 'all static'}.",
-            "Name one of these, or an input.",
+            f"{', or the shape of the input: '.join((one, *shapes))}.",
         )
     return dim
+
+
+def _spelled(given: GraphInput, size: int) -> str:
+    """Returns a shape of an input as an option spells it, with this size for the dimensions that have none."""
+    return f"{given.name}:{'x'.join(str(dim if isinstance(dim, int) else size) for dim in given.dims)}"
 
 
 def _checked_shape(given: SpelledShape, by_name: Mapping[str, GraphInput], flag: str) -> Shape:
@@ -181,9 +194,9 @@ def _checked_shape(given: SpelledShape, by_name: Mapping[str, GraphInput], flag:
     dims = by_name[name].dims
     if len(sizes) != len(dims):
         raise PatchCompileError(
-            f"{flag}: {'x'.join(map(str, sizes))} has {len(sizes)} dimensions",
+            f"{flag}: {'x'.join(map(str, sizes))} has {counted(len(sizes), 'dimension')}",
             f"The input is {by_name[name].spelled()}.",
-            f"Give {len(dims)} sizes.",
+            f"Give {counted(len(dims), 'size')}: {_spelled(by_name[name], sizes[0])}.",
         )
     for axis, (size, dim) in enumerate(zip(sizes, dims, strict=True)):
         if isinstance(dim, int) and size != dim:

@@ -61,6 +61,8 @@ class TestShapes:
             "batch=one",
             "tokens:1x1",
             "input_ids:1",
+            "input_ids=1",
+            "input_ids=1x1",
             f"{KEY}:1x4x0x64",
             "input_ids:1xx",
             "input_ids",
