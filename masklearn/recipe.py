@@ -1,5 +1,7 @@
 """Settings of mask learning. They are checked once, when a recipe is made."""
 
+from typing import ClassVar
+
 from pydantic import ValidationInfo, field_validator
 
 from masklearn.base.errors import UsageError
@@ -13,6 +15,8 @@ from masklearn.traits import METHODS, Criterion, MethodTraits, Repair, Requires
 
 class LearnSettings(Settings, LearnOptions):
     """All settings of learning but the amount of pruning and the size of tiles, checked together."""
+
+    CHOOSING_TYPES: ClassVar[str] = "Take `method` oneshot or sparsegpt, ranked by fisher, relative or raw"
 
     @property
     def traits(self) -> type[MethodTraits]:
@@ -51,14 +55,18 @@ class LearnSettings(Settings, LearnOptions):
         ranks = self.criterion is None or Requires.INPUTS in self.criterion.needs
         return ranks and self.traits.solves and not self.traits.trains()
 
+    @property
+    def chooser(self) -> str:
+        """The settings that decide if the method can choose weight types, as a user gives them."""
+        return f"`method` {self.method}" + (f" `criterion` {self.criterion}" if self.criterion else "")
+
     def check_choice(self) -> None:
         """Raises UsageError for weight types that are to be chosen by a method whose scores do not include rounding."""
         if not self.can_choose_types:
-            by = f"`method` {self.method}" + (f" `criterion` {self.criterion}" if self.criterion else "")
             raise UsageError(
-                f"{by} can't choose among the types of `weights` {self.weights}",
+                f"{self.chooser} can't choose among the types of `weights` {self.weights}",
                 "The loss of rounding is an output error, and here tiles are ranked by another criterion.",
-                "Take `method` oneshot or sparsegpt, ranked by fisher, relative or raw; or name one type, such as int8.",
+                f"{self.CHOOSING_TYPES}; or name one type, such as int8.",
             )
 
     @property

@@ -141,7 +141,8 @@ class Recipe(LearnSettings, BuildOptions):
             raise UsageError(
                 "--bytes goes with neither compiling nor a target",
                 "It counts over all covered linears, also over those that are compiled dense.",
-                "Give --ratio, or learn by bytes first: `patch-compile learn --bytes` without --target.",
+                "Give --ratio, or learn by bytes first: `patch-compile learn --bytes` without --target, then `patch-compile "
+                "build --mask`.",
             )
 
     def check_weights(self) -> None:

@@ -30,7 +30,7 @@ class MaskLearnError(Exception):
 
 
 class UsageError(MaskLearnError):
-    """Error in a setting that is wrong for all files and machines: misspelled, out of range, or against another setting."""
+    """Error in a setting: misspelled, out of range, against another setting, or a pattern that matches no linear."""
 
     exit_code = 2
 

@@ -98,7 +98,7 @@ def parse_pattern(pattern: str) -> str:
 
 
 def check_patterns(patterns: Iterable[str], names: Sequence[str], option: str) -> None:
-    """Raises UsageError for an invalid pattern, and MaskLearnError for a pattern that fits none of the names.
+    """Raises UsageError for an invalid pattern, and for a pattern that fits none of the names.
 
     option: the option with which the user gave the pattern, for errors.
     """
@@ -108,7 +108,7 @@ def check_patterns(patterns: Iterable[str], names: Sequence[str], option: str) -
         except ValueError as error:
             raise UsageError(f"A pattern of {option} is not valid", str(error), "Correct it.") from None
         if not any(_fits(name, pattern) for name in names):
-            raise MaskLearnError(
+            raise UsageError(
                 f"The pattern {pattern!r} of {option} matches no linear",
                 f"The linears are {', '.join(kinds_of(names))}.",
                 "Give a name or its end from any dot on (v_proj), a glob of such (mlp.*, layers.3.*), or re: and a regular "
@@ -133,7 +133,7 @@ def decide(
 ) -> dict[str, tuple[str, Value] | None]:
     """Returns the last (pattern, value) that fits each name, or None if no pattern fits. The empty pattern fits every name.
 
-    Raises MaskLearnError for a pattern that fits no name, or that is never the last pattern to fit.
+    Raises UsageError for a pattern that fits no name, or that is never the last pattern to fit.
     """
     check_patterns((pattern for pattern, _ in pairs if pattern), names, option)
     decided: dict[str, tuple[str, Value] | None] = dict.fromkeys(names)
@@ -141,7 +141,7 @@ def decide(
         decided |= {name: (pattern, value) for name in names if not pattern or _fits(name, pattern)}
     for pair in pairs:
         if pair[0] and pair not in decided.values():
-            raise MaskLearnError(
+            raise UsageError(
                 f"The pattern {pair[0]!r} of {option} decides for no linear",
                 "Later patterns fit all linears that it fits, and the last pattern decides.",
                 "Write the general pattern before the particular one.",

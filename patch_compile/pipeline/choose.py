@@ -287,11 +287,13 @@ def _check_gain(source: Source, gains: GainBudget, row: Gaining, costs: CostMode
     else:
         plans = source.plan_at(dict.fromkeys(names, ALL_SPARSE), costs)
         when = "Even with all tiles 2:4"
-    where = f" on {costs.card.name} with {costs.workload}" if costs else ""
+    what, others = f"No linear of {source.name} would be pruned", "--ratio"
+    if costs:
+        what = f"No linear of {source.name} gains by pruning on {costs.card.name} with {costs.workload}"
+        others = "--ratio, --target or workload (--batch-size, --prompt-tokens, --generated-tokens)"
     reasons = "; ".join(reason_lines(plans.values()))
     raise PatchCompileError(
-        f"No linear of {source.name} gains by pruning{where}",
+        what,
         f"{when} each would be compiled dense, and pruning would lose quality for nothing ({reasons}).",
-        "Choose another --ratio, --target or workload (--batch-size, --prompt-tokens, --generated-tokens), or "
-        "--lowering plugin, which prunes everywhere and packs all that is pruned.",
+        f"Choose another {others}, or --lowering plugin, which prunes everywhere and packs all that is pruned.",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from masklearn.masks.kinds.allowed import allowed_kinds
 from masklearn.masks.weight_types import allowed_types
 from masklearn.model.checkpoint import InputSnapshot
 from patch_compile.artifacts.place import check_apart, check_free_space, check_out
-from patch_compile.errors import PatchCompileError
+from patch_compile.errors import PatchCompileError, SpeedError
 from patch_compile.pipeline.choose import (
     Chooser,
     chooser_of,
@@ -103,13 +104,15 @@ def prepare(
     lowers = Stage.ONNX in asked or recipe.target is not None or recipe.goal is not None
     costs = costs_of(source) if lowers else None
     if Stage.MASKS in asked:
-        settled = settle_open(source, costs)
+        with _naming_the_method(source.recipe):
+            settled = settle_open(source, costs)
         source = settled.source
         if settled.tile is not None and source.recipe.goal is not None:
             progress.note(tile_line(settled.tile, source.recipe.goal))
         if settled.kinds is not None:
             progress.note(kinds_line(settled.kinds))
-    chooser = chooser_of(source, costs, progress.note) if lowers and Stage.MASKS in asked else None
+    with _naming_the_method(source.recipe):
+        chooser = chooser_of(source, costs, progress.note) if lowers and Stage.MASKS in asked else None
     if resume and Stage.MASKS in asked and is_main_process():
         check_resumed(out, source, costs, chooser)
     if costs is not None and source.outline is not None:
@@ -118,6 +121,19 @@ def prepare(
     check_free_space(out, source.space(asked))
     plugin = _plugin(source, backend, targets, progress)
     return Job(source, out, asked, backend, targets, plugin, costs, chooser, files)
+
+
+@contextmanager
+def _naming_the_method(recipe: Recipe) -> Iterator[None]:
+    """Add to the error for a speed that the method leaves the weights in 16 bits, if the user left their types open."""
+    try:
+        yield
+    except SpeedError as error:
+        if recipe.weights is not None or recipe.can_choose_types:
+            raise
+        why = f"{error.why} {recipe.chooser} can't choose types of weights, so they stay in 16 bits."
+        fix = f"{recipe.CHOOSING_TYPES}, or name a type with `weights`. {error.fix}"
+        raise SpeedError(error.what, why, fix, fastest=error.fastest) from None
 
 
 def _masks_of_another(source: Source) -> Iterator[str]:

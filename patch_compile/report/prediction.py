@@ -46,7 +46,7 @@ _UNPREDICTED = {
         f"a linear is plugin wherever a {SLAB_K}-wide slab of it is 2:4"
     ),
     Unpredicted.NO_CHECKPOINT: (
-        f"speed is predicted for checkpoints alone: a linear is plugin wherever a {SLAB_K}-wide slab of it is 2:4"
+        f"speed is predicted only for checkpoints: a linear is plugin wherever a {SLAB_K}-wide slab of it is 2:4"
     ),
 }
 _NOT_MEASURED = "predicted, not measured: docs/explanation/predictions.md"
@@ -265,17 +265,22 @@ def asked_words(asked: Asked) -> str:
 
 
 def gain_line(gaining: Gaining | None, card: CardRow | None) -> str:
-    """Returns in words the linears that gain, empty if these are all that a ratio was asked for."""
+    """Returns in words the linears that gain, empty if these are all that a ratio was asked for.
+
+    card: the card that speed was predicted for; without a prediction, no linear is said to gain.
+    """
     if gaining is None or gaining.gaining == gaining.asked:
         return ""
-    on = f" on {card.name}" if card else ""
     if not gaining.gaining:
-        return f"no linear gains by pruning{on}: all {gaining.covered} stay dense (see --lowering plugin)"
+        none = f"gains by pruning on {card.name}" if card else "is pruned"
+        return f"no linear {none}: all {gaining.covered} stay dense (see --lowering plugin)"
+    some = f"gain by pruning on {card.name}" if card else "are pruned"
     over_able = gaining.ratio if gaining.ratio_of_counted is None else gaining.ratio_of_counted
-    able = "" if over_able == gaining.ratio else f"{over_able:.4f} of all that gain with enough tiles, "
+    which = "gain with enough tiles" if card else "can be packed"
+    able = "" if over_able == gaining.ratio else f"{over_able:.4f} of all that {which}, "
     return (
-        f"{gaining.gaining} of {gaining.covered} linears gain by pruning{on}: the ratio is {gaining.ratio:.4f} of their "
-        f"weights, {able}{gaining.ratio_of_covered:.4f} of the weights of all {gaining.covered}; the others stay dense"
+        f"{gaining.gaining} of {gaining.covered} linears {some}: the ratio is {gaining.ratio:.4f} of their weights, "
+        f"{able}{gaining.ratio_of_covered:.4f} of the weights of all {gaining.covered}; the others stay dense"
     )
 
 

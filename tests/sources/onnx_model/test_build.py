@@ -1,5 +1,7 @@
 """Builds from ONNX files with every stage real: masks, pruned model, packing, engine and proof."""
 
+import re
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -9,10 +11,13 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper
 
 from masklearn.masks.maskset import MaskSet
+from patch_compile.api.results import Result
+from patch_compile.artifacts.report import read_report
 from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.cli.app import cli
 from patch_compile.errors import PatchCompileError
 from patch_compile.recipe import Recipe
+from patch_compile.report.terminal import show
 from patch_compile.sources import rounding as tolerance
 from patch_compile.sources.onnx_model import pruning, rounding
 from tests.builds import build, check_out
@@ -84,6 +89,18 @@ def test_dense_linears_stay_as_they_are(settings):
     gains = report["learned"]["gains"]
     assert gains["card"] is None and gains["gaining"] == len(changed)
     assert gains["ratio_of_counted"] == pytest.approx(report["asked"]["ratio"], abs=0.01)
+
+
+def test_without_speeds_nothing_is_said_to_gain(settings, capsys):
+    build(settings | {"lowering": "re:.*linear1.*=dense"})
+    show(Result(read_report(settings["out"])).sections())
+    said = capsys.readouterr().out
+    assert "of 8 covered linears are pruned: the ratio" in said
+    assert [
+        re.findall(r"\bgain\w*", one) for one in (said, (settings["out"] / "report.html").read_text())
+    ] == [[], []]
+    with refused():
+        build(settings | {"lowering": "dense", "out": settings["out"].with_name("dense")})
 
 
 def test_the_recipe_reproduces_the_build(settings, tmp_path):
