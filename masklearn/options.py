@@ -64,19 +64,21 @@ Exclude = Annotated[tuple[Pattern, ...], _learning("Leave matching linears dense
 class LearnOptions:
     """Settings of learning but the amount of pruning, which a build may take from a masks file."""
 
-    method: Annotated[str, _learning("Method that learns the masks.", choices=METHODS, check=_known_method)] = "oneshot"
+    method: Annotated[str, _learning(
+        "Method that learns the masks.", unset="oneshot; magnitude for an ONNX file without `calib`", choices=METHODS,
+        check=_known_method)] = "oneshot"
     per_layer: Annotated[bool, _learning("Reach the ratio in every linear, not over all of them together.")] = False
     kinds: Annotated[str, _learning(
         "Tile formats to choose from. 2:4 speeds up prompts and decoding. 8:16, 10:16 and 12:16 (that many of 16 weights "
         "stay) lose less quality at the same size but speed up decoding only; 6:8 speeds up prompts, with w8a8 only. auto "
         "picks formats by the least loss. Also a list (8:16,12:16), or PATTERN=LIST,….", "KINDS",
-        unset="auto with `bytes_per_weight`, else by predicted speed",
+        unset="by predicted speed; auto with learn's `bytes_per_weight`",
         check=parse_kinds)] = "2:4"
     weights: Annotated[str | None, _learning(
         "Type of the linears' weights: float16, bfloat16, int8 (a scale a row), int4 (a scale a row and 64 "
         "columns), w8a8 (int8, and inputs in int8 too: fast for prompts; dense, 2:4 and 6:8 tiles), or PATTERN=TYPE,…. "
-        "auto, or a list such as int8,int4, picks types by `speedup`, `budget_ms` or `bytes_per_weight`; w8a8,int8 picks "
-        "int8 where inputs are hard to round.",
+        "auto, or a list such as int8,int4, picks types by `speedup`, `budget_ms` or learn's `bytes_per_weight`; "
+        "w8a8,int8 picks int8 where inputs are hard to round.",
         "TYPE", unset="the type of the graph; auto for a speed",
         check=parse_weights)] = None
     include: Include = ()

@@ -18,7 +18,7 @@ _os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _PLACES = {
     "masklearn": ("MaskSet",),
-    "patch_compile.errors": ("PatchCompileError", "UsageError"),
+    "patch_compile.errors": ("AccuracyError", "PatchCompileError", "SpeedError", "UsageError"),
     "patch_compile.runtime": (
         "Completion", "Continuation", "Finish", "Generator", "Piece", "Runner", "Sampling", "SharedBatch", "open_generator",
     ),

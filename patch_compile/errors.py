@@ -49,3 +49,9 @@ class SpeedError(PatchCompileError):
 
 class InvariantError(Exception):
     """Error for a broken rule of the packed format. It is a fault of this program, see `cli.app.main`."""
+
+
+# A traceback names each class as users of this package know it.
+PatchCompileError.__name__ = PatchCompileError.__qualname__ = "PatchCompileError"
+for _class in (PatchCompileError, UsageError, AccuracyError, SpeedError):
+    _class.__module__ = "patch_compile"

@@ -154,7 +154,8 @@ class _GraphOptions(LearnOptions):
     batch_size: Annotated[int, _workload("Number of sequences in the workload, for which speed is predicted.", ge=1)] = 16
     prompt_tokens: Annotated[int, _workload("Tokens of each prompt of the workload, or of an encoder's texts.", ge=1)] = 128
     generated_tokens: Annotated[int, _workload("Tokens generated after each prompt.", ge=1)] = 128
-    dtype: Annotated[Literal["float16", "bfloat16"], _graph("Type of the graph and the engine.")] = "float16"
+    dtype: Annotated[Literal["float16", "bfloat16"], _graph(
+        "Type of the graph and the engine.", unset="float16; for an ONNX file its own 16-bit type")] = "float16"
     opset: Annotated[int, _graph(
         "ONNX opset: 23 (Attention, RMSNormalization), or 20 to 22 (plain ops).", ge=20, le=23)] = 23
     logits: Annotated[Literal["last", "all"], _graph(

@@ -154,8 +154,8 @@ class StageClock:
     def place(self) -> str:
         """The number of the current phase and of all phases, such as 2/4; empty if the coming phases are not known.
 
-        The number of all phases never changes: it leaves out a number if a phase is not needed, and a phase that was not known
-        to come counts as part of the phase before it.
+        The number of all phases never changes: a phase that is not needed leaves its number out, and a phase that was not
+        known to come counts as part of the phase before it.
         """
         if not self._phase or not self._total:
             return ""

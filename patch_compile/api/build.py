@@ -2,7 +2,7 @@
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_type_hints
 
 from masklearn.base.option import Option
 from patch_compile.api.results import FinishedBuild
@@ -10,8 +10,10 @@ from patch_compile.api.signature import Given, StrPath, takes
 from patch_compile.artifacts.layout import RECIPE
 from patch_compile.options import EDGELLM_PYTHON, RESUME, Argument, BuildOptions
 
+_SETTINGS = tuple(name for name in get_type_hints(BuildOptions) if name != "bytes_per_weight")
 
-@takes(BuildOptions, extra="build")
+
+@takes(BuildOptions, _SETTINGS, extra="build")
 def build(
     given: Given,
     model: Annotated[StrPath | None, Argument(
@@ -33,7 +35,7 @@ def build(
     """Learn masks, compile the model and build the engine.
 
     MODEL_DIR becomes OUT: an engine whose linears are mosaics of dense and 2:4 tiles, and the measured loss of quality. One
-    of `ratio`, `bytes_per_weight`, `mask`, `speedup` and `budget_ms` sets the amount of pruning. Speed is predicted for a
+    of `ratio`, `mask`, `speedup` and `budget_ms` sets the amount of pruning. Speed is predicted for a
     workload: `batch_size` prompts of `prompt_tokens`, each continued by `generated_tokens`. With `service` no engine is
     built here, unless `backend` is given.
 

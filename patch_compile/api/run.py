@@ -40,7 +40,8 @@ def run(
     """Continue prompts with OUT.
 
     The engine runs if the machine has a GPU, else the ONNX file runs in ONNX Runtime. The command prints the name of the
-    runner on stderr, and the text on stdout while it is generated. Several prompts form one batch. The sizes of the files
+    runner on stderr, and the text on stdout while it is generated. Several prompts form one batch; the command reads the
+    PROMPT - from standard input. The sizes of the files
     that run are compared with the manifest first; `check` compares every file with its sha256.
 
     Raises UsageError for an invalid setting, and PatchCompileError with the reason if this machine cannot run anything in

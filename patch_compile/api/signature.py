@@ -37,7 +37,8 @@ def takes(
     If the function has a parameter `given`, it gets all arguments there that the caller wrote and that are not None. A value
     equal to the default does not show whether the caller wrote it, and that matters in two cases. Some defaults depend on
     the model: an ONNX file keeps its own type unless a type is given. A recipe file provides the arguments that the caller
-    leaves out, but never overrides an argument that the caller wrote.
+    leaves out, but never overrides an argument that the caller wrote. A default that depends on something is None in the
+    signature. A single text or path may be given for a list of them.
     """
 
     def make(function: Callable[..., _R]) -> Callable[..., _R]:
@@ -46,12 +47,16 @@ def takes(
         with_given = own.pop("given", None) is not None
         parameters = sorted([*_declared(settings, only, own), *own.values()], key=lambda one: one.kind)
         options = {one.name: option for one in parameters if (option := _option(one.annotation))}
+        lists = {one.name for one in parameters if _is_list(one.annotation)}
         signature = written_by_hand.replace(
             parameters=[_plain(one, options.get(one.name)) for one in parameters]
         )
 
         def call(*args: Any, **kwargs: Any) -> _R:
-            written = _bind(signature, function.__name__, args, kwargs)
+            written = {
+                name: (value,) if name in lists and isinstance(value, str | os.PathLike) else value
+                for name, value in _bind(signature, function.__name__, args, kwargs).items()
+            }
             mine = {name: value for name, value in written.items() if name in own}
             if with_given:
                 mine["given"] = {name: value for name, value in written.items() if value is not None}
@@ -119,12 +124,25 @@ def _option(annotation: Any) -> Option | None:
 
 
 def _plain(parameter: inspect.Parameter, option: Option | None) -> inspect.Parameter:
-    """Returns a parameter with the type that callers may give, and its default as they would write it."""
-    default = parameter.default
-    if option is not None and option.spell is not None and default not in (None, _NEEDED):
+    """Returns a parameter with the type that callers may give, and its default as they would write it.
+
+    The default is None if words in the help say what it depends on.
+    """
+    default, accepted = parameter.default, _accepted(parameter.annotation)
+    if option is not None and option.unset:
+        default, accepted = None, accepted | None
+    elif option is not None and option.spell is not None and default not in (None, _NEEDED):
         default = option.spell(default)
     default = str(default) if isinstance(default, StrEnum) else default
-    return parameter.replace(annotation=_accepted(parameter.annotation), default=default)
+    return parameter.replace(annotation=accepted, default=default)
+
+
+def _is_list(annotation: Any) -> bool:
+    """Returns True for the type of a list, unless its option takes the whole list as one text too."""
+    hint = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    option = _option(annotation)
+    whole = option is not None and option.parse is not None
+    return not whole and (get_origin(hint) is Sequence or ... in get_args(hint))
 
 
 def _accepted(hint: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
@@ -79,6 +80,7 @@ def _plan(table: bool, as_json: bool, **given: Any) -> None:
 def _run(as_json: bool, **given: Any) -> None:
     from patch_compile.report.inspect import times_line
 
+    given["prompts"] = [_standard_input() if prompt == "-" else prompt for prompt in given["prompts"]]
     alone = len(given["prompts"]) == 1 and not as_json
     generated = library.run(
         **given,
@@ -91,6 +93,11 @@ def _run(as_json: bool, **given: Any) -> None:
     pairs = zip(given["prompts"], generated.texts, strict=True)
     _echo("" if alone else "\n\n".join(printable(f"{prompt}\n→ {text}") for prompt, text in pairs))
     click.echo(times_line(generated.report), err=True)
+
+
+def _standard_input() -> str:
+    """Returns the text on standard input, without the line end that a shell adds."""
+    return sys.stdin.buffer.read().decode(errors="surrogateescape").removesuffix("\n")
 
 
 def _echo(text: str, *, nl: bool = True) -> None:

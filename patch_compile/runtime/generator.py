@@ -97,11 +97,11 @@ class Generator:
 
     def stream(
         self,
-        prompts: Sequence[Prompt],
+        prompts: str | Sequence[Prompt],
         sampling: Sampling | None = None,
         *,
         new_tokens: int = 128,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         ignore_end: bool = False,
         logprobs: int | None = None,
     ) -> Stream[Piece, None, None]:
@@ -109,7 +109,8 @@ class Generator:
 
         Closing the iterator ends the generation.
 
-        new_tokens: most tokens per row; stop: strings that end a row; ignore_end: ignore end tokens and generate
+        prompts: texts or token ids; a single text is one prompt; new_tokens: most tokens per row; stop: a text, or several,
+        before which a row ends; ignore_end: ignore end tokens and generate
         `new_tokens` tokens, for measurements of time; logprobs: see `Continuation`.
 
         Raises PatchCompileError, before anything runs, for an empty prompt and for input above the decoder's limits.
@@ -121,16 +122,16 @@ class Generator:
 
     def request(
         self,
-        prompts: Sequence[Prompt],
+        prompts: str | Sequence[Prompt],
         sampling: Sampling | None = None,
         *,
         new_tokens: int = 128,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         ignore_end: bool = False,
         logprobs: int | None = None,
     ) -> Continuation:
         """Returns a checked request for a `shared_batch`. Parameters and errors: see `stream`."""
-        ids = [self.encode(prompt) for prompt in prompts]
+        ids, stop = self._encoded(prompts), (stop,) if isinstance(stop, str) else stop
         if not ids or new_tokens < 1:
             raise UsageError(
                 "There is nothing to generate",
@@ -147,13 +148,13 @@ class Generator:
 
     def generate(
         self,
-        prompts: Sequence[Prompt],
+        prompts: str | Sequence[Prompt],
         *args: Any,
         each: Callable[[Piece], object] = lambda _: None,
         **settings: Any,
     ) -> list[Completion]:
         """Returns a whole continuation for each prompt. each: called with every piece; other parameters: see `stream`."""
-        ids = [self.encode(prompt) for prompt in prompts]
+        ids = self._encoded(prompts)
         texts, tokens = [""] * len(ids), [list[int]() for _ in ids]
         finish = [Finish.LENGTH] * len(ids)
         for piece in self.stream(ids, *args, **settings):
@@ -163,6 +164,9 @@ class Generator:
             finish[piece.row] = piece.finish or finish[piece.row]
         rows = zip(texts, tokens, ids, finish, strict=True)
         return [Completion(text, new, len(prompt), why) for text, new, prompt, why in rows]
+
+    def _encoded(self, prompts: str | Sequence[Prompt]) -> list[list[int]]:
+        return [self.encode(prompt) for prompt in ((prompts,) if isinstance(prompts, str) else prompts)]
 
     def _stream(self, given: Continuation) -> Stream[Piece, None, None]:
         # The last token needs no step of its own.

@@ -1,15 +1,19 @@
 """The library does what the commands do: build → generator → verify on a tiny model, and the same bytes."""
 
+import io
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from inspect import signature as inspect_signature
-from typing import Any
+from typing import Annotated, Any
 
 import click
 import pytest
 from rich.console import Console
 
+import patch_compile
+from masklearn.base.option import Option
 from patch_compile.api.build import build
 from patch_compile.api.compare import compare
 from patch_compile.api.inspect import inspect
@@ -38,7 +42,7 @@ def without_times(report: dict[str, Any], out: str) -> dict[str, Any]:
     return dict(json.loads(text))
 
 
-def test_build_generate_verify(settings, tmp_path):
+def test_build_generate_verify(settings, tmp_path, monkeypatch):
     model, asked = settings.pop("model"), settings | {"seed": 3}
     built = build(model, **asked)
     assert built.path == tmp_path / "out"
@@ -55,8 +59,11 @@ def test_build_generate_verify(settings, tmp_path):
     assert built.perplexity == built.report.perplexity.pruned
 
     (said,) = built.generator().generate(["the cat"], new_tokens=5)
-    shown = run_here("run", theirs, "the cat", "--new-tokens", 5)
-    assert shown.returncode == 0 and shown.stdout.strip() == said.text.strip() != ""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"the cat\n")))
+    for prompt in ("the cat", "-"):
+        shown = run_here("run", theirs, prompt, "--new-tokens", 5)
+        assert shown.returncode == 0 and shown.stdout.strip() == said.text.strip() != ""
+    assert run(built.path, "the cat", new_tokens=5).texts == (said.text,)
 
     asked = {"only": "compiled,pruned", "lengths": (5,)}
     verified = verify(built.path, **asked)
@@ -120,6 +127,39 @@ def test_learn_plan_inspect_and_compare(settings, tmp_path):
 def test_a_wrong_setting_is_a_usage_error(call):
     with refused():
         call()
+
+
+@pytest.mark.parametrize("name", ["AccuracyError", "PatchCompileError", "SpeedError", "UsageError"])
+def test_errors_have_the_names_of_the_package(name):
+    raised = getattr(patch_compile, name)
+    assert issubclass(raised, patch_compile.PatchCompileError)
+    assert (
+        f"{raised.__module__}.{raised.__qualname__}"
+        == f"patch_compile.{raised.__name__}"
+        == f"patch_compile.{name}"
+    )
+
+
+def test_signatures_hide_no_dependent_default():
+    """A default that depends on the model, the method or the machine is None, and words say what it is."""
+    for name in patch_compile.__all__:
+        function = getattr(patch_compile, name)
+        parameters = inspect_signature(function).parameters if hasattr(function, "options") else {}
+        depending = {one for one, option in getattr(function, "options", {}).items() if option.unset}
+        assert {parameters[one].default for one in depending} <= {None}, name
+    shown = inspect_signature(build).parameters
+    assert [shown[one].default for one in ("method", "kinds", "permute", "dtype")] == [None] * 4
+
+
+def test_a_text_counts_as_a_list_of_one():
+    @takes()
+    def function(prompts: Sequence[str], *, names: Annotated[str | Sequence[str], Option("")] = ()):
+        return prompts, names
+
+    assert function("a b", names="c,d") == (("a b",), "c,d")
+    assert function(["a", "b"]) == (["a", "b"], ())
+    with refused():
+        compare("nowhere")
 
 
 def test_given_arguments_differ_from_defaults():

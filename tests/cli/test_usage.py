@@ -155,6 +155,7 @@ def test_a_value_that_can_never_be_valid(command, flag, value, tmp_path, monkeyp
         "build m --ratio 0.4 --mask f",
         "build m --ratio 0.4 --speedup 1.3",
         "build m --speedup 1.2 --budget-ms 3",
+        "build m --bytes 1.5",
         "build m --mask f --permute",
         "build m --speedup 1.3 --per-layer",
         "build m --speedup 1.3 --method maskllm",

@@ -56,6 +56,14 @@ def test_a_batch_says_what_the_checkpoint_says(out_of: OutOf, kind: str) -> None
         assert generator.tokenizer.decode(one.tokens, skip_special_tokens=True).strip() == one.text.strip()
 
 
+def test_a_text_is_one_prompt_and_one_stop(generator: Generator) -> None:
+    (whole,) = generator.generate("the cat", new_tokens=8)
+    assert whole == generator.generate(["the cat"], new_tokens=8)[0]
+    later = whole.text.split()[2]
+    (ended,) = generator.generate("the cat", new_tokens=8, stop=later)
+    assert (ended,) == (*generator.generate(["the cat"], new_tokens=8, stop=[later]),)
+
+
 def test_a_build_in_bfloat16_runs_too(out_of: OutOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It runs as a copy in fp32, with a note, and the copy is removed; without room it is refused."""
     out = out_of("llama", "bfloat16")
