@@ -8,14 +8,13 @@ NVCC_EXTRA := $(shell command -v nvcc >/dev/null || test -x /usr/local/cuda/bin/
 
 .PHONY: demo play test test-full durations golden fetched compiled chromium minilm families mutate tensorrt-versions edgellm fuzz torture lint format plugin wheels bench-compile bench-quality bench-memory bench-onnx-files reproduce docs docs-test screenshots release models audit lowest newest lock clean
 
-# The first command plans a model that people serve, from its config alone, for twice its speed. The second builds a small model,
-# whose linears gain where a GPU reads long prompts and answers briefly, as in classifying or scoring text, and multiplies in
-# 8 bits. For a first look it reads few windows of text, does not repair, and compiles the plugin for one architecture; the
-# defaults read more, and repair.
+# The first command plans a model that people serve, from its config alone, for twice its speed: there tiles pay. The second builds
+# a small model, to look at what a build makes: its weight types gain, its tiles do not, and the build says so. For a first look
+# it reads few windows of text, does not repair, and compiles the plugin for one architecture; the defaults read more, and repair.
 demo: .venv/installed models
-	@echo "LLaMA-2-7B on an A6000, from its config.json alone:"
+	@echo "LLaMA-2-7B on an A6000, from its config.json alone: a model whose tiles pay."
 	@$(BIN)/patch-compile plan samples/configs/llama-2-7b --speedup 2 --target a6000 --prompt-tokens 2048 --generated-tokens 1
-	@echo; echo "SmolLM2-135M, built and compared:"
+	@echo; echo "SmolLM2-135M, to look at a build: at this size tiles bring nothing, as the warning says."
 	PATCH_COMPILE_PLUGIN_ARCHS=89 PATCH_COMPILE_BUILD_CALIB=$(TEXTS)/calib.txt PATCH_COMPILE_BUILD_WINDOWS=8 \
 	  PATCH_COMPILE_BUILD_EVAL=$(TEXTS)/eval.txt PATCH_COMPILE_BUILD_EVAL_WINDOWS=4 PATCH_COMPILE_BUILD_REPAIR=none \
 	  $(BIN)/patch-compile build $(MODEL) -o out/smollm2 --ratio 0.1 --weights w8a8 --tile 64x64 --target rtx4090 \

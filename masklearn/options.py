@@ -69,16 +69,16 @@ class LearnOptions:
         check=_known_method)] = "oneshot"
     per_layer: Annotated[bool, _learning("Reach the ratio in every linear, not over all of them together.")] = False
     kinds: Annotated[str, _learning(
-        "Tile formats to choose from. 2:4 speeds up prompts and decoding. 8:16, 10:16 and 12:16 (that many of 16 weights "
-        "stay) lose less quality at the same size but speed up decoding only; 6:8 speeds up prompts, with w8a8 only. auto "
+        "Tile formats to choose from. 2:4 speeds up prefill and decode. 8:16, 10:16 and 12:16 (that many of 16 weights "
+        "stay) lose less quality at the same size but speed up decode only; 6:8 speeds up prefill, with w8a8 only. auto "
         "picks formats by the least loss. Also a list (8:16,12:16), or PATTERN=LIST,….", "KINDS",
         unset="by predicted speed; auto with learn's `bytes_per_weight`",
         check=parse_kinds)] = "2:4"
     weights: Annotated[str | None, _learning(
         "Type of the linears' weights: float16, bfloat16, int8 (a scale a row), int4 (a scale a row and 64 "
-        "columns), w8a8 (int8, and inputs in int8 too: fast for prompts; dense, 2:4 and 6:8 tiles), or PATTERN=TYPE,…. "
+        "columns), w8a8 (int8, and activations in int8 too: fast in prefill; dense, 2:4 and 6:8 tiles), or PATTERN=TYPE,…. "
         "auto, or a list such as int8,int4, picks types by `speedup`, `budget_ms` or learn's `bytes_per_weight`; "
-        "w8a8,int8 picks int8 where inputs are hard to round.",
+        "w8a8,int8 picks int8 where activations are hard to round.",
         "TYPE", unset="the type of the graph; auto for a speed",
         check=parse_weights)] = None
     include: Include = ()

@@ -147,7 +147,7 @@ class _GraphOptions(LearnOptions):
         "Tile size; 128x* is 128 rows and all of K. auto is the size with which a speed takes the fewest zeros.",
         "ROWSxCOLS", unset="128x128; auto for a speed", parse=_open_tile)] = None
     lowering: Annotated[str, _graph(
-        "How linears are compiled: plugin (kernels of patch-compile), split (dense and 2:4 products of TensorRT), dense, or "
+        "How linears are compiled: plugin (kernels of patch-compile), split (dense and 2:4 GEMMs of TensorRT), dense, or "
         "auto (plugin where it is predicted faster, else dense). Linears compiled dense are not pruned. With plugin, all "
         "linears are. Also PATTERN=LOWERING,….", "LOWERING",
         check=_lowering)] = "auto"
