@@ -45,7 +45,7 @@ RoundingLosses = Mapping[str, RoundingLoss]
 NO_LOSSES: RoundingLosses = MappingProxyType({})
 _NO_TYPES: Mapping[str, WeightType] = MappingProxyType({})
 _NOTHING = np.zeros(1)
-_ROUNDING = 1e-12  # relative rounding error that sums of savings in fp64 may have
+_EPSILON = float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True)
@@ -155,8 +155,8 @@ def select(scores: Scores, areas: Grids, budget: Budget | float, costs: Scores |
 
     Each share of the budget is solved separately. A ratio is met as nearly as a number of steps in that order can:
     |reached - asked| is at most half of one step's saving, with 2:4 a quarter of a tile's weights. 0 and 0.5 are met
-    exactly. A saving (`Budget.saving`) is reached or exceeded by less than one step. Equal steps are taken in the order of
-    the linears in `scores`, then by row, then by column.
+    exactly. A saving (`Budget.saving`) is reached, to the rounding of a sum, or exceeded by less than one step. Equal steps
+    are taken in the order of the linears in `scores`, then by row, then by column.
 
     Raises MaskLearnError for a ratio outside 0 ... 0.5, patterns that do not fit, or a saving that all tiles together
     do not reach, and ValueError for a score or a cost that is not finite, or a unit without costs.
@@ -272,13 +272,16 @@ def _count(saved: NDArray[np.float64], share: Share, unit: str) -> int:
     """Returns the number of steps to take; saved: total saving of the first 0, 1, 2 … steps."""
     if not share.at_least:
         return int(np.abs(saved - share.saving).argmin())
-    if saved[-1] < share.saving * (1.0 - _ROUNDING):
+    # Two sums of the same n numbers >= 0, in any two orders, differ by at most n epsilons (Higham, Accuracy and Stability of
+    # Numerical Algorithms, 4.2): an amount may be the sum of just these tiles in the order of their linears.
+    amount = share.saving * (1.0 - saved.size * _EPSILON)
+    if saved[-1] < amount:
         raise MaskLearnError(
             f"A saving of {share.saving:g} {unit} cannot be reached",
             f"All tiles together save {saved[-1]:g} {unit}.",
             "Ask for less.",
         )
-    return int(np.searchsorted(saved, share.saving * (1.0 - _ROUNDING)))
+    return int(np.searchsorted(saved, amount))
 
 
 def _check_finite(what: str, grids: Mapping[str, _Points]) -> None:

@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -143,6 +144,30 @@ def test_a_saving_that_only_rounding_misses_is_reached() -> None:
     times = {"l": np.full((1, 10), 0.1)}
     maps = select({"l": np.ones((1, 10))}, {"l": np.ones((1, 10))}, Budget.saving(1.0, "us"), times)
     assert maps["l"].all()
+
+
+@settings(max_examples=25, deadline=None)
+@example(sizes=[120_000], spread=0.0, seed=24)  # sums of equal savings drift farthest apart
+@given(st.lists(st.integers(1, 20_000), min_size=1, max_size=4), st.floats(0.0, 12.0), st.integers(0, 1000))
+def test_all_tiles_reach_their_sum_in_any_order(sizes, spread, seed) -> None:
+    random = np.random.default_rng(seed)
+    times = {
+        f"l{i}": random.random() * 10 ** random.uniform(-spread, spread, size) for i, size in enumerate(sizes)
+    }
+    scores = {name: random.random(grid.size) for name, grid in times.items()}
+    every = np.concatenate([*times.values()])
+    for asked in (
+        sum(float(grid.sum()) for grid in times.values()),
+        math.fsum(every),
+        every[::-1].cumsum()[-1],
+    ):
+        maps = select(
+            scores,
+            {name: np.ones(grid.size) for name, grid in times.items()},
+            Budget.saving(asked, "us"),
+            times,
+        )
+        assert sum(float(times[name][~tiles].sum()) for name, tiles in maps.items()) <= 1e-10 * asked
 
 
 def test_a_unit_without_costs_is_ours() -> None:
