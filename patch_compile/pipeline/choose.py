@@ -22,7 +22,7 @@ from patch_compile.errors import PatchCompileError, SpeedError
 from patch_compile.planning.gains import ALL_SPARSE, GainBudget, TilesThatGain
 from patch_compile.planning.lowering import AUTO, asked_lowerings
 from patch_compile.planning.predict import predict_whole
-from patch_compile.planning.tiles_for_speed import SpeedTask, TilesForSpeed, plans_for_speed
+from patch_compile.planning.tiles_for_speed import SpeedTask, TilesForSpeed
 from patch_compile.planning.types_for_speed import TypesForSpeed
 from patch_compile.report.prediction import gain_line, reason_lines
 from patch_compile.sources.pruning import types_to_round
@@ -53,8 +53,10 @@ def chooser_of(source: Source, costs: CostModel | None, note: Callable[[str], ob
     if r.goal is not None:
         assert costs is not None  # a goal without predictions was refused
         if source.chooses_types:
-            with_assumed_types(source, costs)  # raises SpeedError before anything is learned
-            return _types_for_speed(source, costs)
+            sure = (
+                _types_for_speed(source, costs).assumed().types
+            )  # raises SpeedError before anything is learned
+            return _types_for_speed(source, costs, sure)
         plans_with_speed(source, costs)  # raises SpeedError before anything is learned
         return TilesForSpeed(_speed_task(source, costs), source.weight_types())
     gains = gain_budget(source, costs)
@@ -88,12 +90,11 @@ def plans_with_ratio(
 
 
 def plans_with_speed(source: Source, costs: CostModel) -> dict[str, LinearPlan]:
-    """Returns the plans with the smallest ratio that reaches the requested speed. Raises SpeedError if no ratio does."""
-    goal, outline = source.recipe.goal, source.outline
-    assert goal is not None and outline is not None
-    return plans_for_speed(
-        goal, list(source.coverage.linears), lambda ratios: source.plan_at(ratios, costs), outline, costs
-    )
+    """Returns the plans for the requested speed, as if every zeroed weight lost alike.
+
+    Raises SpeedError if no tiles reach it, whatever their scores are.
+    """
+    return TilesForSpeed(_speed_task(source, costs), source.weight_types()).assumed()
 
 
 def with_assumed_types(source: Source, costs: CostModel) -> tuple[Source, float]:
@@ -101,12 +102,8 @@ def with_assumed_types(source: Source, costs: CostModel) -> tuple[Source, float]
 
     The loss is of rounding and pruning, in weights of 2:4 tiles. Raises SpeedError if no types reach the speed.
     """
-
-    def typed(types: dict[str, WeightType]) -> Source:
-        return source.with_other(weights=spell_types(types))
-
-    found = _types_for_speed(source, costs).assumed(lambda types: plans_with_speed(typed(types), costs))
-    return typed(found.types), found.loss
+    found = _types_for_speed(source, costs).assumed()
+    return source.with_other(weights=spell_types(found.types)), found.loss
 
 
 @dataclass(frozen=True)
@@ -266,14 +263,16 @@ def _kinds_of(source: Source) -> dict[str, tuple[TileKind, ...]]:
     return allowed_kinds(r.kinds, source.coverage.linears, r.tile_size, source.allowed_types)
 
 
-def _types_for_speed(source: Source, costs: CostModel) -> TypesForSpeed:
+def _types_for_speed(
+    source: Source, costs: CostModel, sure: dict[str, WeightType] | None = None
+) -> TypesForSpeed:
     asked = asked_lowerings(source.recipe.lowering, list(source.coverage.linears))
     # A split linear has weights of 16 bits; asked to have others, it is refused later.
     options = {
         name: tuple(kind for kind in kinds if asked[name] != "split" or not kind.quantised) or kinds
         for name, kinds in source.allowed_types.items()
     }
-    return TypesForSpeed(_speed_task(source, costs), options)
+    return TypesForSpeed(_speed_task(source, costs), options, sure)
 
 
 def _check_gain(source: Source, gains: GainBudget, row: Gaining, costs: CostModel | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from masklearn.masks.budget import LARGEST_RATIO
 from patch_compile.artifacts.prediction import PhaseRow
 from patch_compile.errors import SpeedError
 
+_ROUNDING = 1e-12  # relative rounding error of a predicted time
 _STEPS = 500  # steps of the search up to ratio 0.5: thousandths
 
 
@@ -32,12 +34,21 @@ class SpeedGoal:
     def met(self, found: PhaseRow) -> bool:
         return found.planned_ms <= self.milliseconds(found.dense_ms)
 
+    def lowered(self, best: PhaseRow) -> str:
+        """Returns the setting of a goal that `best` just meets, "" if it is no faster than the dense model."""
+        if self.budget_ms is not None:
+            digit = 10.0 ** math.floor(math.log10(best.planned_ms) - 2)  # the third
+            return f"`budget_ms` {digit * math.ceil(best.planned_ms * (1 + _ROUNDING) / digit):g} or more"
+        reached = math.floor(100 * best.speedup * (1 - _ROUNDING)) / 100
+        return f"`speedup` {reached:.2f} or less" if reached > 1.0 else ""
+
     def __str__(self) -> str:
         return f"{self.budget_ms:g} ms" if self.budget_ms is not None else f"a speed-up of {self.speedup:g}"
 
 
 def ratio_for(goal: SpeedGoal, predict: Callable[[float], PhaseRow]) -> float:
-    """Returns the smallest ratio, to a thousandth, at which `predict` meets the goal. Time must not rise from .001 on.
+    """Returns the smallest ratio, to a thousandth, at which `predict` meets the goal; where time rises with the ratio, perhaps
+    a larger one.
 
     Raises SpeedError if no ratio up to 0.5 does.
     """
@@ -51,13 +62,15 @@ def ratio_for(goal: SpeedGoal, predict: Callable[[float], PhaseRow]) -> float:
 
 
 def unreachable(goal: SpeedGoal, best: PhaseRow) -> SpeedError:
-    """Returns the error for a goal that even the plan with the largest ratio does not meet."""
+    """Returns the error for a goal that even all pruned tiles do not meet, with a goal that they meet."""
     # A plan that leaves all linears dense has no limit but itself.
     passes = f" No kernel can pass {best.limit:.2f}." if best.limit > best.speedup else ""
+    lowered = goal.lowered(best)
     return SpeedError(
         f"The goal of {goal} is out of reach",
-        f"At the largest ratio the workload is predicted to take {best.planned_ms:.1f} ms, and {best.dense_ms:.1f} ms with "
-        f"the dense model: a speed-up of {best.speedup:.2f}.{passes}",
-        "Ask for less, leave --weights, --kinds and --tile open, or plan for another card or workload.",
+        f"With all tiles pruned that save time, the workload is predicted to take {best.planned_ms:.1f} ms, and "
+        f"{best.dense_ms:.1f} ms with the dense model: a speed-up of {best.speedup:.3f}.{passes}",
+        f"{f'Give {lowered}, plan' if lowered else 'Plan'} for another card or workload, or leave out `weights`, `kinds` and "
+        "`tile` if you gave them.",
         fastest=best.planned_ms,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.masks.budget import Budget
+from masklearn.masks.budget import LARGEST_RATIO, Budget
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE
 from masklearn.masks.record import SpeedRecord
 from masklearn.masks.select import NO_LOSSES, RoundingLosses, Scores, Selection, select
+from masklearn.masks.tiles import grid_shape, weights_of_tiles
 from masklearn.quant.table import FLOAT16, WeightType
 from patch_compile.artifacts.prediction import PhaseRow
 from patch_compile.planning.cost import CostModel
-from patch_compile.planning.gains import ALL_SPARSE
 from patch_compile.planning.lowering import LinearPlan, plan_linears
 from patch_compile.planning.outline import Outline
-from patch_compile.planning.planner import settle_together
+from patch_compile.planning.planner import assumed_tiles, settle_together
 from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.products import cost_together, products_of
 from patch_compile.planning.speed_goal import SpeedGoal, ratio_for, unreachable
@@ -68,6 +68,8 @@ class TilesForSpeed:
        its real lowerings, is as fast as asked.
     3. A linear with too few chosen tiles to pay for its launch is lowered dense. Its tiles are taken back, since they save
        nothing.
+
+    What all tiles save does not depend on their scores. So a speed is known to be reachable before anything is learned.
     """
 
     def __init__(self, task: SpeedTask, weights: Mapping[str, WeightType] | None = None) -> None:
@@ -86,15 +88,53 @@ class TilesForSpeed:
         Raises SpeedError if no saving is enough.
         """
         saved = self.saved(areas)
-        amount = self._least(scores, areas, saved)
-        budget = Budget.saving(amount, _UNIT)
+        budget = Budget.saving(self._least(scores, areas, saved), _UNIT)
         chosen = select(scores, areas, budget, saved)
-        while wasted := self._wasted(chosen, saved):
+        while wasted := _wasted(self.plans(chosen.kinds)):
             saved |= {name: {kind: 0 * grid for kind, grid in saved[name].items()} for name in wasted}
-            budget = Budget.saving(max(0.0, (budget.amount or 0.0) - sum(wasted.values())), _UNIT)
+            budget = Budget.saving(_saved_by(chosen, saved), _UNIT)
             chosen = select(scores, areas, budget, saved)
         self.record = self._recorded(chosen)
         return chosen, budget
+
+    def assumed(self) -> dict[str, LinearPlan]:
+        """Returns plans that reach the speed as if all zeroed weights lost alike: whole linears are pruned, those first that
+        save most per zero.
+
+        Raises SpeedError if no tiles are enough, as a call does with any scores.
+        """
+        task, most = self._task, self._saving_most_per_zero()
+
+        def plans_of(share: float) -> dict[str, LinearPlan]:
+            """Returns the plans with this share of all zeros."""
+            kinds = {
+                name: np.zeros(grid_shape(shape, task.tile), np.uint8) for name, shape in task.linears.items()
+            }
+            zeros = {name: kind.zeros * prod(task.linears[name]) for name, kind in most.items()}
+            left = share * sum(zeros.values())
+            for name, count in zeros.items():
+                ratio = most[name].zeros * min(1.0, left / count)
+                if name not in wasted:
+                    kinds[name] = assumed_tiles(task.linears[name], task.tile, ratio, (most[name],)).kinds
+                left = max(0.0, left - count)
+            return self.plans(kinds)
+
+        wasted: set[str] = set()
+        ratio = ratio_for(task.goal, lambda ratio: task.end_to_end(plans_of(ratio / LARGEST_RATIO)))
+        while found := _wasted(plans := plans_of(ratio / LARGEST_RATIO)):
+            wasted |= found
+        return plans
+
+    def _saving_most_per_zero(self) -> dict[str, TileKind]:
+        """Returns the kind with which all tiles of a linear save most, if any saves, those linears first that save most per
+        zero."""
+        found: dict[str, tuple[float, TileKind]] = {}
+        for name, by_kind in self.saved(weights_of_tiles(self._task.linears, self._task.tile)).items():
+            sums = {kind: float(grid.sum()) for kind, grid in by_kind.items()}
+            kind = max(sums, key=lambda one: sums[one])
+            if sums[kind] > 0.0:
+                found[name] = (sums[kind] / (kind.zeros * prod(self._task.linears[name])), kind)
+        return {name: found[name][1] for name in sorted(found, key=lambda name: -found[name][0])}
 
     def saved(self, areas: Grids) -> dict[str, ByKind]:
         """Returns the microseconds that each tile saves if it has a kind, `[grid]`; 0 if its type lacks the kind."""
@@ -116,9 +156,9 @@ class TilesForSpeed:
         """Returns the smallest saving that is enough. Raises SpeedError if pruning all tiles is not enough."""
         most = (np.max([*by_kind.values()], axis=0).sum() for by_kind in saved.values() if by_kind)
         low, high = 0.0, float(sum(most))
-        if self._weights and self._enough(low, scores, areas, saved):  # only by the types of the weights
+        if self._enough(low, scores, areas, saved):  # only by the types of the weights
             return low
-        best = self._end_to_end(select(scores, areas, Budget.saving(high, _UNIT), saved))
+        best = self._task.end_to_end(self.plans(_saving_most(saved)))
         if not self._task.goal.met(best):
             raise unreachable(self._task.goal, best)
         for _ in range(_HALVINGS):
@@ -130,19 +170,7 @@ class TilesForSpeed:
     def _enough(self, saving: float, scores: Scores, areas: Grids, saved: Mapping[str, ByKind]) -> bool:
         """True if the tiles that lose least for a saving make the model as fast as asked."""
         chosen = select(scores, areas, Budget.saving(saving, _UNIT), saved)
-        return self._task.goal.met(self._end_to_end(chosen))
-
-    def _wasted(self, chosen: Selection, saved: Mapping[str, ByKind]) -> dict[str, float]:
-        """Returns the savings that were counted for tiles in linears that are lowered dense after all."""
-        plans = self.plans(chosen.kinds)
-        return {
-            name: float(sum(grid[kinds == kind.code].sum() for kind, grid in saved[name].items()))
-            for name, kinds in chosen.kinds.items()
-            if kinds.any() and not plans[name].uses_zeros
-        }
-
-    def _end_to_end(self, chosen: Selection) -> PhaseRow:
-        return self._task.end_to_end(self.plans(chosen.kinds))
+        return self._task.goal.met(self._task.end_to_end(self.plans(chosen.kinds)))
 
     def plans(self, kinds: Grids) -> dict[str, LinearPlan]:
         """Returns the plans of linears whose tiles have these kinds, `[grid]` of codes."""
@@ -189,28 +217,28 @@ def saved_per_weight(plans: Mapping[str, LinearPlan], outline: Outline, costs: C
     return saved
 
 
-def plans_for_speed(
-    goal: SpeedGoal,
-    linears: Collection[str],
-    plan_at: Callable[[Mapping[str, float]], Mapping[str, LinearPlan]],
-    outline: Outline,
-    costs: CostModel,
-) -> dict[str, LinearPlan]:
-    """Returns the plans with the smallest ratio that reaches a speed, spread evenly over the linears in which it saves time.
+def _wasted(plans: Mapping[str, LinearPlan]) -> set[str]:
+    """Returns the linears with pruned tiles that are lowered dense after all."""
+    return {name for name, plan in plans.items() if plan.tiles.sparse and not plan.uses_zeros}
 
-    plan_at: plans linears that have these ratios, as they are compiled. Raises SpeedError if no ratio reaches the speed.
-    """
-    savers = saved_per_weight(plan_at(dict.fromkeys(linears, ALL_SPARSE)), outline, costs)
 
-    def plans_of(ratio: float) -> Mapping[str, LinearPlan]:
-        return plan_at({name: ratio if name in savers else 0.0 for name in linears})
+def _saved_by(chosen: Selection, saved: Mapping[str, ByKind]) -> float:
+    pruned = (
+        grid[chosen.kinds[name] == kind.code].sum()
+        for name, own in saved.items()
+        for kind, grid in own.items()
+    )
+    return float(sum(pruned))
 
-    ratio = ratio_for(goal, lambda ratio: predict_whole(plans_of(ratio).values(), outline, costs).end_to_end)
-    plans = plans_of(ratio)
-    while wasted := {plan.name for plan in plans.values() if plan.zeroed and not plan.uses_zeros}:
-        savers = {name: saved for name, saved in savers.items() if name not in wasted}
-        plans = plans_of(ratio)
-    return dict(plans)
+
+def _saving_most(saved: Mapping[str, ByKind]) -> dict[str, NDArray[np.uint8]]:
+    """Returns the codes of the kinds with which tiles save most, `[grid]`; dense where none saves."""
+    codes: dict[str, NDArray[np.uint8]] = {}
+    for name, by_kind in saved.items():
+        kinds = np.array([DENSE.code, *(kind.code for kind in by_kind)], np.uint8)
+        grids = [*by_kind.values()]
+        codes[name] = kinds[np.argmax([0 * grids[0], *grids], axis=0)]
+    return codes
 
 
 def _without_sparse_slabs(plan: LinearPlan) -> LinearPlan:

@@ -24,7 +24,6 @@ from masklearn.masks.select_types import (
 from masklearn.masks.tiles import weights_of_tiles
 from masklearn.quant.table import INT4, INT8, W8A8, WeightType
 from patch_compile.errors import SpeedError
-from patch_compile.planning.lowering import LinearPlan
 from patch_compile.planning.products import cost_together, products_of
 from patch_compile.planning.tiles_for_speed import Grids, SpeedTask, TilesForSpeed
 
@@ -50,9 +49,9 @@ class TypesForSpeed(ChoosesTypes):
        pruning together, are taken.
     """
 
-    def __init__(self, task: SpeedTask, options: Mapping[str, Allowed]) -> None:
-        """options: types that each linear may have."""
-        self._task, self._options = task, options
+    def __init__(self, task: SpeedTask, options: Mapping[str, Allowed], sure: Types | None = None) -> None:
+        """options: types that each linear may have; sure: types that reach the speed with any scores, if they are known."""
+        self._task, self._options, self._sure = task, options, sure
         self.record: SpeedRecord | None = None  # set when tiles are chosen
 
     def __call__(
@@ -111,11 +110,10 @@ class TypesForSpeed(ChoosesTypes):
         }
         return types, kinds
 
-    def assumed(self, plans_with: Callable[[Types], Mapping[str, LinearPlan]]) -> Filled:
-        """Returns the types for a plan without scores, in which all weights of a linear lose alike, with their loss.
+    def assumed(self) -> Filled:
+        """Returns the types for a plan without scores, in which all weights lose alike, with their loss.
 
-        plans_with: plans the linears with these types and the least ratio that reaches the speed, or raises SpeedError if
-        none does. Raises SpeedError if no types reach the speed.
+        Raises SpeedError if no types reach the speed.
         """
         task = self._task
         areas = weights_of_tiles(task.linears, task.tile)
@@ -131,7 +129,7 @@ class TypesForSpeed(ChoosesTypes):
         choices = TypeChoices(self._options, scores, rounding, self._savings(areas))
 
         def fill(types: Types) -> Filled:
-            zeroed = sum(plan.zeroed for plan in plans_with(types).values())
+            zeroed = sum(plan.zeroed for plan in self._tiles(types).assumed().values())
             loss = rounding_cost(types, rounding) + zeroed / TWO_FOUR.zeros
             return Filled(types, Selection({}, ()), Budget(), loss)
 
@@ -158,7 +156,8 @@ class TypesForSpeed(ChoosesTypes):
     ) -> Filled:
         """Returns the types with the least loss among those near the saving that the speed takes.
 
-        If none of these reaches the speed, it returns the fastest types. Raises SpeedError if these don't reach it either.
+        If none of these reaches the speed, it returns the types that are sure to, or else the fastest. Raises SpeedError if
+        these don't reach it either.
         """
 
         def reached(types: Types) -> Filled | None:
@@ -170,15 +169,14 @@ class TypesForSpeed(ChoosesTypes):
         near = [self._unrounded(), *choices.near(self._amount(areas), shares)]
         if found := least_loss(near, rounding, reached):
             return found
-        try:
-            return fill(choices.saving_most())
-        except SpeedError as error:
-            raise SpeedError(
-                error.what,
-                error.why,
-                "Ask for less, or plan for another card or workload.",
-                fastest=error.fastest,
-            ) from None
+        refused: list[SpeedError] = []
+        # The types that are near depend on the speed. An error may name only speeds at which these are tried again.
+        for types in (self._sure or choices.saving_most(), self._unrounded()):
+            try:
+                return fill(types)
+            except SpeedError as error:
+                refused.append(error)
+        raise min(refused, key=lambda error: error.fastest)
 
     def _unrounded(self) -> Types:
         """Returns the type of each linear that loses least. Its launches are not in the savings: small models gain by it."""

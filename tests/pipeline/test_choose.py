@@ -1,15 +1,22 @@
 """A speed that `plan` answers is a speed that `build` reaches: one function decides for both."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 
-from masklearn.masks.tiles import tile_weights
-from patch_compile.pipeline.choose import chooser_of
+from masklearn.masks.kinds.allowed import allowed_kinds
+from masklearn.masks.select import RoundingLoss
+from masklearn.masks.tiles import weights_of_tiles
+from masklearn.quant.table import INT4, INT8, W8A8
+from patch_compile.errors import SpeedError
+from patch_compile.pipeline.choose import chooser_of, ratio_of, settle_open
 from patch_compile.pipeline.plan import plan
 from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel
+from patch_compile.planning.lowering import plan_linears
+from patch_compile.planning.planner import settle_together
 from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.tile_map import unpatterned
 from patch_compile.recipe import Recipe
@@ -21,6 +28,9 @@ from tests.refusals import refused
 SMALL = LLAMA_2_7B | {"hidden_size": 256, "intermediate_size": 1536, "num_hidden_layers": 4, "num_attention_heads": 4,
                       "num_key_value_heads": 1, "head_dim": 256}  # fmt: skip
 
+SMOLLM2 = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 9,
+           "num_key_value_heads": 3, "vocab_size": 49152, "tie_word_embeddings": True}  # fmt: skip
+
 
 @pytest.fixture
 def model(tmp_path):
@@ -28,22 +38,44 @@ def model(tmp_path):
     return tmp_path
 
 
+@pytest.fixture
+def smollm2(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_2_7B | SMOLLM2))
+    return tmp_path
+
+
+ROUNDED = {INT8: 0.0007, W8A8: 0.0065, INT4: 0.084}  # losses as shares of the loss of all tiles
+PROMPTS = {"target": "rtx4090", "prompt_tokens": 512, "generated_tokens": 1, "tile": "64x64"}
 ONLY_TILES = {"weights": "float16", "kinds": "2:4", "tile": "128x128"}
 
 
 def recipe(model, **settings):
-    return Recipe.parse({"model": model, "target": "a6000", **settings})
+    return Recipe.parse({"model": model, "target": "a6000"} | settings)
 
 
 def build_for(asked, seed=0):
-    """The chooser of a build, and its tiles for scores at random."""
+    """The plans of a build whose tiles, and types if they are open, are chosen by scores at random, and its speed."""
     source = open_source(asked, weights=False)
     costs = CostModel(card_of(asked.target), source.workload)
+    source = settle_open(source, costs).source
     choose = chooser_of(source, costs, pytest.fail)
-    linears, rng = source.coverage.linears, np.random.default_rng(seed)
-    areas = {name: tile_weights(shape, asked.tile) for name, shape in linears.items()}
-    tiles, _ = choose({name: rng.lognormal(size=grid.shape) * grid for name, grid in areas.items()}, areas)
-    plans = source.plan(unpatterned(linears, asked.tile, tiles), costs)
+    linears, tile, rng = source.coverage.linears, source.recipe.tile_size, np.random.default_rng(seed)
+    areas = weights_of_tiles(linears, tile)
+    kinds = allowed_kinds(source.recipe.kinds, linears, tile, source.allowed_types)
+    losses = {name: rng.lognormal(size=grid.shape) * grid for name, grid in areas.items()}
+    scores = {name: {kind: kind.zeros**1.5 * losses[name] for kind in kinds[name]} for name in linears}
+    first = {name: one.linears[0] for one in source.outline.groups for name in one.linears}
+    rounding = {
+        name: RoundingLoss(
+            {kind: rng.lognormal() * share * grid.sum() for kind, share in ROUNDED.items()},
+            first.get(name, name),
+        )
+        for name, grid in losses.items()
+    }
+    tiles, _ = choose(scores, areas, rounding)
+    types = tiles.types or source.weight_types()
+    plans = plan_linears(unpatterned(linears, tile, tiles.kinds), source.recipe.lowering, costs, types)
+    plans = settle_together(plans, source.recipe.lowering, source.outline, costs)
     return plans, predict_whole(plans.values(), source.outline, costs).end_to_end
 
 
@@ -61,6 +93,37 @@ def test_joint_gains_reach_a_speed(model):
             plans, found = build_for(asked, seed)
             assert found.speedup >= asked.speedup
             assert not any(one.lowering == "dense" and one.zeroed for one in plans.values())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_builds_prune_what_plans_say(smollm2, seed):
+    asked = recipe(smollm2, speedup=1.38, **PROMPTS)
+    plans, found = build_for(asked, seed)
+    assert found.speedup >= 1.38
+    assert 0.6 < plan(asked).ratio / ratio_of(plans) < 1.3
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"speedup": 9},
+        {"budget_ms": 0.1},
+        {"speedup": 9, "weights": "int8,w8a8"},
+        {"speedup": 9, **ONLY_TILES},
+    ],
+    ids=str,
+)
+def test_the_named_speed_is_planned_and_built(smollm2, settings):
+    asked = PROMPTS | settings
+    with pytest.raises(SpeedError) as refusal:
+        plan(recipe(smollm2, **asked))
+    name, value, which = re.search(r"`(\w+)` ([\d.]+) or (less|more)", refusal.value.fix).groups()
+    named = recipe(smollm2, **asked | {name: float(value)})
+    assert named.goal.met(plan(named).whole.end_to_end)
+    assert named.goal.met(build_for(named)[1])
+    beyond = float(value) * (1.01 if which == "less" else 0.99)
+    with pytest.raises(SpeedError):
+        plan(recipe(smollm2, **asked | {name: beyond}))
 
 
 def test_plan_and_build_refuse_speeds_alike(model):

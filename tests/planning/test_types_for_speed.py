@@ -20,7 +20,7 @@ from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.roofline.rest import Model
 from patch_compile.planning.speed_goal import SpeedGoal
 from patch_compile.planning.tile_map import unpatterned
-from patch_compile.planning.tiles_for_speed import SpeedTask, TilesForSpeed, plans_for_speed
+from patch_compile.planning.tiles_for_speed import SpeedTask, TilesForSpeed
 from patch_compile.planning.types_for_speed import TypesForSpeed
 from tests.refusals import refused
 
@@ -139,18 +139,8 @@ def test_speeds_beyond_all_types_are_refused():
 
 
 def test_a_plan_assumes_types_that_reach_the_speed():
-    def plans_with(types):
-        def plan_at(ratios):
-            kinds = {
-                name: (np.arange(AREAS[name].size).reshape(AREAS[name].shape) < 2 * ratio * AREAS[name].size)
-                * TWO_FOUR.code
-                for name, ratio in ratios.items()
-            }
-            return plan_linears(unpatterned(LINEARS, TILE, kinds), "auto", COSTS, types)
-
-        return plans_for_speed(SpeedGoal(1.75), LINEARS, plan_at, OUTLINE, COSTS)
-
-    types = TypesForSpeed(task(1.75), OPTIONS).assumed(plans_with).types
-    found = predict_whole(plans_with(types).values(), OUTLINE, COSTS).end_to_end
+    types = TypesForSpeed(task(1.75), OPTIONS).assumed().types
+    plans = TilesForSpeed(task(1.75), types).assumed()
+    found = predict_whole(plans.values(), OUTLINE, COSTS).end_to_end
     assert 1.75 <= found.speedup < 1.92
     assert {INT8, INT4} == {*types.values()}
