@@ -284,7 +284,7 @@ class Asked(Record):
 
 
 class ChosenTile(Record):
-    """A size of tiles that was chosen for a speed, and the ratio that the speed takes with it, assumed alike everywhere.
+    """A size of tiles that was chosen for a speed, and the ratio that the speed takes with it if all zeros lose alike.
 
     other: the size that needs more zeros, or as many; other_ratio: None if no ratio reaches the speed with it.
     """

@@ -47,8 +47,8 @@ class SpeedGoal:
 
 
 def ratio_for(goal: SpeedGoal, predict: Callable[[float], PhaseRow]) -> float:
-    """Returns the smallest ratio, to a thousandth, at which `predict` meets the goal; where time rises with the ratio, perhaps
-    a larger one.
+    """Returns the smallest ratio, to a thousandth, at which `predict` meets the goal. If time rises somewhere, it
+    may be a larger one.
 
     Raises SpeedError if no ratio up to 0.5 does.
     """
@@ -70,7 +70,7 @@ def unreachable(goal: SpeedGoal, best: PhaseRow) -> SpeedError:
         f"The goal of {goal} is out of reach",
         f"With all tiles pruned that save time, the workload is predicted to take {best.planned_ms:.1f} ms, and "
         f"{best.dense_ms:.1f} ms with the dense model: a speed-up of {best.speedup:.3f}.{passes}",
-        f"{f'Give {lowered}, plan' if lowered else 'Plan'} for another card or workload, or leave out `weights`, `kinds` and "
-        "`tile` if you gave them.",
+        f"{f'Give {lowered}, plan' if lowered else 'Plan'} for another card or workload, or leave out `weights`, `kinds` "
+        "and `tile` if you gave them.",
         fastest=best.planned_ms,
     )
