@@ -25,10 +25,10 @@ def plan(
 ) -> Planned:  # fmt: skip
     """Predict how `build` would compile each linear.
 
-    The speed is predicted too. No weights are read: only config.json is needed, and fetched for a hub id. Without `mask` the
-    plan assumes that each linear has the ratio given by `ratio`, with tiles of the two kinds whose shares of zeros are nearest
-    to it; for `speedup` and `budget_ms` it prunes whole linears, those first that save most time per zero. Without `weights`
-    it takes the types of the masks, or 16 bits.
+    The speed is predicted too. No weights are read: only config.json is needed, and fetched for a hub id. Without `mask`
+    the plan assumes that each linear has the ratio given by `ratio`, with tiles of the two kinds whose shares of zeros are
+    nearest to it; for `speedup` and `budget_ms` it prunes whole linears, those first that save most time per zero. Without
+    `weights` it takes the types of the masks, or 16 bits.
 
     Raises UsageError for an invalid setting, SpeedError for a speed that cannot be reached, and PatchCompileError for a
     model or masks that cannot be compiled.
