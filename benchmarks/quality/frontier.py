@@ -205,9 +205,9 @@ def said_of(row: Row) -> str:
 
 
 def _speed_words(found: Sequence[Spot]) -> str:
-    words = f"speed over dense fp16, predicted for {_MODEL} on an {_CARD}, {_WORK.batch} prompts of {_WORK.prompt} tokens"
+    words = f"speed over dense fp16, predicted for {_MODEL} on an {_CARD}, prefill of {_WORK.batch} × {_WORK.prompt} tokens"
     rival = any(spot.method == _RIVAL for spot in found)
-    return words + "; dashed: dense W8A8, the rival in prompts" * rival
+    return words + "; dashed: dense W8A8, the rival in prefill" * rival
 
 
 def _texts(lines: Sequence[str], class_: str, x: float, y: float) -> Iterator[str]:

@@ -105,7 +105,7 @@ def test_the_picture_is_one_panel_of_five_series() -> None:
     )
     words = " ".join(text or "" for text in texts)
     assert "perplexity of m on e.txt, first 16 windows × 1024 tokens (lower is better)" in words
-    assert "speed over dense fp16, predicted for LLaMA-2-7B on an A6000, 16 prompts of 512 tokens" in words
+    assert "speed over dense fp16, predicted for LLaMA-2-7B on an A6000, prefill of 16 × 512 tokens" in words
 
 
 def test_row_order_changes_nothing() -> None:
