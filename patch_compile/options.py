@@ -136,7 +136,7 @@ class _GraphOptions(LearnOptions):
     mask: Annotated[Path | None, _learning("Use these masks; nothing is learned.", "FILE")] = None
     pruned: Annotated[Path | None, _learning(
         "The pruned model that `mask` was imported from. Its weights are compiled, and their loss against MODEL_DIR, the "
-        "dense model, is measured.", "PRUNED_DIR")] = None
+        "dense model, is measured.", "DIR")] = None
     speedup: Annotated[float | None, _workload(
         "Make the workload X times as fast as the dense model, as predicted, at the least loss of quality. Types of "
         "weights, and kinds and size of tiles, are chosen for it where no option names them.", "X",

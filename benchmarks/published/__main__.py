@@ -44,7 +44,7 @@ _TYPES = {"fp16": FLOAT16, "bf16": FLOAT16, "int8": W8A8}  # that have predictio
 _UNRELIABLE = {("B200", "int8")}  # cuBLASLt's dense products reach a fifth of the card's rate
 _ASSUMED = ("A6000", "RTX 3090")  # cards with assumed shares, of both kinds
 _L2_TOKENS = 256  # up to here, weights that stay in L2 between repeats make times that no model sees
-_LEAST_PRODUCTS = 20  # of a card and a range of tokens; with fewer, all cards stand for it
+_LEAST_PRODUCTS = 20  # of a range of tokens; with fewer, no error is told
 _LARGE_SIDE = 2048  # from here on the edges of a product count for little
 LAUNCH = 5.0  # µs that a launch outside a CUDA graph takes beyond `Assumptions.launch`; fitted
 
@@ -240,15 +240,15 @@ def _with_shares(product: Product, pair: Iterable[float]) -> SheetCard:
     return replace(product.card, tensor=tensor, sparse=sparse)
 
 
-def errors(products: Sequence[Product]) -> dict[int, dict[str, dict[int | None, tuple[float, float]]]]:
+def errors(products: Sequence[Product]) -> dict[int, dict[int | None, tuple[float, float]]]:
     """Returns the table PRODUCTS of `patch_compile/planning/roofline/errors.py`."""
     return {bits: _errors(products, bits) for bits in (16, 8)}
 
 
-def _errors(products: Sequence[Product], bits: int) -> dict[str, dict[int | None, tuple[float, float]]]:
-    """Returns the part of the table for inputs of so many bits."""
+def _errors(products: Sequence[Product], bits: int) -> dict[int | None, tuple[float, float]]:
+    """Returns the part of the table for activations of so many bits."""
     bases = dense_16_bits(products)
-    found: dict[tuple[str, int | None], list[float]] = defaultdict(list)
+    found: dict[int | None, list[float]] = defaultdict(list)
     for one in products:
         base = bases.get((one.card.name, one.tokens, one.shape))
         if one.weights.input_bits != bits or one.in_l2 or base is None or base.in_l2:
@@ -258,16 +258,15 @@ def _errors(products: Sequence[Product], bits: int) -> dict[str, dict[int | None
         most = next(most for most in MOST_TOKENS if most is None or one.tokens <= most)
         for sparse, measured in ((False, one.dense if bits == 8 else None), (True, one.sparse)):
             if measured and base.dense:
-                for name, card in ((one.card.name, one.card), ("", unseen(one.card))):
-                    dense, other = (replace(product, card=card) for product in (base, one))
-                    predicted = dense.predicted(sparse=False) / other.predicted(sparse=sparse)
-                    found[name, most].append(base.dense / measured / predicted)
-    table: dict[str, dict[int | None, tuple[float, float]]] = defaultdict(dict)
-    for (name, most), ratios in found.items():
-        if len(ratios) >= _LEAST_PRODUCTS:
-            low, high = np.percentile(ratios, (10, 90))
-            table[name][most] = round(float(low), 2), round(float(high), 2)
-    return dict(table)
+                dense, other = (replace(product, card=unseen(one.card)) for product in (base, one))
+                predicted = dense.predicted(sparse=False) / other.predicted(sparse=sparse)
+                found[most].append(base.dense / measured / predicted)
+    return {
+        most: (round(float(low), 2), round(float(high), 2))
+        for most, ratios in found.items()
+        if len(ratios) >= _LEAST_PRODUCTS
+        for low, high in [np.percentile(ratios, (10, 90))]
+    }
 
 
 def few_tokens(products: Sequence[Product]) -> dict[int, tuple[float, float]]:

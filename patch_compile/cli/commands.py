@@ -70,7 +70,7 @@ def _learn(as_json: bool, **given: Any) -> None:
 @click.option(
     "--table",
     is_flag=True,
-    help="Print the tables of linears and of weight types too, and name every linear that stays dense.",
+    help="Print all tables, and the reason for every choice.",
 )
 def _plan(table: bool, as_json: bool, **given: Any) -> None:
     print_result(library.plan(**given), as_json=as_json, every=table)

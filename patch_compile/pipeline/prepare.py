@@ -115,7 +115,7 @@ def prepare(
         chooser = chooser_of(source, costs, progress.note) if lowers and Stage.MASKS in asked else None
     if resume and Stage.MASKS in asked and is_main_process():
         check_resumed(out, source, costs, chooser)
-    if costs is not None and source.outline is not None:
+    if costs is not None and source.outline is not None and Stage.MASKS in asked and recipe.mask is None:
         for line in _of_little_gain(source, costs):
             progress.note(line)
     check_free_space(out, source.space(asked))

@@ -10,7 +10,7 @@ from patch_compile.artifacts.plan import LittleGain
 from patch_compile.artifacts.plan_of_model import RegimePoint
 from patch_compile.artifacts.prediction import PAYS
 from patch_compile.planning.cost import CostModel
-from patch_compile.planning.lowering import LinearPlan
+from patch_compile.planning.lowering import LinearPlan, asked_lowerings
 from patch_compile.planning.predict import predict_whole
 from patch_compile.sources.base import Source
 
@@ -42,7 +42,8 @@ def little_gain(
 def _unpruned(source: Source, costs: CostModel) -> Iterator[tuple[float, str | None]]:
     """Yield the speed-up without pruned tiles with each type that all linears can have, and the type."""
     linears = source.coverage.linears
-    for name in (source.recipe.dtype, *QUANTISED):
+    split = "split" in asked_lowerings(source.recipe.lowering, list(linears)).values()  # has 16 bits
+    for name in (source.recipe.dtype, *(() if split else QUANTISED)):
         if all(weight_type(name).fits(columns) for _, columns in linears.values()):
             other = source.with_other(weights=name, kinds=TWO_FOUR.name)
             assert other.outline is not None

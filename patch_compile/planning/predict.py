@@ -60,7 +60,7 @@ def predict_whole(plans: Collection[LinearPlan], outline: Outline, costs: CostMo
         in_16_bits = rest + sum(of(cost).dense for cost in others)
         ours = {weights: sum(of(cost).hybrid for cost in some) for weights, some in hybrid.items()}
         slowest, fastest = (
-            sum(time / speedup_errors(card.name, tokens, weights)[end] for weights, time in ours.items())
+            sum(time / speedup_errors(tokens, weights)[end] for weights, time in ours.items())
             for end in (0, 1)
         )
         in_fp8 = [time for cost in dense if (time := of(cost).fp8) is not None]

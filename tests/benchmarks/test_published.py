@@ -111,11 +111,10 @@ def test_the_errors_are_current():
     assert errors(held_out()) == PRODUCTS and few_tokens(held_out()) == FEW_TOKENS
 
 
-def test_a_card_without_measurements_has_all_errors():
-    assert speedup_errors("A6000", 4096, FLOAT16) == PRODUCTS[16][""][None]
-    assert speedup_errors("H100 PCIe", 2048, W8A8) == PRODUCTS[8]["H100 PCIe"][2048]
-    assert speedup_errors("A6000", 1, INT4) == speedup_errors("RTX 4090", 256, INT4) == FEW_TOKENS[4]
-    assert speedup_errors("A6000", 4096, INT4) == PRODUCTS[16][""][None]
+def test_errors_follow_tokens_and_types():
+    assert speedup_errors(4096, FLOAT16) == speedup_errors(4096, INT4) == PRODUCTS[16][None]
+    assert speedup_errors(2048, W8A8) == PRODUCTS[8][2048] and speedup_errors(17, W8A8) == PRODUCTS[16][256]
+    assert speedup_errors(1, INT4) == speedup_errors(256, INT4) == FEW_TOKENS[4]
 
 
 @pytest.mark.parametrize("name", ["H100", "RTX4090"])

@@ -47,6 +47,8 @@ def test_the_library_takes_hub_ids_too(hub: Hub, tmp_path: Path) -> None:
 
 def test_builds_run_offline_from_the_cache(hub: Hub, text_file: Path, tmp_path: Path) -> None:
     flags = ["--method", "wanda", "--tile", "64x64", "--windows", 2, "--length", 24, "--calib", text_file]
+    other = tmp_path / "other.txt"
+    other.write_text(text_file.read_text()[1000:])
     env = hub.environment(tmp_path / "hf")
     offline = env | {"HF_HUB_OFFLINE": "1"}
     assert run("plan", "tiny/llama", "--ratio", 0.4, env=env).returncode == 0
@@ -63,7 +65,7 @@ def test_builds_run_offline_from_the_cache(hub: Hub, text_file: Path, tmp_path: 
     hub.asked.clear()
     recipe = tmp_path / "learned/recipe.yaml"
     assert yaml.safe_load(recipe.read_text())["model"] == PINNED
-    again = ["--recipe", recipe, "--backend", "onnx", "--lowering", "plugin", "--eval", text_file]
+    again = ["--recipe", recipe, "--backend", "onnx", "--lowering", "plugin", "--eval", other]
     built = run("build", *again, "--eval-windows", 2, "--eval-length", 24, cwd=tmp_path, env=offline)
     assert built.returncode == 0, built.stderr
     checked = run(

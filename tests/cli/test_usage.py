@@ -99,8 +99,8 @@ BAD_IN = {  # options that take other values in this command
 }
 # Any text, or what files and machine decide on.
 FREE = {
-    "out", "mask", "model", "recipe", "calib", "eval_text", "device", "prior", "prompt", "timing_cache", "dump_passes",
-    "plugin", "tokenizer", "stop", "tasks", "task_folder", "graph", "edgellm_python", "linear",
+    "out", "mask", "model", "pruned", "recipe", "calib", "eval_text", "device", "prior", "prompt", "timing_cache",
+    "dump_passes", "plugin", "tokenizer", "stop", "tasks", "task_folder", "graph", "edgellm_python", "linear",
 }  # fmt: skip
 
 

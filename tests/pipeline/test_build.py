@@ -192,7 +192,7 @@ def test_without_text_the_model_writes_its_own(settings):
     report = build({k: v for k, v in settings.items() if k not in ("calib", "eval_text")})
     said = " ".join(report["notes"])
     assert "calibration text: the model writes its own" in said
-    assert "evaluation text: the dense model writes its own" in said
+    assert "evaluation text: the model writes its own" in said
     assert report["text"]["eval"]["path"] is None
 
 
@@ -326,7 +326,9 @@ def test_each_default_is_said_in_one_line(settings, monkeypatch, tmp_path):
     chosen = {k: v for k, v in settings.items() if k != "out"} | {"method": "magnitude"}
     report = build(chosen)
     assert (tmp_path / f"{model.name}-patch-0.40" / "onnx" / "model.onnx").is_file()
-    assert report["notes"] == [f"output: ./{model.name}-patch-0.40 (no -o given)"]
+    chosen_out, warning = report["notes"]
+    assert chosen_out == f"output: ./{model.name}-patch-0.40 (no -o given)"
+    assert warning.startswith("warning: tiles bring only")
 
 
 @pytest.mark.rtx
@@ -338,7 +340,9 @@ def test_backend_and_target_are_chosen_and_said(settings, capsys):
     job = prepare(recipe, progress, force=False, resume=False)
     assert job.backend == default_backend()[0]
     said = [note.split(":")[0] for note in progress.notes]
-    assert said == (["backend"] if job.backend == "onnx" else ["backend", "target", "plugin"])
+    assert said == (
+        ["backend", "warning"] if job.backend == "onnx" else ["backend", "target", "warning", "plugin"]
+    )
     assert "backend: " in capsys.readouterr().err
 
 

@@ -24,6 +24,11 @@ def change(model: Path, end: str, new: Any) -> None:
     save_file(tensors | changed, file, {"format": "pt"})
 
 
+def by_magnitude(settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns settings of a method that reads no text, judged on the text of the others."""
+    return settings | {"method": "magnitude", "calib": None, "eval_text": settings["calib"]}
+
+
 def alternating(weight: torch.Tensor) -> torch.Tensor:
     """Each row is a constant, so that the rounding of its products has one direction."""
     rows = torch.linspace(-0.3, 0.3, len(weight))[:, None]
@@ -52,7 +57,7 @@ def test_amplified_roundings_widen_the_tolerance(
 ) -> None:
     change(settings["model"], "proj.weight", alternating)
     monkeypatch.setattr("patch_compile.sources.rounding.DEVIATIONS", 1e-6)  # no model keeps this tolerance
-    agreement = build(settings | {"method": "magnitude"})["agreement"]
+    agreement = build(by_magnitude(settings))["agreement"]
     assert agreement["tolerance"]["origin"] == "sixteen-bits"
     assert 0 < agreement["error"] <= agreement["tolerance"]["share"] < 0.05
 
@@ -61,7 +66,7 @@ def test_amplified_roundings_widen_the_tolerance(
 def test_edges_of_the_numbers_build_right(settings: dict[str, Any], edge: str) -> None:
     for end, new in EDGES[edge].items():
         change(settings["model"], end, new)
-    report = build(settings | {"method": "magnitude"})
+    report = build(by_magnitude(settings))
     error = report["agreement"]["error"]
     assert np.isfinite(error) and error <= report["agreement"]["tolerance"]["share"]
     assert all(np.isfinite(report["perplexity"][name]) for name in ("dense", "pruned"))

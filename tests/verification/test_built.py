@@ -83,7 +83,7 @@ def test_what_can_not_be_run_here_is_said(out_of: OutOf, tmp_path: Path) -> None
     (out / "model").symlink_to(out_of("llama") / "model")
     found = built_right(out, PROMPTS, "float16", 2, Progress())
     assert isinstance(found, EngineNotRun) and found.reason is NotRun.NOT_HERE
-    assert found.error and "No engine" in found.error and "no GPU answers" in found.error
+    assert found.error and "can't run here" in found.error and "No GPU answers" in found.error
 
 
 def test_gpus_hold_engines_to_onnx(
