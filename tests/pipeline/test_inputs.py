@@ -16,7 +16,7 @@ from patch_compile.recipe import Recipe
 from patch_compile.sources.checkpoint.source import CheckpointSource
 from patch_compile.sources.kinds import Stage
 from tests.builds import TINY, build
-from tests.conftest import TEXT, write_model
+from tests.conftest import EVAL_TEXT, TEXT, write_model
 from tests.inputs import assert_changes_are_named, changed, differences, files_below
 from tests.refusals import refused
 
@@ -40,8 +40,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (model / name).parent.mkdir(parents=True, exist_ok=True)
         (model / name).write_text(text)
     assert len([*model.glob("*.safetensors")]) == 2
-    for name in ("calib.txt", "eval.txt"):
-        (folder / name).write_text(TEXT)
+    for name, text in (("calib.txt", TEXT), ("eval.txt", EVAL_TEXT)):
+        (folder / name).write_text(text)
     return folder
 
 
