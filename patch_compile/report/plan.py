@@ -77,7 +77,7 @@ def planned(result: PlanOfModel, *, every: bool = False) -> Iterator[Section]:
     legend = [_legend(result.linears, phases)]
     yield Section(tables=[linears_table(result.linears, phases)], lines=legend)
     yield Section(tables=_types(result))
-    lines = (*_lines(result), *skipped_lines(result.skipped), *remarks(result.linears, result))
+    lines = (*reason_lines(result.linears), *skipped_lines(result.skipped), *remarks(result.linears, result))
     yield Section(lines=list(filter(None, lines)))
 
 
@@ -153,6 +153,7 @@ def _answer(result: PlanOfModel, whole: WholeRow | None) -> Iterator[str]:
     if others:
         speeds = (f"{row.weights} {times(row.whole.end_to_end.speedup)}" for row in others if row.whole)
         yield f"with other --weights: {', '.join(speeds)}"
+    yield dequantised_line(result.dequantised)
     if result.assumes_losses:
         yield _ASSUMED_TYPES
     if result.asked.ratio is not None:
@@ -217,11 +218,6 @@ def _legend(linears: Sequence[LinearRow], phases: Collection[str]) -> str:
     dense = "; dense: with 16-bit weights" * has_quantised(linears)
     whose = "for all prompts and for a decode step" if len(phases) > 1 else "for the whole batch"
     return f"µs: one linear on its own, {whose}{dense}; {share_legend(linears)}"
-
-
-def _lines(result: PlanOfModel) -> Iterator[str]:
-    yield from reason_lines(result.linears)
-    yield dequantised_line(result.dequantised)
 
 
 def _memory_line(memory: Memory, card: str) -> str:
