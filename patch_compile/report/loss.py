@@ -10,7 +10,7 @@ from typing import Literal
 from masklearn import LearnOptions, Repair, method_names
 from masklearn.quant.table import weight_type
 from patch_compile.artifacts.proof import EmbeddingsDifference, OutputsDifference
-from patch_compile.artifacts.report import DecoderReport, MaskedModel, Report
+from patch_compile.artifacts.report import DecoderReport, Kind, MaskedModel, Report
 from patch_compile.report.number_format import joined, percent
 
 Colour = Literal["green", "yellow", "red", "grey"]
@@ -104,7 +104,8 @@ def _advice(loss: Loss, model: MaskedModel) -> str:
     found = []
     if model.method in method_names(trained=False) and model.method != usual.method:
         found.append(f"--method {usual.method}")
-    if learned.repair and Repair(learned.repair.method) is Repair.NONE:
+    repaired = learned.repair is not None and Repair(learned.repair.method) is not Repair.NONE
+    if not repaired and model.kind is not Kind.ONNX:
         found.append(f"--repair {Repair.DISTILL}")
     if learned.text and learned.text.windows < usual.windows:
         found.append(f"--windows {usual.windows} instead of {learned.text.windows}")

@@ -85,12 +85,12 @@ class TestLost:
         [
             (9.9, "green", "Green up to 5%."),
             (10.49, "green", "Green up to 5%."),
-            (10.6, "yellow", "Yellow from 5% to 20%: try --ratio 0.35."),
-            (11.9, "yellow", "Yellow from 5% to 20%: try --ratio 0.2."),
-            (12.1, "red", "Red above 20%: try --ratio 0.35."),
-            (18.0, "red", "Red above 20%: try --ratio 0.2."),
-            (999.0, "red", "Red above 20%: leave the linears dense that matter most (--exclude)."),
-            (float("inf"), "red", "Red above 20%: prune less."),
+            (10.6, "yellow", "Yellow from 5% to 20%: try --repair distill and --ratio 0.35."),
+            (11.9, "yellow", "Yellow from 5% to 20%: try --repair distill and --ratio 0.2."),
+            (12.1, "red", "Red above 20%: try --repair distill and --ratio 0.35."),
+            (18.0, "red", "Red above 20%: try --repair distill and --ratio 0.2."),
+            (999.0, "red", "Red above 20%: try --repair distill."),
+            (float("inf"), "red", "Red above 20%: try --repair distill."),
         ],
     )
     def test_by_the_rise_of_the_perplexity(self, out: Out, pruned: float, colour: str, said: str) -> None:
@@ -100,8 +100,8 @@ class TestLost:
     def test_limits_of_a_cosine_lie_between_texts(self, out: Out) -> None:
         for mean, colour, said in (
             (0.99, "green", "Green from 0.970."),
-            (0.95, "yellow", "Yellow from 0.970 to 0.880: try --ratio 0.3."),
-            (0.8, "red", "Red below 0.880: try --ratio 0.3."),
+            (0.95, "yellow", "Yellow from 0.970 to 0.880: try --repair distill and --ratio 0.3."),
+            (0.8, "red", "Red below 0.880: try --repair distill and --ratio 0.3."),
         ):
             found = EmbeddingsDifference(pooling="mean", texts=8, mean=mean, worst=0.7, different=0.4)
             _, lost, _ = lit(as_encoder(out, found))
@@ -115,7 +115,7 @@ class TestLost:
 
     def test_asked_speed_gives_no_advised_ratio(self, out: Out) -> None:
         out.report["asked"] = Asked(speedup=1.3).as_json()
-        assert lit(out)[1].why.endswith("Red above 20%: prune less.")
+        assert lit(out)[1].why.endswith("Red above 20%: try --repair distill.")
 
     def test_a_limit_of_the_user_counts_instead(self, out: Out) -> None:
         failed, kept = verified(out).checks
