@@ -52,6 +52,7 @@ def test_types_and_tiles_share_the_speed(wide, weights, load):
         assert unpruned.by_tiles == 1.0 and (weights != "float16" or pruned.by_types == 1.0)
 
 
+@pytest.mark.quick
 def test_at_ratio_0_tiles_never_pay(wide, capsys):
     found = planned(wide, ratio=0.0, weights="w8a8", **PREFILL)
     assert found.whole.end_to_end.speedup > 1.3 and {point.by_tiles for point in found.regime} == {1.0}
