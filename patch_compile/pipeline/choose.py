@@ -53,9 +53,8 @@ def chooser_of(source: Source, costs: CostModel | None, note: Callable[[str], ob
     if r.goal is not None:
         assert costs is not None  # a goal without predictions was refused
         if source.chooses_types:
-            sure = (
-                _types_for_speed(source, costs).assumed().types
-            )  # raises SpeedError before anything is learned
+            # It raises SpeedError before anything is learned.
+            sure = _types_for_speed(source, costs).assumed().types
             return _types_for_speed(source, costs, sure)
         plans_with_speed(source, costs)  # raises SpeedError before anything is learned
         return TilesForSpeed(_speed_task(source, costs), source.weight_types())

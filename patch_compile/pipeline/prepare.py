@@ -116,8 +116,7 @@ def prepare(
     if resume and Stage.MASKS in asked and is_main_process():
         check_resumed(out, source, costs, chooser)
     if costs is not None and source.outline is not None and Stage.MASKS in asked and recipe.mask is None:
-        for line in _of_little_gain(source, costs):
-            progress.note(line)
+        _warn_of_little_gain(source, costs, progress)
     check_free_space(out, source.space(asked))
     plugin = _plugin(source, backend, targets, progress)
     return Job(source, out, asked, backend, targets, plugin, costs, chooser, files)
@@ -148,14 +147,14 @@ def _masks_of_another(source: Source) -> Iterator[str]:
     )
 
 
-def _of_little_gain(source: Source, costs: CostModel) -> Iterator[str]:
-    """Yield a warning if pruned tiles are predicted to gain too little."""
+def _warn_of_little_gain(source: Source, costs: CostModel, progress: Progress) -> None:
+    """Print a warning if pruned tiles are predicted to gain too little."""
     if source.chooses_types:
         source, _ = with_assumed_types(source, costs)
     plans, _ = plans_as_asked(source, costs)
     assert source.outline is not None
     if found := little_gain(source, plans, costs, regime(plans.values(), source.outline, costs)):
-        yield f"warning: {little_gain_line(found)}"
+        progress.note(f"warning: {little_gain_line(found)}")
 
 
 def _idle(recipe: Recipe) -> Iterator[str]:

@@ -29,7 +29,7 @@ def little_gain(
     if gained.by_tiles >= PAYS:
         return None
     speedup, weights = max(_unpruned(source, costs))
-    if 1.0 <= gained.by_types >= speedup / PAYS:
+    if gained.by_types >= max(1.0, speedup / PAYS):
         speedup, weights = gained.by_types, None
     return LittleGain(
         by_tiles=gained.by_tiles,

@@ -29,8 +29,8 @@ _PARTS = (1, 2, 4, 8)  # of K
 _LEAST_PART = 256  # columns of K
 _WAITED = 0.25  # share of bytes or products that wait for the other where waves read W again
 FIRST_WITH_FP8 = 89  # sm; Ada has fp8 tensor cores, Ampere has none
-# Of twice the 16-bit rate, what cuBLASLt reaches in fp8: the median of its measured rates on H100 PCIe, RTX 4090 and B200
-# (benchmarks/published/slidesparse.csv). GeForce cards sum fp8 products in fp32 at half their rate, as they do 16-bit ones.
+# Of twice the 16-bit rate, what cuBLASLt reaches in fp8: about the median of its measured rates on H100 PCIe, RTX 4090 and
+# B200 (benchmarks/published/slidesparse.csv). GeForce cards sum fp8 products in fp32 at half their rate, as 16-bit ones.
 _FP8_SHARE = 0.95
 _MANY_WAVES = 4  # from here on, blocks of several waves overlap and the last wave counts by half
 
