@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
 from patch_compile import PatchCompileError
-from samples.gguf_llama import convert
+from samples.gguf_decoder import convert
 from samples.packages import Package, fetch, sha256_of
 
 _MANIFEST = ".sample.json"  # hidden, so that no build mentions it

@@ -12,7 +12,7 @@ from gguf.quants import quantize
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from samples import models
-from samples.gguf_llama import convert
+from samples.gguf_decoder import convert
 from samples.models import SAMPLES, Sample, get_model, main
 from samples.packages import Package, sha256_of
 from tests.refusals import refused

@@ -1,9 +1,10 @@
-"""Converts a GGUF file of the llama architecture to a Hugging Face directory.
+"""Converts a GGUF file of the llama or qwen2 architecture to a Hugging Face directory.
 
 transformers can load such a file (with accelerate) but can't save it again, and it would hold two copies in fp32.
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn import write_shard
+from masklearn.base.shard import numpy_dtype
 from patch_compile import PatchCompileError
 
 # Tensor of a block in GGUF (names of llama.cpp's gguf-py) → module of transformers.
@@ -28,11 +30,38 @@ _BLOCK = {
 _OUTSIDE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 
 
+
+
+@dataclass(frozen=True)
+class _Family:
+    """What differs between the architectures. config: fields of their own; pairs: True if the file holds the rows of q and k
+    in llama.cpp's order of rotated pairs; stored: safetensors code of the weights, the type that the model was trained in.
+    """
+
+    config: dict[str, Any]
+    pairs: bool
+    stored: str
+
+
+_FAMILIES = {
+    "llama": _Family(
+        {"architectures": ["LlamaForCausalLM"], "attention_bias": False, "mlp_bias": False, "dtype": "float16"},
+        pairs=True,
+        stored="F16",
+    ),
+    "qwen2": _Family(
+        {"architectures": ["Qwen2ForCausalLM"], "use_sliding_window": False, "dtype": "bfloat16"},
+        pairs=False,
+        stored="BF16",
+    ),
+}
+
+
 def convert(source: Path, directory: Path) -> None:
     """Write config, weights, generation config and tokenizer of `source` into `directory`.
 
-    The weights are written in fp16, the type of the engine. The file stores blocks of values on a grid of 16 levels
-    (Q4_1), with steps a hundred times coarser than the rounding of fp16.
+    The weights are written in the type of the engine, fp16 or bf16. The file stores blocks of values on a grid of few levels
+    (16 in Q4_1 and Q4_K), with steps that are more than ten times coarser than the rounding of either type.
     """
     try:
         from gguf import GGUFReader
@@ -55,54 +84,58 @@ def _config(reader: Any) -> dict[str, Any]:
     def field(name: str) -> Any:
         return reader.fields[name].contents()
 
-    heads, hidden = field("llama.attention.head_count"), field("llama.embedding_length")
+    def of_model(name: str) -> Any:
+        return field(f"{kind}.{name}")
+
+    kind = field("general.architecture")
+    heads, hidden = of_model("attention.head_count"), of_model("embedding_length")
     return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "attention_bias": False,
+        **_FAMILIES[kind].config,
+        "model_type": kind,
         "bos_token_id": field("tokenizer.ggml.bos_token_id"),
-        "dtype": "float16",
         "eos_token_id": field("tokenizer.ggml.eos_token_id"),
         "head_dim": hidden // heads,
         "hidden_act": "silu",
         "hidden_size": hidden,
-        "intermediate_size": field("llama.feed_forward_length"),
-        "max_position_embeddings": field("llama.context_length"),
-        "mlp_bias": False,
+        "intermediate_size": of_model("feed_forward_length"),
+        "max_position_embeddings": of_model("context_length"),
         "num_attention_heads": heads,
-        "num_hidden_layers": field("llama.block_count"),
-        "num_key_value_heads": field("llama.attention.head_count_kv"),
+        "num_hidden_layers": of_model("block_count"),
+        "num_key_value_heads": of_model("attention.head_count_kv"),
         "pad_token_id": field("tokenizer.ggml.padding_token_id"),
-        "rms_norm_eps": float(f"{field('llama.attention.layer_norm_rms_epsilon'):.6g}"),  # stored as fp32
-        "rope_theta": float(field("llama.rope.freq_base")),
+        "rms_norm_eps": float(f"{of_model('attention.layer_norm_rms_epsilon'):.6g}"),  # stored as fp32
+        "rope_theta": float(of_model("rope.freq_base")),
         "tie_word_embeddings": not any(tensor.name == "output.weight" for tensor in reader.tensors),
-        "vocab_size": field("llama.vocab_size"),
+        "vocab_size": len(field("tokenizer.ggml.tokens")),
     }
 
 
 def _write_weights(reader: Any, config: dict[str, Any], path: Path) -> None:
-    tensors = {_module(tensor.name) + ".weight": tensor for tensor in reader.tensors}
-    specs = {name: ("F16", tuple(int(n) for n in reversed(t.shape))) for name, t in sorted(tensors.items())}
+    family = _FAMILIES[config["model_type"]]
+    tensors = {_parameter(tensor.name): tensor for tensor in reader.tensors}
+    specs = {
+        name: (family.stored, tuple(int(n) for n in reversed(t.shape))) for name, t in sorted(tensors.items())
+    }
 
-    def weight(name: str) -> NDArray[np.float16]:
+    def values_of(name: str) -> NDArray[Any]:
         from gguf.quants import dequantize
 
         values = dequantize(tensors[name].data, tensors[name].tensor_type)
-        if name.endswith("q_proj.weight"):
+        if family.pairs and name.endswith("q_proj.weight"):
             values = _to_half_rotation(values, config["num_attention_heads"])
-        if name.endswith("k_proj.weight"):
+        if family.pairs and name.endswith("k_proj.weight"):
             values = _to_half_rotation(values, config["num_key_value_heads"])
-        return values.astype(np.float16)  # type: ignore[no-any-return]
+        return values.astype(numpy_dtype(family.stored))  # type: ignore[no-any-return]
 
-    write_shard(path, specs, weight, {"format": "pt"})
+    write_shard(path, specs, values_of, {"format": "pt"})
 
 
-def _module(tensor: str) -> str:
-    """`blk.3.attn_q.weight` → `model.layers.3.self_attn.q_proj`."""
-    parts = tensor.removesuffix(".weight").split(".")
+def _parameter(tensor: str) -> str:
+    """`blk.3.attn_q.weight` → `model.layers.3.self_attn.q_proj.weight`."""
+    *parts, kind = tensor.split(".")
     if parts[0] == "blk":
-        return f"model.layers.{parts[1]}.{_BLOCK[parts[2]]}"
-    return _OUTSIDE[parts[0]]
+        return f"model.layers.{parts[1]}.{_BLOCK[parts[2]]}.{kind}"
+    return f"{_OUTSIDE[parts[0]]}.{kind}"
 
 
 def _to_half_rotation(weight: NDArray[Any], heads: int) -> NDArray[Any]:
