@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from masklearn import write_shard
@@ -30,8 +29,6 @@ _BLOCK = {
 _OUTSIDE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 
 
-
-
 @dataclass(frozen=True)
 class _Family:
     """What differs between the architectures. config: fields of their own; pairs: True if the file holds the rows of q and k
@@ -45,7 +42,12 @@ class _Family:
 
 _FAMILIES = {
     "llama": _Family(
-        {"architectures": ["LlamaForCausalLM"], "attention_bias": False, "mlp_bias": False, "dtype": "float16"},
+        {
+            "architectures": ["LlamaForCausalLM"],
+            "attention_bias": False,
+            "mlp_bias": False,
+            "dtype": "float16",
+        },
         pairs=True,
         stored="F16",
     ),

