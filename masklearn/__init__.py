@@ -46,7 +46,7 @@ _HOMES = {
         "quality.range": "LARGEST OVERFLOWS float16_fit",
         "quality.record": "Baseline BaselineRow BesideBaselines Unbounded",
         "quality.sensitivity": "sensitivity",
-        "recipe": "LearnRecipe LearnSettings",
+        "recipe": "LearnRecipe LearnSettings usual_windows",
         "smooth": "folded",
         "solvers.solve": "round_without_inputs",
         "stream.moments": "second_moment",
@@ -54,7 +54,7 @@ _HOMES = {
         "text.calibrate": "TokenPool first_windows token_pool",
         "text.selftext": "check_writes write_text",
         "text.source": "SourceKind check_dataset open_text",
-        "traits": "METHODS Criterion Repair Requires lacking method_names",
+        "traits": "FISHER_WINDOWS METHODS Criterion Repair Requires lacking method_names",
     }.items()
     for name in names.split()
 }  # the module of each name; `__init__.pyi` has them for type checkers

@@ -64,6 +64,7 @@ from masklearn.quality.record import Unbounded as Unbounded
 from masklearn.quality.sensitivity import sensitivity as sensitivity
 from masklearn.recipe import LearnRecipe as LearnRecipe
 from masklearn.recipe import LearnSettings as LearnSettings
+from masklearn.recipe import usual_windows as usual_windows
 from masklearn.smooth import folded as folded
 from masklearn.solvers.solve import round_without_inputs as round_without_inputs
 from masklearn.stream.moments import second_moment as second_moment
@@ -77,6 +78,7 @@ from masklearn.text.selftext import write_text as write_text
 from masklearn.text.source import SourceKind as SourceKind
 from masklearn.text.source import check_dataset as check_dataset
 from masklearn.text.source import open_text as open_text
+from masklearn.traits import FISHER_WINDOWS as FISHER_WINDOWS
 from masklearn.traits import METHODS as METHODS
 from masklearn.traits import Criterion as Criterion
 from masklearn.traits import Repair as Repair

@@ -36,7 +36,7 @@ from masklearn.traits import lacking
 if TYPE_CHECKING:
     from masklearn.smooth import Smoothed
 
-Kinds = Mapping[str, NDArray[np.uint8]]
+_FEW_PER_INPUT = 2  # tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +91,20 @@ def learn(
     coverage = covered_linears_of(checkpoint, recipe.include, recipe.exclude)
     task = Task(checkpoint, coverage, recipe, scratch, progress or silent, note or unsaid, choose)
     with threads_of_torch(recipe.threads):
+        if recipe.traits.solves:
+            _note_few_tokens(task)
         return learn_task(task)
+
+
+def _note_few_tokens(task: Task) -> None:
+    """Say before work that the Hessian of the widest linear will be far from full rank."""
+    tokens, widest = task.text.count * task.recipe.length, task.coverage.widest
+    if tokens < _FEW_PER_INPUT * widest:
+        cure = "leave `windows` out" if task.recipe.windows else "give a longer `calib`"
+        task.note(
+            f"the calibration is small: {tokens:,} tokens, {tokens / widest:.1f} for each input of the widest linear. The "
+            f"weights fit these tokens, and lose more on other text; {cure}"
+        )
 
 
 def learn_task(task: Task) -> Learned:

@@ -86,9 +86,9 @@ class LearnOptions:
     calib: Annotated[str | None, _learning(
         "Calibration text: a .txt, .jsonl or .parquet file, a folder or the name of a dataset; for FILE.onnx an .npz of "
         "inputs.", "TEXT", unset="the model writes its own")] = None
-    windows: Annotated[int, _learning(
+    windows: Annotated[int | None, _learning(
         "Number of calibration windows. Scoring tiles and solving weights read no more than these; training does.",
-        ge=1)] = 32
+        unset="at least 32, and 4 tokens for each input of the widest linear", ge=1)] = None
     length: Annotated[int, _learning("Tokens in a calibration window.", ge=2)] = 512
     seed: Annotated[int, _learning("Seed of all random draws.", ge=0)] = 0
     device: Annotated[str | None, _learning(
@@ -102,7 +102,8 @@ class LearnOptions:
         "weights; random, for comparison.",
         unset="; ".join(f"{criterion} for {name}" for name, criterion in _RANKING.items()))] = None
     damping: Annotated[float, _learning(
-        "Steadies solving: what is added to the diagonal of each linear's Hessian, as a share of its mean.",
+        "Steadies solving: the least that is added to the diagonal of each linear's Hessian, as a share of its mean. "
+        "Inputs per token of calibration are added if they are more.",
         gt=0.0, le=1.0)] = 0.01
     permute: Annotated[bool, _learning(
         "Reorder the hidden channels of feed-forward parts first, so that channels that are cheap to prune share tiles. The "

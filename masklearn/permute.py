@@ -153,6 +153,7 @@ def _write(task: Task, store: WeightStore) -> None:
         task.recipe.device,
         only=[mlp.down for mlp in mlps],
         store=task.activations,
+        bf16=task.bf16,
         checkpoints=checkpoints,
     )
     for block in stream if mlps else ():
@@ -219,13 +220,14 @@ _Call = tuple[torch.Tensor, torch.Tensor]
 
 @torch.no_grad()
 def _calls(block: Block, linears: Mapping[str, torch.nn.Linear], window: torch.Tensor) -> dict[str, _Call]:
+    """Run a window in fp32. Returns the inputs and outputs of the linears."""
     calls: dict[str, _Call] = {}
 
     def keep(name: str, x: torch.Tensor, output: torch.Tensor) -> None:
         calls[name] = x, output
 
     with watch_calls(linears, keep):
-        block.run(window)
+        block.run(window, bf16=False)
     return calls
 
 

@@ -131,7 +131,10 @@ class Task:
         training = wanted_windows(self.recipe, weights)
         # A text that the model writes again may differ, on a GPU for example.
         keep = self.scratch / "checkpoint-text.safetensors"
-        return token_pool(self.checkpoint, self.recipe, self.progress, training=training, keep=keep)
+        widest = self.coverage.widest
+        return token_pool(
+            self.checkpoint, self.recipe, self.progress, training=training, keep=keep, widest=widest
+        )
 
     def over_all(self) -> "Task":
         """Returns a copy whose ratio counts over all linears. It keeps text that was read."""

@@ -17,6 +17,9 @@ class Requires(StrEnum):
     TRAINING = "training"  # the whole model, for training
 
 
+FISHER_WINDOWS = 16  # windows of 512 tokens from which `Criterion.FISHER` is computed
+
+
 class Criterion(StrEnum):
     """Score that ranks tiles: the cost of pruning a tile."""
 

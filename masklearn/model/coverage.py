@@ -31,6 +31,11 @@ class Coverage:
     linears: Mapping[str, tuple[int, int]]
     skipped: Mapping[str, str]
 
+    @property
+    def widest(self) -> int:
+        """The largest K of the covered linears, 0 if there are none."""
+        return max((columns for _, columns in self.linears.values()), default=0)
+
 
 def covered_linears(
     model_dir: str | Path, include: Sequence[str] = (), exclude: Sequence[str] = ()

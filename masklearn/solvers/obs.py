@@ -47,10 +47,18 @@ def cholesky(matrix: torch.Tensor) -> torch.Tensor | None:
             break
         below = torch.linalg.solve_triangular(corner.T, lower[end:, start:end], upper=True, left=False)
         lower[end:, start:end] = below
-        for left in range(end, size, _WIDE):
-            right = min(left + _WIDE, size)
-            lower[left:, left:right].addmm_(below[left - end :], below[left - end : right - end].T, alpha=-1)
+        _update_below(lower, below, end)
     return lower.tril_()
+
+
+def _update_below(lower: torch.Tensor, below: torch.Tensor, end: int) -> None:
+    """Subtract the products of the columns `below`, which end at row and column `end`, from all columns behind them."""
+
+    def part(left: int) -> None:
+        right = min(left + _WIDE, len(lower))
+        lower[left:, left:right].addmm_(below[left - end :], below[left - end : right - end].T, alpha=-1)
+
+    in_parallel(part, range(end, len(lower), _WIDE))
 
 
 def inverse_of_factor(lower: torch.Tensor) -> torch.Tensor:
@@ -59,10 +67,13 @@ def inverse_of_factor(lower: torch.Tensor) -> torch.Tensor:
         return torch.cholesky_inverse(lower)
     inverse = torch.empty_like(lower)
     _invert(lower)
-    for start in range(0, len(lower), _WIDE):
+
+    def part(start: int) -> None:
         end = min(start + _WIDE, len(lower))
         inverse[start:end, :end] = lower[start:, start:end].T @ lower[start:, :end]
         inverse[:start, start:end] = inverse[start:end, :start].T
+
+    in_parallel(part, range(0, len(lower), _WIDE))
     return inverse
 
 
@@ -89,8 +100,18 @@ def _invert(lower: torch.Tensor) -> None:
         with one_thread():
             unit = torch.eye(end - start)
             corner = torch.linalg.solve_triangular(lower[start:end, start:end], unit, upper=False)
-        lower[start:end, :start] = -(corner @ lower[start:end, :start]) @ lower[:start, :start]
+        _multiply_left(lower, -(corner @ lower[start:end, :start]), start)
         lower[start:end, start:end] = corner
+
+
+def _multiply_left(lower: torch.Tensor, rows: torch.Tensor, start: int) -> None:
+    """Put `rows` times the part of L⁻¹ above and left of `start` into the rows from `start` on. L⁻¹ is triangular."""
+
+    def part(left: int) -> None:
+        right = min(left + _WIDE, start)
+        lower[start : start + len(rows), left:right] = rows[:, left:] @ lower[left:start, left:right]
+
+    in_parallel(part, range(0, start, _WIDE))
 
 
 _Found = TypeVar("_Found")

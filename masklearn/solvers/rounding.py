@@ -95,16 +95,24 @@ def round_group(
     return rounded
 
 
-def losses_of_rows(weight: torch.Tensor, factor: torch.Tensor, kind: WeightType) -> torch.Tensor:
-    """Returns the squared output error of rounding each row only by step 1, `[N]`, summed over the tokens of the Hessian.
+def losses_of_rows(
+    weight: torch.Tensor, factor: torch.Tensor, kind: WeightType, check: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Returns the squared output error of rounding each row only by step 1, `[N]`, summed over tokens.
 
-    weight: `[N, K]`; factor: result of `obs.inverse_factor`.
+    weight: `[N, K]`; factor: result of `obs.inverse_factor`; check: XᵀX of other tokens to take the error on, None for the
+    tokens of the Hessian.
     """
 
     def part(start: int) -> torch.Tensor:
         rows = weight[start : start + _ROWS].clone()
         # Step 1 needs only the factor of the Hessian.
-        return _Part(rows, rows, torch.ones_like(rows), factor, factor, kind, None).gptq()
+        one = _Part(rows, rows, torch.ones_like(rows), factor, factor, kind, None)
+        lost = one.gptq()
+        if check is None:
+            return lost
+        errors = rows - one.values()
+        return (errors @ check).mul_(errors).sum(dim=1)
 
     starts = range(0, len(weight), _ROWS)
     parts = [part(start) for start in starts] if weight.device.type != "cpu" else in_parallel(part, starts)
@@ -162,7 +170,7 @@ def _round_rows(
         for _ in range(_TURNS if kind.span is not None and given is None else 0):
             one.fit_scales()
             one.descend()
-        return _rounded(one.integers * one.scales.repeat_interleave(one.span, 0), list(one.scales), kind)
+        return _rounded(one.values().t(), list(one.scales), kind)
 
     if target.device.type != "cpu":  # every operation is large enough for the whole device
         parts = [part(start) for start in range(0, len(target), _ROWS)]
@@ -251,6 +259,10 @@ class _Part:
         found = wanted.round_().clamp_(self._kind.lowest, self._kind.highest).mul_(self._kept[column])
         self.integers[column] = found
         return found
+
+    def values(self) -> torch.Tensor:
+        """Returns integers · scales `[N, K]`."""
+        return (self.integers * self.scales.repeat_interleave(self.span, 0)).t()
 
     def fit_scales(self) -> None:
         """Give each span, in order, the scale that is best for its integers and all others as they are."""

@@ -94,7 +94,8 @@ def solve(
 
     def prune(group: Group) -> dict[str, Replaced]:
         allowed = asked.allowed(group)
-        found = solver(group, allowed, asked.given(group), feed.recipe.damping, feed.note)
+        damping = group.damping(feed.recipe.damping)
+        found = solver(group, allowed, asked.given(group), damping, feed.note)
         kept = {
             name: (found[name][0], allowed[name].keep(found[name][1])) for name in found if name in feed.types
         }
@@ -160,7 +161,7 @@ def _rounded(
 ) -> dict[str, Rounded]:
     types = {name: feed.types[name] for name in kept}
     grids = {name: grid for name in kept if (grid := feed.kept_grid(name)) is not None}
-    return round_group(group, kept, types, feed.recipe.damping, feed.note, grids)
+    return round_group(group, kept, types, group.damping(feed.recipe.damping), feed.note, grids)
 
 
 def _scales(rounded: Rounded | None) -> dict[str, NDArray[Any]]:
@@ -180,7 +181,8 @@ def solve_unstructured(feed: Feed, ratio: float, store: WeightStore) -> None:
 
     def prune(group: Group) -> dict[str, Replaced]:
         name = next(iter(group.weights))
-        factor = obs.inverse_factor(group.moment.clone(), feed.recipe.damping, name, feed.note)
+        damping = group.damping(feed.recipe.damping)
+        factor = obs.inverse_factor(group.moment.clone(), damping, name, feed.note)
         solved = {name: obs.solve_unstructured(one, factor, ratio) for name, one in group.weights.items()}
         return {name: (values, {}) for name, values in solved.items()}
 

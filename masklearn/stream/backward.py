@@ -1,6 +1,6 @@
 """Runs a model forward and then backward, block by block, with the weights of one block in memory."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +80,6 @@ def stream_blocks_back(
     device: str | None = None,
     *,
     store: Path | None = None,
-    forward: Callable[[Block], None] | None = None,
     bf16: bool = False,
     checkpoints: tuple[PassCheckpoints, PassCheckpoints] | None = None,
 ) -> Iterator[BackwardBlock]:
@@ -93,8 +92,7 @@ def stream_blocks_back(
     (None for the system's temporary folder). Besides them one block and twice the hidden states of all windows are in
     memory.
 
-    forward: called with each block but the head in the forward pass. It may register hooks and call
-    `block.advance()`; the stream advances a block that it did not advance. checkpoints: of the forward pass, which keep
+    checkpoints: of the forward pass, which keep
     the states of all blocks, and of the backward pass: they are saved after each block, and an interrupted pass resumes
     from them.
 
@@ -106,12 +104,12 @@ def stream_blocks_back(
     model = BlockModel(checkpoint, windows, on, store)
     assert model.tail is not None
     if checkpoints is not None:
-        yield from _saved_back(model, windows, on, forward, checkpoints, store, bf16=bf16)
+        yield from _saved_back(model, windows, on, checkpoints, store, bf16=bf16)
         return
     kept = _KeptInputs(model.hidden, len(model.blocks), store)
     for i, part in enumerate(model.blocks):
         kept.put(i, model.hidden)
-        _run_forward(part, model.hidden, on, forward, bf16=bf16)
+        _run_forward(part, model.hidden, on, bf16=bf16)
     grads = HiddenStates(model.hidden[0], len(windows), store)
     yield from _backward_block(model.tail, model.hidden, grads, windows, on, is_head=True, bf16=bf16)
     model.hidden.clear()
@@ -123,7 +121,6 @@ def _saved_back(
     model: BlockModel,
     windows: NDArray[np.int64],
     device: torch.device,
-    forward: Callable[[Block], None] | None,
     checkpoints: tuple[PassCheckpoints, PassCheckpoints],
     store: Path | None,
     *,
@@ -132,7 +129,7 @@ def _saved_back(
     """Do the work of `stream_blocks_back` with checkpoints, whose files hold the inputs of every block."""
     ahead, back = checkpoints
     for part in model.blocks[ahead.start(model.hidden, len(model.blocks)) :]:
-        _run_forward(part, model.hidden, device, forward, bf16=bf16)
+        _run_forward(part, model.hidden, device, bf16=bf16)
         ahead.finish(model.hidden)
     assert model.tail is not None
     parts = [*enumerate(model.blocks), (len(model.blocks), model.tail)][::-1]
@@ -145,20 +142,9 @@ def _saved_back(
     ahead.close()
 
 
-def _run_forward(
-    part: Part,
-    hidden: HiddenStates,
-    device: torch.device,
-    forward: Callable[[Block], None] | None,
-    *,
-    bf16: bool,
-) -> None:
+def _run_forward(part: Part, hidden: HiddenStates, device: torch.device, *, bf16: bool) -> None:
     part.load(device)
-    block = Block(part, hidden, bf16=bf16)
-    if forward is not None:
-        forward(block)
-    if not block.advanced:
-        block.advance()
+    Block(part, hidden, bf16=bf16).advance()
     part.release()
 
 

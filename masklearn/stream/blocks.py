@@ -284,7 +284,7 @@ class Block:
     module: the block, fp32, on the run's device; linears: its `nn.Linear`s by checkpoint name (weights [N, K],
     whatever the checkpoint's layout); tensor_names: see `Part`; hidden: its inputs, `[1, length, hidden]` per window; call:
     keyword arguments of the block besides the hidden states; is_head: True for the final norm and output head, which return
-    logits.
+    logits; window: number of the window that `forward` or `advance` runs.
     """
 
     def __init__(
@@ -298,17 +298,22 @@ class Block:
         self.is_head = is_head
         self._bf16 = bf16
         self.advanced = False
+        self.window = 0
 
-    def run(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Returns the block's output for `hidden` `[1, length, hidden]`, with gradients if the caller enables them."""
-        with torch.autocast(hidden.device.type, torch.bfloat16, enabled=self._bf16):
+    def run(self, hidden: torch.Tensor, *, bf16: bool = True) -> torch.Tensor:
+        """Returns the block's output for `hidden` `[1, length, hidden]`, with gradients if the caller enables them.
+
+        bf16: False computes in fp32, though the stream computes in bf16.
+        """
+        with torch.autocast(hidden.device.type, torch.bfloat16, enabled=self._bf16 and bf16):
             output = self.module(hidden, **self.call)
         return output if isinstance(output, torch.Tensor) else output[0]
 
     @torch.no_grad()
     def forward(self) -> None:
         """Run every window through the block to trigger hooks. The outputs are discarded."""
-        for hidden in self.hidden:
+        for i, hidden in enumerate(self.hidden):
+            self.window = i
             self.run(hidden)
 
     @torch.no_grad()
@@ -320,6 +325,7 @@ class Block:
         if self.advanced:
             raise RuntimeError("the block has been advanced: its inputs are gone")
         for i, hidden in enumerate(self.hidden):
+            self.window = i
             output = self.run(hidden)
             if not self.is_head:  # the logits of all windows would take far more memory than anything else
                 self.hidden[i] = output

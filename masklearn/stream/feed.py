@@ -36,15 +36,13 @@ def _output_fisher(
     task: Task,
     windows: NDArray[np.int64],
     checkpoints: tuple[PassCheckpoints, PassCheckpoints],
-    forward: Callable[[Block], None] | None = None,
 ) -> dict[str, NDArray[np.float64]]:
     """Returns E[g²] `[N]` of each covered linear by name.
 
     g is the gradient of the summed next-token loss with respect to an output, and the mean is over tokens. To second
     order, output errors δy add ½·Σ E[g²]·δy² to the loss.
 
-    checkpoints, forward: see `stream_blocks_back`; `forward` may collect other statistics in the same forward pass.
-    Raises MaskLearnError as `stream_blocks_back` does.
+    checkpoints: see `stream_blocks_back`, whose MaskLearnErrors are raised.
     """
     covered, back = task.coverage.linears, checkpoints[1]
     for block in stream_blocks_back(
@@ -52,7 +50,6 @@ def _output_fisher(
         windows,
         task.recipe.device,
         store=task.activations,
-        forward=forward,
         bf16=task.bf16,
         checkpoints=checkpoints,
     ):
@@ -134,50 +131,37 @@ class CheckpointFeed(Feed):
             self._scored(len(checkpoints.results) + len(covered))
 
     def moments(
-        self, see: Callable[[Group], Mapping[str, Arrays]], windows: int, key: str, *, fisher: bool = False
+        self, see: Callable[[Group], Mapping[str, Arrays]], windows: int, key: str, *, fisher: int = 0
     ) -> Iterator[tuple[str, Arrays, Fisher | None]]:
-        """Run the first `windows` calibration windows forward, and for `fisher` backward too."""
+        """Run the first `windows` calibration windows forward, and the first `fisher` of them forward and backward."""
         task, calibration = self.task, self.task.text.calibration()[:windows]
-        found: dict[str, Arrays] = {}
         open_inputs = [name for name, kinds in self.allowed_types.items() if len(kinds) > 1 and W8A8 in kinds]
-
-        def scoring(checkpoints: PassCheckpoints) -> Callable[[Block], None]:
-            found.update(checkpoints.results)
-
-            def score(block: Block) -> None:
-                for group in _groups(self._covered(block), block, block.advance, errors_of=open_inputs):
-                    for name, arrays in see(group).items():
-                        found[name] = arrays
-                        checkpoints.add(name, arrays)
-                self._scored(len(found))
-
-            return score
-
-        folder, gradients = task.scratch / "scores", dict[str, Fisher]()
+        checkpoints = checkpoints_of(task, task.scratch / "scores", "scoring", key, calibration)
+        for block in stream_blocks(
+            task.checkpoint,
+            calibration,
+            self.recipe.device,
+            only=list(self.shapes),
+            store=task.activations,
+            bf16=task.bf16,
+            checkpoints=checkpoints,
+        ):
+            covered = self._covered(block)
+            for group in _groups(covered, block, block.advance, errors_of=open_inputs, checks=True):
+                for name, arrays in see(group).items():
+                    checkpoints.add(name, arrays)
+            self._scored(len(checkpoints.results) + len(covered))
+        gradients: Mapping[str, Fisher] = {}
         if fisher:
-            ahead = checkpoints_of(task, folder, "scoring", key, calibration, keep_states=True)
-            back = checkpoints_of(
-                task, task.scratch / "sensitivity", "sensitivity of the loss", key, calibration
+            folder, what, calibration = (
+                task.scratch / "sensitivity",
+                "sensitivity of the loss",
+                calibration[:fisher],
             )
-            gradients = _output_fisher(task, calibration, (ahead, back), forward=scoring(ahead))
-            folder = task.scratch / "scores-of-the-head"
-        left = [name for name in self.shapes if name not in found]
-        # Without Fisher all linears are left; with it the output head, if covered, which `forward` never gets.
-        if left:
-            checkpoints = checkpoints_of(task, folder, "scoring", key, calibration)
-            score = scoring(checkpoints)
-            for block in stream_blocks(
-                task.checkpoint,
-                calibration,
-                self.recipe.device,
-                only=left,
-                store=task.activations,
-                bf16=task.bf16,
-                checkpoints=checkpoints,
-            ):
-                if set(left) & set(block.linears):
-                    score(block)
-        yield from ((name, one, gradients.get(name)) for name, one in found.items())
+            ahead = checkpoints_of(task, folder / "inputs", what, key, calibration, keep_states=True)
+            back = checkpoints_of(task, folder, what, key, calibration)
+            gradients = _output_fisher(task, calibration, (ahead, back))
+        yield from ((name, one, gradients.get(name)) for name, one in checkpoints.results.items())
 
     def replace(self, solve: Solve, store: WeightStore, key: str, what: str = "solving") -> dict[str, Arrays]:
         """Solve block after block, as SparseGPT does: moments come from the outputs of the pruned blocks before. Linears of
@@ -245,15 +229,18 @@ def _groups(
     rounded: Collection[str] = (),
     store: Path | None = None,
     errors_of: Collection[str] = (),
+    *,
+    checks: bool = False,
 ) -> Iterator[Group]:
     """Yield groups of linears with the same input (q, k and v, for example). A group's moments are freed after its use.
 
     rounded: linears whose groups get weighted moments; store: see `weighted_moments`; errors_of: linears whose groups get
-    the errors of rounding their inputs.
+    the errors of rounding their inputs; checks: True to keep every second window, of two or more, for `Group.check`.
     """
     with watch_rounding({name: linears[name] for name in linears if name in errors_of}) as errors:
-        moments = input_moments(linears, run)
-    samples = sum(hidden.shape[0] * hidden.shape[1] for hidden in block.hidden)
+        moments = input_moments(linears, run, lambda: checks and block.window % 2 == 1)
+    seen = [hidden.shape[0] * hidden.shape[1] for hidden in block.hidden]
+    samples = sum(seen[::2] if checks else seen)
     sharing: dict[int, list[str]] = {}
     for name, moment in moments.items():
         sharing.setdefault(id(moment), []).append(name)
@@ -261,7 +248,10 @@ def _groups(
     weighted = weighted_moments(linears, block, moments, weighs, store) if weighs else {}
     for names in sharing.values():
         weights = {name: linears[name].weight.data for name in names}
-        known = next((errors[name] for name in names if name in errors), None)
-        yield Group(weights, moments[names[0]], samples, weighted.pop(names[0], None), known)
+        known = next((errors[name] * (samples / sum(seen)) for name in names if name in errors), None)
+        moment = moments[names[0]]
         for name in names:
             del moments[name]
+        yield Group(
+            weights, moment.matrix, moment.rows, samples, moment.check, weighted.pop(names[0], None), known
+        )

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from masklearn.base.threads import total
+from masklearn.base.threads import in_parallel, total
 from masklearn.model.rounded_inputs import round_inputs
 from masklearn.stream.blocks import Block
 from masklearn.stream.hidden_states import check_space
@@ -32,17 +32,52 @@ from masklearn.stream.logits import watch_calls
 
 # Rows of XᵀX per product: a smaller number skips more of the lower triangle, a larger number multiplies faster.
 _BLOCK = 384
+_ROWS = 256  # rows of a weight of which an energy is computed at a time
+
+
+class Moment:
+    """XᵀX, fp32 `[K, K]`, of the inputs X of a linear.
+
+    matrix: XᵀX; rows: number of rows of X; check: XᵀX of other tokens, None if there are none.
+    """
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.check: torch.Tensor | None = None
+        self._matrix: torch.Tensor | None = None
+
+    @property
+    def matrix(self) -> torch.Tensor:
+        assert self._matrix is not None, "no tokens have been added"
+        return self._matrix
+
+    def add(self, rows: torch.Tensor, *, checks: bool) -> None:
+        """Add the upper triangle of the rows' XᵀX, to `check` if `checks`, until `finish` completes both."""
+        sums = self.check if checks else self._matrix
+        if sums is None:
+            sums = torch.zeros(rows.shape[1], rows.shape[1], device=rows.device)
+        add_upper(sums, rows)
+        if checks:
+            self.check = sums
+        else:
+            self._matrix, self.rows = sums, self.rows + len(rows)
+
+    def finish(self) -> None:
+        for matrix in (self._matrix, self.check):
+            if matrix is not None:
+                mirror(matrix)
 
 
 def input_moments(
-    linears: Mapping[str, torch.nn.Linear], run: Callable[[], object]
-) -> dict[str, torch.Tensor]:
-    """Returns XᵀX, fp32 `[K, K]`, of each linear by name, over all tokens that `run` sends through it.
+    linears: Mapping[str, torch.nn.Linear], run: Callable[[], object], checks: Callable[[], bool] = bool
+) -> dict[str, Moment]:
+    """Returns the moments of each linear by name, over all tokens that `run` sends through it.
 
-    Linears with the same input tensor (q, k and v; gate and up) share a matrix object.
+    Linears with the same input tensor (q, k and v; gate and up) share an object. checks: called at every call of a linear,
+    returns True if these tokens are for `Moment.check`.
     """
     leaders: dict[str, str] = {}
-    moments: dict[str, torch.Tensor] = {}
+    moments: dict[str, Moment] = {}
     inputs: dict[str, torch.Tensor] = {}
 
     def add(name: str, x: torch.Tensor, _: torch.Tensor) -> None:
@@ -50,15 +85,12 @@ def input_moments(
             leaders[name] = next((n for n, seen in inputs.items() if seen is x), name)
             inputs[name] = x
         if leaders[name] == name:
-            rows = x.detach().flatten(0, -2).float()
-            if name not in moments:
-                moments[name] = torch.zeros(rows.shape[1], rows.shape[1], device=rows.device)
-            add_upper(moments[name], rows)
+            moments.setdefault(name, Moment()).add(x.detach().flatten(0, -2).float(), checks=checks())
 
     with watch_calls(linears, add):
         run()
     for moment in moments.values():
-        mirror(moment)
+        moment.finish()
     return {name: moments[leaders[name]] for name in linears}
 
 
@@ -108,9 +140,16 @@ def squared_input_norms(
 
 def add_upper(moment: torch.Tensor, rows: torch.Tensor) -> None:
     """Add the upper triangle of XᵀX of X `[tokens, K]` in blocks of rows: 0.6 of the full work for K = 1536."""
-    for start in range(0, moment.shape[0], _BLOCK):
-        end = min(start + _BLOCK, moment.shape[0])
-        moment[start:end, start:].addmm_(rows[:, start:end].t(), rows[:, start:])
+
+    def part(start: int) -> None:
+        moment[start : start + _BLOCK, start:].addmm_(rows[:, start : start + _BLOCK].t(), rows[:, start:])
+
+    starts = range(0, moment.shape[0], _BLOCK)
+    if moment.device.type == "cpu":
+        in_parallel(part, starts)
+        return
+    for start in starts:
+        part(start)
 
 
 def mirror(moment: torch.Tensor) -> None:
@@ -121,7 +160,13 @@ def mirror(moment: torch.Tensor) -> None:
 
 def output_energy(weight: torch.Tensor, moment: torch.Tensor) -> float:
     """Returns ‖XWᵀ‖² over all tokens, from W `[N, K]` and XᵀX `[K, K]`."""
-    return float(total((weight @ moment).mul_(weight)))
+
+    def part(start: int) -> float:
+        rows = weight[start : start + _ROWS]
+        return float(total((rows @ moment).mul_(rows)))
+
+    starts = range(0, len(weight), _ROWS)
+    return math.fsum(in_parallel(part, starts) if weight.device.type == "cpu" else map(part, starts))
 
 
 # Share of XᵀX, because sinks are few and leave the other directions to the damping. With a share of 0, 23.84 for down and
@@ -140,7 +185,7 @@ _Call = tuple[str, torch.Tensor, torch.Tensor]  # of a linear: its name, x and y
 def weighted_moments(
     linears: Mapping[str, torch.nn.Linear],
     block: Block,
-    moments: Mapping[str, torch.Tensor],
+    moments: Mapping[str, Moment],
     groups: Sequence[Sequence[str]],
     store: Path | None = None,
 ) -> dict[str, Callable[[], torch.Tensor]]:
@@ -152,12 +197,12 @@ def weighted_moments(
     r is the squared change of z, in units of z, by a small error of y (Gauss-Newton). That part is summed over
     `_WEIGHTED_WINDOWS` windows at most.
 
-    moments: XᵀX `[K, K]` by linear; store: folder for large matrices, which stay on the disk until the function is called,
+    moments: of each linear; store: folder for large matrices, which stay on the disk until the function is called,
     because linears are pruned before they are rounded, and that takes much memory too; None for the system's temporary
     folder. A group is left out if z does not depend on it. Raises MaskLearnError if there is no room on the disk.
     """
     leaders = {name: names[0] for names in groups for name in names}
-    sums = {names[0]: _Sum(moments[names[0]]) for names in groups}
+    sums = {names[0]: _Sum(moments[names[0]].matrix) for names in groups}
     picked = range(0, len(block.hidden), math.ceil(len(block.hidden) / _WEIGHTED_WINDOWS))
     seen: list[_Call] = []
     with watch_calls({name: linears[name] for name in leaders}, lambda *call: seen.append(call)):

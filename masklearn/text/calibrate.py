@@ -139,30 +139,34 @@ def token_pool(
     *,
     training: int = 0,
     keep: Path | None = None,
+    widest: int = 0,
 ) -> TokenPool:
     """Returns windows of the recipe's text, or of text that the model writes itself if `recipe.calib` is None.
 
     Windows are drawn by the seed, without replacement, from the first 64 million characters of files or 16 million of a
     dataset, or from more characters if these have too few windows. The calibration windows do not depend on `training`.
 
-    training: number of windows for training besides the `recipe.windows` for calibration. A short text has fewer, and the
-    model writes at most 64 of them itself. keep: file in which text that the model writes is kept, so that a later call
-    with the same arguments reads it there; None to keep no text.
+    training: number of windows for training besides the windows for calibration. A short text has fewer, and the model
+    writes at most 64 of them itself. keep: file in which text that the model writes is kept, so that a later call with the
+    same arguments reads it there; None to keep no text. widest: inputs of the widest linear, which decide how many windows a
+    recipe without `windows` asks for; a text that is too short for these gives all that it has.
 
     Raises MaskLearnError if the text is missing, too short or empty, or the model can't write.
     """
-    count, length, seed = recipe.windows, recipe.length, recipe.seed
+    count, length, seed = recipe.calibration_windows(widest), recipe.length, recipe.seed
     if recipe.calib is None:
         wanted = count + min(training, _WRITTEN_MORE)
         windows = _written(checkpoint, recipe, wanted, progress, keep)
-        return pool_of(windows, recipe, SourceKind.SELF, "text written by the model")
+        return pool_of(windows, count, recipe, SourceKind.SELF, "text written by the model")
     source = open_text(recipe.calib)
     tokenizer, characters = load_tokenizer(checkpoint.path), _DRAWN_FROM[source.kind]
     ids, alone = _read_ids(tokenizer, source, count * length, training * length, characters, progress)
+    if recipe.windows is None:
+        count = max(1, min(count, ids.size // length))
     windows = _draw(
         _cut(ids, length, count, f"The text at {source.spec}"), count, training, seed, alone // length
     )
-    return pool_of(windows, recipe, source.kind, source.name)
+    return pool_of(windows, count, recipe, source.kind, source.name)
 
 
 def _written(
@@ -300,15 +304,17 @@ def _draw(windows: NDArray[np.int32], count: int, more: int, seed: int, drawn_fr
     return drawn
 
 
-def pool_of(windows: NDArray[np.int64], recipe: LearnRecipe, source: SourceKind, name: str) -> TokenPool:
-    """Returns a pool of windows `[count, length]` with a record of their source. The first `recipe.windows` calibrate."""
+def pool_of(
+    windows: NDArray[np.int64], count: int, recipe: LearnRecipe, source: SourceKind, name: str
+) -> TokenPool:
+    """Returns a pool of windows `[all, length]` with a record of their source. The first `count` calibrate."""
     record = TextRecord(
         source=source.value,
         name=name,
         sha256=hashlib.sha256(windows.astype("<i8").tobytes()).hexdigest(),
         tokens=int(windows.size),
-        windows=recipe.windows,
+        windows=count,
         length=recipe.length,
         seed=recipe.seed,
     )
-    return TokenPool(windows, record, recipe.windows)
+    return TokenPool(windows, record, count)

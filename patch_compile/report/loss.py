@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from masklearn import LearnOptions, Repair, method_names
+from masklearn import LearnOptions, Repair, method_names, usual_windows
 from masklearn.quant.table import weight_type
 from patch_compile.artifacts.proof import EmbeddingsDifference, OutputsDifference
 from patch_compile.artifacts.report import DecoderReport, Kind, MaskedModel, Report
@@ -107,8 +107,10 @@ def _advice(loss: Loss, model: MaskedModel) -> str:
     repaired = learned.repair is not None and Repair(learned.repair.method) is not Repair.NONE
     if not repaired and model.kind is not Kind.ONNX:
         found.append(f"--repair {Repair.DISTILL}")
-    if learned.text and learned.text.windows < usual.windows:
-        found.append(f"--windows {usual.windows} instead of {learned.text.windows}")
+    if text := learned.text:
+        enough = usual_windows(max(row.shape[1] for row in model.linears), text.length)
+        if text.windows < enough:
+            found.append(f"--windows {enough} instead of {text.windows}")
     if not model.asked.ratio and model.ratio == 0.0:
         return f"try {joined(found)}" if found else "no tile is pruned"
     ratio = _enough(loss, model)

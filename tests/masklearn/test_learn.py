@@ -175,10 +175,10 @@ def test_an_included_head_is_ranked(make_model, text_file: Path, tmp_path: Path)
 
     def choose(scores: Any, areas: Any) -> Any:
         ranked.update({name: scores[name][TWO_FOUR] / area for name, area in areas.items()})
-        budget = Budget.of(0.3)
+        budget = Budget.of(0.4)
         return select(scores, areas, budget), budget
 
-    given = recipe(text_file, include=("*",), ratio=0.3, tile=(8, 8))
+    given = recipe(text_file, include=("*",), ratio=0.4, tile=(8, 8))
     masks = learn(make_model(), given, tmp_path / "s", choose=choose).masks
     assert len(masks) == 22
     head, costs = masks["lm_head"], ranked["lm_head"]
@@ -281,3 +281,22 @@ def test_the_example_of_the_package_runs(
     monkeypatch.chdir(tmp_path)
     exec(code, {})
     assert MaskSet.load(tmp_path / "masks.safetensors").ratio == pytest.approx(0.4, abs=0.01)
+
+
+def test_small_calibrations_are_named_before_work(
+    make_model: ModelMaker, text_file: Path, tmp_path: Path
+) -> None:
+    """The linears of the model have up to 64 inputs."""
+    path, said = make_model(), list[str]()
+
+    def note(line: str) -> None:
+        said.append(line)
+        assert not any((tmp_path / name / "scores").exists() for name in ("few", "enough", "unread"))
+
+    learn(path, recipe(text_file, windows=2), tmp_path / "few", note=note)
+    widest = max(columns for _, columns in covered_linears(path).linears.values())
+    assert [f"32 tokens, {32 / widest:.1f} for each input" in line for line in said] == [True]
+    said.clear()
+    learn(path, recipe(text_file, windows=2 * widest // 16), tmp_path / "enough", note=said.append)
+    learn(path, recipe(text_file, windows=2, method="wanda"), tmp_path / "unread", note=said.append)
+    assert said == []

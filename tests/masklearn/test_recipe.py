@@ -101,3 +101,9 @@ def test_an_unavailable_criterion_is_no_default() -> None:
     assert oneshot.criterion(settings, {Requires.LOSS, Requires.INPUTS}) is Criterion.MAGNITUDE
     assert oneshot.criterion(LearnRecipe(criterion="raw"), {Requires.INPUTS}) is Criterion.RAW
     assert method_of("wanda").criterion(settings, ()) is None
+
+
+def test_windows_follow_the_widest_linear() -> None:
+    assert [LearnRecipe().calibration_windows(widest) for widest in (1536, 4096, 8960)] == [32, 32, 70]
+    assert LearnRecipe(length=2048).calibration_windows(28672) == 56
+    assert LearnRecipe(windows=8).calibration_windows(8960) == 8

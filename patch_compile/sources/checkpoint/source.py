@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from masklearn import FISHER_WINDOWS
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.tiles import GROUP
@@ -234,14 +235,16 @@ class CheckpointSource(CheckpointModel):
     def _pass_bytes(self) -> int:
         """Returns bytes of the patterns that scoring and solving find, and of the hidden states between blocks.
 
-        States of two blocks are counted, or of all blocks while the sensitivity of the loss is computed.
+        States of two blocks are counted, and of all blocks for the windows from which the sensitivity of the loss is
+        computed.
         """
         r = self._recipe
         if not r.traits.needs:
             return 0
         patterns = 2 * sum(math.prod(shape) for shape in self.coverage.linears.values()) // GROUP
         hidden = int(text_settings(self.model).hidden_size)
-        return patterns + (self.layers + 3) * r.windows * r.length * hidden * 4
+        windows = r.calibration_windows(self.coverage.widest)
+        return patterns + (3 * windows + self.layers * min(windows, FISHER_WINDOWS)) * r.length * hidden * 4
 
     @property
     def _stored(self) -> int:

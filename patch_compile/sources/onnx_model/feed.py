@@ -53,13 +53,19 @@ class Moments:
             xs.setdefault(linear.x, name)
         self._leader = {name: xs[linear.x] for name, linear in linears.items()}
         self.leaders = {name: linears[name] for name in dict.fromkeys(self._leader.values())}
+        self._rows: dict[str, int] = {}
 
     def read(self, name: str) -> NDArray[np.float32]:
         """Returns XᵀX `[K, K]` of a linear's inputs."""
         return load_array(self._file(self._leader[name]))
 
-    def put(self, leader: str, total: NDArray[np.float64]) -> None:
-        """Write the sum of the linear that represents all linears with the same X."""
+    def rows(self, name: str) -> int:
+        """Returns the number of rows of a linear's X."""
+        return self._rows[self._leader[name]]
+
+    def put(self, leader: str, total: NDArray[np.float64], rows: int) -> None:
+        """Write the sum of the linear that represents all linears with the same X; rows: of X."""
+        self._rows[leader] = rows
         self._folder.mkdir(parents=True, exist_ok=True)
         save_array(self._file(leader), total.astype(np.float32))
 
@@ -102,14 +108,16 @@ def gather_moments(
     done, total = 0, len(groups) * len(feeds)
     for group in groups:
         sums = {name: np.zeros((linear.shape[1],) * 2) for name, linear in group.items()}
+        rows = dict.fromkeys(group, 0)
         outputs = [str(linear.x.name) for linear in group.values()]
         for values in run_model(probe, feeds, outputs, threads):
             for (name, linear), x in zip(group.items(), values.values(), strict=True):
                 sums[name] += _moment(linear, x)
+                rows[name] += x.size // linear.shape[1]
             done += 1
             progress("inputs of linears", done, total)
         for name, moment in sums.items():
-            moments.put(name, moment)
+            moments.put(name, moment, rows[name])
     return moments
 
 
@@ -182,7 +190,7 @@ class OnnxFeed(Feed):
         windows: int,  # noqa: ARG002
         key: str,  # noqa: ARG002
         *,
-        fisher: bool = False,
+        fisher: int = 0,
     ) -> Iterator[tuple[str, Arrays, Fisher | None]]:
         """Yield the result of `see` for each linear, which is a group of its own and sees all given inputs."""
         if fisher:
@@ -212,7 +220,8 @@ class OnnxFeed(Feed):
         store.put(name, weight, TensorEntry(_CODES[self._dtype.name], tuple(weight.shape), 0, 0))
 
     def _group(self, name: str, weight: torch.Tensor) -> Group:
-        return Group({name: weight}, self._moment(name), 1)
+        assert self._moments is not None  # otherwise the feed says that it lacks moments
+        return Group({name: weight}, self._moment(name), self._moments.rows(name), 1)
 
     def _weight(self, name: str) -> torch.Tensor:
         import torch

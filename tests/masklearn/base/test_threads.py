@@ -101,3 +101,17 @@ def test_threaded_results_come_in_order(count: int) -> None:
         assert torch.get_num_threads() == count
     finally:
         torch.set_num_threads(before)
+
+
+def test_threaded_products_are_as_exact_as_fp32() -> None:
+    """They may be a library's that rounds its numbers to bf16 if it is allowed to."""
+    torch.manual_seed(0)
+    a, b = torch.randn(300, 700), torch.randn(700, 200)
+    expected = a.double() @ b.double()
+    for product in in_parallel(lambda _: a @ b, range(3)):
+        assert (product - expected).norm() < 1e-6 * expected.norm()
+    before = torch.get_num_threads()
+    for count in (1, 2, 3):
+        with_threads(count)
+        assert torch.equal(in_parallel(lambda _: a @ b, [0])[0], product)
+    with_threads(before)

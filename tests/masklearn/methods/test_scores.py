@@ -1,4 +1,6 @@
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,13 +8,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from masklearn.feed import Group
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.nm_codes import KEPT_POSITIONS, PATTERNS
 from masklearn.methods import Candidate, method_of
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears
 from masklearn.recipe import LearnRecipe
+from masklearn.solvers import obs
 from masklearn.stream.feed import CheckpointFeed
+from masklearn.stream.moments import output_energy
 from masklearn.text.calibrate import token_pool
 from tests.conftest import ModelMaker
 from tests.masklearn.tasks import task_of
@@ -100,3 +105,31 @@ def test_head_alone_is_scored_from_its_own_inputs(make_model: ModelMaker, text_f
     candidates, expected = run("wanda", path, recipe), whole_model(path, recipe)
     assert list(candidates) == ["lm_head"]
     np.testing.assert_array_equal(candidates["lm_head"].pattern, expected["lm_head"][0])
+
+
+def test_scores_add_up_to_held_out_error(make_model: ModelMaker, text_file: Path) -> None:
+    """As a share of the output's energy there. The solve saw the other windows, and few of them."""
+    words = sorted({*text_file.read_text().split()})
+    text_file.write_text(" ".join(Random(0).choices(words, k=400)))
+    recipe = LearnRecipe(
+        method="sparsegpt", criterion="relative", calib=str(text_file), windows=8, length=20, tile=TILE
+    )
+    path = make_model()
+    expected: dict[str, float] = {}
+    fitted: dict[str, float] = {}
+
+    def see(group: Group) -> dict[str, dict[str, Any]]:
+        assert group.check is not None
+        factor = obs.inverse_factor(group.moment.clone(), group.damping(0.01), "linear", pytest.fail)
+        for name, weight in group.weights.items():
+            lost = weight - obs.solve_linear(weight, factor).weight
+            expected[name] = output_energy(lost, group.check) / output_energy(weight, group.check)
+            fitted[name] = output_energy(lost, group.moment) / output_energy(weight, group.moment)
+        return {name: {} for name in group.weights}
+
+    list(CheckpointFeed(task_of(path, recipe)).moments(see, 8, "test"))
+    candidates = run("sparsegpt", path, recipe)
+    assert candidates.keys() == expected.keys()
+    for name, candidate in candidates.items():
+        np.testing.assert_allclose(candidate.score.sum(), expected[name], rtol=1e-3)
+    assert sum(expected.values()) > 1.2 * sum(fitted.values())

@@ -99,7 +99,7 @@ def test_at_equal_zeros_a_larger_group_loses_less() -> None:
 def test_linears_of_a_group_may_have_different_kinds(solve) -> None:
     weight, hessian, allowed = mixed()
     plain = Projection.everywhere(TWO_FOUR, SHAPE, weight.device)
-    group = Group({"a": weight, "b": weight * 2, "c": weight}, hessian, 600)
+    group = Group({"a": weight, "b": weight * 2, "c": weight}, hessian, 600, 600)
     nothing = Projection.of_tiles(np.zeros((1, 1), np.uint8), SHAPE, SHAPE, weight.device)
     found = solve(group, {"a": allowed, "b": plain, "c": nothing}, None, 0.01, pytest.fail)
     check_kept(found["a"][0])

@@ -25,7 +25,7 @@ def mask(n: int, k: int) -> torch.Tensor:
 def rounded(
     weight: torch.Tensor, hessian: torch.Tensor, kept: torch.Tensor, kind: WeightType, damping: float = 0.01
 ) -> Rounded:
-    group = Group({"linear": weight}, hessian, 1)
+    group = Group({"linear": weight}, hessian, 600, 600)
     found = {"linear": (weight * kept, kept)}
     return round_group(group, found, {"linear": kind}, damping, pytest.fail)["linear"]
 
@@ -148,7 +148,7 @@ def test_linears_of_a_group_keep_their_types() -> None:
     kept = mask(30, 128)
     names = {"a": slice(0, 8), "b": slice(8, 18), "c": slice(18, 30)}
     types = {"a": INT4, "b": INT8, "c": INT4}
-    group = Group({name: weight[rows] for name, rows in names.items()}, hessian, 1)
+    group = Group({name: weight[rows] for name, rows in names.items()}, hessian, 600, 600)
     found = {name: (weight[rows] * kept[rows], kept[rows]) for name, rows in names.items()}
     together = round_group(group, found, types, 0.01, pytest.fail)
     for name, rows in names.items():

@@ -1,6 +1,10 @@
+from functools import partial
+from typing import Any
+
 import torch
 
 from masklearn.feed import Group, Replaced
+from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.rounded_inputs import round_inputs
 from masklearn.model.store import WeightStore
 from masklearn.recipe import LearnRecipe
@@ -78,3 +82,43 @@ def test_w8a8_is_solved_on_rounded_inputs(make_model: ModelMaker, text_file: obj
     x = torch.cat(inputs)
     torch.testing.assert_close(moments["k_proj",], x.T @ x)
     torch.testing.assert_close(moments["q_proj", "v_proj"], round_inputs(x).T @ round_inputs(x))
+
+
+def moments_of(feed: CheckpointFeed, windows: int) -> dict[str, Group]:
+    """The groups of a scoring pass by the name of their first linear."""
+    seen: dict[str, Group] = {}
+
+    def see(group: Group) -> dict[str, dict[str, Any]]:
+        seen[next(iter(group.weights))] = group
+        return {name: {} for name in group.weights}
+
+    list(feed.moments(see, windows, "test"))
+    return seen
+
+
+def test_every_second_window_checks(make_model: ModelMaker, text_file: object) -> None:
+    """Of a single window nothing is left to check."""
+    recipe = LearnRecipe(windows=5, length=16, calib=str(text_file), precision="fp32")
+    path = make_model(num_hidden_layers=1)
+    windows = task_of(path, recipe).text.calibration()
+    name = "model.layers.0.self_attn.q_proj"
+    whole = moments_of(CheckpointFeed(task_of(path, recipe)), 5)[name]
+    assert (whole.rows, whole.samples) == (3 * 16, 3 * 16)
+    sums: dict[int, torch.Tensor] = {}
+
+    def add(_: str, x: torch.Tensor, __: torch.Tensor) -> None:
+        half = block.window % 2
+        sums[half] = sums.get(half, torch.zeros(())) + x[0].T @ x[0]
+
+    for block in stream_blocks(Checkpoint.open(path), windows, "cpu"):
+        with watch_calls({name: block.linears[name]}, add):
+            block.advance()
+    torch.testing.assert_close(whole.moment, sums[0])
+    assert whole.check is not None
+    torch.testing.assert_close(whole.check, sums[1])
+    assert moments_of(CheckpointFeed(task_of(path, recipe)), 1)[name].check is None
+
+
+def test_damping_grows_with_few_rows() -> None:
+    group = partial(Group, {}, torch.eye(64), samples=1)
+    assert [group(rows=rows).damping(0.01) for rows in (0, 32, 128, 64000)] == [1.0, 1.0, 0.5, 0.01]

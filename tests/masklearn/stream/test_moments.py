@@ -30,8 +30,8 @@ def test_shared_inputs_count_once_in_moments() -> None:
         {name: getattr(module, name) for name in "qko"}, lambda: [module(x) for x in windows]
     )
     tokens = torch.cat(windows).flatten(0, 1)
-    torch.testing.assert_close(moments["q"], tokens.t() @ tokens)
-    torch.testing.assert_close(moments["o"], inner.t() @ inner)
+    torch.testing.assert_close(moments["q"].matrix, tokens.t() @ tokens)
+    torch.testing.assert_close(moments["o"].matrix, inner.t() @ inner)
     assert moments["q"] is moments["k"]
     assert not module.q._forward_hooks
 
@@ -40,7 +40,7 @@ def test_moments_of_wide_inputs_are_whole_and_symmetric() -> None:
     """Inputs are wider than a block of the sum, and not a multiple of it."""
     linear = torch.nn.Linear(900, 4)
     windows = [torch.randn(1, 7, 900) for _ in range(3)]
-    moment = input_moments({"linear": linear}, lambda: [linear(x) for x in windows])["linear"]
+    moment = input_moments({"linear": linear}, lambda: [linear(x) for x in windows])["linear"].matrix
     tokens = torch.cat(windows).flatten(0, 1)
     torch.testing.assert_close(moment, tokens.t() @ tokens, rtol=1e-4, atol=1e-4)
     assert torch.equal(moment, moment.t())
@@ -68,7 +68,8 @@ def moments_of(
     with torch.no_grad():
         plain = input_moments(linears, lambda: [block.run(x) for x in block.hidden])
     weighted = weighted_moments(linears, block, plain, groups)
-    return {name: moment() for name, moment in weighted.items()}, plain
+    matrices = {name: moment.matrix for name, moment in plain.items()}
+    return {name: moment() for name, moment in weighted.items()}, matrices
 
 
 def mixed(weights: torch.Tensor, plain: torch.Tensor) -> torch.Tensor:
@@ -178,7 +179,7 @@ def test_a_large_moment_waits_on_the_disk(tmp_path: Path, monkeypatch: pytest.Mo
     """The file has no name. Without room for it the error says so."""
     linear, x = nn.Linear(TOKENS, WIDE), torch.randn(1, TOKENS, TOKENS)
     block: Any = Windows([x], linear)
-    plain = {"l": x[0].T @ x[0]}
+    plain = input_moments({"l": linear}, lambda: linear(x))
     expected = weighted_moments({"l": linear}, block, plain, [["l"]])["l"]()
     monkeypatch.setattr("masklearn.stream.moments._LARGE", 1)
     store = tmp_path / "store"

@@ -207,6 +207,14 @@ def test_training_text_does_not_change_calibration(
     np.testing.assert_array_equal(np.sort(more.windows, axis=0), np.sort(every, axis=0))
 
 
+def test_short_texts_give_what_they_have(make_model: ModelMaker, text_file: Path) -> None:
+    """Where the recipe does not say how many windows it needs."""
+    checkpoint = Checkpoint.open(make_model())
+    every = token_windows(load_tokenizer(checkpoint.path), text_file.read_text(), 100)
+    pool = token_pool(checkpoint, LearnRecipe(calib=str(text_file), length=100), widest=10**6)
+    assert 0 < pool.count == pool.record.windows == len(every)
+
+
 @pytest.mark.parametrize("text", [" \n\n ", "the cat"])
 def test_texts_without_enough_words(tmp_path: Path, make_model: ModelMaker, text: str) -> None:
     (tmp_path / "a.txt").write_text(text)
