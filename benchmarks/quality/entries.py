@@ -7,6 +7,8 @@ from typing import Any
 from masklearn import Baseline
 
 RATIOS = (0.45, 0.35, 0.25)
+LARGE_RATIOS = (*RATIOS, 0.1)
+_ALL_KINDS_RATIO = 0.45
 _DISTILL = {"repair": "distill"}
 NO_REPAIR = "oneshot, no repair"
 OWN_TEXT = "oneshot, no repair, self-written text"
@@ -106,6 +108,35 @@ def entries(totals: Sequence[float] = (8.0,), repairs: Sequence[float] = (30.0,)
     found.append(Entry(OWN_TEXT, _ONE_RATIO, own_text))
     joint = {"method": "patch-joint", "ratio": _ONE_RATIO, "repair": "none", "steps": _PATCH_STEPS}
     return [*found, Entry(PATCH, _ONE_RATIO, joint)]
+
+
+def entries_of_large(totals: Sequence[float] = (), repairs: Sequence[float] = (30.0,)) -> list[Entry]:
+    """Returns the cells of a model whose row takes half an hour: what a user would build, each without repair, and three
+    with it. totals: not measured."""
+    found = [
+        Entry("dense", None, baseline=Baseline.DENSE),
+        Entry("sparsegpt 2:4", None, {"method": "sparsegpt", "ratio": 0.5}),
+        *(
+            Entry(f"dense, {weights}", None, {"weights": weights}, baseline=Baseline.ROUNDED)
+            for weights in ("w8a8", "int8", "int4")
+        ),
+    ]
+    unrepaired = {"method": "oneshot", "permute": True, "repair": "none"}
+    for ratio in LARGE_RATIOS:
+        asked = unrepaired | {"ratio": ratio}
+        found.append(Entry(NO_REPAIR + PERMUTED, ratio, asked))
+        found.append(Entry(NO_REPAIR + PERMUTED + BYTES, ratio, asked | {"weights": "w8a8"}))
+    mild = unrepaired | {"ratio": _MILD_RATIO, "kinds": "6:8", "weights": "w8a8"}
+    found.append(Entry(NO_REPAIR + PERMUTED + _MILD + BYTES, _MILD_RATIO, mild))
+    for ratio in (_ALL_KINDS_RATIO, _MILD_RATIO):
+        found.append(Entry(AUTO, ratio, _of_all_kinds(ratio) | {"repair": "none"}))
+    for minutes in repairs:
+        name, repaired = f"oneshot + {minutes:g} min of repair", _DISTILL | {"repair_minutes": minutes}
+        asked = unrepaired | {"ratio": _MILD_RATIO} | repaired
+        found.append(Entry(name + PERMUTED, _MILD_RATIO, asked))
+        found.append(Entry(name + PERMUTED + _MILD + BYTES, _MILD_RATIO, mild | repaired, apart=True))
+        found.append(Entry(name + ALL_KINDS, _ALL_KINDS_RATIO, _of_all_kinds(_ALL_KINDS_RATIO) | repaired))
+    return found
 
 
 def _of_all_kinds(ratio: float) -> dict[str, Any]:

@@ -51,8 +51,10 @@ _FOUND = """What this says about kinds:
 - Rare tokens lose 1.5 to 1.9 times what frequent tokens lose with n:16 tiles, and 2.2 times with uniform 2:4, so names and
   numbers suffer before common words. 6:8 tiles of `w8a8` lose as much on both."""
 _MODELS = {
+    "qwen2.5-coder-1.5b": "its weights were Q4_K and Q6_K before they were converted to bf16, so `dense` is a model of "
+    "4-bit and 6-bit weights, and `int4` loses less than it would of a model of 16-bit weights",
     "smollm2-135m": "its weights were Q4_1 (a scale and a minimum for 32 columns) before they were converted to 16 bits, so "
-    "`dense` is a model of 4-bit weights, and `int4` rounds them a second time, to another grid"
+    "`dense` is a model of 4-bit weights, and `int4` rounds them a second time, to another grid",
 }
 _TRIED = """Short trials whose code did not stay, each against the program of its day. Perplexity, or KL to the dense model
 after repair; lower is better. The first three trials of int4 rounded 4 blocks, none pruned, from 64 windows, and their KL is
@@ -162,7 +164,7 @@ def _heading(rows: Sequence[Row], asked: argparse.Namespace, machines: Mapping[s
     name = asked.model.resolve().name
     return "\n".join(
         [
-            "# Quality",
+            f"# Quality of {name}" if asked.large else "# Quality",
             "",
             f"Written by `{_command(asked)}` on {datetime.now(UTC):%Y-%m-%d}.",
             "",
@@ -185,6 +187,7 @@ def _command(asked: argparse.Namespace) -> str:
     for name in ("windows", "length", "eval_windows", "eval_length", "seeds"):
         words.append(f"--{name.replace('_', '-')} {getattr(asked, name)}")
     words += ["--total", *map("{:g}".format, asked.total), "--minutes", *map("{:g}".format, asked.minutes)]
+    words += ["--large", f"--out {asked.out.name}"] if asked.large else []
     return " ".join(words)
 
 

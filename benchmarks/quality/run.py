@@ -27,6 +27,7 @@ from benchmarks.quality.entries import (
     PERMUTED,
     Entry,
     entries,
+    entries_of_large,
 )
 from benchmarks.quality.frontier import draw, spots
 from benchmarks.quality.page import page
@@ -110,7 +111,7 @@ def cells(asked: argparse.Namespace) -> list[Cell]:
         Cell(entry, {**about, **entry.settings, "tile": tile, "seed": seed})
         for seed in range(asked.seeds)
         for tile in asked.tile
-        for entry in entries(asked.total, asked.minutes)
+        for entry in (entries_of_large(asked.minutes) if asked.large else entries(asked.total, asked.minutes))
         if (seed == 0 and (entry.tiled or tile == asked.tile[0])) or (entry.spread and tile == asked.tile[0])
     ]
 
@@ -260,6 +261,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--total", type=float, nargs="*", default=[8.0], help="minutes in all, repair included"
     )
     parser.add_argument("--minutes", type=float, nargs="*", default=[30.0], help="minutes of repair only")
+    parser.add_argument("--large", action="store_true", help="rows of a model whose row takes half an hour")
     parser.add_argument("--only", nargs="*", default=["*"], metavar="GLOB", help="rows by their name")
     parser.add_argument("--ratio", type=float, nargs="*", help="rows by their ratio [all]")
     parser.add_argument("--out", type=Path, default=Path("docs/explanation/quality.md"))

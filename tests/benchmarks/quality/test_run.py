@@ -7,7 +7,18 @@ from typing import Any
 import pytest
 
 from benchmarks.quality.child import peak_gib, run
-from benchmarks.quality.entries import ALL_KINDS, AUTO, NO_REPAIR, OWN_TEXT, PATCH, PERMUTED, RATIOS, entries
+from benchmarks.quality.entries import (
+    ALL_KINDS,
+    AUTO,
+    LARGE_RATIOS,
+    NO_REPAIR,
+    OWN_TEXT,
+    PATCH,
+    PERMUTED,
+    RATIOS,
+    entries,
+    entries_of_large,
+)
 from benchmarks.quality.page import page
 from benchmarks.quality.run import State, arguments, cells, main, protocol, sweep
 from masklearn.baselines import Baseline
@@ -64,6 +75,19 @@ def test_training_starts_from_a_row_of_the_table(command: list[str]) -> None:
     starts = {(cell.untrained().key, cell.untrained().entry.method) for cell in table if cell.entry.trains}
     assert starts <= names.items()
     assert {name for _, name in starts} == {NO_REPAIR, NO_REPAIR + PERMUTED, AUTO}
+
+
+def test_large_models_have_rows_of_their_own(command: list[str]) -> None:
+    found = entries_of_large()
+    for entry in found:
+        LearnRecipe.parse(entry.settings)
+    assert [entry.ratio for entry in found if entry.method == NO_REPAIR + PERMUTED] == [*LARGE_RATIOS]
+    table = cells(arguments([*command, "--large"]))
+    assert [cell.entry for cell in table] == found
+    starts = {(cell.untrained().key, cell.untrained().entry.method) for cell in table if cell.entry.trains}
+    assert starts <= {(cell.key, cell.entry.method) for cell in table}
+    assert len(starts) == 2  # 6:8 tiles have no row in 16 bits
+    assert page([row("dense", None, 13.0)], arguments([*command, "--large"])).startswith("# Quality of ")
 
 
 def test_types_are_compared_under_the_same_masks(command: list[str]) -> None:
