@@ -110,9 +110,9 @@ def entries(totals: Sequence[float] = (8.0,), repairs: Sequence[float] = (30.0,)
     return [*found, Entry(PATCH, _ONE_RATIO, joint)]
 
 
-def entries_of_large(totals: Sequence[float] = (), repairs: Sequence[float] = (30.0,)) -> list[Entry]:
+def entries_of_large(repairs: Sequence[float] = (30.0,)) -> list[Entry]:
     """Returns the cells of a model whose row takes half an hour: what a user would build, each without repair, and three
-    with it. totals: not measured."""
+    with it."""
     found = [
         Entry("dense", None, baseline=Baseline.DENSE),
         Entry("sparsegpt 2:4", None, {"method": "sparsegpt", "ratio": 0.5}),
