@@ -32,6 +32,7 @@ class Published:
     smallest: side of the smallest tile to look for; below 16, zeros that no method pruned can make tiles look 2:4.
     ignored: linears of the model that the source masks but that are not covered; about: other fields of the record.
     grids: grids of quantised linears of the source, None if the model's weights are compiled and not the source's.
+    base_model: hub name of the model that the masks were made for, None if the source names none.
     """
 
     names: tuple[str, ...]
@@ -42,6 +43,7 @@ class Published:
     ignored: tuple[str, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
     grids: Mapping[str, Grid] | None = None
+    base_model: str | None = None
 
 
 class Importer(ABC):

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.base.errors import MaskLearnError
+from masklearn.base.printable import shown
 from masklearn.base.progress import OnStep, silent, unsaid
 from masklearn.importers.base import IMPORTERS, Importer, Published, detect_format, first_few
 from masklearn.importers.inference import (
@@ -61,6 +62,7 @@ def import_masks(
     importer = IMPORTERS[format]()
     published = importer.open(source, checkpoint, coverage)
     run = _Import(source, importer, published, checkpoint, coverage, progress or silent, note, kinds)
+    run.say_base_model()
     run.say_coverage()
     masks = dict(run.masks(tile or run.tile_size()))
     ratio = run.ratio(masks)
@@ -111,6 +113,20 @@ class _Import:
     def unmasked(self) -> list[str]:
         masked = set(self.published.names)
         return [name for name in self.coverage.linears if name not in masked]
+
+    def say_base_model(self) -> None:
+        """Tell the user whether masks without weights were made for this very model, of which they hold no hash."""
+        if self.importer.in_weights:
+            return
+        made_for, given = self.published.base_model, spelled(self.checkpoint.path)
+        if made_for == given.partition("@")[0]:
+            self.note(f"base model: {given}, for which the masks were made")
+        else:
+            of = f"the masks were made for {shown(made_for)}" if made_for else "the source does not name it"
+            self.note(
+                f"base model: {of}; {given} has the names and shapes of its linears, but whether it has its "
+                "weights is unknown"
+            )
 
     def say_coverage(self) -> None:
         """Tell the user about linears that only the source or only the coverage has."""

@@ -79,6 +79,46 @@ def test_masks_alone_leave_the_weights_to_the_model(make_model, tmp_path):
     assert MaskSet.load(tmp_path / "m.safetensors")["model.layers.0.mlp.up_proj"].tile == (32, 32)
 
 
+def test_published_patch_masks_become_a_build(settings, tmp_path):
+    model, out = settings["model"], tmp_path / "masks.safetensors"
+    checkpoint = Checkpoint.open(model)
+    keeps = {
+        name: mask.keep() for name, mask in sources.mosaics(covered_linears_of(checkpoint), (16, 16)).items()
+    }
+    source = sources.publish_patch(tmp_path / "mask.npz", checkpoint, keeps, "someone/tiny")
+    done = run(source, "--model", model, "-o", out)
+    assert done.exit_code == 0, done.output
+    assert f"build {model} --mask {out}" in done.stderr
+    report = build({name: value for name, value in settings.items() if name != "ratio"} | {"mask": out})
+    assert report["ratio"] == MaskSet.load(out).ratio > 0.1
+    written = Checkpoint.open(settings["out"] / "model")
+    for name, keep in keeps.items():
+        dense = checkpoint.read(f"{name}.weight")
+        assert (written.read(f"{name}.weight") == dense * keep).all()
+
+
+@pytest.mark.parametrize("made_for", ["someone/tiny", "someone/else"])
+def test_import_says_whether_the_base_model_is_known(make_model, tmp_path, monkeypatch, made_for):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    model = tmp_path / "models--someone--tiny/snapshots/0123"
+    model.parent.mkdir(parents=True)
+    make_model().rename(model)
+    checkpoint = Checkpoint.open(model)
+    keeps = {name: mask.keep() for name, mask in sources.uniform(covered_linears_of(checkpoint)).items()}
+    source = sources.publish_patch(tmp_path / "mask.npz", checkpoint, keeps, made_for)
+    said = run(source, "--model", model, "-o", tmp_path / "m.safetensors").stderr
+    known = "base model: someone/tiny@0123, for which the masks were made" in said
+    unknown = (
+        "made for someone/else; someone/tiny@0123 has the names and shapes of its linears, but whether"
+        in said
+    )
+    assert (known, unknown) == (made_for == "someone/tiny", made_for == "someone/else")
+    bare = sources.write_npz(tmp_path / "bare.npz", sources.maskllm_members(keeps))
+    assert (
+        "the source does not name it" in run(bare, "--model", model, "-o", tmp_path / "b.safetensors").stderr
+    )
+
+
 @pytest.fixture
 def pruned(settings):
     """A pruned model, and settings for building from its masks."""

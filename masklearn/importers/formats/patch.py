@@ -65,8 +65,16 @@ class Patch(Importer):
             return from_stored(checkpoint, f"{name}.weight", archive.read_bits(keys[name], shape))
 
         uniform = frozenset(names) if about.get("pattern") == _UNIFORM else frozenset()
+        base = about.get("base_model")
         return Published(
-            names, read, archive.sha256, uniform=uniform, smallest=4, ignored=ignored, about={"meta": about}
+            names,
+            read,
+            archive.sha256,
+            uniform=uniform,
+            smallest=4,
+            ignored=ignored,
+            about={"meta": about},
+            base_model=base if isinstance(base, str) else None,
         )
 
 

@@ -6,6 +6,7 @@ import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,6 +90,32 @@ def patch_members(keeps: Mapping[str, Bits], meta: dict[str, str] | None = None)
         members[f"{name}.weight"] = npy("|u1", (len(data),), data)
         members[f"{name}.weight.__shape__"] = npy("<i8", (2,), struct.pack("<2q", *keep.shape))
     return members
+
+
+def publish_patch(path: Path, checkpoint: Checkpoint, keeps: Mapping[str, Bits], base_model: str) -> Path:
+    """Write mask.npz as PATCH's scripts/release/build_release.py does (github.com/Paramathic/patch, July 2026).
+
+    It takes the zeros of the pruned weights of all matrices in the blocks.
+    """
+    arrays: dict[str, NDArray[Any]] = {}
+    for name in checkpoint.names():
+        weight = checkpoint.read(name)
+        if name.endswith(".weight") and weight.ndim == 2 and ".layers." in name:
+            kept = weight * keeps.get(name.removesuffix(".weight"), True) != 0
+            arrays[name] = np.packbits(kept.reshape(-1))
+            arrays[f"{name}.__shape__"] = np.array(kept.shape, np.int64)
+    meta = {
+        "repo": "tiny-PATCH-25Sparse",
+        "base_model": base_model,
+        "method": "PATCH",
+        "variant": "PATCH-Joint",
+        "sparsity": "25%",
+        "pattern": "Dense/2:4 tiles",
+        "format": "bit-packed uint8 (np.packbits); unpack with np.unpackbits",
+        "measured_sparsity": 0.25,
+    }
+    np.savez_compressed(path, __meta__=np.array(json.dumps(meta)), **arrays)
+    return path
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, tuple[str, tuple[int, ...], bytes]]) -> None:
