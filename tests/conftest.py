@@ -75,6 +75,7 @@ EXTRA: dict[str, dict[str, Any]] = {
     "roberta": _TOKENS,
     "xlm-roberta": _TOKENS,
     "distilbert": _TOKENS | {"dim": 48, "hidden_dim": 72, "n_layers": 3, "n_heads": 4},
+    "mpnet": _TOKENS,
 }
 _VISION: dict[str, Any] = {
     "hidden_size": 32,

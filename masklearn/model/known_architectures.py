@@ -190,4 +190,17 @@ ARCHITECTURES: dict[str, Architecture] = {
         mlp=(("lin1",), "lin2"),
         qkv=("q_lin", "k_lin", "v_lin"),
     ),
+    "mpnet": replace(
+        _ROBERTA,
+        prefixes=("", "mpnet."),
+        linears=(
+            "attention.attn.q",
+            "attention.attn.k",
+            "attention.attn.v",
+            "attention.attn.o",
+            "intermediate.dense",
+            "output.dense",
+        ),
+        qkv=("q", "k", "v"),
+    ),
 }

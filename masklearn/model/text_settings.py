@@ -51,6 +51,7 @@ _TYPES = {
     "roberta": _BERT,
     "xlm-roberta": _BERT,
     "distilbert": _Type(("hidden_dim",), tied=True),
+    "mpnet": _BERT,
 }
 _OF_SOME = {name for one in _TYPES.values() for name in (*one.needed, *one.optional)}
 _ROPE_TYPES = {"default", "linear", "llama3"}  # transformers completes or renames others

@@ -75,8 +75,12 @@ def _mask(
 
 
 def _additive_mask(*args: Any, dtype: torch.dtype = torch.float32, **settings: Any) -> Tensor:
+    return additive(_mask(*args, **settings), dtype)
+
+
+def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """Returns 0 for the slots that a query may read, and the type's lowest number for others."""
-    return torch.where(_mask(*args, **settings), 0.0, torch.finfo(dtype).min).to(dtype)
+    return torch.where(mask, 0.0, torch.finfo(dtype).min).to(dtype)
 
 
 def _onnx_attention(

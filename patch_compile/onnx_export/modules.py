@@ -32,7 +32,7 @@ def build_fake_model(
     auto = auto_class(architecture)
     model_class = auto._model_mapping[type(config)]
     settings = {"attn_implementation": attention_implementation(plain_ops=plain_ops)}
-    if architecture.own_masks and not exchanges_attention(model_class):
+    if not exchanges_attention(model_class):
         settings["attn_implementation"] = "eager"
     if model_class._can_set_experts_implementation():
         settings["experts_implementation"] = _experts_implementation()

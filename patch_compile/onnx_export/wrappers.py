@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from masklearn.model.pretrained import cache_argument
+from patch_compile.onnx_export.attention import additive
 from patch_compile.onnx_io.tensor_names import (
     ATTENTION_MASK,
     HIDDEN,
@@ -201,14 +202,17 @@ class ExportEncoder(nn.Module):
             settings["token_type_ids"] = (
                 token_type_ids if token_type_ids is not None else torch.zeros_like(input_ids)
             )
-        # RoBERTa's positions count the tokens without padding instead of the places in the sequence.
-        if not hasattr(self.traced.embeddings, "create_position_ids_from_input_ids"):
+        # RoBERTa's and MPNet's positions count the tokens without padding instead of the places in the sequence.
+        if not hasattr(self.traced.embeddings, "create_position_ids_from_inputs_embeds"):
             # Without this the model reads them from a buffer, which would become a constant of the graph.
             settings["position_ids"] = torch.arange(input_ids.shape[1]).expand_as(input_ids)
         batch, sequence = input_ids.shape
         # One row for each query: ONNX Runtime's Attention does not broadcast a mask over the queries.
         mask = attention_mask[:, None, None, :].bool().expand(batch, 1, sequence, sequence)
-        output = self.traced(input_ids=input_ids, attention_mask=mask, **settings)
+        traced: Any = self.traced
+        if traced.config._attn_implementation == "eager":
+            mask = additive(mask, traced.dtype)
+        output = traced(input_ids=input_ids, attention_mask=mask, **settings)
         pooled = getattr(output, "pooler_output", None)
         return (output.last_hidden_state,) if pooled is None else (output.last_hidden_state, pooled)
 

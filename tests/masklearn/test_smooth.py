@@ -30,6 +30,7 @@ SITES = {
     "roberta": 1,
     "xlm-roberta": 1,
     "distilbert": 1,
+    "mpnet": 1,
     "gpt2": 3,
     "opt": 4,
     "llama": 4,

@@ -67,6 +67,7 @@ def profile(builder: Any, network: Any, points: tuple[Point, Point, Point]) -> A
         ("gpt_neox", {}),
         ("bert", {}),
         ("roberta", {}),
+        ("mpnet", {}),
     ],
 )
 def test_the_graph_builds(variant: str, options: dict[str, Any], exports: Exports, tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "roberta": ("roberta", _TOKENS | {"type_vocab_size": 1}),
     "xlm-roberta": ("xlm-roberta", _TOKENS | {"type_vocab_size": 1}),
     "distilbert": ("distilbert", _TOKENS | {"dim": 64, "hidden_dim": 96, "n_layers": LAYERS, "n_heads": 4}),
+    "mpnet": ("mpnet", _TOKENS),
 }
 
 

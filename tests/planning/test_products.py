@@ -35,7 +35,7 @@ SMALL = LLAMA_2_7B | {"hidden_size": 2048, "intermediate_size": 5632, "num_hidde
 FUSED_ALREADY = ("gpt2", "gpt_neox", "phi3")
 
 
-@pytest.mark.parametrize("variant", [*VARIANTS, "bert", "distilbert"])
+@pytest.mark.parametrize("variant", [*VARIANTS, "bert", "distilbert", "mpnet"])
 def test_names_tell_what_the_graph_will(variant, tmp_path):
     """The passes find the same in these models: see tests/passes/fusion/test_fused_models.py."""
     kind, settings = (VARIANTS | ENCODERS)[variant]
@@ -43,7 +43,11 @@ def test_names_tell_what_the_graph_will(variant, tmp_path):
     coverage = covered_linears_of(Checkpoint.open(save_tiny(variant, tmp_path / "m")))
     found = groups_by_name(coverage.linears, ARCHITECTURES[kind])
     ends = [({name.rpartition(".")[2] for name in one.linears}, one.gated) for one in found]
-    qkv = {"bert": {"query", "key", "value"}, "distilbert": {"q_lin", "k_lin", "v_lin"}}
+    qkv = {
+        "bert": {"query", "key", "value"},
+        "distilbert": {"q_lin", "k_lin", "v_lin"},
+        "mpnet": {"q", "k", "v"},
+    }
     expected = (
         [] if kind in FUSED_ALREADY else [(qkv.get(kind, {"q_proj", "k_proj", "v_proj"}), False)] * layers
     )

@@ -50,6 +50,7 @@ def test_the_longest_window_fits_the_model(make_model: ModelMaker) -> None:
         ("bert", 64),
         ("roberta", 62),
         ("distilbert", 64),
+        ("mpnet", 62),
     ):
         path = make_model(model_type)
         whole = auto_class(ARCHITECTURES[model_type]).from_pretrained(path).eval()

@@ -27,6 +27,7 @@ ATTENTION = {
     "opt": ["self_attn.k_proj", "self_attn.v_proj", "self_attn.q_proj", "self_attn.out_proj"],
     "gpt_neox": ["attention.query_key_value", "attention.dense"],
     "distilbert": [f"attention.{kind}_lin" for kind in ("q", "k", "v", "out")],
+    "mpnet": [f"attention.attn.{kind}" for kind in "qkvo"],
 }
 ENCODER = ["attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense",
            "intermediate.dense", "output.dense"]  # fmt: skip
@@ -40,6 +41,7 @@ KINDS_OF = {
     "roberta": ENCODER,
     "xlm-roberta": ENCODER,
     "distilbert": [*ATTENTION["distilbert"], "ffn.lin1", "ffn.lin2"],
+    "mpnet": [*ATTENTION["mpnet"], "intermediate.dense", "output.dense"],
     "mixtral": KINDS[:4],
     "qwen3_moe": KINDS[:4],
 }
@@ -52,6 +54,7 @@ BLOCKS_OF = {
     "roberta": "encoder.layer",
     "xlm-roberta": "encoder.layer",
     "distilbert": "transformer.layer",
+    "mpnet": "encoder.layer",
 }
 
 

@@ -34,7 +34,7 @@ def test_base_model_checkpoints_have_no_prefix(make_model, tmp_path: Path, model
     assert torch.equal(last_hidden(base), last_hidden(path))
 
 
-@pytest.mark.parametrize("model_type", ["bert", "roberta", "distilbert"])
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "distilbert", "mpnet"])
 def test_an_encoder_below_a_head_has_a_prefix(make_model, tmp_path: Path, model_type: str) -> None:
     path, masked = make_model(model_type), tmp_path / "masked"
     AutoModelForMaskedLM.from_pretrained(path).save_pretrained(masked)
