@@ -264,6 +264,10 @@ class _Recorder(nn.Module):
         names = list(inspect.signature(self.__dict__["block"].forward).parameters)
         call = dict(zip(names, args, strict=False)) | kwargs
         hidden: Tensor = call.pop(names[0])
+        if (
+            hidden.ndim == 2
+        ):  # item 0 of what the recorder before returned, as the model's blocks return tuples
+            hidden = hidden[None]
         self.hidden, self.call = hidden, call
         if self.stops:
             raise _StopError

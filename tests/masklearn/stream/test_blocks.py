@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from masklearn.model.architectures import ARCHITECTURES
 from masklearn.model.checkpoint import Checkpoint
@@ -9,6 +12,7 @@ from masklearn.model.linears import linear_modules
 from masklearn.model.models import auto_class
 from masklearn.stream.blocks import stream_blocks
 from tests.conftest import ModelMaker
+from tests.families import write_family
 from tests.masklearn.architectures import LANGUAGE_MODELS, every
 from tests.refusals import refused
 
@@ -50,6 +54,20 @@ def test_the_streamed_head_gives_equal_logits(make_model, model_type: str) -> No
                     expected = whole(torch.from_numpy(window)[None]).logits
                     torch.testing.assert_close(block.run(hidden), expected, rtol=1e-4, atol=1e-4)
     assert heads == [False, False, False, True]
+
+
+@pytest.mark.parametrize("name", ["bloom", "falcon", "gpt_neo"])
+def test_many_blocks_may_return_tuples(tmp_path: Path, name: str) -> None:
+    of_neo = {"attention_types": [[["global", "local"], 3]]} if name == "gpt_neo" else {}
+    path = write_family(tmp_path / "model", name, num_hidden_layers=6, **of_neo)
+    whole = AutoModelForCausalLM.from_pretrained(path).eval()
+    with torch.no_grad():
+        for block in stream_blocks(Checkpoint.open(path), WINDOWS, "cpu", head=True):
+            if block.is_head:
+                for window, hidden in zip(WINDOWS, block.hidden, strict=True):
+                    expected = whole(torch.from_numpy(window)[None]).logits
+                    torch.testing.assert_close(block.run(hidden), expected, rtol=1e-4, atol=1e-4)
+    assert block.is_head
 
 
 @pytest.mark.parametrize("tied", [True, False])
