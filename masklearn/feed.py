@@ -29,8 +29,7 @@ Arrays = Mapping[str, NDArray[Any]]
 """Named arrays of numpy: the form in which a feed keeps a method's results for a linear."""
 CodeArrays = Mapping[str, NDArray[Any]]
 """Codes of all groups of a linear, `[N, K/group]`, by name of the kind's family."""
-Replaced = tuple["torch.Tensor", Arrays]
-"""New weight `[N, K]` of a linear, and further results of the solve."""
+SCALES = "scales"
 Fisher = NDArray[np.float64]
 
 
@@ -67,6 +66,25 @@ class Group:
             1                                     .0225  .0215  .0218  .0215  .0215
         """
         return min(1.0, max(least, self.moment.shape[0] / max(1, self.rows)))
+
+
+@dataclass(frozen=True, eq=False)
+class Replaced:
+    """New weight of a linear.
+
+    values: `[N, K]`; arrays: further results of the solve; grid: on which the values lie, None in 16 bits; unrounded: the
+    values before they were rounded, 0 where pruned, and the mask of kept weights; None if the rounding is not to train.
+    """
+
+    values: torch.Tensor
+    arrays: Arrays
+    grid: Grid | None = None
+    unrounded: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    @property
+    def stored(self) -> Arrays:
+        """The arrays, and the scales."""
+        return self.arrays if self.grid is None else {**self.arrays, SCALES: self.grid.scales}
 
 
 class Feed(ABC):
@@ -147,9 +165,9 @@ class Feed(ABC):
     ) -> dict[str, Arrays]:
         """Put the new weights `[N, K]` of every linear, which `solve` returns for its group, in `store`.
 
-        Returns the other arrays that `solve` returns. key: name of what `solve` computes; an interrupted call resumes
-        only if the key is the same; what: name of the phase for the user. A feed that runs the model again for it
-        uses the new weights for the inputs of later linears.
+        Returns the arrays and scales of the results (`Replaced.stored`). key: name of what `solve` computes; an interrupted
+        call resumes only if the key is the same; what: name of the phase for the user. A feed that runs the model again for
+        it uses the new weights for the inputs of later linears.
         """
 
     @abstractmethod

@@ -10,15 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from masklearn.feed import CodeArrays, Feed, Group, Replaced
+from masklearn.feed import SCALES, Arrays, CodeArrays, Feed, Group, Replaced
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.model.store import WeightStore
 from masklearn.quant.grid import Grid
+from masklearn.quant.table import INT4
 from masklearn.solvers import obs
 from masklearn.solvers.projection import Codes, Projection
-from masklearn.solvers.rounding import Rounded, check_range, round_group, round_nearest
-
-_SCALES = "scales"
+from masklearn.solvers.rounding import check_range, round_group, round_nearest
 
 
 class Solver(Protocol):
@@ -99,24 +98,21 @@ def solve(
         kept = {
             name: (found[name][0], allowed[name].keep(found[name][1])) for name in found if name in feed.types
         }
-        rounded = _rounded(feed, group, kept)
-        return {
-            name: (
-                rounded[name].values if name in rounded else values,
-                chosen.by_family() | _scales(rounded.get(name)),
-            )
-            for name, (values, chosen) in found.items()
-        }
+        replaced = {name: Replaced(values, chosen.by_family()) for name, (values, chosen) in found.items()}
+        return replaced | _rounded(feed, group, kept, replaced, trains=True)
 
     arrays = feed.replace(prune, store, f"{solver.__module__} {asked.digest()}")
     grids = _grids(feed, arrays)
     return SolvedLinears({name: _without_scales(one) for name, one in arrays.items()}, grids)
 
 
-def round_weights(feed: Feed, masks: Mapping[str, LinearMask], store: WeightStore) -> dict[str, Grid]:
+def round_weights(
+    feed: Feed, masks: Mapping[str, LinearMask], store: WeightStore, *, trains: bool
+) -> dict[str, Grid]:
     """Round the weights of quantised linears under their masks, on their inputs after earlier linears are rounded.
 
-    store: receives the new weights. Returns the grids. Raises MaskLearnError as `solve` does.
+    store: receives the new weights; trains: False for weights that are repaired, so that they are not pulled back to the
+    dense blocks' outputs. Returns the grids. Raises MaskLearnError as `solve` does.
     """
 
     def round_those(group: Group) -> dict[str, Replaced]:
@@ -126,16 +122,15 @@ def round_weights(feed: Feed, masks: Mapping[str, LinearMask], store: WeightStor
             weights[name] = weight * keep
             kept[name] = weights[name], keep
         types = {name: one for name, one in kept.items() if name in feed.types}
-        rounded = _rounded(feed, replace(group, weights=weights), types)
-        return {
-            name: (rounded[name].values if name in rounded else values, _scales(rounded.get(name)))
-            for name, values in weights.items()
-        }
+        replaced = {name: Replaced(values, {}) for name, values in weights.items()}
+        return replaced | _rounded(feed, replace(group, weights=weights), types, replaced, trains=trains)
 
     total = hashlib.sha256()
     for name, mask in masks.items():
         total.update(name.encode() + mask.keep().tobytes())
-    return _grids(feed, feed.replace(round_those, store, f"rounding {total.hexdigest()}", "rounding"))
+    return _grids(
+        feed, feed.replace(round_those, store, f"rounding {trains} {total.hexdigest()}", "rounding")
+    )
 
 
 def round_without_inputs(feed: Feed, masks: Mapping[str, LinearMask], store: WeightStore) -> dict[str, Grid]:
@@ -157,23 +152,34 @@ def round_without_inputs(feed: Feed, masks: Mapping[str, LinearMask], store: Wei
 
 
 def _rounded(
-    feed: Feed, group: Group, kept: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
-) -> dict[str, Rounded]:
+    feed: Feed,
+    group: Group,
+    kept: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
+    replaced: Mapping[str, Replaced],
+    *,
+    trains: bool,
+) -> dict[str, Replaced]:
+    """Returns the quantised linears of `replaced`, rounded. Scales of a quantised checkpoint do not train."""
     types = {name: feed.types[name] for name in kept}
     grids = {name: grid for name in kept if (grid := feed.kept_grid(name)) is not None}
-    return round_group(group, kept, types, group.damping(feed.recipe.damping), feed.note, grids)
+    rounded = round_group(group, kept, types, group.damping(feed.recipe.damping), feed.note, grids)
+    return {
+        name: Replaced(
+            one.values,
+            replaced[name].arrays,
+            one.grid,
+            kept[name] if trains and types[name] is INT4 and name not in grids else None,
+        )
+        for name, one in rounded.items()
+    }
 
 
-def _scales(rounded: Rounded | None) -> dict[str, NDArray[Any]]:
-    return {} if rounded is None else {_SCALES: rounded.grid.scales}
-
-
-def _without_scales(arrays: CodeArrays) -> dict[str, NDArray[Any]]:
-    return {key: one for key, one in arrays.items() if key != _SCALES}
+def _without_scales(arrays: Arrays) -> dict[str, NDArray[Any]]:
+    return {key: one for key, one in arrays.items() if key != SCALES}
 
 
 def _grids(feed: Feed, arrays: Mapping[str, CodeArrays]) -> dict[str, Grid]:
-    return {name: Grid(kind, arrays[name][_SCALES]) for name, kind in feed.types.items()}
+    return {name: Grid(kind, arrays[name][SCALES]) for name, kind in feed.types.items()}
 
 
 def solve_unstructured(feed: Feed, ratio: float, store: WeightStore) -> None:
@@ -184,6 +190,6 @@ def solve_unstructured(feed: Feed, ratio: float, store: WeightStore) -> None:
         damping = group.damping(feed.recipe.damping)
         factor = obs.inverse_factor(group.moment.clone(), damping, name, feed.note)
         solved = {name: obs.solve_unstructured(one, factor, ratio) for name, one in group.weights.items()}
-        return {name: (values, {}) for name, values in solved.items()}
+        return {name: Replaced(values, {}) for name, values in solved.items()}
 
     feed.replace(prune, store, f"unstructured {ratio}")

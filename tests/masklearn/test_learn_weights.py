@@ -14,9 +14,14 @@ from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.linears import read_linear
 from masklearn.model.naming import from_stored
 from masklearn.model.prune import write_pruned_checkpoint
+from masklearn.model.store import WeightStore
 from masklearn.quality.record import Baseline
 from masklearn.recipe import LearnRecipe
+from masklearn.solvers.solve import round_weights
+from masklearn.stream.blocks import stream_blocks
+from masklearn.stream.feed import CheckpointFeed
 from tests.conftest import ModelMaker
+from tests.masklearn.tasks import task_of
 from tests.refusals import refused
 
 SIZES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
@@ -155,6 +160,29 @@ def test_masks_that_train_are_rounded_on_their_inputs(
     settings = {"method": "patch-tile", "weights": "int4", "ratio": 0.3, "steps": 2, "repair": "none"}
     learned = learn(make_model(**SIZES), recipe(text_file, **settings), tmp_path / "s")
     check(learned, tmp_path, dict.fromkeys(map(_last, learned.masks), "int4"))
+
+
+def test_trained_rounding_is_nearer_the_dense_model(
+    make_model: ModelMaker, text_file: Path, tmp_path: Path
+) -> None:
+    """By the last hidden states. On other text: stream/test_block_rounding.py."""
+    path = make_model(**SIZES)
+    given = recipe(text_file, weights="int4", ratio=0.0, method="magnitude", windows=16)
+    masks = learn(path, given, tmp_path / "s").masks
+    feed = CheckpointFeed(task_of(path, given))
+    windows = feed.task.text.calibration()
+    last = [_last_states(Checkpoint.open(path), windows)]
+    for trains in (False, True):
+        store = WeightStore(tmp_path / str(trains))
+        round_weights(feed, masks, store, trains=trains)
+        last.append(_last_states(Checkpoint.open(path).with_weights(store), windows))
+    assert (last[2] - last[0]).norm() < 0.97 * (last[1] - last[0]).norm()
+
+
+def _last_states(checkpoint: Checkpoint, windows: np.ndarray) -> torch.Tensor:
+    for block in stream_blocks(checkpoint, windows):
+        block.advance()
+    return torch.cat(list(block.hidden))
 
 
 def test_solved_rounding_beats_nearest_rounding(

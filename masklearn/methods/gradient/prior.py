@@ -248,7 +248,7 @@ def _round(
     if not feed.types:
         return {}
     masks = {name: LinearMask.from_candidate(task.recipe.tile, tiles[name], patterns[name]) for name in tiles}
-    return round_weights(feed, masks, store)
+    return round_weights(feed, masks, store, trains=True)
 
 
 def _contenders(task: Task, settings: MaskSettings, tiles: Tiles, patterns: Patterns) -> list[Masks]:

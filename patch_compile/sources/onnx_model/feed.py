@@ -209,9 +209,10 @@ class OnnxFeed(Feed):
         kept: dict[str, Arrays] = {}
         for done, name in enumerate(self.shapes, start=1):
             weight = self._weight(name)
-            found, kept[name] = solve(self._group(name, weight))[name]
-            if not bool((found == weight).all()):
-                self.put(store, name, found)
+            found = solve(self._group(name, weight))[name]
+            kept[name] = found.stored
+            if not bool((found.values == weight).all()):
+                self.put(store, name, found.values)
             self._progress(what, done, len(self.shapes))
         return kept
 

@@ -33,7 +33,7 @@ def test_groups_that_are_rounded_get_weighted_moments(make_model: ModelMaker, te
     def solve(group: Group) -> dict[str, Replaced]:
         for name in group.weights:
             weighted[name.removeprefix("model.layers.0.")] = group.weighted is not None
-        return {name: (weight, {}) for name, weight in group.weights.items()}
+        return {name: Replaced(weight, {}) for name, weight in group.weights.items()}
 
     CheckpointFeed(task).replace(solve, WeightStore(task.scratch / "solved"), "test")
     assert weighted == {
@@ -64,7 +64,7 @@ def test_w8a8_is_solved_on_rounded_inputs(make_model: ModelMaker, text_file: obj
 
     def solve(group: Group) -> dict[str, Replaced]:
         moments[tuple(name.rpartition(".")[2] for name in group.weights)] = group.moment.clone()
-        return {name: (weight, {}) for name, weight in group.weights.items()}
+        return {name: Replaced(weight, {}) for name, weight in group.weights.items()}
 
     CheckpointFeed(task).replace(solve, WeightStore(task.scratch / "solved"), "test")
     assert [*moments] == [
