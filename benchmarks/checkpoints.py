@@ -110,6 +110,8 @@ def random_task(folder: Path, recipe: LearnRecipe, scratch: Path, **options: Any
     """
     checkpoint, note = Checkpoint.open(folder), partial(print, file=sys.stderr)
     task = Task(checkpoint, covered_linears_of(checkpoint, (), ()), recipe, scratch, note=note, **options)
-    tokens = random_tokens(checkpoint.config["vocab_size"], recipe.windows, recipe.length)
-    task.__dict__["text"] = pool_of(tokens, recipe, SourceKind.SELF, "random tokens")  # the cached property
+    count = recipe.calibration_windows(task.coverage.widest)
+    tokens = random_tokens(checkpoint.config["vocab_size"], count, recipe.length)
+    pool = pool_of(tokens, count, recipe, SourceKind.SELF, "random tokens")
+    task.__dict__["text"] = pool  # the cached property
     return task
