@@ -31,12 +31,11 @@ from masklearn.quant.grid import Grid
 from masklearn.quant.table import FLOAT16, WeightType, with_rounded_inputs
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task, by_ratio, is_decided
+from masklearn.text.calibrate import few_tokens
 from masklearn.traits import lacking
 
 if TYPE_CHECKING:
     from masklearn.smooth import Smoothed
-
-_FEW_PER_INPUT = 2  # tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,21 +89,10 @@ def learn(
     checkpoint = Checkpoint.open(model_dir)
     coverage = covered_linears_of(checkpoint, recipe.include, recipe.exclude)
     task = Task(checkpoint, coverage, recipe, scratch, progress or silent, note or unsaid, choose)
+    if recipe.windows is not None and (line := few_tokens(recipe, recipe.windows, coverage.widest)):
+        task.note(line)
     with threads_of_torch(recipe.threads):
-        if recipe.traits.solves:
-            _note_few_tokens(task)
         return learn_task(task)
-
-
-def _note_few_tokens(task: Task) -> None:
-    """Say before work that the Hessian of the widest linear will be far from full rank."""
-    tokens, widest = task.text.count * task.recipe.length, task.coverage.widest
-    if tokens < _FEW_PER_INPUT * widest:
-        cure = "leave `windows` out" if task.recipe.windows else "give a longer `calib`"
-        task.note(
-            f"the calibration is small: {tokens:,} tokens, {tokens / widest:.1f} for each input of the widest linear. The "
-            f"weights fit these tokens, and lose more on other text; {cure}"
-        )
 
 
 def learn_task(task: Task) -> Learned:

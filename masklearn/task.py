@@ -21,7 +21,7 @@ from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import Coverage
 from masklearn.quant.table import BY_INPUTS, FLOAT16, WeightType
 from masklearn.recipe import LearnRecipe
-from masklearn.text.calibrate import TokenPool, token_pool, wanted_windows
+from masklearn.text.calibrate import TokenPool, few_tokens, token_pool, wanted_windows
 
 
 def by_ratio(
@@ -132,9 +132,12 @@ class Task:
         # A text that the model writes again may differ, on a GPU for example.
         keep = self.scratch / "checkpoint-text.safetensors"
         widest = self.coverage.widest
-        return token_pool(
+        pool = token_pool(
             self.checkpoint, self.recipe, self.progress, training=training, keep=keep, widest=widest
         )
+        if self.recipe.windows is None and (line := few_tokens(self.recipe, pool.count, widest)):
+            self.note(line)
+        return pool
 
     def over_all(self) -> "Task":
         """Returns a copy whose ratio counts over all linears. It keeps text that was read."""

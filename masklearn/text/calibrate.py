@@ -67,6 +67,22 @@ def too_many_passes(what: str, seen: int, windows: int, length: int) -> str | No
     )
 
 
+def few_tokens(recipe: LearnRecipe, count: int, widest: int) -> str | None:
+    """Returns a warning for a solve on `count` windows, whose Hessian of the widest linear is far from full rank, or None.
+
+    widest: inputs of that linear.
+    """
+    tokens = count * recipe.length
+    if not recipe.traits.solves or tokens >= _FEW_PER_INPUT * widest:
+        return None
+    cure = "leave `windows` out" if recipe.windows else "give a longer `calib`"
+    return (
+        f"the calibration is small: {tokens:,} tokens, {tokens / widest:.1f} for each input of the widest linear. The "
+        f"weights fit these tokens, and lose more on other text; {cure}"
+    )
+
+
+_FEW_PER_INPUT = 2  # tokens
 _HELD_OUT = 16  # windows; an eighth of the pool if that is less
 _PIECE = 1_000_000  # characters
 # Windows are drawn from this many characters at the beginning of a text. More is read only if they give too few windows.

@@ -181,7 +181,8 @@ def test_a_wrong_argument_names_the_nearest():
 def test_python_and_the_commands_have_the_same_options():
     """A setting's declaration is the function's parameter and the command's option."""
     learned = inspect_signature(learn).parameters
-    assert learned["windows"].default == 32 and learned["windows"].annotation is int
+    assert learned["length"].default == 512 and learned["length"].annotation is int
+    assert learned["windows"].default is None and learned["windows"].annotation == int | None
     assert learned["tile"].default is None and learned["tile"].annotation == str | tuple[int, int] | None
     assert "- `eval_text`: Held-out text for perplexity, other than that of `calib`." in learn.__doc__
     assert "see `trust` of run" in build.__doc__ and "see --trust of run" in str(
