@@ -100,13 +100,14 @@ KL .426 and .296, 31 steps | .295 |
 | int4 at .35 after repair: half of the blocks rounded, the others repaired 29 steps more and rounded | INQ, \
 arXiv 1702.03044 | 29.10 | 29.02 |
 | int4 at .35 after repair: GPTQ from 160 windows | – | 29.05 | 29.02 |"""
-_TOKENS = """The solve of a linear has K numbers a row to choose, and fits the tokens that it sees. 2:4 everywhere in block 2 of
-Qwen2.5-Coder-1.5B-Instruct (`python samples/models.py qwen DIR`), solved by ALPS on windows of 512 tokens of the calibration
-text; squared output error as a share of the energy of the outputs, on those windows / on 8 other windows of that text / on 8
-windows of WikiText-2. For down_proj, whose K is 8,960, 192 rows of 3,072 of its columns. Damping is a share of the mean
-diagonal of the Hessian; 1 / tokens an input stands for the nearest of .03, .1, .3 and 1. By hand, 2026-12-01.
+_TOKENS = """The solve of a linear has K numbers a row to choose, and fits the tokens that it sees. 2:4 everywhere in
+block 2 of Qwen2.5-Coder-1.5B-Instruct (`python samples/models.py qwen DIR`), solved by ALPS on windows of 512 tokens
+of the calibration text; squared output error as a share of the energy of the outputs, on those windows / on 8 other
+windows of that text / on 8 windows of WikiText-2. For down_proj, whose K is 8,960, 192 rows of 3,072 of its columns.
+Damping is a share of the mean diagonal of the Hessian; 1 / tokens an input stands for the nearest of .03, .1, .3 and
+1. By hand, 2026-12-01.
 
-| tokens an input | q_proj, damping .01 | q_proj, damping 1 / tokens an input | down_proj, .01 | down_proj, 1 / tokens an input |
+| tokens an input | q_proj, damping .01 | 1 / tokens an input | down_proj, damping .01 | 1 / tokens an input |
 | --- | --- | --- | --- | --- |
 | 1.3 | | | .003 / .083 / .088 | .018 / .054 / .054 |
 | 2.7 | .007 / .022 / .025 | .010 / .019 / .021 | .008 / .062 / .069 | .015 / .048 / .049 |
@@ -114,14 +115,16 @@ diagonal of the Hessian; 1 / tokens an input stands for the nearest of .03, .1, 
 | 10.7 | .012 / .016 / .019 | .012 / .016 / .019 | .018 / .040 / .044 | .021 / .039 / .042 |
 | 32 (16 for down_proj) | .013 / .015 / .018 | .013 / .015 / .018 | .021 / .034 / .038 | .023 / .035 / .038 |
 
-So learning without `--windows` reads 4 tokens an input of the widest linear, and the Hessian is damped by 1 / tokens an input,
-.01 at least. Tiles are scored on every second window and checked on the others: on 4,096 tokens the whole down_proj seems to
-lose .0001 and loses .0019 on other text, 19 times as much, where gate_proj loses twice what it seems to. Scores from the
-solve's own tokens therefore prune wide linears far too much: 72 % of the tiles of all down_proj at a ratio of .25.
+So learning without `--windows` reads 4 tokens an input of the widest linear, and the Hessian is damped by 1 / tokens
+an input, .01 at least. Tiles are scored on every second window and checked on the others: on 4,096 tokens the whole
+down_proj seems to lose .0001 and loses .0019 on other text, 19 times as much, where gate_proj loses twice what it
+seems to. Scores from the solve's own tokens therefore prune wide linears far too much: 72 % of the tiles of all
+down_proj at a ratio of .25.
 
-With `learn --ratio 0.25 --kinds 2:4 --repair none`, 70 windows, 29 % of these tiles are pruned. Perplexity of 4 windows of 1,024
-tokens, without / with the model's start token in front, which no window of the calibration begins with (the beginning of
-wikitext2-test-head.txt by `masklearn.perplexity` in fp32, the others by hand in bf16, 2026-12-02):
+With `learn --ratio 0.25 --kinds 2:4 --repair none`, 70 windows, 29 % of these tiles are pruned. Perplexity of 4
+windows of 1,024 tokens, without / with the model's start token in front, which no window of the calibration begins
+with (the beginning of wikitext2-test-head.txt by `masklearn.perplexity` in fp32, the others by hand in bf16,
+2026-12-02):
 
 | text | dense | pruned | change | change by 4,096 tokens, ranked on these |
 | --- | --- | --- | --- | --- |

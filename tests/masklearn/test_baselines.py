@@ -143,7 +143,8 @@ def test_ffn_only_prunes_the_feed_forward_part_alone(
 ) -> None:
     path = make_model()
     checkpoint = Checkpoint.open(path)
-    ffn = baseline_settings(Baseline.FFN_ONLY, recipe(text_file), checkpoint, covered_linears(path))
+    enough = recipe(text_file, windows=16)
+    ffn = baseline_settings(Baseline.FFN_ONLY, enough, checkpoint, covered_linears(path))
     notes: list[str] = []
     masks = learn(path, ffn, tmp_path / "s", note=notes.append).masks
     assert all(bool(tiles.all()) == (".mlp." in name) for name, tiles in masks.tile_maps().items())

@@ -73,7 +73,7 @@ def test_hard_is_far_from_the_usual() -> None:
 
 def test_hard_inputs_keep_16_bits(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
     path = with_a_hard_input(make_model("bert"))
-    asked = recipe(text_file, method="sparsegpt", weights="w8a8,int8,query=w8a8,key=int8")
+    asked = recipe(text_file, windows=12, method="sparsegpt", weights="w8a8,int8,query=w8a8,key=int8")
     found, notes = learned(path, tmp_path / "a", asked)
     record = found.masks.record.rounded_inputs
     assert record is not None and record.kept == (HARD,) and len(record.worst) == 3
@@ -85,7 +85,7 @@ def test_hard_inputs_keep_16_bits(make_model: ModelMaker, text_file: Path, tmp_p
 def test_plain_w8a8_rounds_all_and_names_the_worst(
     make_model: ModelMaker, text_file: Path, tmp_path: Path
 ) -> None:
-    asked = recipe(text_file, method="sparsegpt", weights="w8a8")
+    asked = recipe(text_file, windows=12, method="sparsegpt", weights="w8a8")
     found, notes = learned(with_a_hard_input(make_model("bert")), tmp_path / "a", asked)
     assert {grid.type for grid in found.masks.grids.values()} == {W8A8} and not notes
     record = found.masks.record.rounded_inputs

@@ -109,7 +109,7 @@ def test_finished_blocks_are_not_run_again(
     monkeypatch.setattr(blocks.Part, "load", load)
     with pytest.raises(KeyboardInterrupt):
         learn(model, recipe, tmp_path / "scratch", until)
-    assert len(loads) == 3 + 4 + 3  # forward, back with the head, solving
+    assert len(loads) == 3 + 3 + 4 + 3  # scoring, forward, back with the head, solving
     states = sorted(file.name for file in (tmp_path / "scratch").rglob("state-*"))
     assert states == ["state-00002.safetensors"]  # of the block that solving is in, and of no other pass
     loads.clear()
