@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
+import numpy as np
 from numpy.typing import NDArray
 
 from masklearn import write_shard
-from masklearn.base.shard import numpy_dtype
 from patch_compile import PatchCompileError
 
 # Tensor of a block in GGUF (names of llama.cpp's gguf-py) → module of transformers.
@@ -40,6 +41,7 @@ class _Family:
     stored: str
 
 
+_DTYPES = {"F16": np.float16, "BF16": ml_dtypes.bfloat16}
 _FAMILIES = {
     "llama": _Family(
         {
@@ -127,7 +129,7 @@ def _write_weights(reader: Any, config: dict[str, Any], path: Path) -> None:
             values = _to_half_rotation(values, config["num_attention_heads"])
         if family.pairs and name.endswith("k_proj.weight"):
             values = _to_half_rotation(values, config["num_key_value_heads"])
-        return values.astype(numpy_dtype(family.stored))  # type: ignore[no-any-return]
+        return values.astype(_DTYPES[family.stored])  # type: ignore[no-any-return]
 
     write_shard(path, specs, values_of, {"format": "pt"})
 
