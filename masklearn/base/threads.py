@@ -122,25 +122,22 @@ def in_parallel(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> lis
 def _by_onednn() -> Iterator[None]:
     """Let oneDNN multiply matrices of fp32 instead of MKL, where that is faster and as exact.
 
-    MKL does not use AVX-512 on processors of AMD: 95 GFLOPS a core of an EPYC (Zen 5), and 180 by oneDNN, whose bytes depend
-    on the number of threads unless that is 1.
+    A core of an AMD EPYC (Zen 5) does 95 GFLOPS by MKL and 180 by oneDNN. The bytes of oneDNN's results depend on the number
+    of threads, so each call must have one.
     """
     import torch
 
     if not _onednn_is_better():
         yield
         return
+    # With "bf16" torch passes multiplications of fp32 to oneDNN, which computes them in fp32 unless the processor has AMX.
     settings: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = settings.fp32_precision
-    settings.fp32_precision = _ONEDNN
+    settings.fp32_precision = "bf16"
     try:
         yield
     finally:
         settings.fp32_precision = before
-
-
-# Lets torch give products of fp32 to oneDNN. Where the processor multiplies bf16 in tiles (AMX) it rounds them to bf16.
-_ONEDNN = "bf16"
 
 
 @cache

@@ -92,9 +92,8 @@ def stream_blocks_back(
     (None for the system's temporary folder). Besides them one block and twice the hidden states of all windows are in
     memory.
 
-    checkpoints: of the forward pass, which keep
-    the states of all blocks, and of the backward pass: they are saved after each block, and an interrupted pass resumes
-    from them.
+    checkpoints: of the forward pass, which keep the states of all blocks, and of the backward pass: they are saved after
+    each block, and an interrupted pass resumes from them.
 
     Raises MaskLearnError as `stream_blocks` does, and if the model is an encoder, which has no loss, or the files do
     not fit on the disk.
