@@ -57,7 +57,8 @@ class Group:
         """Returns what to add to the diagonal of the moment, as a share of its mean: K / rows, between `least` and 1.
 
         A solve on few rows fits these, and loses more on other text. Measured on block 2 of Qwen2.5-Coder-1.5B (2:4
-        everywhere by ALPS, windows of 512 tokens of one text; squared output error on WikiText-2 as a share of the output's energy):
+        everywhere by ALPS, windows of 512 tokens of one text; squared output error on WikiText-2 as a share of the
+        output's energy):
 
             q_proj, K = 1,536:  rows per column   2.7    5.3    10.7   21.3   32
             damping .01                           .0249  .0206  .0192  .0187  .0182
