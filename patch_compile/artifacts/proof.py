@@ -41,7 +41,7 @@ class AskedTolerance(Record):
 
 
 class Tolerance(Record):
-    """Allowed difference of outputs, as a share of the largest value.
+    """Allowed difference of outputs, as a share of the largest value, or with `by_norm` ‖difference‖₂ / ‖value‖₂.
 
     dtype, roundings: type and number of roundings of the graph, None for ASKED; layers: number of layers that have these
     roundings, None if they were counted in the graph; rounding_models: number of compared models that round, each by this
@@ -54,6 +54,7 @@ class Tolerance(Record):
     roundings: int | None = None
     layers: int | None = None
     rounding_models: Literal[1, 2] = 1
+    by_norm: bool = False
     asked: AskedTolerance | None = None
 
 
@@ -126,9 +127,10 @@ class Agreement(Record):
     """Agreement of the hybrid model with the pruned model.
 
     error: largest |difference| of an output / its largest value, over all inputs; or what the hybrid model's choice of
-    experts loses in the pruned model's scores / the largest score, if that is more; output: the output that has it, None
-    for logits; dense_error: error of the dense model against the pruned model, None if only outputs are compared; feeds:
-    number of inputs; window: the input that is a whole window of text, None if only outputs are compared.
+    experts loses in the pruned model's scores / the largest score, if that is more; ‖difference‖₂ / ‖value‖₂ if the
+    tolerance is `by_norm`; output: the output that has it, None for logits; dense_error: error of the dense model against
+    the pruned model, None if only outputs are compared; feeds: number of inputs; window: the input that is a whole window of
+    text, None if only outputs are compared.
     """
 
     error: Finite
@@ -151,6 +153,10 @@ class OutputDifference(Record):
     largest: Finite
     relative: Finite
     floating: bool
+
+    def error(self, *, by_norm: bool) -> float | None:
+        """Returns `relative` or `largest`."""
+        return self.relative if by_norm else self.largest
 
 
 class OutputsDifference(Record):

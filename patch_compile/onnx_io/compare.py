@@ -72,10 +72,10 @@ def compare_answers(a: Outputs, b: Outputs) -> list[OutputDifference]:
     return [_compare(a, b, place) for place in range(len(b.outputs))]
 
 
-def largest_error(a: Outputs, b: Outputs) -> float:
-    """Returns the largest error of `a`, as a share of the largest value of the reference `b`. Values that are not finite
-    count as 0."""
-    errors = [one.largest for one in compare_answers(a, b) if one.floating]
+def worst_error(a: Outputs, b: Outputs, *, by_norm: bool) -> float:
+    """Returns the error of the output in which `a` differs most from the reference `b`, see `OutputDifference.error`. Values
+    that are not finite count as 0."""
+    errors = [one.error(by_norm=by_norm) for one in compare_answers(a, b) if one.floating]
     return max((error for error in errors if error is not None), default=0.0)
 
 

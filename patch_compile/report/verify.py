@@ -262,8 +262,13 @@ def _runs(runs: Iterable[ComparedRun]) -> Table:
 
 
 def _error_facts(error: float | None, tolerance: Tolerance, of: str) -> list[Fact]:
-    share = found_error(error) + (f" of the largest {of}" if error is not None else "")
-    return [("largest error", share), *facts(tolerance), ("derivation", tolerance_words(tolerance))]
+    whole = f"the norm of the {of}s" if tolerance.by_norm else f"the largest {of}"
+    share = found_error(error) + (f" of {whole}" if error is not None else "")
+    return [
+        ("norm of the error" if tolerance.by_norm else "largest error", share),
+        *facts(tolerance),
+        ("derivation", tolerance_words(tolerance)),
+    ]
 
 
 def tolerance_words(tolerance: Tolerance) -> str:

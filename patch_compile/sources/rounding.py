@@ -19,14 +19,15 @@ class Rounding:
     """Roundings to 16 bits on the way to the outputs of a graph.
 
     count: number of roundings; layers: number of layers with roundings, None if they were counted in the graph; measured:
-    error that such roundings caused in the pruned model, as a share of the largest value, 0 if it was not measured; by: the
-    kind of measurement.
+    error that such roundings caused in the pruned model, 0 if it was not measured: as a share of the largest value, or with
+    `by_norm` ‖difference‖₂ / ‖value‖₂; by: the kind of measurement.
     """
 
     count: int
     layers: int | None = None
     measured: float = 0.0
     by: ToleranceOrigin = ToleranceOrigin.ROUNDINGS
+    by_norm: bool = False
 
 
 def roundings_of(blocks: int) -> Rounding:
@@ -50,6 +51,7 @@ def tolerance_of(dtype: str, rounding: Rounding) -> Tolerance:
         dtype=dtype,
         roundings=rounding.count,
         layers=rounding.layers,
+        by_norm=rounding.by_norm,
     )
 
 

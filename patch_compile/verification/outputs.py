@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +14,6 @@ from patch_compile.artifacts.proof import (
     Agreement,
     ComparedInputs,
     EmbeddingsDifference,
-    OutputDifference,
     OutputsDifference,
     OutputsProof,
     ProofText,
@@ -57,24 +57,26 @@ def compare_outputs(
     tolerance = tolerance_of(source.recipe.dtype, rounding)
     # Any rounding may flip outputs that are not floating-point numbers, such as an argmax.
     judged = [one for one in compare_answers(answers["hybrid"], reference) if one.floating]
-    worst = max(judged, key=lambda one: np.inf if one.largest is None else one.largest, default=None)
+    errors = {one.output: one.error(by_norm=tolerance.by_norm) for one in judged}
+    worst = max(errors, key=lambda output: _or_infinite(errors[output]), default=None)
     lost = compare_answers(answers["hybrid"], answers["dense"])
     feeds = len(probe.feeds)
     proof = OutputsProof(
         text=ProofText(eval=probe.text) if probe.text else None,
         inputs=ComparedInputs(given=probe.origin, compared=feeds),
         agreement=Agreement(
-            error=worst.largest if worst else 0.0,
+            error=errors[worst] if worst else 0.0,
             tolerance=tolerance,
-            output=worst.output if worst else None,
+            output=worst,
             feeds=feeds,
         ),
         difference=OutputsDifference(outputs=tuple(lost)),
         embeddings=_embeddings(source, probe.feeds, answers["hybrid"], answers["dense"]),
     )
-    return proof, _fault(
-        source, worst, tolerance, lambda: _first_overflow(runnable_onnx(hybrid, scratch), probe.feeds)
-    )
+    if worst is None:
+        return proof, None
+    overflow = partial(_first_overflow, runnable_onnx(hybrid, scratch), probe.feeds)
+    return proof, _fault(source, worst, errors[worst], tolerance, overflow)
 
 
 def _embeddings(
@@ -115,26 +117,34 @@ def _pooled(
     return np.array(texts)
 
 
+def _or_infinite(error: float | None) -> float:
+    return np.inf if error is None else error
+
+
 def _fault(
     source: OutputSource,
-    worst: OutputDifference | None,
+    output: str,
+    error: float | None,
     tolerance: Tolerance,
     overflow: Callable[[], str | None],
 ) -> AccuracyError | None:
-    """Returns the error of a hybrid model that is wrong; overflow: names a linear's input or output that is not finite."""
-    if worst is None:
-        return None
-    if worst.largest is None:
+    """Returns the error of a hybrid model that is wrong.
+
+    output: the output that differs most; error: its difference; overflow: names a linear's input or output that is not
+    finite.
+    """
+    if error is None:
         place = overflow() or "an input or output of a linear"
         return AccuracyError(
-            f"{worst.output!r} of the hybrid is not finite where the pruned model's is",
+            f"{output!r} of the hybrid is not finite where the pruned model's is",
             f"{place[0].upper()}{place[1:]} exceeds what {source.recipe.dtype} holds.",
             "Choose bf16 (--dtype bfloat16), or leave the linear dense with --exclude.",
         )
-    if worst.largest <= tolerance.share:
+    if error <= tolerance.share:
         return None
     return AccuracyError(
-        f"{worst.output!r} of the hybrid differs from the pruned model's by {worst.largest:.2e} of its largest value",
+        f"{output!r} of the hybrid differs from the pruned model's by {error:.2e} of "
+        f"{'its norm' if tolerance.by_norm else 'its largest value'}",
         f"Rounding explains {tolerance.share:.2e}: {tolerance_words(tolerance)}.",
         f"This is a fault of the compiler: please report it with {source.to_report} and the recipe.",
     )

@@ -5,7 +5,7 @@ import errno
 import numpy as np
 import pytest
 
-from patch_compile.onnx_io.compare import Outputs, compare_answers, load_array, save_array
+from patch_compile.onnx_io.compare import Outputs, compare_answers, load_array, save_array, worst_error
 from tests.attacks.faults.shim import COMPILER, Fault, work_under
 
 
@@ -26,6 +26,15 @@ def test_errors_are_of_all_runs_together(tmp_path):
     mine = [np.array([3.0, -4.0], np.float32), np.array([0.0, 1.0], np.float32)]
     difference = compared(tmp_path, mine, reference)
     assert (difference.largest, difference.relative, difference.floating) == (0.25, 0.2, True)
+
+
+def test_errors_by_norm_ignore_a_single_value(tmp_path):
+    reference = np.full(10_000, 2.0)
+    mine = reference.copy()
+    mine[7] = 4.0
+    both = answers(tmp_path / "a", mine), answers(tmp_path / "b", reference)
+    assert worst_error(*both, by_norm=False) == 1.0
+    assert worst_error(*both, by_norm=True) == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize(

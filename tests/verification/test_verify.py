@@ -240,7 +240,7 @@ def test_permuted_builds_compare_in_order(settings):
 
 
 def test_limits_that_do_not_hold_exit_with_three(out):
-    arguments = [str(out), "--lengths", "1", "--only", "pruned", "--fail-on", "ppl:+0.1%"]
+    arguments = [str(out), "--lengths", "1", "--only", "pruned", "--fail-on", "kl:1e-9"]
     result = CliRunner().invoke(cli.commands["verify"], [*arguments, "--json"])
     assert result.exit_code == 3
     check = json.loads(result.stdout)["checks"][0]
@@ -280,7 +280,7 @@ def test_unrun_engines_do_not_pass(out):
 def test_failed_checks_outweigh_open_questions(out):
     result = CliRunner().invoke(
         cli.commands["verify"],
-        [str(out), "--lengths", "1", "--only", "pruned,built", "--fail-on", "ppl:+0.1%"],
+        [str(out), "--lengths", "1", "--only", "pruned,built", "--fail-on", "kl:1e-9"],
     )
     assert result.exit_code == 3 and "FAILED in " in result.stdout
 

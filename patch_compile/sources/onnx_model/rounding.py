@@ -12,7 +12,7 @@ import onnx_ir as ir
 from masklearn.quant.grid import Grid
 from patch_compile.artifacts.proof import ToleranceOrigin
 from patch_compile.errors import PatchCompileError
-from patch_compile.onnx_io.compare import Outputs, answer, largest_error
+from patch_compile.onnx_io.compare import Outputs, answer, worst_error
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.own_process import run_in_turns
 from patch_compile.onnx_io.proto import load_proto
@@ -69,7 +69,8 @@ def measured_rounding(
     the same linears are rounded in the pruned model, which is fp32. A model of 16-bit types is compared with itself in
     fp32; hybrid and pruned model may each differ from the fp32 model by that error, in different directions. If linears
     round X to int8, each rounding in front of them may carry an input to another integer. The hybrid and the measured model
-    then differ from the pruned model by errors of one size that have nothing to do with each other.
+    then differ from the pruned model by errors of one size that have nothing to do with each other; they are measured by
+    norm.
 
     packed: names of the linears that are compiled; grids: of the quantised linears; reference: outputs of the pruned model
     for the feeds.
@@ -80,11 +81,12 @@ def measured_rounding(
     count = _ROUNDINGS * len(cast) if in_fp32 else _sixteen_bit_results(hybrid)
     changed = RoundLinearsPass(cast, facts.dtype) if in_fp32 else WidenPass()
     rounded = RoundInputsPass(linears, grids)(changed(model).model)
-    error = _error(rounded.model, feeds, reference, scratch)
+    by_norm = bool(rounded.modified)
+    error = _error(rounded.model, feeds, reference, scratch, by_norm=by_norm)
     if in_fp32 and not rounded.modified:
         return Rounding(count, measured=error, by=ToleranceOrigin.ROUNDED_LINEARS)
     by = ToleranceOrigin.ROUNDED_INPUTS if in_fp32 else ToleranceOrigin.SIXTEEN_BITS
-    return Rounding(count, measured=2 * error, by=by)
+    return Rounding(count, measured=2 * error, by=by, by_norm=by_norm)
 
 
 def _sixteen_bit_results(path: Path) -> int:
@@ -93,11 +95,14 @@ def _sixteen_bit_results(path: Path) -> int:
     return sum(any(value.dtype in sixteen for value in node.outputs) for node in graph)
 
 
-def _error(model: ir.Model, feeds: Sequence[Feed], reference: Outputs, scratch: Path) -> float:
+def _error(
+    model: ir.Model, feeds: Sequence[Feed], reference: Outputs, scratch: Path, *, by_norm: bool
+) -> float:
     """Returns the distance of a changed form of the pruned model from the pruned model."""
     changed = scratch / "changed.onnx"
     write_onnx(model, changed)
-    return largest_error(answer(runnable_onnx(changed, scratch), feeds, scratch / "changed"), reference)
+    answers = answer(runnable_onnx(changed, scratch), feeds, scratch / "changed")
+    return worst_error(answers, reference, by_norm=by_norm)
 
 
 class RoundLinearsPass(ir.passes.InPlacePass):
