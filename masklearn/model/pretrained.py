@@ -82,6 +82,15 @@ def token_ids(tokenizer: Any, text: str, **settings: Any) -> list[int]:
         ) from error
 
 
+def special_ends(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Returns the token ids that a tokenizer puts before and after a text, such as `<s>`, or `[CLS]` and `[SEP]`."""
+    whole, text = (token_ids(tokenizer, _PROBE, add_special_tokens=added) for added in (True, False))
+    for i in range(len(whole) - len(text) + 1):
+        if whole[i : i + len(text)] == text:
+            return whole[:i], whole[i + len(text) :]
+    return [], []
+
+
 def _check_tokenizer_sizes(model_dir: Path) -> None:
     for name in TOKENIZER_FILES:
         file = model_dir / name

@@ -19,7 +19,8 @@ from masklearn.base.progress import OnStep
 from masklearn.base.shard import Shard, write_shard
 from masklearn.masks.record import TextRecord
 from masklearn.model.checkpoint import Checkpoint
-from masklearn.model.pretrained import load_tokenizer, token_ids
+from masklearn.model.pretrained import load_tokenizer, special_ends, token_ids
+from masklearn.model.text_settings import text_settings
 from masklearn.recipe import LearnRecipe
 from masklearn.text import SourceKind, TextSource, open_text
 from masklearn.text.selftext import write_text
@@ -182,7 +183,36 @@ def token_pool(
     windows = _draw(
         _cut(ids, length, count, f"The text at {source.spec}"), count, training, seed, alone // length
     )
+    _set_ends(windows, tokenizer, _start_token(checkpoint.path))
     return pool_of(windows, count, recipe, source.kind, source.name)
+
+
+def _start_token(model_dir: Path) -> int | None:
+    """Returns the token that the config calls the start token, None if it names none of the vocabulary."""
+    settings = text_settings(model_dir)
+    start = getattr(settings, "bos_token_id", None)
+    return start if isinstance(start, int) and 0 <= start < settings.vocab_size else None
+
+
+def _set_ends(windows: NDArray[np.int64], tokenizer: Any, start: int | None) -> None:
+    """Write the special tokens of a text's ends over the first and last tokens of windows `[n, length]`.
+
+    Models treat their first token apart: much attention goes to it, and its activations are hundreds of times as large
+    (StreamingLLM, arXiv 2309.17453; massive activations, arXiv 2402.17762). A solve that has not seen a start token there
+    breaks it. If the tokenizer puts special tokens around a text, all windows get them. Else windows 0, 1, 4, 5, … get
+    the start token, because texts with it and without it are equally likely; scores are measured on the even windows and
+    checked on the odd ones (`Moment`).
+
+    start: the model's start token, None if it has none.
+    """
+    first, last = special_ends(tokenizer)
+    if len(first) + len(last) >= windows.shape[1]:
+        return
+    if first or last:
+        windows[:, : len(first)] = first
+        windows[:, windows.shape[1] - len(last) :] = last
+    elif start is not None and windows.shape[1] > 1:
+        windows[np.arange(len(windows)) % 4 < 2, 0] = start
 
 
 def _written(

@@ -207,7 +207,6 @@ def test_fisher_ranks_tiles_by_lost_loss(make_model, text_file: Path, tmp_path: 
     masks = learn(path, recipe(text_file, ratio=0.25), tmp_path / "s").masks
     for kind in ("up_proj", "gate_proj", "down_proj"):
         assert masks[f"model.layers.2.mlp.{kind}"].tiles.all()
-    assert not masks["model.layers.2.self_attn.v_proj"].tiles.all()
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.5])

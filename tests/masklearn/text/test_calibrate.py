@@ -13,9 +13,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from tokenizers.processors import TemplateProcessing
 
 from masklearn.model.checkpoint import Checkpoint
-from masklearn.model.pretrained import load_tokenizer
+from masklearn.model.pretrained import load_tokenizer, special_ends
 from masklearn.recipe import LearnRecipe
 from masklearn.text import SourceKind, calibrate, files
 from masklearn.text.calibrate import (
@@ -113,14 +114,14 @@ def test_tokenizer_of_a_directory_without_one(make_model: ModelMaker) -> None:
 
 
 def test_recipe_decides_text_and_draw(make_model: ModelMaker, text_file: Path) -> None:
-    checkpoint = Checkpoint.open(make_model())
+    checkpoint = Checkpoint.open(make_model(bos_token_id=None))
     recipe = LearnRecipe(calib=str(text_file), windows=5, length=16, seed=3)
     expected = token_windows(load_tokenizer(checkpoint.path), text_file.read_text(), 16, 5, 3)
     np.testing.assert_array_equal(token_pool(checkpoint, recipe).calibration(), expected)
 
 
 def test_a_pool_holds_calibration_and_then_other_windows(make_model: ModelMaker, text_file: Path) -> None:
-    checkpoint = Checkpoint.open(make_model())
+    checkpoint = Checkpoint.open(make_model(bos_token_id=None))
     recipe = LearnRecipe(calib=str(text_file), windows=5, length=8, seed=3)
     everything = token_windows(load_tokenizer(checkpoint.path), text_file.read_text(), 8)
     alone, some, rest = (token_pool(checkpoint, recipe, training=training) for training in (0, 7, 4096))
@@ -150,7 +151,7 @@ def test_a_pool_says_where_it_comes_from(make_model: ModelMaker, text_file: Path
 def test_every_source_gives_the_same_windows(
     make_model: ModelMaker, text_file: Path, tmp_path: Path, kind: str
 ) -> None:
-    checkpoint = Checkpoint.open(make_model())
+    checkpoint = Checkpoint.open(make_model(bos_token_id=None))
     words = text_file.read_text().split()
     documents = [" ".join(words[i : i + 7]) for i in range(0, len(words), 7)]
     folder = tmp_path / "texts"
@@ -197,7 +198,7 @@ def test_only_needed_text_is_read(
 def test_training_text_does_not_change_calibration(
     make_model: ModelMaker, text_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoint = Checkpoint.open(make_model())
+    checkpoint = Checkpoint.open(make_model(bos_token_id=None))
     monkeypatch.setattr(calibrate, "_PIECE", 50)
     monkeypatch.setitem(calibrate._DRAWN_FROM, SourceKind.FILE, 400)
     recipe = LearnRecipe(calib=str(text_file), windows=4, length=8)
@@ -205,6 +206,30 @@ def test_training_text_does_not_change_calibration(
     alone, more = (token_pool(checkpoint, recipe, training=training) for training in (0, len(every) - 4))
     np.testing.assert_array_equal(alone.windows, more.calibration())
     np.testing.assert_array_equal(np.sort(more.windows, axis=0), np.sort(every, axis=0))
+
+
+def test_windows_take_turns_with_the_start_token(make_model: ModelMaker, text_file: Path) -> None:
+    """The tokenizer puts nothing before a text, so texts with it and without it are equally likely."""
+    recipe = LearnRecipe(calib=str(text_file), windows=6, length=8, seed=3)
+    bare, begun = (
+        token_pool(Checkpoint.open(make_model(bos_token_id=start)), recipe, training=2).windows
+        for start in (None, 1)
+    )
+    assert (begun[:, 0] == 1).tolist() == [True, True, False, False, True, True, False, False]
+    np.testing.assert_array_equal(begun[:, 1:], bare[:, 1:])
+
+
+def test_all_windows_have_the_tokenizers_ends(make_model: ModelMaker, text_file: Path) -> None:
+    path = make_model()
+    tokenizer = load_tokenizer(path)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        "<s> $A <unk>", special_tokens=[("<s>", 1), ("<unk>", 0)]
+    )
+    tokenizer.save_pretrained(path)
+    assert special_ends(load_tokenizer(path)) == ([1], [0])
+    recipe = LearnRecipe(calib=str(text_file), windows=6, length=8)
+    windows = token_pool(Checkpoint.open(path), recipe).windows
+    assert (windows[:, 0] == 1).all() and (windows[:, -1] == 0).all() and (windows[:, 1:-1] > 1).all()
 
 
 def test_short_texts_give_what_they_have(make_model: ModelMaker, text_file: Path) -> None:
