@@ -1,11 +1,13 @@
 """Prints lines and files by room, and how many lines changed since a commit: `python -m tests.rooms [BASE]`.
 
 A room is a folder of a package. Counted are the Python, C++, CUDA and shell files that git knows. Without BASE it is the
-commit at which this branch left its upstream; without an upstream no change is shown.
+commit at which this branch left its upstream; without an upstream no change is shown. Exits with 1 if a part of the
+repository is larger than budget.toml allows.
 """
 
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,11 +25,35 @@ def room_of(path: str) -> tuple[str, str]:
 def lines(folder: Path) -> dict[tuple[str, str], Counter[str]]:
     """Returns the numbers of `lines` and `files` of each room of a checkout."""
     found: dict[tuple[str, str], Counter[str]] = {}
-    for path in _git(folder, "ls-files", "-z").split("\0"):
-        if path.endswith(_SUFFIXES) and (folder / path).is_file():
-            count = (folder / path).read_bytes().count(b"\n")
-            found.setdefault(room_of(path), Counter()).update(lines=count, files=1)
+    for path in _files(folder):
+        if path.suffix in _SUFFIXES:
+            found.setdefault(room_of(str(path)), Counter()).update(_size(folder / path))
     return found
+
+
+def over_budget(folder: Path, rooms: dict[tuple[str, str], Counter[str]]) -> Iterator[str]:
+    """Yield a sentence for each part that is larger than tests/budget.toml allows. rooms: from `lines`."""
+    budget = folder / "tests/budget.toml"
+    for name, part in tomllib.loads(budget.read_text(encoding="utf-8")).items():
+        if "packages" in part:
+            sizes = [size for (package, _), size in rooms.items() if package in part["packages"]]
+        else:
+            sizes = [_size(folder / path) for path in _files(folder, *part["texts"])]
+        total = sum(sizes, Counter[str]())
+        for unit in ("lines", "files"):
+            if total[unit] > part[unit]:
+                yield f"{name} has {total[unit]:,} {unit}, and {budget.name} allows {part[unit]:,}"
+
+
+def _files(folder: Path, *globs: str) -> Iterator[Path]:
+    listed = _git(folder, "ls-files", "-z", "--", *(f":(glob){glob}" for glob in globs))
+    for path in filter(None, listed.split("\0")):
+        if (folder / path).is_file():
+            yield Path(path)
+
+
+def _size(path: Path) -> Counter[str]:
+    return Counter(lines=path.read_bytes().count(b"\n"), files=1)
 
 
 def changes(folder: Path, base: str) -> Counter[tuple[str, str]]:
@@ -73,7 +99,7 @@ def _followed(folder: Path) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str]) -> int:
     folder = Path(__file__).parents[1]
     base = arguments[0] if arguments else _followed(folder)
     found, changed = lines(folder), changes(folder, base) if base else Counter()
@@ -81,7 +107,14 @@ def main(arguments: list[str]) -> None:
         rooms = {room: sizes for (owner, room), sizes in found.items() if owner == package}
         own = {room: change for (owner, room), change in changed.items() if owner == package}
         print("\n".join(paragraph(package, rooms, own)))
+    grown = ", ".join(f"{'/'.join(room)} {change:+,}" for room, change in changed.most_common() if change > 0)
+    too_large = list(over_budget(folder, found))
+    for line in too_large:
+        print(
+            f"{line}. Take something away{f'; these rooms grew: {grown}' if grown else ''}.", file=sys.stderr
+        )
+    return 1 if too_large else 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))
