@@ -1,8 +1,9 @@
-"""Refusals: errors whose whole text stands in a golden file, the refusals.txt of the test's folder.
+"""Refusals: errors whose exit code and first sentence stand in a golden file, the refusals.txt of the test's folder.
 
-`with refused(): call(...)` needs an error, and `refusal(run_here(...))` takes the error of a command. The text and the
-exit code must equal the text and the code in the golden file, where a test's refusals stand in order below its name. `make
-golden` writes the files anew. Words replace what varies between machines and runs, such as DIR for a temporary folder.
+`with refused(): call(...)` needs an error, and `refusal(run_here(...))` takes the error of a command. The golden file tells
+which error a test gets; the reasons and remedies behind the first sentence are in the source, and the documentation lists
+them as a whole. A line of the file is a test, a refusal, and the parameters of its cases with this refusal. `make golden`
+writes the files anew. Words replace what varies between machines and runs, such as DIR for a temporary folder.
 """
 
 import fcntl
@@ -49,7 +50,6 @@ _VARIES = {
     r"\b(onnx|onnxruntime|tensorrt|tensorrt-rtx) \d+(\.\d+)+": r"\1 VERSION",
     r"(.)\1{60,}": r"\1\1\1…",
 }
-WHY = r"(?s)(?<=\n).*(?=\n)"  # `varies` of an error whose reason another program words
 Kinds = type[Exception] | tuple[type[Exception], ...]
 
 
@@ -68,29 +68,32 @@ class _Refusals:
         own_folder = re.sub(r"\W", "_", item.name)[:30]  # the name that pytest's `tmp_path` begins with
         self.varies = {rf"{base}(/popen-gw\d+)?/[\w-]+": "DIR", rf"\b{own_folder}\d+": "DIR"} | _VARIES
         self.path, self.key = item.path.with_name(NAME), key_of(item)
-        self.found: list[str] = []
+        self.found: set[str] = set()
 
     def add(self, said: str, varies: str | None) -> None:
+        said = said.partition("\n")[0].rstrip()
         for pattern, word in (self.varies | ({varies: "…"} if varies else {})).items():
             said, count = re.subn(pattern, word, said)
             assert count or pattern != varies, f"{varies} is not in this text: {said}"
-        said = "\n    ".join(printable(line.rstrip()) for line in said.split("\n") if line.strip())
-        self.found.append(said)
+        self.found.add(printable(said))
         if not WRITES:
-            self._compare(len(self.found))
+            self._compare(self.found, self.found & self._golden)
 
     def end(self) -> None:
         if WRITES:
             renew(self.path, {self.key: self.found})
         else:
-            self._compare(None)
+            self._compare(self.found, self._golden)
 
-    def _compare(self, count: int | None) -> None:
-        found, golden = self.found, golden_texts(self.path).get(self.key, [])[:count]
+    @property
+    def _golden(self) -> set[str]:
+        return golden_texts(self.path).get(self.key, set())
+
+    def _compare(self, found: set[str], golden: set[str]) -> None:
         if KINDS_ONLY:
-            found, golden = ([one.partition(":")[0] for one in texts] for texts in (found, golden))
+            found, golden = ({one.partition(":")[0] for one in texts} for texts in (found, golden))
         if found != golden:
-            lines = ndiff("\n".join(golden).splitlines(), "\n".join(found).splitlines())
+            lines = ndiff(sorted(self._golden), sorted(found))
             pytest.fail("\n".join((f"{self.path.relative_to(_ROOT)} differs. {HINT}", self.key, *lines)))
 
 
@@ -108,22 +111,21 @@ def refusals_of(item: pytest.Item) -> Iterator[None]:
 
 @contextmanager
 def refused(kind: Kinds = MaskLearnError, varies: str | None = None) -> Iterator[Refused]:
-    """Needs an error in this block, with the golden text. varies: an expression for what differs from run to run."""
+    """Needs an error in this block, with the golden sentence. varies: an expression for what differs from run to run."""
     found = Refused()
     with pytest.raises(kind) as caught:
         yield found
     found.error = error = caught.value
     if isinstance(error, MaskLearnError):
-        parts = "\n".join(part for part in (error.what, error.why, error.fix) if part)
-        _add(f"exit {error.exit_code}: {parts}", varies)
+        _add(f"exit {error.exit_code}: {error.what}", varies)
     else:
         _add(f"{type(error).__name__}: {error}", varies)
 
 
 def refusal(done: Any, varies: str | None = None) -> str:
-    """Compares what a command that failed says with the golden text, and returns it. done: from tests/commands.py."""
+    """Compares the error of a command with the golden sentence, and returns its text. done: from tests/commands.py."""
     assert done.returncode, done.stdout
-    said = done.stderr[done.stderr.index("error: ") :]
+    said: str = done.stderr[done.stderr.index("error: ") :]
     _add(f"exit {done.returncode}: {said}", varies)
     return said
 
@@ -174,37 +176,35 @@ def _adds(item: pytest.Item) -> bool:
 
 
 @cache
-def golden_texts(path: Path) -> dict[str, list[str]]:
+def golden_texts(path: Path) -> dict[str, set[str]]:
     """Returns the refusals of each test in a golden file, as it was at first."""
     return _parse(path.read_text(encoding="utf-8") if path.exists() else "")
 
 
-def _parse(text: str) -> dict[str, list[str]]:
-    """Returns the refusals of each test in the text of a golden file. Tests with the same refusals share a block."""
-    golden = {}
-    for block in filter(None, text.split("\n\n")):
-        names, *refusals = re.split(r"\n  (?! )", block.rstrip())
-        golden |= dict.fromkeys(names.splitlines(), refusals)
+def _parse(text: str) -> dict[str, set[str]]:
+    golden: dict[str, set[str]] = {}
+    for line in text.splitlines():
+        test, refusal, *cases = line.split("\t")
+        for case in cases or [""]:
+            golden.setdefault(test + case, set()).add(refusal)
     return golden
 
 
-def renew(path: Path, changes: dict[str, list[str]]) -> None:
+def renew(path: Path, changes: dict[str, set[str]]) -> None:
     """Replace the refusals of some tests in a golden file. Tests in other processes may do the same."""
     if not path.exists() and not any(changes.values()):
         return
     with path.open("a+", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
-        blocks: dict[tuple[str, ...], list[str]] = {}
-        for name, found in sorted((_parse(file.read()) | changes).items()):
-            if found:
-                blocks.setdefault(tuple(found), []).append(name)
+        lines: dict[tuple[str, str], list[str]] = {}
+        for name, refusals in sorted((_parse(file.read()) | changes).items()):
+            test, bracket, case = name.partition("[")
+            for refusal in sorted(refusals):
+                lines.setdefault((test, refusal), []).append(bracket + case)
         file.truncate(0)
-        file.write(
-            "\n".join(
-                "\n".join(names) + "\n  " + "\n  ".join(found) + "\n" for found, names in blocks.items()
-            )
-        )
+        for line, cases in sorted(lines.items()):
+            file.write("\t".join((*line, *filter(None, cases))) + "\n")
 
 
 def stale(config: pytest.Config) -> dict[Path, list[str]]:

@@ -16,7 +16,6 @@ from tests.conftest import ModelMaker
 from tests.refusals import refusal
 
 PINNED = f"tiny/llama@{COMMIT}"
-ADDRESS = r"127\.0\.0\.1:\d+"
 
 
 @pytest.fixture
@@ -116,7 +115,7 @@ def test_unknown_models_are_refused(hub: Hub, tmp_path: Path, model: str) -> Non
     hub.models |= {"tiny/empty": tmp_path / "empty", "tiny/gated": hub.models["tiny/llama"]}
     hub.gated.add("tiny/gated")
     done = run("plan", model, "--ratio", 0.4, cwd=tmp_path, env=hub.environment(tmp_path / "hf"))
-    refusal(done, varies=ADDRESS if model in ("tiny/none", "tiny/gated") else None)
+    refusal(done)
 
 
 def test_a_token_opens_gated_models(hub: Hub, tmp_path: Path) -> None:
@@ -138,7 +137,7 @@ def test_a_hub_that_is_down_is_named(hub: Hub, tmp_path: Path) -> None:
     hub.shutdown()
     hub.server_close()
     for command in ("plan", "build"):
-        refusal(run(command, "tiny/llama", "--ratio", 0.4, cwd=tmp_path, env=env), varies=ADDRESS)
+        refusal(run(command, "tiny/llama", "--ratio", 0.4, cwd=tmp_path, env=env))
 
 
 def run_python(code: str, env: dict[str, str]) -> str:

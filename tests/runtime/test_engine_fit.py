@@ -129,7 +129,7 @@ def test_an_engine_for_another_gpu(out: Path, card: Card) -> None:
 def test_an_engine_of_another_version(out: Path, card: Card) -> None:
     card(BLACKWELL)
     described(out, version="1.2.3.4")
-    refused_run(out, "--runner", "engine", varies=re.escape(load_backend("tensorrt-rtx").version))
+    refused_run(out, "--runner", "engine")
     assert "not its engine: it was built by tensorrt-rtx 1.2.3.4" in run(out).stderr
 
 

@@ -20,7 +20,7 @@ from masklearn.model.pretrained import (
 )
 from tests.conftest import ModelMaker
 from tests.own_code import claim_config, claim_tokenizer, nothing_runs
-from tests.refusals import WHY, refused
+from tests.refusals import refused
 
 
 def test_the_bait_is_live(make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,12 +77,12 @@ def test_a_faulty_config_is_explained(make_model: ModelMaker) -> None:
     config = json.loads((path / "config.json").read_text())
     for content in (config | {"hidden_size": "wide"}, config | {"model_type": "nobody knows it"}):
         (path / "config.json").write_text(json.dumps(content))
-        with refused(varies=WHY):
+        with refused():
             load_config(path)
 
 
 def test_a_folder_that_holds_no_model_is_explained(tmp_path: Path) -> None:
-    with refused(varies=WHY):
+    with refused():
         load_pretrained(AutoModelForCausalLM, tmp_path, torch.float32)
 
 
@@ -101,7 +101,7 @@ def test_a_faulty_tokenizer_is_explained(make_model: ModelMaker, file: str, cont
     path = make_model()
     kept = json.loads((path / file).read_text())
     (path / file).write_text(json.dumps(kept | content if isinstance(content, dict) else content))
-    with refused(varies=WHY):
+    with refused():
         load_tokenizer(path)
 
 
@@ -114,7 +114,7 @@ def test_a_missing_folder_has_no_tokenizer(tmp_path: Path) -> None:
 def test_deep_nesting_is_explained(make_model: ModelMaker, file: str) -> None:
     path = make_model()
     (path / file).write_text("[" * 100_000)
-    with refused(varies=WHY):
+    with refused():
         (load_config if file == "config.json" else load_tokenizer)(path)
 
 
