@@ -284,7 +284,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"interrupted; finished rows are in {asked.state}", file=sys.stderr)
         return 130
     drawn, picture = [row for row in state.rows.values() if row.get("under") == _named(asked)], ""
-    if spots(drawn):
+    if spots(drawn) and not asked.large:
         picture = asked.out.with_suffix(".svg").name
         asked.out.with_name(picture).write_text(draw(drawn), encoding="utf-8")
     large, beyond = ([row for row in state.rows.values() if one in row] for one in ("shape", "beyond"))
