@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 import click
 
 from masklearn.base.option import Option
-from patch_compile.cli.environment import CommandWithVariables, Lines, name_variables
 from patch_compile.cli.output import writing_output
 from patch_compile.options import GROUPS, SHORTCUTS, Argument, flag_of, flags_of
 
@@ -40,7 +39,13 @@ _SHOW_ALL = click.Option(
 )  # fmt: skip
 
 
-class _Command(CommandWithVariables):
+class _Lines(click.types.StringParamType):
+    """Text that may be given several times. In a variable, each line is one text, because a prompt has spaces."""
+
+    envvar_list_splitter = "\n"
+
+
+class _Command(click.Command):
     """A command whose `--help` shows the basic options, if it says which, and `--help-all` all of them by group.
 
     basic: names of the basic options in their order, () to show all; groups: group of each option.
@@ -48,6 +53,12 @@ class _Command(CommandWithVariables):
 
     basic: Sequence[str] = ()
     groups: Mapping[str, str] = {}
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse as click does. The reader of a help text may leave early."""
+        with writing_output():
+            return super().parse_args(ctx, args)
+        raise click.exceptions.Exit
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Returns the parameters, with `--help-all` if there is more to show."""
@@ -110,7 +121,10 @@ def command(
             click.Option(["--json", "as_json"], is_flag=True, help="Print the result as JSON.")
         )
         made.basic, made.groups = basic.split(), {key: option.group for key, option in options.items()}
-        name_variables(made)
+        for one in made.params:
+            if isinstance(one, click.Option):
+                flag = max(one.opts, key=len).lstrip("-")  # --out, not -o
+                one.envvar = re.sub("[- ]", "_", f"PATCH_COMPILE_{named}_{flag}").upper()
         return made
 
     return make
@@ -158,7 +172,7 @@ def _params(parameter: inspect.Parameter, option: Option, command: str) -> list[
     if option.choices:
         kind = click.Choice(tuple(option.choices))
     if many and kind is click.STRING and option.metavar == "TEXT":
-        kind = Lines()
+        kind = _Lines()
     words = _SETTING.sub(lambda match: flag_of(match[1], command), option.text(_spelled(parameter.default)))
     about |= {"type": kind, "is_flag": kind is click.BOOL, "multiple": many, "help": words}
     made = [click.Option([*flags_of(name, command), name], metavar=option.metavar, **about)]

@@ -1,16 +1,12 @@
-"""Every option of every command can be set in the environment, and a misspelled variable is named."""
+"""Every option of every command can be set in the environment."""
 
-import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import click
 import pytest
 
 from patch_compile.cli.app import cli
-from tests.commands import run
-from tests.refusals import refusal
 
 OPTIONS = [
     (name, option)
@@ -78,20 +74,3 @@ def test_repeated_values(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parsed("build", ["model"])["include"] == ("q_proj", "k_proj")
     monkeypatch.setenv("PATCH_COMPILE_VERIFY_PROMPT", "Once upon a time\nOne, two")
     assert parsed("verify", ["out"])["prompt"] == ("Once upon a time", "One, two")
-
-
-@pytest.mark.parametrize("variable", ["BUILD_RATOI", "BUILD_EVAL_TEXT", "BUILD_EVAL_LENGHT", "XYZZY"])
-def test_misspelled_variables_are_named_first(variable: str, tmp_path: Path) -> None:
-    refusal(run("build", "nowhere", cwd=tmp_path, env=os.environ | {f"PATCH_COMPILE_{variable}": "0.4"}))
-
-
-def test_misspelled_variables_explain_missing_options(tmp_path: Path) -> None:
-    env = os.environ | {"PATCH_COMPILE_COMPILE_MASKS": "m"}
-    refusal(run("compile", "m", cwd=tmp_path, env=env))
-
-
-def test_known_variables_are_no_mistake(tmp_path: Path) -> None:
-    env = os.environ | {"PATCH_COMPILE_BUILD_RATOI": "0.4"}
-    assert run("build", "--help", cwd=tmp_path, env=env).returncode == 0
-    env = os.environ | {"PATCH_COMPILE_MODEL": "m", "PATCH_COMPILE_TEXTS": "t"}
-    assert "names no option" not in run("build", "nowhere", cwd=tmp_path, env=env).stderr
