@@ -34,11 +34,10 @@ class LearnSettings(Settings, LearnOptions):
         """Traits of the method."""
         return METHODS[self.method]
 
-    def phases(self, *, loss: bool = True) -> dict[str, str]:
+    def phases(self, *, loss: bool = True) -> tuple[str, ...]:
         """Returns the names of the phases of learning that take long, in their order, as `OnStep` gets them.
 
-        Each has the name of the phase that it takes at least as long as, or "". loss: False for an encoder, which has no
-        loss to be sensitive.
+        loss: False for an encoder, which has no loss to be sensitive.
         """
         criterion = self.criterion or next(iter(self.traits.criteria), None)
         named = named_types(self.weights)
@@ -56,9 +55,7 @@ class LearnSettings(Settings, LearnOptions):
             "rounding": self.repairs and any(kind.quantised for kind in named),
             "scales": self.repairs and INT4 in named,
         }
-        # Solving runs the blocks on the same text or more, and solves besides.
-        longer_than = {"solving": "scoring"}
-        return {name: longer_than.get(name, "") for name, comes in phases.items() if comes}
+        return tuple(name for name, comes in phases.items() if comes)
 
     @property
     def can_choose_types(self) -> bool:

@@ -7,120 +7,48 @@ import time
 
 import pytest
 from rich.console import Console
+from rich.progress import Progress as Bars
 
 from masklearn.learning import LearnRecipe
 from masklearn.traits import METHODS
-from patch_compile.progress import Progress, StageClock
+from patch_compile.progress import Progress, _Stage
 from tests.work import until
 
 TIME = r"\d+:\d\d:\d\d"
 
 
-class Now:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.time = 1000.0
-
-    def __call__(self) -> float:
-        return self.time
+def stage(phases=()):
+    return _Stage(Bars(disable=True), "masks", phases)
 
 
-@pytest.fixture
-def now() -> Now:
-    return Now()
+def test_each_phase_begins_anew() -> None:
+    one = stage()
+    one.update("reading text", 9000, 9000)
+    one.update("solving, output error 0.01", 7, 210)
+    assert re.fullmatch(rf"masks: solving, output error 0\.01, 7 of 210, {TIME} so far", one.line())
+    one.update("solving, output error 0.02", 14, 210)
+    assert re.fullmatch(rf"masks: solving, .*, 14 of 210, {TIME} so far, about {TIME} left", one.line())
+    one.update("rounding", 7, 210)  # as many units, fewer of them done
+    assert "left" not in one.line()
 
 
-def test_each_phase_has_its_own_clock(now: Now) -> None:
-    clock = StageClock(now=now)
-    now.time += 5
-    clock.update("reading text", 9000, 9000)
-    for done in (7, 14):
-        now.time += 10
-        clock.update(f"solving, output error 0.0{done}", done, 210)
-    assert clock.seconds == 25 and clock.phase_seconds == 20  # solving began where reading ended
-    assert clock.what == "solving, output error 0.014" and clock.count == "14/210"
-    now.time += 3
-    assert clock.phase_seconds == 23
+def test_resumed_phases_are_measured_from_resumption(monkeypatch: pytest.MonkeyPatch) -> None:
+    time = iter(range(1000, 2000, 2))
+    one = _Stage(Bars(disable=True, get_time=lambda: next(time)), "masks", ())
+    for done in (501, 502, 503):
+        one.update("repair: kl 0.5", done, 1000)
+    assert 497 < one.bars.tasks[0].time_remaining < 5 * 497
 
 
-def test_remaining_time_counts_down_by_phase(now: Now) -> None:
-    clock = StageClock(now=now)
-    clock.update("reading text", 100, 100)
-    now.time += 10
-    clock.update("solving", 10, 100)
-    assert clock.left() == (90, False)
-    now.time += 4
-    assert clock.left() == (86, False)
-    now.time += 60  # the next block takes longer than the first: only it is overdue
-    assert clock.left() == (80, False)
-    now.time -= 34
-    clock.update("solving", 20, 100)
-    assert clock.left() == (80 * 3, False)  # the first block took 10 s, and the second one 30 s
-
-
-def test_resumed_phases_are_measured_from_resumption(now: Now) -> None:
-    clock = StageClock(now=now)
-    now.time += 2
-    clock.update("repair: kl 0.5", 501, 1000)
-    now.time += 2
-    clock.update("repair: kl 0.4", 502, 1000)
-    assert clock.left() == (2 * 498, False)
-
-
-def test_coming_phases_bound_the_time(now: Now) -> None:
-    clock = StageClock({"scoring": "", "solving": "scoring"}, now)
-    now.time += 5
-    clock.update("scoring", 5, 10)
-    assert clock.left() == (15, True)  # 5 s of scoring, and solving takes at least as long as all of it
-    assert clock.line() == "phase 1 of 2: scoring, 5 of 10, 0:00:05 so far, at least 0:00:15 left"
-    now.time += 5
-    clock.update("scoring", 10, 10)
-    now.time += 4
-    assert clock.left() == (6, True)
-    now.time += 26
-    assert clock.left() is None  # nothing of solving is measured
-    assert (
-        clock.what == "solving" and clock.place == "2/2" and clock.count == "" and clock.phase_seconds == 30
-    )
-    assert clock.line() == "phase 2 of 2: solving, 0:00:30 so far"
-    clock.update("solving, output error 0.01", 1, 10)
-    assert clock.left() == (9 * 30, False)
-    assert (
-        clock.line()
-        == "phase 2 of 2: solving, output error 0.01, 1 of 10, 0:00:30 so far, about 0:04:30 left"
-    )
-
-
-def test_skipped_and_unknown_phases_keep_the_total(now: Now) -> None:
-    clock = StageClock({"rounding inputs": "", "scoring": "", "solving": "", "rounding": ""}, now)
-    places = []
+def test_skipped_and_unknown_phases_keep_the_total() -> None:
+    one, places = stage(("rounding inputs", "scoring", "solving", "rounding")), []
     for what in (
         "reading text", "rounding inputs", "rounding inputs, 2", "smoothing", "solving, error 0.1", "rounding: 0.1",
     ):  # fmt: skip
-        clock.update(what, 1, 2)
-        places.append(clock.place)
-    assert places == ["1/5", "2/5", "2/5", "2/5", "4/5", "5/5"]
-
-
-def test_named_steps_make_a_phase(now: Now) -> None:
-    clock = StageClock(now=now)
-    for done, tensor in enumerate(("model.embed", "model.layers.0.q_proj", "lm_head"), start=1):
-        now.time += 2
-        clock.update(tensor, done, 4)
-    assert clock.phase_seconds == 6 and clock.left() == (2, False)
-
-
-def test_phases_that_alternate_keep_their_clocks(now: Now) -> None:
-    """TensorRT's phases contain each other."""
-    clock = StageClock(now=now)
-    clock.update("Building", 0, 4)
-    for done in range(1, 3):
-        for tactic in range(1, 3):
-            now.time += 1
-            clock.update("Tactics", tactic, 2)
-        clock.update("Building", done, 4)
-    assert clock.phase_seconds == 4 and clock.left() == (4, False)
+        one.update(what, 1, 2)
+        places.append(one.bars.tasks[0].fields["place"])
+    assert places == ["", "1/4", "1/4", "1/4", "3/4", "4/4"]
+    assert one.line().startswith("masks: phase 4 of 4: rounding: 0.1, 1 of 2, ")
 
 
 @pytest.mark.parametrize("settings", [
@@ -139,30 +67,27 @@ def test_recipes_name_the_coming_phases(settings: dict[str, str], make_model, te
     recipe = recipe.model_copy(update={"repair_steps": 1})
     phases = recipe.phases(loss=model == "llama")
     seen: list[str] = []
-    clock, totals = StageClock(phases), set[str]()
 
     def update(what: str, done: int, total: int) -> None:
         seen.append(what)
-        clock.update(what, done, total)
-        totals.add(clock.place.partition("/")[2])
 
     learn(make_model(model), recipe, tmp_path / "scratch", update)
     begun = [next((i for i, what in enumerate(seen) if what.startswith(name)), None) for name in phases]
     assert phases and None not in begun, (phases, seen)
     assert begun == sorted(begun)
     assert METHODS[recipe.method].solves == ("solving" in phases)
-    assert len(totals) == 1
 
 
 def test_pipes_get_lines_during_stages() -> None:
     said, threads = io.StringIO(), threading.active_count()
     progress = Progress(Console(file=said, width=20), every=0.05)
     with progress.stage("masks") as update:
-        update("solving, output error 0.013", 7, 210)
+        update("solving, output error 0.012", 7, 210)
+        update("solving, output error 0.013", 14, 210)
         until(lambda: said.getvalue().count("\n") == 2, said.getvalue)
     *lines, last = said.getvalue().splitlines()
-    line = rf"masks: solving, output error 0\.013, 7 of 210, {TIME} so far, about {TIME} left"
-    assert all(re.fullmatch(line, one) for one in lines[-2:]) and re.fullmatch(r"masks: \d+\.\d s", last)
+    line = rf"masks: solving, output error 0\.013, 14 of 210, {TIME} so far, about {TIME} left"
+    assert re.fullmatch(line, lines[-1]) and re.fullmatch(r"masks: \d+\.\d s", last)
     assert threading.active_count() == threads  # nothing speaks after the stage
 
 
@@ -193,13 +118,18 @@ def test_an_error_ends_the_lines() -> None:
 def test_bars_fit_both_clocks(width: int) -> None:
     said = io.StringIO()
     console = Console(file=said, force_terminal=True, width=width, color_system=None)
-    with Progress(console).stage("masks", ahead={"scoring": "", "solving": "scoring"}) as update:
+    with Progress(console).stage("masks", ("scoring", "solving")) as update:
         update("scoring", 105, 210)
-        until(lambda: re.search(rf"105/210 {TIME} scoring", said.getvalue()) is not None, said.getvalue)
+        until(
+            lambda: re.search(rf"1/2 .*105/210 {TIME} .*scoring", said.getvalue()) is not None, said.getvalue
+        )
+        update("solving, output error 0.0134 of the output's energy, and so on", 98, 210)
         update("solving, output error 0.0134 of the output's energy, and so on", 105, 210)
-        until(lambda: re.search(rf"{TIME}, {TIME} left solving", said.getvalue()) is not None, said.getvalue)
+        until(
+            lambda: re.search(rf"105/210 {TIME} {TIME} solving", said.getvalue()) is not None, said.getvalue
+        )
     shown = said.getvalue()
     frames = [
-        line for line in shown.replace("\x1b[2K", "\n").replace("\r", "\n").splitlines() if "left" in line
+        line for line in shown.replace("\x1b[2K", "\n").replace("\r", "\n").splitlines() if "105/210" in line
     ]
     assert frames and all(len(line) <= width for line in frames)

@@ -161,7 +161,9 @@ def page(
         ]
     ours = [row for row in rows if "protocol" not in row]
     if asked.large:
-        predicted = speeds(asked.model, entries_of_large(asked.minutes))
+        measured = {(row["method"], row["ratio"]) for row in ours}
+        entries = [one for one in entries_of_large(asked.minutes) if (one.method, one.ratio) in measured]
+        predicted = speeds(asked.model, entries)
         return "\n\n".join([*parts, ABOUT, table(ours, predicted)]) + "\n"
     for tile in dict.fromkeys(row["tile"] for row in ours):
         these = [row for row in ours if row["tile"] == tile]

@@ -264,7 +264,7 @@ def _learn(
     if recipe.calib is None and recipe.reads_text:
         progress.note("calibration text: the model writes its own (no --calib given)")
     settings = recipe.learning()
-    with progress.stage("masks", ahead=settings.phases(loss=loss)) as update:
+    with progress.stage("masks", phases=settings.phases(loss=loss)) as update:
         learned = learn(recipe.model, settings, scratch, update, progress.note, choose)
     if permuted := learned.masks.record.permuted:
         progress.note(

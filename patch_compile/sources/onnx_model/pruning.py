@@ -114,7 +114,7 @@ def _learned(facts: OnnxFacts, scratch: Path, progress: Progress, choose: Choose
     store, recipe, moments = WeightStore(scratch / "solved"), facts.recipe.learning(), None
     if Requires.INPUTS in recipe.traits.needs:
         moments = _moments(model, linears, facts, progress, scratch)
-    with progress.stage("masks", ahead=recipe.phases(loss=False)) as update:
+    with progress.stage("masks", phases=recipe.phases(loss=False)) as update:
         feed = OnnxFeed(linears, moments, recipe, facts.dtype, update, progress.note)
         found = find_masks(feed, store, choose or by_ratio(recipe, feed.shapes, progress.note))
     shutil.rmtree(scratch / "moments", ignore_errors=True)
