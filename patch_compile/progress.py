@@ -63,19 +63,19 @@ class Progress:
         bars = Bars(
             *columns, console=self.console, transient=True, expand=True, speed_estimate_period=_MEMORY
         )
-        stage = _Stage(bars, name, phases)
+        stage = Stage(bars, name, phases)
         with tell_seconds(name), shown(stage):
             yield stage.update
         self.seconds[name] = round(monotonic() - begin, 1)
         self.console.print(f"{name}: {self.seconds[name]} s", markup=False)
 
     @contextmanager
-    def _bar(self, stage: _Stage) -> Iterator[None]:
+    def _bar(self, stage: Stage) -> Iterator[None]:
         with stage.bars:
             yield
 
     @contextmanager
-    def _lines(self, stage: _Stage) -> Iterator[None]:
+    def _lines(self, stage: Stage) -> Iterator[None]:
         ended = threading.Event()
 
         def speak() -> None:
@@ -94,7 +94,7 @@ class Progress:
         self.console.print(one_line(SPELLING.get()(line)), markup=False, soft_wrap=True)
 
 
-class _Stage:
+class Stage:
     """A stage. Its phases, such as reading text and solving, have units of their own, and its clocks are of the phase."""
 
     def __init__(self, bars: Bars, name: str, phases: Sequence[str]) -> None:

@@ -11,14 +11,14 @@ from rich.progress import Progress as Bars
 
 from masklearn.learning import LearnRecipe
 from masklearn.traits import METHODS
-from patch_compile.progress import Progress, _Stage
+from patch_compile.progress import Progress, Stage
 from tests.work import until
 
 TIME = r"\d+:\d\d:\d\d"
 
 
 def stage(phases=()):
-    return _Stage(Bars(disable=True), "masks", phases)
+    return Stage(Bars(disable=True), "masks", phases)
 
 
 def test_each_phase_begins_anew() -> None:
@@ -34,7 +34,7 @@ def test_each_phase_begins_anew() -> None:
 
 def test_resumed_phases_are_measured_from_resumption(monkeypatch: pytest.MonkeyPatch) -> None:
     time = iter(range(1000, 2000, 2))
-    one = _Stage(Bars(disable=True, get_time=lambda: next(time)), "masks", ())
+    one = Stage(Bars(disable=True, get_time=lambda: next(time)), "masks", ())
     for done in (501, 502, 503):
         one.update("repair: kl 0.5", done, 1000)
     assert 497 < one.bars.tasks[0].time_remaining < 5 * 497

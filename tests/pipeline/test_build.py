@@ -14,7 +14,7 @@ from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.cli.app import cli
 from patch_compile.pipeline.learn import learn
 from patch_compile.pipeline.prepare import prepare
-from patch_compile.progress import Progress, StageClock
+from patch_compile.progress import Progress, Stage
 from patch_compile.recipe import Recipe
 from patch_compile.sources.checkpoint.source import CheckpointSource
 from tests.builds import build, check_out
@@ -137,7 +137,7 @@ def test_resuming_keeps_training_of_other_settings(settings, monkeypatch):
 
     repairing = settings | {"method": "oneshot", "repair_steps": 6, "checkpoint_every": 2}
     with monkeypatch.context() as cut, pytest.raises(KeyboardInterrupt):
-        cut.setattr(StageClock, "update", stopped)
+        cut.setattr(Stage, "update", stopped)
         build(repairing)
     with refused():
         build(repairing | {"repair_steps": 8}, resume=True)

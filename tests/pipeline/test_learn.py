@@ -16,7 +16,7 @@ from masklearn.model.checkpoint import Checkpoint
 from patch_compile.api.results import Result
 from patch_compile.pipeline.distributed import started
 from patch_compile.pipeline.learn import learn
-from patch_compile.progress import StageClock
+from patch_compile.progress import Stage
 from patch_compile.recipe import Recipe
 from patch_compile.report.terminal import show
 from patch_compile.sources.checkpoint.source import CheckpointSource
@@ -205,14 +205,14 @@ def test_interrupted_training_keeps_its_checkpoints(settings, monkeypatch):
     """Checkpoints lie in the scratch folder, so the unfinished build is kept although no stage is finished."""
     repairing = settings | {"method": "oneshot", "repair_steps": 6, "checkpoint_every": 2}
 
-    whole = StageClock.update
+    whole = Stage.update
 
     def update_until(clock, what, done, total):
         if what.startswith("repair") and done == 4:
             raise KeyboardInterrupt
         return whole(clock, what, done, total)
 
-    monkeypatch.setattr(StageClock, "update", update_until)
+    monkeypatch.setattr(Stage, "update", update_until)
     with pytest.raises(KeyboardInterrupt):
         build(repairing)
     root = settings["out"].with_name("out.partial")
