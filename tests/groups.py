@@ -19,7 +19,6 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "binary": ("tests/plugins/kernels/test_binary.py",),
     "browser": ("tests/report/page/test_browser.py",),
     "compare": ("tests/comparison/",),
-    "cpp-runner": ("tests/samples/test_cpp_runner.py",),
     "current-folder": ("tests/cli/test_current_folder.py",),
     "dense-path": (
         "tests/benchmarks/kernels/test_check.py",
