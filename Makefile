@@ -130,8 +130,7 @@ plugin: .venv/installed
 	$(BIN)/patch-compile plugin
 
 # The wheels of a release, in dist/: patch-compile, and patch-compile-plugin with the plugin compiled for every architecture and
-# both backends, which takes an hour on two cores unless the cache has it. WHEELS="--backend tensorrt-rtx" makes one backend's,
-# WHEELS="--machine aarch64" that of another machine (docs/howto/serve.md).
+# both backends, which takes an hour on two cores unless the cache has it. WHEELS="--backend tensorrt-rtx" makes one backend's.
 # Then both are installed into a new environment, which builds an engine without nvcc.
 wheels: .venv/installed
 	rm -rf dist/*.whl dist/unpacked

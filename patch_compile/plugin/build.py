@@ -29,11 +29,10 @@ from patch_compile.plugin.compiling import (
     plugin_cache,
     units,
 )
-from patch_compile.plugin.cross import Cross, cross_compile
 from patch_compile.plugin.identity import check_backend, identity_in, read_identity
 from patch_compile.plugin.kernels import KERNELS, in_order, kernel_source, spell_kernels
 from patch_compile.plugin.prebuilt import DISTRIBUTION, LIBRARY_NAME, prebuilt_library, why_no_prebuilt
-from patch_compile.plugin.targets import ARCHS, MACHINES, this_machine, wanted_archs
+from patch_compile.plugin.targets import ARCHS, this_machine, wanted_archs
 from patch_compile.plugin.toolchain import (
     HEADER_PACKAGE,
     Tool,
@@ -60,8 +59,7 @@ class PluginLibrary:
 
     archs: compute capabilities times ten; kernels: groups of kernels, see `plugin.kernels`; nvcc, headers: None for the
     library of patch-compile-plugin; headers_package: package that the headers were downloaded from, None for the headers of
-    an installed TensorRT; fingerprint: key of the library in the cache, or the beginning of its sha256; machine: kind of
-    machine that loads the library, as `uname -m` names it.
+    an installed TensorRT; fingerprint: key of the library in the cache, or the beginning of its sha256.
     """
 
     path: Path
@@ -74,7 +72,6 @@ class PluginLibrary:
     headers_version: str
     headers_package: str | None
     fingerprint: str
-    machine: str
 
 
 def build_plugin(
@@ -85,7 +82,6 @@ def build_plugin(
     cache_dir: Path | None = None,
     force: bool = False,
     prebuilt: bool = True,
-    machine: str | None = None,
     log: Log = _LOGGER.info,
 ) -> PluginLibrary:
     """Returns the plugin for `backend` ("tensorrt" or "tensorrt-rtx"): from the package patch-compile-plugin if it is
@@ -97,31 +93,25 @@ def build_plugin(
     archs: compute capabilities times ten, None for the value of PATCH_COMPILE_PLUGIN_ARCHS or, without it, ARCHS;
     kernels: groups that the library has at least, see `plugin.kernels`; cache_dir: the cache, None for
     `~/.cache/patch-compile/plugin` (or below XDG_CACHE_HOME); force: compile even if the cache has the library; prebuilt:
-    False never takes the library of patch-compile-plugin; machine: one of MACHINES, which loads the library, None for this
-    machine; log: called with messages.
+    False never takes the library of patch-compile-plugin; log: called with messages.
 
-    Raises UsageError for an unknown backend or machine, and PatchCompileError if nvcc, the C++ compiler or the headers are
+    Raises UsageError for an unknown backend, and PatchCompileError if nvcc, the C++ compiler or the headers are
     missing or unsuitable, or nvcc fails.
     """
     archs = wanted_archs() if archs is None else archs
-    machine = machine or this_machine()
-    _check_request(backend, archs, machine)
-    packaged = prebuilt and not force and machine == this_machine()
-    if packaged and (found := _prebuilt(backend, archs, kernels, log)):
+    _check_request(backend, archs)
+    if prebuilt and not force and (found := _prebuilt(backend, archs, kernels, log)):
         return found
     cache = cache_dir or plugin_cache()
     cache.mkdir(parents=True, exist_ok=True)
-    nvcc, cxx = find_nvcc(), find_cxx(machine)
-    cross = cross_compile(machine, nvcc, cxx, cache, log)
+    nvcc, cxx = find_nvcc(), find_cxx()
     installed = find_headers(backend)
     headers = installed or fetch_headers(cache, log)
     package = None if installed else HEADER_PACKAGE
-    fingerprint = _fingerprint(backend, archs, nvcc, cxx, headers, machine)
+    fingerprint = _fingerprint(backend, archs, nvcc, cxx, headers)
     groups = in_order(kernels)
     key = fingerprint if groups == KERNELS else f"{fingerprint}-{spell_kernels(groups)}"
-    library = PluginLibrary(
-        cache / key / LIBRARY_NAME, backend, archs, groups, *nvcc, *headers, package, key, machine
-    )
+    library = PluginLibrary(cache / key / LIBRARY_NAME, backend, archs, groups, *nvcc, *headers, package, key)
     if not force and (found := _cached(library, fingerprint)):
         return found
     library.path.parent.mkdir(exist_ok=True)
@@ -129,7 +119,7 @@ def build_plugin(
         if not force and (found := _cached(library, fingerprint)):  # another process compiled it
             return found
         log(_about(library))
-        _compile(library, nvcc, cxx, cross, force)
+        _compile(library, nvcc, cxx, force)
     return library
 
 
@@ -156,7 +146,6 @@ def _prebuilt(
         identity.headers,
         None,
         key,
-        identity.machine,
     )
 
 
@@ -166,13 +155,7 @@ def cached_plugins() -> tuple[Path, list[Path]]:
     return cache, sorted(cache.glob(f"*/{LIBRARY_NAME}"))
 
 
-def _check_request(backend: str, archs: tuple[int, ...], machine: str) -> None:
-    if machine not in {*MACHINES, this_machine()}:
-        raise UsageError(
-            f"The plugin is not compiled for {machine}",
-            f"Machines are {', '.join(MACHINES)}.",
-            "Choose one of these.",
-        )
+def _check_request(backend: str, archs: tuple[int, ...]) -> None:
     if backend not in BACKENDS:
         raise UsageError(
             f"The backend {backend} has no plugin",
@@ -191,12 +174,10 @@ def _sm_names(archs: tuple[int, ...]) -> str:
     return " ".join(f"sm_{arch}" for arch in archs)
 
 
-def _fingerprint(
-    backend: str, archs: tuple[int, ...], nvcc: Tool, cxx: Tool, headers: Tool, machine: str
-) -> str:
+def _fingerprint(backend: str, archs: tuple[int, ...], nvcc: Tool, cxx: Tool, headers: Tool) -> str:
     sources = plugin_sources()
     flags = [*COMPILE_FLAGS, *_LINK_FLAGS, *code_flags(archs)]
-    digest = hashlib.sha256(json.dumps([backend, nvcc.version, cxx.version, flags, machine]).encode())
+    digest = hashlib.sha256(json.dumps([backend, nvcc.version, cxx.version, flags, this_machine()]).encode())
     for folder in (*(sources / name for name in _FOLDERS), headers.path):
         pattern = "NvInfer*.h" if folder == headers.path else "*"
         for file in sorted(p for p in folder.glob(pattern) if p.is_file()):
@@ -204,20 +185,20 @@ def _fingerprint(
     return digest.hexdigest()[:_KEY_LENGTH]
 
 
-def _compile(library: PluginLibrary, nvcc: Tool, cxx: Tool, cross: Cross, force: bool) -> None:
+def _compile(library: PluginLibrary, nvcc: Tool, cxx: Tool, force: bool) -> None:
     own, archs = library.path.parent, library.archs
     about = {"BACKEND": library.backend, "KERNELS": spell_kernels(library.kernels)}
     flags = [*(f"-DPATCH_{name}={value}" for name, value in about.items()), "-isystem", str(library.headers)]
     left_out = {kernel_source(group) for group in KERNELS if group not in library.kernels}
     names = {unit.name for unit in units(plugin_sources() / KERNELS_FOLDER)} - left_out
-    kernels = kernel_objects(own.parent, archs, nvcc, cxx, cross=cross, names=names, force=force)
+    kernels = kernel_objects(own.parent, archs, nvcc, cxx, names=names, force=force)
     with tempfile.TemporaryDirectory(dir=own) as tmp:
         rest = [
             unit for name in _FOLDERS if name != KERNELS_FOLDER for unit in units(plugin_sources() / name)
         ]
-        objects = [*kernels, *compile_units(rest, Path(tmp), archs, nvcc.path, [*cross.compiling, *flags])]
+        objects = [*kernels, *compile_units(rest, Path(tmp), archs, nvcc.path, flags)]
         fresh = Path(tmp) / LIBRARY_NAME
-        link(objects, fresh, archs, nvcc.path, [*cross.linking, *_LINK_FLAGS])
+        link(objects, fresh, archs, nvcc.path, _LINK_FLAGS)
         _check_made(fresh, library)
         flush_tree(fresh)
         fresh.replace(library.path)
@@ -225,19 +206,13 @@ def _compile(library: PluginLibrary, nvcc: Tool, cxx: Tool, cross: Cross, force:
 
 
 def _check_made(fresh: Path, library: PluginLibrary) -> None:
-    """Raise PatchCompileError if a new library has another backend or machine than requested."""
-    made = read_identity(fresh)
-    if made.backend != library.backend:
+    """Raise PatchCompileError if a new library has another backend than requested."""
+    backend = read_identity(fresh).backend
+    if backend != library.backend:
         raise PatchCompileError(
-            f"The plugin was compiled for {made.backend}, not for {library.backend}",
+            f"The plugin was compiled for {backend}, not for {library.backend}",
             "Its sources do not take the backend from PATCH_BACKEND.",
             "Install patch-compile again.",
-        )
-    if made.machine != library.machine:
-        raise PatchCompileError(
-            f"The plugin was compiled for {made.machine}, not for {library.machine}",
-            "The variable NVCC_CCBIN, or its form for the other machine, names a C++ compiler of another machine.",
-            "Correct it, or unset it.",
         )
 
 
@@ -248,7 +223,7 @@ def _cached(library: PluginLibrary, fingerprint: str) -> PluginLibrary | None:
         if identity is None:  # damaged
             continue
         same = (identity.backend, {*identity.archs}, identity.machine)
-        if same == (library.backend, {*library.archs}, library.machine) and (
+        if same == (library.backend, {*library.archs}, this_machine()) and (
             {*library.kernels} <= {*identity.kernels}
         ):
             os.utime(path)  # `matching_library` takes the library that was used last
@@ -260,6 +235,6 @@ def _about(library: PluginLibrary) -> str:
     """Returns a line about a library that is going to be compiled."""
     kernels = "all" if library.kernels == KERNELS else f"only the {spell_kernels(library.kernels)}"
     return (
-        f"compiling the plugin for {library.backend}, {_sm_names(library.archs)}, {library.machine}, {kernels} kernels, "
+        f"compiling the plugin for {library.backend}, {_sm_names(library.archs)}, {kernels} kernels, "
         f"with nvcc {library.nvcc_version}"
     )

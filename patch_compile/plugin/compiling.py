@@ -19,7 +19,6 @@ from masklearn.base.durable import whole_file
 from patch_compile.cache_folder import cache_folder
 from patch_compile.errors import PatchCompileError
 from patch_compile.file_lock import lock_file
-from patch_compile.plugin.cross import Cross
 from patch_compile.plugin.targets import X86, this_machine
 from patch_compile.plugin.toolchain import Tool, code_flags, last_lines, plugin_sources, run_tool
 
@@ -46,22 +45,21 @@ def kernel_objects(
     nvcc: Tool,
     cxx: Tool,
     *,
-    cross: Cross | None = None,
     flags: Sequence[str] = (),
     names: Collection[str] | None = None,
     force: bool = False,
 ) -> list[Path]:
     """Compile the kernels for `archs`, or take their objects from the cache. Several processes may do so at once.
 
-    cache: folder of the cache; archs: compute capabilities times ten; cross: how to compile for another machine, None for
-    this machine; flags: more flags for nvcc; names: of the sources, None for all; force: compile even what the cache has.
-    Returns the objects. Raises PatchCompileError if nvcc fails.
+    cache: folder of the cache; archs: compute capabilities times ten; flags: more flags for nvcc; names: of the sources,
+    None for all; force: compile even what the cache has. Returns the objects. Raises PatchCompileError if nvcc fails.
     """
     sources = plugin_sources() / KERNELS_FOLDER
     own = units(sources)
     said = [nvcc.version, cxx.version, *COMPILE_FLAGS, *flags, *code_flags(archs)]
-    machine = cross.machine if cross else this_machine()
-    if machine != X86:  # keys for x86-64 are older than the machine in a key, and stay as they were
+    if (
+        machine := this_machine()
+    ) != X86:  # keys for x86-64 are older than the machine in a key, and stay as they were
         said.append(machine)
     digest = hashlib.sha256(json.dumps(said).encode())
     for file in sorted(file for file in sources.iterdir() if file.is_file()):
@@ -72,7 +70,7 @@ def kernel_objects(
     objects = [folder / f"{unit.name}.o" for unit in asked]
     with locked(folder / "lock"):
         missing = [unit for unit, out in zip(asked, objects, strict=True) if force or not out.exists()]
-        compile_units(missing, folder, archs, nvcc.path, [*(cross.compiling if cross else ()), *flags])
+        compile_units(missing, folder, archs, nvcc.path, flags)
     return objects
 
 

@@ -1,4 +1,4 @@
-"""Targets of a compiled plugin: a kind of machine, as `uname -m` names it, and architectures of GPUs.
+"""Targets of a compiled plugin: this kind of machine, as `uname -m` names it, and architectures of GPUs.
 
 The plugin has all architectures, or only those that an environment variable names.
 """
@@ -10,8 +10,7 @@ from collections.abc import Collection
 
 from patch_compile.errors import UsageError
 
-X86, AARCH64 = "x86_64", "aarch64"
-MACHINES = (X86, AARCH64)
+X86 = "x86_64"
 ARCHS = (80, 86, 89, 90, 120)
 JETSONS = (87,)
 """Architectures of Jetsons that have sparse tensor cores: Orin. The plugin is compiled for them if a Jetson is a target."""

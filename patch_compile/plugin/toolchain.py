@@ -35,7 +35,7 @@ _NVCC_FIX = (
     "or set CUDACXX to the path of nvcc."
 )
 _HEADERS_FIX = "Set TENSORRT_ROOT to a TensorRT installation (a folder that holds include/NvInferRuntime.h)."
-_CXX_FIX = "Install {package}, or set {variable} to the C++ compiler nvcc shall use."
+_CXX_FIX = "Install g++, or set NVCC_CCBIN to the C++ compiler nvcc shall use."
 
 Log = Callable[[str], None]
 
@@ -63,7 +63,7 @@ def describe_toolchain(backend: str = "tensorrt-rtx") -> list[ToolchainItem]:
     """Returns everything that building the plugin needs, with its place on this machine. It downloads nothing."""
     return [
         _describe("nvcc", find_nvcc, _NVCC_FIX),
-        _describe("C++ compiler", find_cxx, _CXX_FIX.format(package="g++", variable="NVCC_CCBIN")),
+        _describe("C++ compiler", find_cxx, _CXX_FIX),
         _describe("TensorRT headers", partial(_headers_or_package, backend), _HEADERS_FIX),
         _describe(
             "plugin sources",
@@ -151,21 +151,12 @@ def _nvcc_version(path: Path) -> str:
     return match[1]
 
 
-def find_cxx(machine: str | None = None) -> Tool:
-    """Returns the C++ compiler of NVCC_CCBIN if it is set, else g++.
-
-    machine: the machine that it compiles for, None for this machine. For another machine the variable is named after it,
-    such as NVCC_CCBIN_AARCH64, and the default is that machine's g++. Raises PatchCompileError if the compiler is missing.
-    """
-    variable, compiler, package = "NVCC_CCBIN", "g++", "g++"
-    if machine not in (None, this_machine()):
-        variable, compiler = f"NVCC_CCBIN_{machine}".upper(), f"{machine}-linux-gnu-g++"
-        package = f"g++-{machine.replace('_', '-')}-linux-gnu"  # as Debian calls it
-    named = os.environ.get(variable) or compiler
+def find_cxx() -> Tool:
+    """Returns the C++ compiler of NVCC_CCBIN if it is set, else g++. Raises PatchCompileError if it is missing."""
+    named = os.environ.get("NVCC_CCBIN") or "g++"
     path = shutil.which(named)
     if path is None:
-        fix = _CXX_FIX.format(package=package, variable=variable)
-        raise PatchCompileError(f"{named} is not found", "nvcc compiles host code with it.", fix)
+        raise PatchCompileError(f"{named} is not found", "nvcc compiles host code with it.", _CXX_FIX)
     tool = Path(path).absolute()
     return Tool(tool, _output([str(tool), "-dumpfullversion", "-dumpversion"]).strip())
 
@@ -244,9 +235,7 @@ def fetch_headers(cache: Path, log: Log) -> Tool:
         log(f"fetching TensorRT's headers: {HEADER_PACKAGE}")
         with tempfile.TemporaryDirectory(dir=cache) as tmp:
             fresh = Path(tmp) / "include"
-            pinned = f"{HEADER_PACKAGE} --hash=sha256:{HEADER_SHA256}"
-            (wheel,) = download([pinned], Path(tmp), "TensorRT's headers", _HEADERS_FIX)
-            _extract_headers(wheel, fresh)
+            _extract_headers(_download_headers(Path(tmp)), fresh)
             flush_tree(fresh)
             try:
                 fresh.rename(folder)
@@ -259,20 +248,17 @@ def fetch_headers(cache: Path, log: Log) -> Tool:
     return Tool(folder, found[1])
 
 
-def download(requirements: Sequence[str], folder: Path, what: str, fix: str, *options: str) -> list[Path]:
-    """Let pip download wheels into an empty folder. Returns their paths.
-
-    requirements: lines with a version and a hash; what, fix: subject and advice of the error; options: more options for
-    pip. Raises PatchCompileError if a wheel can't be downloaded, or has another hash.
-    """
-    (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in requirements))
+def _download_headers(folder: Path) -> Path:
+    """Let pip download the wheel with the headers into an empty folder. Returns its path."""
+    (folder / "requirements.txt").write_text(f"{HEADER_PACKAGE} --hash=sha256:{HEADER_SHA256}\n")
     quiet = ("--no-input", "--disable-pip-version-check")
-    done = run_pip(
-        folder, "download", "--no-deps", *quiet, *options, "--require-hashes", "-r", "requirements.txt"
-    )
+    done = run_pip(folder, "download", "--no-deps", *quiet, "--require-hashes", "-r", "requirements.txt")
     if done.returncode:
-        raise PatchCompileError(f"{what} could not be fetched", last_lines(done.stderr), fix)
-    return sorted(folder.glob("*.whl"))
+        raise PatchCompileError(
+            "TensorRT's headers could not be fetched", last_lines(done.stderr), _HEADERS_FIX
+        )
+    (wheel,) = folder.glob("*.whl")
+    return wheel
 
 
 def _extract_headers(wheel: Path, folder: Path) -> None:

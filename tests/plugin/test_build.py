@@ -13,11 +13,12 @@ import pytest
 from patch_compile.packing.function import VERSION
 from patch_compile.plugin import build as plugin
 from patch_compile.plugin import compiling, toolchain
-from patch_compile.plugin.build import build_plugin
-from patch_compile.plugin.compiling import kernel_objects, units
+from patch_compile.plugin.build import PluginLibrary, build_plugin
+from patch_compile.plugin.compiling import compile_units, kernel_objects, units
 from patch_compile.plugin.identity import check_backend, read_identity
+from patch_compile.plugin.kernels import KERNELS
 from patch_compile.plugin.prebuilt import LIBRARY_NAME
-from patch_compile.plugin.targets import AARCH64, ARCHS, VARIABLE, X86, runs_on, wanted_archs
+from patch_compile.plugin.targets import ARCHS, VARIABLE, X86, runs_on, wanted_archs
 from patch_compile.plugin.toolchain import Tool, describe_toolchain, find_cxx, find_nvcc
 from tests.plugin.identities import identity_text
 from tests.refusals import refused
@@ -246,15 +247,17 @@ def test_the_fingerprint_follows_everything_that_goes_in(tmp_path, monkeypatch):
         Tool(tmp_path, "10"),
     )
     prints = [
-        plugin._fingerprint("tensorrt", (80,), nvcc, cxx, headers, X86),
-        plugin._fingerprint("tensorrt-rtx", (80,), nvcc, cxx, headers, X86),
-        plugin._fingerprint("tensorrt", (80, 86), nvcc, cxx, headers, X86),
-        plugin._fingerprint("tensorrt", (80,), Tool(nvcc.path, "13.1.0"), cxx, headers, X86),
-        plugin._fingerprint("tensorrt", (80,), nvcc, Tool(cxx.path, "13"), headers, X86),
+        plugin._fingerprint("tensorrt", (80,), nvcc, cxx, headers),
+        plugin._fingerprint("tensorrt-rtx", (80,), nvcc, cxx, headers),
+        plugin._fingerprint("tensorrt", (80, 86), nvcc, cxx, headers),
+        plugin._fingerprint("tensorrt", (80,), Tool(nvcc.path, "13.1.0"), cxx, headers),
+        plugin._fingerprint("tensorrt", (80,), nvcc, Tool(cxx.path, "13"), headers),
     ]
-    prints.append(plugin._fingerprint("tensorrt", (80,), nvcc, cxx, headers, AARCH64))
+    with monkeypatch.context() as patch:
+        patch.setattr(plugin, "this_machine", lambda: "riscv64")
+        prints.append(plugin._fingerprint("tensorrt", (80,), nvcc, cxx, headers))
     header.write_text("b")
-    prints.append(plugin._fingerprint("tensorrt", (80,), nvcc, cxx, headers, X86))
+    prints.append(plugin._fingerprint("tensorrt", (80,), nvcc, cxx, headers))
     copy = tmp_path / "plugins"
     for folder in ("kernels", "dense_path", "tensorrt"):
         (copy / folder).mkdir(parents=True)
@@ -262,8 +265,43 @@ def test_the_fingerprint_follows_everything_that_goes_in(tmp_path, monkeypatch):
             (copy / folder / file.name).write_bytes(file.read_bytes())
     (copy / "kernels" / "config.h").write_text("other")
     monkeypatch.setattr(plugin, "plugin_sources", lambda: copy)
-    prints.append(plugin._fingerprint("tensorrt", (80,), nvcc, cxx, headers, X86))
+    prints.append(plugin._fingerprint("tensorrt", (80,), nvcc, cxx, headers))
     assert len(set(prints)) == len(prints)
+
+
+def test_machines_have_separate_kernel_keys(tmp_path, monkeypatch):
+    monkeypatch.setattr(compiling, "compile_units", lambda *_: [])
+    folders = set()
+    for machine in (X86, "riscv64"):
+        monkeypatch.setattr(compiling, "this_machine", lambda machine=machine: machine)
+        objects = kernel_objects(tmp_path, (80,), Tool(Path("nvcc"), "13.0"), Tool(Path("g++"), "14"))
+        folders.add(objects[0].parent)
+    assert len(folders) == 2
+
+
+def test_a_new_library_is_for_the_backend_that_was_asked_for(tmp_path):
+    (fresh := tmp_path / "library.so").write_bytes(identity_text("tensorrt"))
+
+    def check(backend):
+        about = (backend, (80,), KERNELS, None, "13.0", None, "10.14", None, "key")
+        plugin._check_made(fresh, PluginLibrary(fresh, *about))
+
+    check("tensorrt")
+    with refused():
+        check("tensorrt-rtx")
+
+
+@needs_tools
+def test_no_file_of_the_current_folder_is_compiled(tmp_path, monkeypatch):
+    """nvcc includes ./cuda_runtime.h, and lets its parts load ./libdl.so.2, wherever it works."""
+    (current := tmp_path / "current").mkdir()
+    (current / "cuda_runtime.h").write_text("#error from the current folder\n")
+    (current / "libdl.so.2").write_text("no library\n")
+    (current / "unit.cu").write_text("__global__ void nothing() {}\n")
+    (current / "made").mkdir()
+    monkeypatch.chdir(current)
+    (made,) = compile_units([Path("unit.cu")], Path("made"), (80,), find_nvcc().path, [])
+    assert made.read_bytes().startswith(b"\x7fELF")
 
 
 def test_missing_nvcc_says_how_to_install(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""An engine gets a library of the cache that its GPU runs."""
+"""An engine gets a library of the cache that its GPU runs, and no machine loads a library for another one."""
 
 import os
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from patch_compile.packing.function import VERSION
+from patch_compile.plugin.identity import check_backend, read_identity
 from patch_compile.plugin.prebuilt import LIBRARY_NAME
 from patch_compile.plugin.targets import ARCHS, VARIABLE, archs_for, this_machine
 from patch_compile.plugin.trust import matching_library
@@ -56,6 +57,13 @@ def test_a_library_for_another_machine_is_not_taken(cache: Path) -> None:
     assert matching_library("tensorrt-rtx", VERSION, ()) is None
     own = library(cache, "own", 0, "800")
     assert matching_library("tensorrt-rtx", VERSION, ()) == own
+
+
+def test_foreign_libraries_are_refused_unloaded(cache: Path) -> None:
+    foreign = library(cache, "other", 1, "800", machine="riscv64")
+    assert read_identity(foreign).machine == "riscv64"
+    with refused():
+        check_backend(foreign, "tensorrt-rtx")
 
 
 def test_a_library_that_lacks_kernels_is_not_taken(cache: Path) -> None:
