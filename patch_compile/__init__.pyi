@@ -118,10 +118,6 @@ def build_plugin(
 ) -> Result: ...
 def compare(
     paths: Sequence[str | PathLike[str]],
-    out: str | PathLike[str] | None = None,
-    *,
-    against: Literal["ratio", "bytes", "speed"] = "ratio",
-    force: bool = False,
 ) -> Compared: ...
 def compile(
     model: str | PathLike[str],

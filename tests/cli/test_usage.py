@@ -95,7 +95,6 @@ BAD_IN = {  # options that take other values in this command
     ("bench", "batch_size"): SIZES,
     ("bench", "prompt_tokens"): SIZES,
     ("bench", "past_tokens"): SIZES,
-    ("compare", "out"): ["curve.pdf", "curve.jpg"],
 }
 # Any text, or what files and machine decide on.
 FREE = {
