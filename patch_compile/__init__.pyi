@@ -266,8 +266,6 @@ def verify(
     rtol: float | None = None,
     check_error_stat: Literal["elemwise", "max", "mean", "median", "quantile"] = "max",
     fail_on: Sequence[str] = (),
-    sensitivity: bool = False,
-    sensitivity_tokens: int = 512,
     baselines: str | Sequence[str] | None = None,
     tasks: str | Sequence[str] = (),
     task_backend: Literal["hf", "onnx"] = "hf",

@@ -71,8 +71,7 @@ class VerifyReport(FileRecord):
     asked: the questions that the user named, or all that the build has an answer to; dense_given: see `BuildReport`.
     """
 
-    # 1 had sentences, and `passed` for a question without an answer; 2 had shared runs of tokens
-    SCHEMA: ClassVar[int] = 3
+    SCHEMA: ClassVar[int] = 4
     WHAT: ClassVar[str] = "a verification"
     PLACE: ClassVar[str] = VERIFY
 

@@ -29,11 +29,7 @@ _MANY, _HARDLY = (
 _VAGUE = 0.1  # share of the largest output that rounding may move
 _WHERE = (
     "Error: how far pruning moves the output of the linear, as a share of that output, on the dense model's inputs; share: "
-    "its part in the squared errors of all linears"
-)
-_TRIED = (
-    "; alone: change of the loss in nats per token if only this linear is pruned; restored: if only it is dense again; "
-    "both over {tokens} tokens"
+    "its part in the squared errors of all linears."
 )
 _ABOUT: dict[str, str] = {
     Baseline.DENSE: "the model as it is",
@@ -60,7 +56,7 @@ def where(found: ErrorAttribution | None) -> Section:
         f"The {len(rows)} of {len(found.linears)} linears that most of the error comes from: {listed} of the squared "
         "errors of all"
     )
-    lines = [_WHERE + ("" if found.tokens is None else _TRIED.format(tokens=found.tokens)) + "."]
+    lines = [_WHERE]
     if blocks := found.blocks:
         some = [blocks[i] for i in sorted({*range(0, len(blocks), -(-len(blocks) // 8)), len(blocks) - 1})]
         depth = ", ".join(f"{row.block}: {percent(row.error, 1)}" for row in some)

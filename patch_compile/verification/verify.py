@@ -280,11 +280,11 @@ class Verification:
         from patch_compile.verification.pruned import compare_checkpoints, predictions_answer, where_answer
 
         request = self.request
-        found, changes = compare_checkpoints(
-            self.source, self._masks, self._pruned, windows, request, self._scratch, self.progress
+        found = compare_checkpoints(
+            self.source, self._masks, self._pruned, windows, request.device, self._scratch, self.progress
         )
         if request.asks(Question.WHERE):
-            yield "where", where_answer(found, changes)
+            yield "where", where_answer(found)
         if found.predictions is None or found.logits is None or not request.asks(Question.PRUNED):
             return
         count, length = windows.shape
@@ -359,7 +359,6 @@ def _check_memory(source: Source) -> None:
 def _refuse_what_it_lacks(request: VerifyRequest, source: Source) -> None:
     """Raise PatchCompileError for flags that only work for models that predict next tokens."""
     asked = {
-        "--sensitivity": request.sensitivity,
         "--baselines": bool(request.baselines),
         "--tasks": bool(request.tasks),
         "--prompt": bool(request.prompt),

@@ -150,13 +150,11 @@ def _where(out: Out) -> ErrorAttribution:
             kind=name.rpartition(".")[2],
             error=float(error),
             share=float(share),
-            alone=float(share * 0.4),
-            restored=float(-share * 0.3),
         )
         for name, error, share in zip(out.shapes, errors, shares, strict=True)
     )
     blocks = (BlockError(block=depth, error=0.04 + 0.31 * (depth / len(depths)) ** 0.7) for depth in depths)
-    return ErrorAttribution(linears=tuple(linears), blocks=tuple(blocks), tokens=2048)
+    return ErrorAttribution(linears=tuple(linears), blocks=tuple(blocks))
 
 
 def _tasks() -> TaskScores:
