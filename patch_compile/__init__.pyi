@@ -271,8 +271,6 @@ def verify(
     task_backend: Literal["hf", "onnx"] = "hf",
     task_limit: int | None = None,
     task_folder: str | PathLike[str] | None = None,
-    prompt: Sequence[str] = (),
-    new_tokens: int = 40,
     device: str | None = None,
     trust: bool = False,
 ) -> Verified: ...

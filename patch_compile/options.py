@@ -227,9 +227,6 @@ class VerifyOptions:
         "Run the tasks with transformers (hf) or ONNX Runtime.")] = "hf"
     task_limit: Annotated[int | None, _evaluation("Number of items of each task.", "N", unset="all", ge=1)] = None
     task_folder: Annotated[Path | None, _evaluation("Folder with your own task files.", "DIR")] = None
-    prompt: Annotated[tuple[str, ...], _evaluation(
-        "Text that the dense and the hybrid model each continue; may be repeated.", "TEXT")] = ()
-    new_tokens: Annotated[int, _evaluation("Tokens of each continuation.", "N", ge=1)] = 40
     device: Annotated[str | None, _evaluation(
         "Where the checkpoints are compared.", "DEVICE", unset="cuda if there is one")] = None
     trust: Annotated[bool, TRUST] = False

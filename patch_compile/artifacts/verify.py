@@ -17,7 +17,6 @@ from patch_compile.artifacts.verify_schema import (
     EngineCheck,
     EngineCompared,
     ErrorAttribution,
-    GeneratedText,
     LimitCheck,
     OnnxCheck,
     QualityLoss,
@@ -88,7 +87,6 @@ class VerifyReport(FileRecord):
     where: ErrorAttribution | None = None
     baselines: BesideBaselines | None = None
     tasks: TaskScores | None = None
-    generated: tuple[GeneratedText, ...] = ()
     checks: tuple[LimitCheck, ...] = ()
     notes: tuple[str, ...] = ()
     seconds: dict[str, Seconds]

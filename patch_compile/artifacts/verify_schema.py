@@ -178,17 +178,6 @@ class ErrorAttribution(Record):
     blocks: tuple[BlockError, ...]
 
 
-class GeneratedText(Record):
-    """Continuations of a prompt. same_tokens: number of equal tokens before the first difference; tokens: number of
-    tokens of the longer text."""
-
-    prompt: Annotated[str, shown("prompt", Unit.WORDS)]
-    dense: Annotated[str, shown("dense", Unit.QUOTE)]
-    pruned: Annotated[str, shown("pruned", Unit.QUOTE)]
-    same_tokens: int
-    tokens: int
-
-
 class FigureName(StrEnum):
     """Figures that can have a limit."""
 

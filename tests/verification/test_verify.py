@@ -342,7 +342,7 @@ def test_what_can_not_be_verified_is_refused(settings, monkeypatch, tmp_path):
     with monkeypatch.context() as patched:
         patched.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 10_000_000})())
         with refused():
-            verify(out, asked(only="pruned", prompt=("the cat",)))
+            verify(out, asked(only="pruned", tasks=("builtin",)))
     moved = settings["model"].with_name("elsewhere")
     shutil.copytree(settings["model"], moved)
     config = json.loads((settings["model"] / "config.json").read_text())

@@ -13,7 +13,6 @@ from patch_compile.artifacts.verify_schema import (
     ErrorAttribution,
     ErrorStats,
     FigureName,
-    GeneratedText,
     LimitCheck,
     LinearError,
     LogitErrorStats,
@@ -71,22 +70,6 @@ def verified(out: Out) -> VerifyReport:
         where=_where(out),
         baselines=baselines(),
         tasks=_tasks(),
-        generated=(
-            GeneratedText(
-                prompt="Water boils at",
-                dense=" 100 degrees Celsius.",
-                pruned=" 100 degrees Fahrenheit.",
-                same_tokens=3,
-                tokens=24,
-            ),
-            GeneratedText(
-                prompt="The cat",
-                dense=" sat on the mat.",
-                pruned=" sat on the mat.",
-                same_tokens=6,
-                tokens=6,
-            ),
-        ),
         checks=(
             LimitCheck(
                 figure=FigureName.PPL,
