@@ -26,7 +26,7 @@ _STYLE = """
 text { font: 12px system-ui, sans-serif; fill: var(--ink); text-anchor: middle }
 .left { text-anchor: start } .small { font-size: 8px } .title { font-weight: 600 }
 .paper { fill: var(--paper) }
-.dense { fill: var(--dense) } .sparse { fill: var(--sparse) } .marked { fill: var(--series-2) }
+.dense { fill: var(--dense) } .sparse { fill: var(--sparse) } .marked { fill: var(--accent) }
 .zero { fill: var(--paper) } .zero, .room { stroke: var(--rule) } .room { fill: var(--soft) }
 .line { fill: none; stroke: var(--muted); stroke-width: 1 }
 rect { stroke: var(--paper); stroke-width: .6 }

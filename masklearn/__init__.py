@@ -45,7 +45,6 @@ _HOMES = {
         "quality.perplexity": "perplexity",
         "quality.range": "LARGEST OVERFLOWS float16_fit",
         "quality.record": "Baseline BaselineRow BesideBaselines Unbounded",
-        "quality.sensitivity": "sensitivity",
         "recipe": "LearnRecipe LearnSettings usual_windows",
         "smooth": "folded",
         "solvers.solve": "round_without_inputs",

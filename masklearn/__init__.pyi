@@ -61,7 +61,6 @@ from masklearn.quality.record import Baseline as Baseline
 from masklearn.quality.record import BaselineRow as BaselineRow
 from masklearn.quality.record import BesideBaselines as BesideBaselines
 from masklearn.quality.record import Unbounded as Unbounded
-from masklearn.quality.sensitivity import sensitivity as sensitivity
 from masklearn.recipe import LearnRecipe as LearnRecipe
 from masklearn.recipe import LearnSettings as LearnSettings
 from masklearn.recipe import usual_windows as usual_windows

@@ -118,10 +118,6 @@ def build_plugin(
 ) -> Result: ...
 def compare(
     paths: Sequence[str | PathLike[str]],
-    out: str | PathLike[str] | None = None,
-    *,
-    against: Literal["ratio", "bytes", "speed"] = "ratio",
-    force: bool = False,
 ) -> Compared: ...
 def compile(
     model: str | PathLike[str],
@@ -270,15 +266,11 @@ def verify(
     rtol: float | None = None,
     check_error_stat: Literal["elemwise", "max", "mean", "median", "quantile"] = "max",
     fail_on: Sequence[str] = (),
-    sensitivity: bool = False,
-    sensitivity_tokens: int = 512,
     baselines: str | Sequence[str] | None = None,
     tasks: str | Sequence[str] = (),
     task_backend: Literal["hf", "onnx"] = "hf",
     task_limit: int | None = None,
     task_folder: str | PathLike[str] | None = None,
-    prompt: Sequence[str] = (),
-    new_tokens: int = 40,
     device: str | None = None,
     trust: bool = False,
 ) -> Verified: ...

@@ -215,11 +215,6 @@ class VerifyOptions:
     fail_on: Annotated[tuple[str, ...], _evaluation(
         "Exit with code 3 if a limit is exceeded: ppl:+5% (over dense), ppl:12.5, kl:0.1, top1:90%, logits:0.5, "
         "output:1e-2.", "NAME:LIMIT")] = ()
-    sensitivity: Annotated[bool, _evaluation(
-        "For each linear, also measure the loss with only this linear pruned, and with only this linear dense; takes "
-        "minutes.")] = False
-    sensitivity_tokens: Annotated[int, _evaluation(
-        "Tokens on which the sensitivity is measured.", "N", ge=2)] = 512
     baselines: Annotated[tuple[str, ...], _evaluation(
         "Also measure simpler ways to prune: all, or a comma-separated list of dense-rounded, uniform-2:4, uniform-8:16, "
         "uniform-12:16, uniform-6:8, ffn-only, magnitude-tiles, random-tiles, dropped-blocks, unstructured. The user's "
@@ -232,9 +227,6 @@ class VerifyOptions:
         "Run the tasks with transformers (hf) or ONNX Runtime.")] = "hf"
     task_limit: Annotated[int | None, _evaluation("Number of items of each task.", "N", unset="all", ge=1)] = None
     task_folder: Annotated[Path | None, _evaluation("Folder with your own task files.", "DIR")] = None
-    prompt: Annotated[tuple[str, ...], _evaluation(
-        "Text that the dense and the hybrid model each continue; may be repeated.", "TEXT")] = ()
-    new_tokens: Annotated[int, _evaluation("Tokens of each continuation.", "N", ge=1)] = 40
     device: Annotated[str | None, _evaluation(
         "Where the checkpoints are compared.", "DEVICE", unset="cuda if there is one")] = None
     trust: Annotated[bool, TRUST] = False

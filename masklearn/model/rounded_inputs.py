@@ -17,7 +17,6 @@ from torch.autograd.function import once_differentiable
 from masklearn.quant.table import W8A8
 
 _HIGHEST = (1 << (W8A8.input_bits - 1)) - 1
-_KEEPS = "keeps_inputs"  # attribute of a linear whose inputs are not rounded for a while
 _LEAST = 2.0**-100  # tokens whose largest value is smaller are zeros: 127 / max would not be finite
 
 
@@ -63,10 +62,8 @@ class _Rounding:
     def __init__(self) -> None:
         self._seen: tuple[weakref.ref[Tensor], tuple[int, bool], Tensor] | None = None
 
-    def __call__(self, linear: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def __call__(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         x = inputs[0]
-        if hasattr(linear, _KEEPS):
-            return inputs
         if x.is_inference():  # such a tensor does not count its changes
             return round_inputs(x), *inputs[1:]
         state = x._version, torch.is_grad_enabled()
@@ -90,13 +87,3 @@ def inputs_rounded(linears: Mapping[str, nn.Module]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def inputs_kept(linear: nn.Module) -> Iterator[None]:
-    """Keep the inputs of a linear as they are for a while."""
-    setattr(linear, _KEEPS, True)
-    try:
-        yield
-    finally:
-        delattr(linear, _KEEPS)

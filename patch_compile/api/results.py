@@ -173,11 +173,6 @@ class Compared(Result):
 
     report: CompareReport
 
-    @property
-    def pareto(self) -> tuple[str, ...]:
-        """Names of the builds that no other build beats."""
-        return self.report.pareto
-
 
 class ImportedMasks(Result):
     """A file of masks that was converted from published masks."""

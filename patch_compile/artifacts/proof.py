@@ -227,10 +227,6 @@ class Sentence(Record):
     dense: Annotated[str, shown("dense", Unit.QUOTE)]
     hybrid: Annotated[str, shown("pruned", Unit.QUOTE)]
 
-    @property
-    def pruned(self) -> str:
-        return self.hybrid
-
 
 class ProofText(Record):
     """The text that a proof was made on."""

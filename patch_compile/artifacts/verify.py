@@ -17,7 +17,6 @@ from patch_compile.artifacts.verify_schema import (
     EngineCheck,
     EngineCompared,
     ErrorAttribution,
-    GeneratedText,
     LimitCheck,
     OnnxCheck,
     QualityLoss,
@@ -71,8 +70,7 @@ class VerifyReport(FileRecord):
     asked: the questions that the user named, or all that the build has an answer to; dense_given: see `BuildReport`.
     """
 
-    # 1 had sentences, and `passed` for a question without an answer; 2 had shared runs of tokens
-    SCHEMA: ClassVar[int] = 3
+    SCHEMA: ClassVar[int] = 4
     WHAT: ClassVar[str] = "a verification"
     PLACE: ClassVar[str] = VERIFY
 
@@ -89,7 +87,6 @@ class VerifyReport(FileRecord):
     where: ErrorAttribution | None = None
     baselines: BesideBaselines | None = None
     tasks: TaskScores | None = None
-    generated: tuple[GeneratedText, ...] = ()
     checks: tuple[LimitCheck, ...] = ()
     notes: tuple[str, ...] = ()
     seconds: dict[str, Seconds]

@@ -154,8 +154,7 @@ EngineCheck = Annotated[EngineCompared | EngineNotRun, Field(discriminator="ran"
 class LinearError(Record):
     """Error of one linear: ‖X(W − W′)ᵀ‖ / ‖XWᵀ‖, X the input of the linear in the dense model.
 
-    share: of the sum of squared errors of all linears, each relative to its own output; alone, restored: change of the
-    loss in nats per token with only this linear pruned, and with only this linear dense again, None if not measured.
+    share: of the sum of squared errors of all linears, each relative to its own output.
     """
 
     name: Annotated[str, shown("linear", Unit.WORDS)]
@@ -163,8 +162,6 @@ class LinearError(Record):
     kind: str
     error: Annotated[float, shown("error", Unit.SHARE)]
     share: Annotated[float, shown("share", Unit.SHARE)]
-    alone: Annotated[float | None, shown("alone", Unit.NATS)] = None
-    restored: Annotated[float | None, shown("restored", Unit.NATS)] = None
 
 
 class BlockError(Record):
@@ -175,23 +172,10 @@ class BlockError(Record):
 
 
 class ErrorAttribution(Record):
-    """Places of the error, in the order of the model. tokens: number of tokens that `alone` and `restored` are measured
-    on, None if they are not."""
+    """Places of the error, in the order of the model."""
 
     linears: tuple[LinearError, ...]
     blocks: tuple[BlockError, ...]
-    tokens: int | None = None
-
-
-class GeneratedText(Record):
-    """Continuations of a prompt. same_tokens: number of equal tokens before the first difference; tokens: number of
-    tokens of the longer text."""
-
-    prompt: Annotated[str, shown("prompt", Unit.WORDS)]
-    dense: Annotated[str, shown("dense", Unit.QUOTE)]
-    pruned: Annotated[str, shown("pruned", Unit.QUOTE)]
-    same_tokens: int
-    tokens: int
 
 
 class FigureName(StrEnum):

@@ -105,7 +105,7 @@ def _echo(text: str, *, nl: bool = True) -> None:
         click.echo(text, nl=nl)
 
 
-@command(library.verify, basic="only eval_text baselines tasks prompt fail_on as_json")
+@command(library.verify, basic="only eval_text baselines tasks fail_on as_json")
 def _verify(as_json: bool, **given: Any) -> None:
     # Imported here, because it imports NumPy and pydantic, which `--help` need not wait for.
     from patch_compile.artifacts.verify import Outcome

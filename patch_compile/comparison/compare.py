@@ -1,171 +1,153 @@
-"""The command `compare`: several OUTs of one model → a table and a picture."""
+"""The command `compare`: the reports of several builds of one model → a table."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
-from patch_compile.artifacts.bench import Phase
 from patch_compile.artifacts.compare import (
-    DENSE,
-    Against,
     BuildRow,
-    ComparedAxis,
     CompareReport,
+    Measure,
+    PredictedFor,
+    PredictedSpeeds,
+    QualityOfAll,
 )
-from patch_compile.artifacts.record import write_json
-from patch_compile.comparison.builds import ComparedBuild, read_builds
-from patch_compile.comparison.comparable import (
-    Measured,
-    check_comparable,
-    measured_speeds,
-    why_not_predicted,
-)
-from patch_compile.errors import PatchCompileError, UsageError, sentence
-from patch_compile.report.compare import Spot, beaten_by, left_out_words
+from patch_compile.artifacts.folder import OutFolder
+from patch_compile.artifacts.layout import MASKS, REPORT
+from patch_compile.artifacts.plan import PlanSummary
+from patch_compile.artifacts.report import DecoderReport, Report, read_report
+from patch_compile.errors import PatchCompileError, UsageError
+from patch_compile.report.loss import GIVE_DENSE, NO_DENSE
 
-# In order of preference: the first phase that all builds were timed in.
-_MEASURED = (Phase.DECODE, Phase.PREFILL, Phase.WHOLE)
+# Relative difference of dense perplexities: on one text they differ only by the machine's rounding.
+_SAME = 0.01
 
 
-@dataclass(frozen=True)
-class _BuildsOnAxis:
-    """The axis, and the value of each build on it, by the build's name."""
+def compare(paths: Sequence[Path]) -> CompareReport:
+    """Compare builds, in the order given, and verify every file.
 
-    axis: ComparedAxis
-    values: Mapping[str, float]
-
-    def gain(self, value: float) -> float:
-        """Returns the gain of a value: more is better.
-
-        Values are rounded, so that values that differ by a tile, or by less than the table shows, have equal gains.
-        """
-        return round(self.axis.against.sign * value, self.axis.against.digits)
-
-
-_PICTURE = ".svg"
-# Suffixes of pictures that it can't draw; any other name is a folder's.
-_NOT_DRAWN = (".png", ".pdf", ".jpg", ".jpeg", ".gif", ".webp", ".html")
-_NAME = "compare"
-
-
-def compare(
-    paths: Sequence[Path], out: Path | None = None, against: Against = Against.RATIO, *, force: bool = False
-) -> CompareReport:
-    """Compare builds, and draw their quality against an axis.
-
-    out: a picture (.svg), or a folder for the picture and the table as JSON; None draws nothing. against: kind of the
-    axis. Raises PatchCompileError for builds that can't be compared, with the reason, and for existing files
-    unless `force`.
+    Raises PatchCompileError with the reason for a path that is no build, a damaged build, and builds that can't be
+    compared: all must be of one model, and judged on the same text or inputs.
     """
-    files = _files(out, force)
-    builds = read_builds(paths)
-    check_comparable(builds)
-    report = _report(builds, against, files)
-    if files:
-        _write(files, report)
+    names = _names(paths) if paths else []
+    builds = {name: (path, _read(path)) for path, name in zip(paths, names, strict=True)}
+    if len(paths) < 2:
+        raise UsageError(
+            "There is nothing to compare with",
+            f"{paths[0]} is the only build given." if paths else "No build is given.",
+            "Give two or more: `patch-compile compare OUT1 OUT2`.",
+        )
+    reports = {name: report for name, (_, report) in builds.items()}
+    _check_comparable(reports)
+    first, predicted_for = (
+        next(iter(reports.values())),
+        _predicted_for([report.plan for report in reports.values()]),
+    )
+    totals = first.plan.totals
+    return CompareReport(
+        model=first.model,
+        quality=_quality(first)[1],
+        predicted_for=predicted_for,
+        builds=tuple(
+            _row(name, path, report, predicted=predicted_for is not None)
+            for name, (path, report) in builds.items()
+        ),
+        dense_bytes=first.onnx.bytes + totals.bytes_before - totals.bytes_after,
+    )
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Returns unique names: the last parts of each path, as few as tell the paths apart."""
+    parts = [path.resolve().parts for path in paths]
+    for count in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(path[-count:]) for path in parts]
+        if len(set(names)) == len(names):
+            return names
+    twice = next(path for i, path in enumerate(paths) if parts[i] in parts[:i])
+    raise UsageError(f"{twice} is given twice", "A build is not compared with itself.", "Give each once.")
+
+
+def _read(path: Path) -> Report:
+    out = OutFolder.open(path)
+    report = read_report(out.path)
+    if report is None:
+        raise PatchCompileError(
+            f"{path} holds no {REPORT}",
+            "`learn` and `compile` measure no quality to compare.",
+            f"Build it: `patch-compile build --mask {MASKS}`.",
+        )
+    if not report.dense_given:
+        raise PatchCompileError(f"{path} has no loss to compare", NO_DENSE, GIVE_DENSE)
     return report
 
 
-def _report(builds: Sequence[ComparedBuild], against: Against, files: Sequence[Path]) -> CompareReport:
-    first, unpredicted, measured = builds[0], why_not_predicted(builds), measured_speeds(builds)
-    placed = _place_on_axis(against, builds, measured)
-    beaten = _beaten(builds, placed)
-    rows = [_row(build, measured, placed, beaten, predicted=not unpredicted) for build in builds]
-    return CompareReport(
-        model=first.model,
-        quality=first.quality,
-        axis=placed.axis,
-        predicted_for=None if unpredicted else first.predicted_for,
-        measured=measured.shared,
-        builds=tuple(rows),
-        dense_bytes=first.dense_bytes,
-        dense_beaten_by=beaten[DENSE],
-        pareto=tuple(build.name for build in builds if not beaten[build.name]),
-        left_out=(*([unpredicted] if unpredicted else []), *measured.left_out),
-        files=tuple(map(str, files)),
+def _quality(report: Report) -> tuple[float, QualityOfAll]:
+    """Returns the quality of a build, and the measure of it."""
+    if isinstance(report, DecoderReport):
+        perplexity = report.perplexity
+        measure = QualityOfAll(measure=Measure.PERPLEXITY, on=str(perplexity.on), dense=perplexity.dense)
+        return perplexity.pruned, measure
+    relative = report.difference.relative
+    measure = QualityOfAll(measure=Measure.OUTPUT_ERROR, on=str(report.inputs.given), dense=0.0)
+    return math.inf if relative is None else relative, measure
+
+
+def _check_comparable(reports: dict[str, Report]) -> None:
+    (first, reference), *others = reports.items()
+    for name, report in others:
+        models = reference.model, report.model
+        if len({model.sha256 for model in models}) > 1:
+            raise PatchCompileError(
+                f"{first} and {name} are builds of different models",
+                f"{first}: {models[0].path}; {name}: {models[1].path}. Perplexities of different models cannot be compared.",
+                "Compare builds of one model.",
+            )
+        qualities = _quality(reference)[1], _quality(report)[1]
+        on = [f"{quality.measure.words} on {quality.on}" for quality in qualities]
+        if on[0] != on[1]:
+            raise PatchCompileError(
+                f"{first} and {name} were judged on different text or inputs",
+                f"{first}: {on[0]}; {name}: {on[1]}. Their figures can't be compared.",
+                "Build them again with the same `--eval`, `--eval-windows`, `--eval-length` and `--dtype`. Masks are kept.",
+            )
+        if not math.isclose(qualities[0].dense, qualities[1].dense, rel_tol=_SAME):
+            raise PatchCompileError(
+                f"{first} and {name} were judged on different text",
+                f"Their dense models are the same, but have perplexities of {qualities[0].dense:.2f} and "
+                f"{qualities[1].dense:.2f}.",
+                "Build them again with the same `--eval` and `--seed`. Masks are kept.",
+            )
+
+
+def _predicted_for(plans: Sequence[PlanSummary]) -> PredictedFor | None:
+    """Returns the card and the workload of the predictions, or None if the plans differ in them or have none."""
+    card, workload = plans[0].card, plans[0].workload
+    alike = all((plan.card, plan.workload) == (card, workload) for plan in plans)
+    return PredictedFor(card=card, workload=workload) if alike and card and workload else None
+
+
+def _speeds(plan: PlanSummary) -> PredictedSpeeds | None:
+    if (times := plan.whole) is None:
+        return None
+    return PredictedSpeeds(
+        prefill=times.prefill.speedup, decode=times.decode.speedup, end_to_end=times.end_to_end.speedup
     )
 
 
-def _beaten(builds: Sequence[ComparedBuild], placed: _BuildsOnAxis) -> dict[str, str | None]:
-    """Returns the name of the build that beats each build, None for a Pareto point. The dense model takes part."""
-    spots = [Spot(b.name, placed.gain(placed.values[b.name]), b.figures.quality) for b in builds]
-    return beaten_by([Spot(DENSE, placed.gain(placed.axis.dense), builds[0].quality.dense), *spots])
-
-
-def _row(
-    build: ComparedBuild,
-    measured: Measured,
-    placed: _BuildsOnAxis,
-    beaten: Mapping[str, str | None],
-    *,
-    predicted: bool,
-) -> BuildRow:
+def _row(name: str, path: Path, report: Report, *, predicted: bool) -> BuildRow:
+    value, quality = _quality(report)
+    perplexity = quality.measure is Measure.PERPLEXITY  # a relative error has no base
     return BuildRow(
-        **dict(build.figures) | ({} if predicted else {"predicted": None}),
-        measured={p: speeds[build.name] for p, speeds in measured.speeds.items() if build.name in speeds},
-        at=placed.values[build.name],
-        beaten_by=beaten[build.name],
+        name=name,
+        path=str(path),
+        method=report.method,
+        permuted=report.learned.permuted is not None,
+        repaired=report.learned.repair is not None,
+        ratio=report.ratio,
+        quality=value,
+        increase=value / quality.dense - 1 if perplexity else None,
+        bytes=report.onnx.bytes,
+        predicted=_speeds(report.plan) if predicted else None,
     )
-
-
-def _files(out: Path | None, force: bool) -> list[Path]:
-    """Returns the files to write. Raises PatchCompileError if they can't be written."""
-    if out is None:
-        return []
-    if out.suffix == _PICTURE:
-        files = [out]
-    elif out.suffix in _NOT_DRAWN:
-        raise UsageError(
-            f"{out} is not a kind of picture that is drawn",
-            f"It ends with {out.suffix}.",
-            "Name an `.svg` file, or a folder.",
-        )
-    else:
-        files = [out / f"{_NAME}{suffix}" for suffix in (_PICTURE, ".json")]
-    there = [str(file) for file in files if file.exists()]
-    if there and not force:
-        raise PatchCompileError(
-            f"The curves would replace {', '.join(there)}",
-            "Files are not overwritten unasked.",
-            "Use `--force`, or another `-o`.",
-        )
-    return files
-
-
-def _write(files: Sequence[Path], report: CompareReport) -> None:
-    from patch_compile.report.curve import draw
-
-    files[0].parent.mkdir(parents=True, exist_ok=True)
-    picture, *tables = files
-    draw(report, picture)
-    for table in tables:
-        write_json(table, report.as_json())
-
-
-def _place_on_axis(against: Against, builds: Sequence[ComparedBuild], measured: Measured) -> _BuildsOnAxis:
-    """Returns the axis of a kind. Raises PatchCompileError for a speed that is not known for all builds."""
-    if against is Against.RATIO:
-        return _on(against, 0.0, {build.name: build.figures.ratio for build in builds})
-    if against is Against.BYTES:
-        values = {build.name: build.figures.bytes / 1e6 for build in builds}
-        return _on(against, builds[0].dense_bytes / 1e6, values)
-    for phase in _MEASURED:
-        if measured.of_all(phase, builds):
-            return _on(against, 1.0, measured.speeds[phase], phase)
-    if why := why_not_predicted(builds):
-        raise PatchCompileError(
-            "The builds have no speed in common",
-            sentence(left_out_words(why)),
-            "Choose `--x ratio` or `--x bytes`, or time all: `patch-compile bench`.",
-        )
-    predicted = {build.name: build.figures.predicted for build in builds}
-    speeds = {name: found.end_to_end for name, found in predicted.items() if found}
-    return _on(against, 1.0, speeds)
-
-
-def _on(
-    against: Against, dense: float, values: Mapping[str, float], phase: Phase | None = None
-) -> _BuildsOnAxis:
-    return _BuildsOnAxis(ComparedAxis(against=against, phase=phase, dense=dense), values)

@@ -1,9 +1,9 @@
-"""Sections on quality: where the error arises, baselines, tasks, and generated texts."""
+"""Sections on quality: where the error arises, baselines and tasks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from operator import attrgetter
 
 from masklearn import Baseline, BaselineRow, BesideBaselines
@@ -12,13 +12,12 @@ from patch_compile.artifacts.record import Unit
 from patch_compile.artifacts.report import Kind, OutputsReport
 from patch_compile.artifacts.verify_schema import (
     ErrorAttribution,
-    GeneratedText,
     LinearError,
     TaskRow,
     TaskScores,
 )
 from patch_compile.report.number_format import change, number, percent, perplexity, seconds, spelled
-from patch_compile.report.section import Column, Columns, Section, columns_of, facts, table_of
+from patch_compile.report.section import Column, Columns, Section, columns_of, table_of
 
 _LISTED = 12  # linears that are shown
 _MUCH = 0.5  # relative error of an output; unrelated outputs of one size are 1.4 apart
@@ -29,11 +28,7 @@ _MANY, _HARDLY = (
 _VAGUE = 0.1  # share of the largest output that rounding may move
 _WHERE = (
     "Error: how far pruning moves the output of the linear, as a share of that output, on the dense model's inputs; share: "
-    "its part in the squared errors of all linears"
-)
-_TRIED = (
-    "; alone: change of the loss in nats per token if only this linear is pruned; restored: if only it is dense again; "
-    "both over {tokens} tokens"
+    "its part in the squared errors of all linears."
 )
 _ABOUT: dict[str, str] = {
     Baseline.DENSE: "the model as it is",
@@ -60,7 +55,7 @@ def where(found: ErrorAttribution | None) -> Section:
         f"The {len(rows)} of {len(found.linears)} linears that most of the error comes from: {listed} of the squared "
         "errors of all"
     )
-    lines = [_WHERE + ("" if found.tokens is None else _TRIED.format(tokens=found.tokens)) + "."]
+    lines = [_WHERE]
     if blocks := found.blocks:
         some = [blocks[i] for i in sorted({*range(0, len(blocks), -(-len(blocks) // 8)), len(blocks) - 1})]
         depth = ", ".join(f"{row.block}: {percent(row.error, 1)}" for row in some)
@@ -186,15 +181,6 @@ def _difference(row: TaskRow) -> str:
         errors = abs(found.value) / found.error
         return f"{size}, {errors:.1f} standard errors: hardly distinguishable {items}"
     return ""
-
-
-def generated(texts: Iterable[GeneratedText]) -> Section:
-    told = [fact for one in texts for fact in (*facts(one), ("same", same_words(one)))]
-    return Section("What the models say" * bool(told), facts=told)
-
-
-def same_words(one: GeneratedText) -> str:
-    return f"the first {one.same_tokens} of {one.tokens} tokens"
 
 
 def output_warnings(report: OutputsReport) -> Iterator[str]:

@@ -46,8 +46,7 @@ def told(report: Any, path: Path = Path(), *, every: bool = False) -> tuple[str,
         case BenchReport():
             return f"{path}, timed on {report.device.name} with {report.runner.words}", benched(report, path)
         case CompareReport():
-            best = ", ".join(report.pareto) or "none"
-            return f"{len(report.builds)} builds, not beaten: {best}", compared(report)
+            return f"{len(report.builds)} builds of {report.model.name}", compared(report)
         case PlanOfModel(model=model, whole=whole):
             speed = f", {whole.end_to_end.speedup:.2f}× as fast on {report.card}" if whole else ""
             fits = speed if report.memory.fits else ", does not fit"

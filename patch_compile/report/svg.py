@@ -23,13 +23,7 @@ MARKERS = {
     "square": "M-5.4 -5.4h10.8v10.8h-10.8Z",
     "triangle": "M0 -7L6.6 5H-6.6Z",
     "diamond": "M0 -7.4L7.4 0L0 7.4L-7.4 0Z",
-    "pointing down": "M0 7L6.6 -5H-6.6Z",
-    "cross": "M-2.4 -6.6h4.8v4.2h4.2v4.8h-4.2v4.2h-4.8v-4.2h-4.2v-4.8h4.2Z",
-    "star": "M" + "L".join(
-        f"{radius * math.sin(turn * math.pi / 5):.1f} {-radius * math.cos(turn * math.pi / 5):.1f}"
-        for turn, radius in enumerate((8.5, 3.5) * 5)
-    ) + "Z",
-}  # fmt: skip
+}
 # Largest over smallest loss that still gets a linear axis: above it the low end would be flat.
 _LOGARITHMIC = 6.0
 _LOSS_MARGIN = 0.12

@@ -47,7 +47,7 @@ from patch_compile.report.number_format import (
     seconds,
     spelled,
 )
-from patch_compile.report.quality import baselines, generated, tasks, where
+from patch_compile.report.quality import baselines, tasks, where
 from patch_compile.report.section import Column, Columns, Fact, Section, Table, columns_of, facts, table_of
 from patch_compile.sources.rounding import DEVIATIONS, UNIT_ROUNDOFF
 
@@ -81,7 +81,6 @@ def verified(found: VerifyReport, out: Path) -> Iterator[Section]:
         where(found.where),
         baselines(found.baselines),
         tasks(found.tasks),
-        generated(found.generated),
     )
     checks = [(one.ask, f"{'holds' if one.passed else 'FAILS'}: {limit_words(one)}") for one in found.checks]
     yield Section("Limits" * bool(checks), facts=checks)

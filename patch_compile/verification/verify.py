@@ -196,7 +196,7 @@ class Verification:
         """True if a request needs the whole model in memory, not block by block."""
         r = self.request
         proves = r.asks(Question.COMPILED) or r.asks(Question.PRUNED)
-        return bool(r.tasks or r.prompt or (not decoder and proves))
+        return bool(r.tasks or (not decoder and proves))
 
     def _about_next_tokens(self) -> Answers:
         request, out = self.request, self.out.path
@@ -233,18 +233,13 @@ class Verification:
             yield "built", EngineNotRun(reason=NotRun.NO_RUNTIME if engine else NotRun.NO_ENGINE)
 
     def _used(self) -> Answers:
-        """Run both models on tasks and on the user's prompts."""
+        """Run both models on tasks."""
         request = self.request
         if request.tasks:
             from patch_compile.verification.tasks.run import run_tasks
 
             with self.progress.stage("tasks") as update:
                 yield "tasks", run_tasks(self.out, request, progress=update, note=self.progress.note)
-        if request.prompt:
-            from patch_compile.verification.generated import generated_diff
-
-            with self.progress.stage("prompts") as update:
-                yield "generated", generated_diff(self.out, request.prompt, request.new_tokens, update)
 
     def _proven(self) -> Answers:
         from patch_compile.verification.outputs import compare_outputs
@@ -280,11 +275,11 @@ class Verification:
         from patch_compile.verification.pruned import compare_checkpoints, predictions_answer, where_answer
 
         request = self.request
-        found, changes = compare_checkpoints(
-            self.source, self._masks, self._pruned, windows, request, self._scratch, self.progress
+        found = compare_checkpoints(
+            self.source, self._masks, self._pruned, windows, request.device, self._scratch, self.progress
         )
         if request.asks(Question.WHERE):
-            yield "where", where_answer(found, changes)
+            yield "where", where_answer(found)
         if found.predictions is None or found.logits is None or not request.asks(Question.PRUNED):
             return
         count, length = windows.shape
@@ -352,17 +347,15 @@ def _check_memory(source: Source) -> None:
         raise PatchCompileError(
             "The model does not fit into memory to be run as a whole",
             f"That takes some {needed:.0f} GB, and {free:.0f} GB are free.",
-            "Leave out --tasks and --prompt, and ask --only where of an encoder; or take a machine with more memory.",
+            "Leave out --tasks, and ask --only where of an encoder; or take a machine with more memory.",
         )
 
 
 def _refuse_what_it_lacks(request: VerifyRequest, source: Source) -> None:
     """Raise PatchCompileError for flags that only work for models that predict next tokens."""
     asked = {
-        "--sensitivity": request.sensitivity,
         "--baselines": bool(request.baselines),
         "--tasks": bool(request.tasks),
-        "--prompt": bool(request.prompt),
     }
     for flag, given in asked.items():
         if given:

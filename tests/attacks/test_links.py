@@ -29,7 +29,6 @@ _COMMANDS = {
         f"bench out {_POINT} --against dense --keep --force",
         "import-mask out/model --model model -o imported --tile 32x32 --force",
         "compile model --mask out/masks.safetensors -o new --force --dump-passes dump",
-        "compare out second -o table --force",
     )
 }
 

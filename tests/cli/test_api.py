@@ -119,7 +119,6 @@ def test_learn_plan_inspect_and_compare(settings, tmp_path):
         pytest.param(lambda: build("m", ratio=0.4, tile=(128, 3)), id="tile ="),
         pytest.param(lambda: plan("m", ratio=0.4, lowering="fast"), id="lowering = fast"),
         pytest.param(lambda: verify("m", only=["prayer"]), id="only = prayer"),
-        pytest.param(lambda: compare(["m"], against="prayer"), id="against = prayer"),
         pytest.param(lambda: run("m", ["a"], new_tokens=0), id="new_tokens = 0"),
         pytest.param(lambda: run("m", ["a"], runner="prayer"), id="runner = prayer"),
     ],

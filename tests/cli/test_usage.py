@@ -82,7 +82,6 @@ BAD = {
     "rtol": [*NUMBER, "inf"],
     "check_error_stat": ["prayer"],
     "fail_on": ["ppl", "ppl:5%", "prayer:3", "kl:+5%", "kl:x"],
-    "sensitivity_tokens": [*COUNT, "1"],
     "task_backend": ["prayer"],
     "task_limit": COUNT,
     "iterations": COUNT,
@@ -95,7 +94,6 @@ BAD_IN = {  # options that take other values in this command
     ("bench", "batch_size"): SIZES,
     ("bench", "prompt_tokens"): SIZES,
     ("bench", "past_tokens"): SIZES,
-    ("compare", "out"): ["curve.pdf", "curve.jpg"],
 }
 # Any text, or what files and machine decide on.
 FREE = {

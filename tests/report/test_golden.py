@@ -21,13 +21,22 @@ from patch_compile.api.results import (
     Verified,
 )
 from patch_compile.artifacts.command_results import CompiledAnswer, ExportedAnswer, ImportedAnswer
+from patch_compile.artifacts.compare import (
+    BuildRow,
+    CompareReport,
+    Measure,
+    PredictedFor,
+    PredictedSpeeds,
+    QualityOfAll,
+)
+from patch_compile.artifacts.manifest import ModelOrigin
+from patch_compile.artifacts.prediction import CardRow, Workload
 from patch_compile.artifacts.proof import OutputDifference, OutputsDifference
 from patch_compile.artifacts.report import Kind, read_report
 from patch_compile.inspection import Inspection
 from patch_compile.report.page import write_page
 from patch_compile.report.terminal import show
 from tests.artifacts.benched import benched
-from tests.artifacts.compared import compared
 from tests.artifacts.examples import EMBEDDINGS, TOLERANCE, outputs_report
 from tests.conftest import write_model
 from tests.report.answers import answer, beside_baselines
@@ -68,14 +77,20 @@ def of_compile(folder: Path) -> Result:
 
 
 def of_compare(_: Path) -> Result:
-    report = compared([11.0, 140.25, 13.0], [1.1, 1.3, 1.5], 10.0, methods=("wanda", "patch-unstructured"))
-    first, *others = report.builds
-    changes = {
-        "name": "sweeps/of-monday/r0.1-of-smollm2-135m",
-        "permuted": True,
-        "kinds": {"2:4": 0.4, "8:16": 0.2},
-    }
-    return Compared(report.model_copy(update={"builds": (first.model_copy(update=changes), *others)}))
+    row = BuildRow(
+        name="sweeps/of-monday/r0.1-of-smollm2-135m", path="/builds/r0", method="wanda", permuted=True, repaired=False,
+        ratio=0.5, quality=11.0, increase=0.1, bytes=229_000_000,
+        predicted=PredictedSpeeds(prefill=0.97, decode=1.31, end_to_end=1.28),
+    )  # fmt: skip
+    worse = row.model_copy(
+        update={"name": "r1", "method": "patch-unstructured", "quality": 140.25, "increase": 13.025}
+    )
+    return Compared(CompareReport(
+        model=ModelOrigin(path="/models/m", sha256="ab" * 32),
+        quality=QualityOfAll(measure=Measure.PERPLEXITY, on="text", dense=10.0),
+        predicted_for=PredictedFor(card=CardRow(name="A6000"), workload=Workload(batch=1, prompt=128, generated=128)),
+        builds=(row, worse), dense_bytes=330_000_000,
+    ))  # fmt: skip
 
 
 def of_plan(folder: Path, architecture: str = "llama") -> Result:

@@ -221,14 +221,6 @@ def test_tolerances_are_polygraphys_own(out):
     assert loose.passed
 
 
-def test_sensitivity_lists_each_linears_loss(out):
-    found = verify(out, asked(only="where", sensitivity=True, sensitivity_tokens=24))
-    rows = found.where.linears
-    assert all(row.alone is not None and row.restored is not None for row in rows)
-    assert any(row.alone != 0.0 for row in rows)
-    assert found.where.tokens == 24
-
-
 def test_permuted_builds_compare_in_order(settings):
     """Every channel would differ from the dense model on disk, which has another order."""
     build(settings | {"permute": True, "ratio": 0.2})
@@ -298,8 +290,6 @@ def test_encoders_are_compared_on_their_outputs(settings, make_model):
     assert alone.compiled is None and alone.pruned == found.pruned
     with refused():
         verify(settings["out"], asked(fail_on=("ppl:12",)))
-    with refused():
-        verify(settings["out"], asked(sensitivity=True))
 
 
 def test_builds_from_onnx_files_are_proven_again(tmp_path):
@@ -352,7 +342,7 @@ def test_what_can_not_be_verified_is_refused(settings, monkeypatch, tmp_path):
     with monkeypatch.context() as patched:
         patched.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 10_000_000})())
         with refused():
-            verify(out, asked(only="pruned", prompt=("the cat",)))
+            verify(out, asked(only="pruned", tasks=("builtin",)))
     moved = settings["model"].with_name("elsewhere")
     shutil.copytree(settings["model"], moved)
     config = json.loads((settings["model"] / "config.json").read_text())

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from masklearn import Baseline, BaselineRow
 from masklearn.masks.kinds.base import BYTES_DENSE
 from patch_compile.artifacts.verify_schema import BlockError
-from patch_compile.report.compare import Spot, beaten_by
 from patch_compile.report.linears import learned_types, types_words
 from patch_compile.report.number_format import (
     bytes_of,
@@ -44,6 +44,32 @@ _NARROW, _NARROW_WIDTH, _NARROW_HEIGHT = Box(56, 16, 468, 260), 480, 314  # so t
 _LABELS = 12  # block numbers that fit below
 _THIS, _DENSE = "this build", "dense"
 _CLASSES = {_DENSE: "dense", _THIS: "build"}  # of marks; baselines have another
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A build as a point of the chart. gain: more is better; loss: less is better."""
+
+    name: str
+    gain: float
+    loss: float
+
+    def beats(self, other: Spot) -> bool:
+        """Returns True if it is at least as good in both coordinates, and better in at least one."""
+        at_least = self.gain >= other.gain and self.loss <= other.loss
+        return at_least and (self.gain > other.gain or self.loss < other.loss)
+
+
+def beaten_by(spots: Sequence[Spot]) -> dict[str, str | None]:
+    """Returns the build that beats each build, by name, or None for a Pareto point.
+
+    If several builds beat a build, it names the build with the smallest loss.
+    """
+    found: dict[str, str | None] = {}
+    for spot in spots:
+        better = [other for other in spots if other.beats(spot)]
+        found[spot.name] = min(better, key=lambda one: (one.loss, -one.gain)).name if better else None
+    return found
 
 
 def depth_chart(blocks: Sequence[BlockError]) -> tuple[Markup, str] | None:

@@ -20,7 +20,7 @@ def environment() -> Environment:
 
     found = Environment(
         loader=PackageLoader(_PACKAGE),
-        autoescape=True,
+        autoescape=lambda name: name is None or not name.endswith(".md"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

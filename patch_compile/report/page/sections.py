@@ -1,4 +1,4 @@
-"""Sections that only the page has: every linear, the models' texts with differing words marked, and the origin."""
+"""Sections that only the page has: every linear, the models' text with differing words marked, and the origin."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from typing import Any
 from masklearn.base.printable import counted
 from masklearn.masks.name_globs import depth_of, kind_of, short_kinds
 from patch_compile.artifacts.layout import CARD, PAGE, RECIPE
-from patch_compile.artifacts.proof import Sentence
 from patch_compile.artifacts.report import DecoderReport
-from patch_compile.artifacts.verify_schema import GeneratedText
 from patch_compile.report.learned import learned_lines
 from patch_compile.report.linears import (
     LOWERING,
@@ -31,7 +29,6 @@ from patch_compile.report.linears import (
 from patch_compile.report.number_format import seconds, sha, shape_of
 from patch_compile.report.page.page_data import Row, Sources
 from patch_compile.report.prediction import lowering_words, node_words, reason_lines, reason_words
-from patch_compile.report.quality import same_words
 from patch_compile.report.quality import tasks as task_scores
 from patch_compile.report.section import Column, Columns, Fact, Section, Table, facts
 
@@ -134,13 +131,17 @@ def _seconds(sources: Sources) -> Iterator[list[str]]:
 
 
 def said(sources: Sources) -> dict[str, Any] | None:
-    """Returns {tasks, texts}, or None if there is neither.
+    """Returns {tasks, text}, or None if there is neither.
 
-    A text is {prompt, same, dense, pruned}. The last two are lists of (words, True if they differ) in order.
+    The text is {prompt, dense, pruned}; the last two are lists of (words, True if they differ) in order. Without the dense
+    model there is no text to compare with.
     """
-    tasks = task_scores(sources.verify.tasks if sources.verify else None)
-    texts = [_text(one) for one in _generated(sources)]
-    return {"tasks": tasks, "texts": texts} if tasks.title or texts else None
+    tasks, report, text = task_scores(sources.verify.tasks if sources.verify else None), sources.report, None
+    if report.dense_given and isinstance(report, DecoderReport):
+        sentence = report.generated
+        dense, pruned = differing_words(sentence.dense, sentence.hybrid)
+        text = {"prompt": sentence.prompt, "dense": dense, "pruned": pruned}
+    return {"tasks": tasks, "text": text} if tasks.title or text else None
 
 
 def differing_words(before: str, after: str) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
@@ -157,27 +158,3 @@ def differing_words(before: str, after: str) -> tuple[list[tuple[str, bool]], li
         if k < m:
             right.append(("".join(b[k:m]), what != "equal"))
     return left, right
-
-
-def _generated(sources: Sources) -> Iterator[Sentence | GeneratedText]:
-    """Yield the generated texts of `verify`, and the build's text unless `verify` was given its prompt too. Without the
-    dense model there is nothing to compare."""
-    if not sources.report.dense_given:
-        return
-    of_verify = sources.verify.generated if sources.verify else ()
-    built = sources.report.generated if isinstance(sources.report, DecoderReport) else None
-    if built and built.prompt not in [one.prompt for one in of_verify]:
-        yield built
-    yield from of_verify
-
-
-def _text(one: Sentence | GeneratedText) -> dict[str, Any]:
-    dense, pruned = differing_words(one.dense, one.pruned)
-    same = f"{same_words(one)} are the same" if isinstance(one, GeneratedText) else ""
-    return {
-        "prompt": one.prompt,
-        "dense": dense,
-        "pruned": pruned,
-        "same": one.dense == one.pruned,
-        "tokens": same,
-    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -17,10 +18,11 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, re
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from masklearn.base.device import usable_device
+from masklearn.base.durable import temporary_name
 from masklearn.model.models import load_model
 from masklearn.model.pretrained import load_config, load_tokenizer
 from patch_compile.artifacts.folder import OutFolder
-from patch_compile.artifacts.layout import MODEL, ONNX
+from patch_compile.artifacts.layout import MODEL, ONNX, ONNX_FOLDER, ONNX_NAME
 from patch_compile.engine.backend import Runner
 from patch_compile.errors import PatchCompileError
 from patch_compile.recipe import Recipe
@@ -29,7 +31,7 @@ from patch_compile.runtime.generator import Generator
 from patch_compile.runtime.locate import open_generator
 from patch_compile.runtime.onnx_decoder import OnnxDecoder
 from patch_compile.runtime.sampling import Sampling
-from patch_compile.verification.generated import dense_onnx
+from patch_compile.sources.open import source_of
 from patch_compile.verification.graph_outputs import with_all_logits
 
 Score = tuple[float, bool]
@@ -70,7 +72,7 @@ def _open_onnx(path: Path, folder: Path, seed: int, update: Update) -> Any:
 def _onnx_file(out: OutFolder, side: Side) -> AbstractContextManager[Path]:
     """Returns the ONNX file with logits of all positions."""
     if side == "dense":
-        return dense_onnx(out, logits="all")
+        return _dense_onnx(out)
     if not (out.path / ONNX).is_file():
         raise PatchCompileError(
             f"{out.path} holds no {ONNX}",
@@ -78,6 +80,20 @@ def _onnx_file(out: OutFolder, side: Side) -> AbstractContextManager[Path]:
             "Ask the checkpoint with --task-backend hf.",
         )
     return with_all_logits(out.path / ONNX)
+
+
+@contextmanager
+def _dense_onnx(out: OutFolder) -> Iterator[Path]:
+    """Yield a file in OUT, with the type and opset of the build, that is removed at the end.
+
+    Raises PatchCompileError if the model was moved or deleted.
+    """
+    folder = out.path / temporary_name(ONNX_FOLDER)
+    folder.mkdir()
+    try:
+        yield source_of(out).dense_onnx(folder / ONNX_NAME, logits="all")
+    finally:
+        shutil.rmtree(folder)
 
 
 def _folder(out: OutFolder, side: Side) -> Path:

@@ -24,7 +24,8 @@ from patch_compile.artifacts.verify_schema import TaskScores
 from patch_compile.errors import PatchCompileError
 from patch_compile.recipe import Recipe
 from patch_compile.report.quality import asked_words
-from patch_compile.verification.generated import check_continues_text
+from patch_compile.sources.kinds import Capability
+from patch_compile.sources.open import source_of
 from patch_compile.verification.request import VerifyRequest
 from patch_compile.verification.tasks.loading import in_task_folder, load_tasks
 from patch_compile.verification.tasks.rows import Unit, check_same_documents, rows_of
@@ -55,7 +56,8 @@ def run_tasks(
     from masklearn.model.pretrained import load_tokenizer
 
     _check_harness()
-    check_continues_text(out)
+    if why := source_of(out).why_not(Capability.NEXT_TOKENS):
+        raise PatchCompileError(f"{out.path} can't continue text", why, "Leave out --tasks.")
     limit = request.task_limit
     with quiet_harness(), offline():
         tasks = load_tasks(request.tasks, request.task_folder)

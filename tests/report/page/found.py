@@ -13,7 +13,6 @@ from patch_compile.artifacts.verify_schema import (
     ErrorAttribution,
     ErrorStats,
     FigureName,
-    GeneratedText,
     LimitCheck,
     LinearError,
     LogitErrorStats,
@@ -71,22 +70,6 @@ def verified(out: Out) -> VerifyReport:
         where=_where(out),
         baselines=baselines(),
         tasks=_tasks(),
-        generated=(
-            GeneratedText(
-                prompt="Water boils at",
-                dense=" 100 degrees Celsius.",
-                pruned=" 100 degrees Fahrenheit.",
-                same_tokens=3,
-                tokens=24,
-            ),
-            GeneratedText(
-                prompt="The cat",
-                dense=" sat on the mat.",
-                pruned=" sat on the mat.",
-                same_tokens=6,
-                tokens=6,
-            ),
-        ),
         checks=(
             LimitCheck(
                 figure=FigureName.PPL,
@@ -150,13 +133,11 @@ def _where(out: Out) -> ErrorAttribution:
             kind=name.rpartition(".")[2],
             error=float(error),
             share=float(share),
-            alone=float(share * 0.4),
-            restored=float(-share * 0.3),
         )
         for name, error, share in zip(out.shapes, errors, shares, strict=True)
     )
     blocks = (BlockError(block=depth, error=0.04 + 0.31 * (depth / len(depths)) ** 0.7) for depth in depths)
-    return ErrorAttribution(linears=tuple(linears), blocks=tuple(blocks), tokens=2048)
+    return ErrorAttribution(linears=tuple(linears), blocks=tuple(blocks))
 
 
 def _tasks() -> TaskScores:

@@ -112,7 +112,7 @@ class TestSections:
     def test_none_is_empty(self, out: Out) -> None:
         """verify was not asked for some parts."""
         parts = ("where", "baselines", "tasks", "text", "pruned", "compiled", "built")
-        nothing = dict.fromkeys(parts) | {"generated": (), "checks": ()}
+        nothing = dict.fromkeys(parts) | {"checks": ()}
         page = write_page(out.write(verified(out).model_copy(update=nothing)))
         assert sections(page) == BUILT
 
