@@ -210,7 +210,7 @@ audit: .venv/installed .cache/tools/installed
 # The lowest versions that pyproject.toml allows, and the newest that there are: each is installed into an environment of its own
 # and makes, proves, runs and serves builds of tiny models.
 DEPENDENCY_TESTS := tests/onnx_export tests/onnx_io tests/masklearn/model tests/runtime/test_generator.py tests/runtime/test_sampling.py \
-  tests/runtime/test_shared_batch.py tests/samples/serve_http/test_answers.py
+  tests/samples/serve_http/test_server.py
 lowest newest: .venv/installed
 	rm -rf .cache/$@
 	$(PYTHON) -m venv .cache/$@
