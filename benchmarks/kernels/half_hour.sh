@@ -9,7 +9,7 @@
 #   half_hour.sh three           5: the sweep of more tokens, and the decoder
 #   half_hour.sh four            4: compute-sanitizer over six kernels
 #   half_hour.sh five            2: Nsight Compute over three kernels
-#   half_hour.sh --dry-run       all steps without a GPU: no kernel runs. It says for how long an H100 is predicted to compute
+#   half_hour.sh --dry-run       all steps without a GPU: no kernel runs
 #
 # What a step writes is in the folder OUT (build/gpu): gpu.jsonl with all rows, log.txt, profiles.tgz. Where OUT is another
 # folder, copy its gpu.jsonl into build/gpu before the next step.
@@ -40,7 +40,6 @@ part() { # SECONDS COMMAND...: stop the command after so many, or when the step'
 }
 
 bench() { # MINUTES STAGE [OPTION...]: a row that is being measured when the minutes are over may take 90 seconds
-  [ -z "$dry" ] || { echo "== seconds of an H100, predicted" && python3 $kernels/predicted_seconds.py --stages "${@:2}"; }
   part $(($1 * 60 + 90)) python3 $kernels/run.py --out "$out/${rows:-gpu.jsonl}" --minutes "$1" --stages "${@:2}"
 }
 
@@ -94,7 +93,7 @@ step() { # NAME
 }
 
 play() { # stand-ins for everything that needs a GPU, in front of PATH
-  dry=1 out=${OUT:-build/dry-run} library=$work/library.so
+  out=${OUT:-build/dry-run} library=$work/library.so
   rm -f "$out/gpu.jsonl" "$out/in-turn.jsonl"
   echo "of no GPU" >"$library"
   printf '#!/usr/bin/env bash\nexec %q %q "$@"\n' "$(command -v python3)" "$PWD/$kernels/dry_run.py" >"$work/python3"
@@ -116,7 +115,7 @@ usage() {
 
 [ $# -ge 1 ] || usage
 [ ! -x .venv/bin/python3 ] || export PATH="$PWD/.venv/bin:$PATH"
-work=$(mktemp -d) dry="" out=${OUT:-build/gpu} steps=("$1")
+work=$(mktemp -d) out=${OUT:-build/gpu} steps=("$1")
 trap 'rm -rf "$work"' EXIT
 mkdir "$work/found"
 case $1 in
@@ -126,7 +125,7 @@ case $1 in
   *) usage ;;
 esac
 mkdir -p "$out"
-[ -n "$dry" ] || [ -e "$out/gpu.jsonl" ] || [ ! -e build/gpu/gpu.jsonl ] || cp build/gpu/gpu.jsonl "$out"
+[ "$1" = --dry-run ] || [ -e "$out/gpu.jsonl" ] || [ ! -e build/gpu/gpu.jsonl ] || cp build/gpu/gpu.jsonl "$out"
 if [ -e "$library" ] && python3 -c 'import ctypes, sys; ctypes.CDLL(sys.argv[1])' "$library"; then
   export PATCH_BENCH_LIBRARY=$library
 fi

@@ -2,10 +2,8 @@
 
     python benchmarks/kernels/issue.py [--arch 80] [--renew]
 
-Prints the figures of the loops, and the latency of DRAM that decode kernels hide, by the simulation and by Little's law: an
-SM gets its share of the bandwidth only while it has  bandwidth x latency  bytes under way. `--renew` writes the counts and
-cycles that the planner reads, plugins/kernels/sass.json, what the plugin's schedule takes from them (turns.py), and the
-bounds that tests hold the kernels to, budgets.json.
+Prints the figures of the loops. `--renew` writes the counts and cycles that the planner reads, plugins/kernels/sass.json,
+what the plugin's schedule takes from them (turns.py), and the bounds that tests hold the kernels to, budgets.json.
 
 It reads an instruction's control word as ptxas wrote it (cycles to stall, scoreboards to set and to wait for), and models
 in-order issue by four schedulers, the rate of the tensor cores, a single queue for all accesses of shared memory, barriers,
@@ -25,7 +23,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,8 +39,6 @@ from patch_compile.planning.roofline.launch_work import (
     SCHEDULERS,
     SHARED_BYTES,
     WARP_BYTES,
-    bytes_in_flight,
-    latency,
     occupancy,
 )
 from patch_compile.planning.roofline.schedule import CONFIGS, Config, blocks_on
@@ -52,7 +48,6 @@ from patch_compile.plugin.toolchain import find_nvcc
 BUDGETS = Path(__file__).resolve().with_name("budgets.json")
 BUDGET_ARCHS = (80, 86)  # the budgets of sm_86 hold for sm_89; prefill on sm_90 takes the dense path
 
-_LONGEST = 8192  # cycles of latency
 _NO_SCOREBOARD = 7
 _OFFSET = re.compile(
     r"\s*\[U?R\d+(?:\.\w+)*(?:\+(?:UR\d+\+)?(-?0x[0-9a-f]+))?\]"
@@ -282,19 +277,6 @@ def loop_figures(
     )
 
 
-def longest_latency(
-    way: Sequence[Instruction], config: Config, timing: Timing, blocks: int, budget: float
-) -> int:
-    """Returns the longest latency of copies, in cycles, with which an SM takes a slab in `budget` cycles; 0 for none."""
-    low, high = 0, _LONGEST + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        slow, turns = replace(timing, copy=middle), 3 * config.stages
-        fits = cycles_per_slab(way, config.warps, slow, blocks, turns, config.stages) <= 1.01 * budget
-        low, high = (middle, high) if fits else (low, middle)
-    return low
-
-
 def slab_bytes(config: Config, kind: str) -> int:
     """Returns the bytes of a slab of W, which come from DRAM; the bytes of X come from L2."""
     names = [one.name for one in kinds_with(config.weights)]
@@ -391,48 +373,20 @@ def _loop_rows(found: dict[str, Any]) -> Iterator[list[str]]:
                     yield [*map(str, cells), str(loop.stalls), per_product]
 
 
-def _latency_rows(
-    kernels: Sequence[Kernel], code: dict[int, list[Instruction]], arch: int
-) -> Iterator[list[str]]:
-    cards = [card for card in rated_cards() if card.sm == arch]
-    for k in kernels:
-        config, blocks = CONFIGS[k.config], blocks_of(CONFIGS[k.config], k.registers, arch)
-        for kind in kinds_of(config) if "decode" in config.name else ():
-            way, size = way_executed(code[k.config], config, kind), slab_bytes(config, kind)
-            for card in cards:
-                pace = size / card.bytes_a_clock
-                longest = longest_latency(way, config, timing_of(arch), blocks, pace)
-                under_way = bytes_in_flight(config, size, blocks), latency(ASSUMED) * card.bytes_a_clock
-                sizes = (f"{one / 1024:.1f}" for one in under_way)
-                yield [card.name, config.name, kind, *sizes, f"{pace:.0f}", str(longest)]
-
-
 _LOOP_HEADS = (
     "architecture", "configuration", "registers", "spills", "kind", "cycles a slab", "of the tensor cores' rate",
     "stalls to the first product", "instructions a product",
 )  # fmt: skip
-_LATENCY_HEADS = (
-    "card", "configuration", "kind", "KiB in flight", f"KiB that {latency(ASSUMED):g} cycles need",
-    "cycles of DRAM for a slab", "longest latency hidden",
-)  # fmt: skip
 
 
-class _Architecture(NamedTuple):
-    """What the simulation of an architecture gives. counts: for sass.json, else empty; latencies: rows of the table."""
-
-    figures: dict[str, Any]
-    counts: dict[str, Any]
-    latencies: list[list[str]]
-
-
-def _of_architecture(arch: int, nvcc: Path, cuobjdump: Path, renew: bool) -> _Architecture:
-    """Compile the fp16 kernels for an architecture and simulate their loops."""
+def _of_architecture(
+    arch: int, nvcc: Path, cuobjdump: Path, renew: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Compile the fp16 kernels; returns the figures of their loops, and to renew also the counts for sass.json."""
     with tempfile.TemporaryDirectory() as folder:
         compiled = compile_all("half", arch, nvcc, cuobjdump, Path(folder))
     figures = figures_of(*compiled, arch)
-    if renew:
-        return _Architecture(figures, counts_of(figures, *compiled, arch), [])
-    return _Architecture(figures, {}, list(_latency_rows(*compiled, arch)))
+    return figures, counts_of(figures, *compiled, arch) if renew else {}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -452,14 +406,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     tools = nvcc.path, cuobjdump, bool(asked.renew)
     with ProcessPoolExecutor() as pool:
         each = list(pool.map(_of_architecture, archs, *([one] * len(archs) for one in tools)))
-    found = dict(zip(archs, (one.figures for one in each), strict=True))
-    latencies = [row for one in each for row in one.latencies]
-    print(table(_LOOP_HEADS, _loop_rows(found)), table(_LATENCY_HEADS, latencies), sep="\n\n")
+    found = {f"sm_{arch}": figures for arch, (figures, _) in zip(archs, each, strict=True)}
+    print(table(_LOOP_HEADS, _loop_rows(found)))
     if asked.renew:
-        counts = {f"sm_{arch}": one.counts for arch, one in zip(archs, each, strict=True)}
+        counts = {f"sm_{arch}": own for arch, (_, own) in zip(archs, each, strict=True)}
         about = {"nvcc": nvcc.version, "flags": " ".join(FLAGS), "kernels": counts}
         bounds = {
-            f"sm_{arch}": {name: budget_of(f) for name, f in found[arch].items()} for arch in BUDGET_ARCHS
+            f"sm_{arch}": {name: budget_of(f) for name, f in found[f"sm_{arch}"].items()}
+            for arch in BUDGET_ARCHS
         }
         JSON.write_text(json.dumps(about, indent=1) + "\n")
         BUDGETS.write_text(json.dumps({"nvcc": nvcc.version} | bounds, indent=1) + "\n")

@@ -2,12 +2,13 @@
 
     python benchmarks/kernels/roofline.py [--page docs/explanation/performance.md]
 
-Prints whole models, linears beside the dense product, the assumptions and the cards. `--page` renews the part of a page
-that this program writes. Nothing here is measured.
+Prints whole models, the assumptions and the cards. `--page` renews the part of a page that this program writes. Nothing
+here is measured.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Collection, Iterable, Sequence
@@ -17,13 +18,10 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
-from benchmarks.page_part import print_or_renew
-from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.quant.table import FLOAT16, INT4, INT8, W8A8, WeightType
 from patch_compile.artifacts.plan import Slower, Times, Way
 from patch_compile.artifacts.prediction import WholeRow, Workload
 from patch_compile.hardware.cards import RatedCard, Share, rated_cards
-from patch_compile.packing.slab_kinds import SLAB_K
 from patch_compile.planning.cards import PlanCard
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import LinearPlan
@@ -32,13 +30,9 @@ from patch_compile.planning.planner import assumed_plans, settle_together
 from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.products import InputGroup, cost_together, products_of
 from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
-from patch_compile.planning.roofline.launch_work import simulated_clocks
-from patch_compile.planning.roofline.linear_roofline import Linear, predict
 from patch_compile.planning.roofline.rest import Model
-from patch_compile.planning.roofline.schedule import CONFIGS, Config, kinds_of
 from patch_compile.plugin.toolchain import plugin_sources
 
-SHARES = (0.0, 0.5, 0.7, 0.8, 0.9, 1.0)
 RATIOS = (0.25, 0.35, 0.45)
 BATCH, PROMPT, GENERATED = 16, 128, 128
 # STOICC (a Triton fork), LLaMA-2-7B, batch 16, 128 + 128 tokens: measured by its authors
@@ -58,26 +52,14 @@ _TYPES = (
     "weights, its limit by bytes, and how much faster than with dense weights of the same type; then how much faster prompts"
     " and the whole workload are than with dense 16-bit weights."
 )
-_SLAB_CLOCKS = (
-    "Clocks that a slab takes an SM in the decode kernels for integers (simulated by `benchmarks/kernels/issue.py`), and "
-    "after the slash those that DRAM leaves for its bytes. Where the first number is larger, instructions limit decode, and "
-    "not the bytes."
-)
 _W8A8 = (
     "Prefill of LLaMA-2-7B with `--weights w8a8` at the ratios 0, 0.25 and 0.5 (all tiles 2:4). How much faster the linears "
     "are than dense 16-bit linears, and than dense W8A8 by a GEMM of a library that scales its sums itself, as CUTLASS "
     "and vLLM do. Then the whole prefill, over dense 16 bits, dense W8A8 and dense fp8 by libraries, and the limit of the "
     "first."
 )
-_INT8_LOOPS = (
-    "Share of the int8 rate of mma.sync that the loops over slabs reach by the simulation of `benchmarks/kernels/issue.py`, "
-    "dense / 2:4. A gated configuration multiplies a gate's panel and the up's of 64 rows each."
-)
 _W8A8_PROMPTS = ((1, 2048), (16, 512))
 _PAGE_DEVICES = ("A100-80", "A6000", "RTX 4090", "H100")
-_CLOCK_DEVICES = ("A6000", "A100-80", "RTX 4090", "H100", "H200")
-_PAGE_SHAPES = ((4096, 4096), (11008, 4096))
-_PAGE_TOKENS = (1, 16, 64, 128, 512, 2048, 4096)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -234,21 +216,6 @@ def _types_row(device: RatedCard, batch: int, weights: WeightType) -> list[str]:
     ]
 
 
-def slab_clocks_table(devices: Iterable[RatedCard]) -> str:
-    """Clocks of a slab of int8 and int4 in the loop of the decode kernel, and of its bytes at DRAM's pace."""
-    rows = (_slab_clocks_row(device, weights) for device in devices for weights in (INT8, INT4))
-    return table(["device", "weights", *(kind.name for kind in kinds_of(INT8))], rows)
-
-
-def _slab_clocks_row(device: RatedCard, weights: WeightType) -> list[str]:
-    config = next(one for one in CONFIGS if one.name == f"{weights}-decode-64")
-    cells = (
-        f"{simulated_clocks(device, config, kind):.0f} / {config.slab_bytes(number) / device.bytes_a_clock:.0f}"
-        for number, kind in enumerate(kinds_of(weights))
-    )
-    return [device.name, str(weights), *cells]
-
-
 def w8a8_table(devices: Iterable[RatedCard]) -> str:
     """Prefill in W8A8, with three shares of 2:4 tiles."""
     header = ["device", "prompts", "ratio", "linears, ms", "over dense", "over W8A8"]
@@ -289,24 +256,6 @@ def _w8a8_row(device: RatedCard, batch: int, prompt: int, ratio: float) -> list[
     ]
 
 
-def int8_loops_table(devices: Sequence[RatedCard]) -> str:
-    """Shares of mma.sync's int8 rate that the simulated loops over slabs reach, dense / 2:4."""
-    configs = [one for one in CONFIGS if one.weights is W8A8 and one.tokens >= 128]
-    return table(
-        ["configuration", *(device.name for device in devices)],
-        ([config.name, *(_loop_shares(device, config) for device in devices)] for config in configs),
-    )
-
-
-def _loop_shares(device: RatedCard, config: Config) -> str:
-    products = config.panel_rows * config.tokens * SLAB_K / (2 * device.rates.fma * device.rates.mma)
-    shares = {
-        kind: products / rate / simulated_clocks(device, config, kind)
-        for kind, rate in ((DENSE, 1.0), (TWO_FOUR, device.rates.sparse))
-    }
-    return " / ".join(f"{share:.0%}" for share in shares.values())
-
-
 def assumption_table() -> str:
     """Every assumption by its name."""
     rows = ([f.name, str(f.default), f.metadata["what"]] for f in fields(Assumptions))
@@ -326,35 +275,36 @@ def markdown() -> str:
         "### Types of weights",
         _TYPES,
         types_table(devices),
-        _SLAB_CLOCKS,
-        slab_clocks_table(map(_card, _CLOCK_DEVICES)),
         "### int8 products",
         _W8A8,
         w8a8_table(devices),
-        _INT8_LOOPS,
-        int8_loops_table(devices),
-        "### Linears",
+        "### Assumptions",
+        assumption_table(),
+        "### Cards",
+        device_table(),
     ]
-    for device in devices:
-        parts += [f"{device.name}:", _page_linears(device)]
-    parts += ["### Assumptions", assumption_table(), "### Cards", device_table()]
     return "\n\n".join(parts)
 
 
-def _page_linears(device: RatedCard) -> str:
-    header = ["shape", "tokens", *(f"p = {share:g}" for share in SHARES), "bound at .9", "taken"]
-    return table(header, (_linear_row(device, *shape, m) for shape in _PAGE_SHAPES for m in _PAGE_TOKENS))
-
-
-def _linear_row(device: RatedCard, n: int, k: int, tokens: int) -> list[str]:
-    found = [predict(device, Linear(n, k, share), tokens) for share in SHARES]
-    at = found[SHARES.index(0.9)]
-    return [f"{n}×{k}", str(tokens), *(f"{p.speedup:.2f}" for p in found), at.bound, taken(at.slower)]
+def renewed(page: str) -> str:
+    """Returns the page with the part of this program replaced."""
+    before, begin, rest = page.partition("<!-- roofline: begin -->\n")
+    _, end, after = rest.partition("\n<!-- roofline: end -->")
+    return f"{before}{begin}{markdown()}{end}{after}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the tables, or renew their part of a page."""
-    return print_or_renew(argv, __doc__, "roofline", markdown)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--page", type=Path, help="renew its generated part, and print nothing")
+    asked = parser.parse_args(argv)
+    if asked.page:
+        asked.page.write_text(renewed(asked.page.read_text()))
+    else:
+        print(markdown())
+    return 0
 
 
 if __name__ == "__main__":

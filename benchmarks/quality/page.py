@@ -5,6 +5,7 @@ import importlib.metadata
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -39,7 +40,7 @@ text: this text is the page's, the other column has the name of its file. Freque
 rare tokens are in it twice at most. Calibration error: how far the probability of the likeliest token is from the share of
 right guesses, on average; sure when wrong: that probability where the guess is wrong. Choice and continuation: shares of
 right answers of the built-in tasks, 64 and 60 questions, whose standard error is 6 %. By
-`python -m benchmarks.quality.beyond`."""
+`python -m benchmarks.quality.beyond` of commit b3835239."""
 _FOUND = """What this says about kinds:
 
 - Perplexity is a fair guide to the choice of kinds. After 8 minutes `kinds auto` keeps 99, 100 and 93 % of the dense
@@ -57,89 +58,10 @@ _MODELS = {
     "smollm2-135m": "its weights were Q4_1 (a scale and a minimum for 32 columns) before they were converted to 16 bits, so "
     "`dense` is a model of 4-bit weights, and `int4` rounds them a second time, to another grid",
 }
-_TRIED = """Short trials whose code did not stay, each against the program of its day. Perplexity, or KL to the dense model
-after repair; lower is better. The first three trials of int4 rounded 4 blocks, none pruned, from 64 windows, and their KL is
-over 6 windows of the evaluation text. The last five rounded all blocks (2026-12-01), "at .35" under the tiles of `kinds
-auto` at these bytes; their KL is over the 4 windows of held-out text that judge a repair. CPU seconds are what training
-adds. Training a block's rounding helps only weights that are not repaired, and repair takes the unrepaired 30.71 to 29.02
-in about the same time. Block error: change of the squared error of the outputs of blocks 3 and 14 on 8 other windows, each
-block solved on 16 windows.
-
-| tried | source | with it | without |
-| --- | --- | --- | --- |
-| inputs of the pruned, outputs of the dense model as the target of a solve | GPTAQ, arXiv 2504.02692 | 101 | 62.2 |
-| a Hessian that weighs tokens by their effect, for pruning | `masklearn/stream/moments.py` | 114.2 | 100.3 |
-| tiles moved between linears by measured losses | EvoPress, arXiv 2410.14649 | no linear loses over .0084 of .26 nats | |
-| ADMM's products in bf16 | – | 35.03, 27 CPU s a linear of 4096×4096 | 34.90, 37 CPU s |
-| whole blocks trained to the dense blocks' outputs before repair | – | 41.4 | 41.2 |
-| attention and MLP of each block trained apart to the dense parts' outputs, then 24 of 47 steps of repair | \
-A Free Lunch, arXiv 2510.14444 | 30.95, KL .387, 347 CPU s | 31.24, KL .398, about 325 CPU s |
-| exact swaps of kept and pruned weights in groups of 16 after ALPS | SparseSwaps, arXiv 2512.10922 | \
-output error of 88 linears −1.4 %, CPU time of the solve +64 % | |
-| masks that follow the size of weight times input in repair's first half | ELSA, arXiv 2510.01650 | \
-7 of a million weights change places in 18 steps | |
-| columns with the largest expected loss first | ROSE, arXiv 2603.05878 | ALPS has no order of columns | |
-| repair with half the batch and twice the steps | – | 32.16, KL .420 | 32.17, KL .417 |
-| the mean of the weights of repair's last third | LAWA, arXiv 2209.14981 | KL .396 in 189 s | no better |
-| Muon for repair, rates 3e-4 and 8e-4 | Muon (Jordan, 2024) | KL .388 and .398 in 254 to 279 s | no better in that time |
-| the dense model's logits kept on disk | – | in repair's minutes no window is read twice | |
-| self-written text whose documents begin with a random word | – | 41.32 | 40.48 |
-| Moby Dick and the Python manual instead of self-written text | – | 44.06 | 40.48 |
-| int4: tokens weighted by the gradient of the model's loss | GuidedQuant, arXiv 2505.07004 | KL .0184 | .0179 |
-| int4: a block's integers by signed steps, scales by Adam | AutoRound, arXiv 2309.05516 | 23.49, 12 CPU s a block | 23.16 |
-| int4: a block's integers and scales by 50 steps of Adam, to the dense block's output | – | \
-KL .0180, 18 CPU s a block | .0179 |
-| int4 at .35: the same, to the dense model's output there: not repaired; repaired; repaired, to the repaired \
-model's output | – | 29.85; 30.43; 29.27 | 30.71; 29.02; 29.02 |
-| int4: the same at 6 times the rate; with rests of .499; with windows of 64 tokens; with errors not divided by a \
-token's size | – | block error −5 and +25 %; −7 and +21 %; −7 and −7 %; −11 and −12 % | −12 and −11 % |
-| int4: a block's scales and norms; its scales | – | block error −4 and −2 %; −3 and −2 % | |
-| w8a8 with all tiles 6:8: a block's integers and scales: 80 steps on the solve's windows; 190 steps on 48 new windows | – \
-| block error −2 and −4 %; −4 and −8 % | |
-| 2:4 tiles in 16 bits: a block's surviving weights: the same | – | block error −4 and −9 %; −10 and −18 %, 25 CPU s a \
-block; the same time of repair takes 29.87 to 27.9 | |
-| 2:4 everywhere: each block's residual stream turned by a rotation of rank 8; of rank 32, learned (120 steps of Adam on \
-what 2:4 takes of W² / diag(H⁻¹)) | after ReSpinQuant, arXiv 2604.11080 | squared error of block 3's output on new text −1 \
-%; −5 %; a quarter was asked | |
-| int4 at .35 after repair: integers trained with the scales, by the whole model's KL, rates .01 and .001 | – | \
-KL .426 and .296, 31 steps | .295 |
-| int4 at .35 after repair: half of the blocks rounded, the others repaired 29 steps more and rounded | INQ, \
-arXiv 1702.03044 | 29.10 | 29.02 |
-| int4 at .35 after repair: GPTQ from 160 windows | – | 29.05 | 29.02 |"""
-_TOKENS = """The solve of a linear has K numbers a row to choose, and fits the tokens that it sees. 2:4 everywhere in
-block 2 of Qwen2.5-Coder-1.5B-Instruct (`python samples/models.py qwen DIR`), solved by ALPS on windows of 512 tokens
-of the calibration text; squared output error as a share of the energy of the outputs, on those windows / on 8 other
-windows of that text / on 8 windows of WikiText-2. For down_proj, whose K is 8,960, 192 rows of 3,072 of its columns.
-Damping is a share of the mean diagonal of the Hessian; 1 / tokens an input stands for the nearest of .03, .1, .3 and
-1. By hand, 2026-12-01.
-
-| tokens an input | q_proj, damping .01 | 1 / tokens an input | down_proj, damping .01 | 1 / tokens an input |
-| --- | --- | --- | --- | --- |
-| 1.3 | | | .003 / .083 / .088 | .018 / .054 / .054 |
-| 2.7 | .007 / .022 / .025 | .010 / .019 / .021 | .008 / .062 / .069 | .015 / .048 / .049 |
-| 5.3 | .010 / .018 / .021 | .011 / .017 / .019 | .014 / .048 / .055 | .021 / .043 / .046 |
-| 10.7 | .012 / .016 / .019 | .012 / .016 / .019 | .018 / .040 / .044 | .021 / .039 / .042 |
-| 32 (16 for down_proj) | .013 / .015 / .018 | .013 / .015 / .018 | .021 / .034 / .038 | .023 / .035 / .038 |
-
-So learning without `--windows` reads 4 tokens an input of the widest linear, and the Hessian is damped by 1 / tokens
-an input, .01 at least. Tiles are scored on every second window and checked on the others: on 4,096 tokens the whole
-down_proj seems to lose .0001 and loses .0019 on other text, 19 times as much, where gate_proj loses twice what it
-seems to. Scores from the solve's own tokens therefore prune wide linears far too much: 72 % of the tiles of all
-down_proj at a ratio of .25.
-
-With `learn --ratio 0.25 --kinds 2:4 --repair none`, 70 windows, 29 % of these tiles are pruned. Perplexity of 4
-windows of 1,024 tokens, without / with the model's start token in front, which no window of the calibration begins
-with (the beginning of wikitext2-test-head.txt by `masklearn.perplexity` in fp32, the others by hand in bf16,
-2026-12-02):
-
-| text | dense | pruned | change | change by 4,096 tokens, ranked on these |
-| --- | --- | --- | --- | --- |
-| WikiText-2, beginning | 15.92 / 16.12 | 17.76 / 19.04 | +12 / +18 % | |
-| the same file, end | 16.98 / 17.19 | 20.12 / 22.27 | +18 / +30 % | |
-| calib.txt, beginning | 18.56 / 18.67 | 20.13 / 21.60 | +8 / +16 % | – / +38 % |"""
+_NOTES = Path(__file__).with_name("smollm2-135m.md")  # what was tried by hand
 _LARGE = """`oneshot` without repair at 0.4 on a checkpoint of random weights with the shape of a large model and few of its
-blocks, by `python -m benchmarks.memory`. Measured with these blocks; the last two columns are what all of them would
-take."""
+blocks, by `python -m benchmarks.memory` of commit b3835239. Measured with these blocks; the last two columns are what
+all of them would take."""
 
 
 def page(
@@ -149,8 +71,8 @@ def page(
     picture: str = "",
     beyond: Sequence[Row] = (),
 ) -> str:
-    """The whole page; asked: the command line; large: rows of `benchmarks.memory`; picture: the file next to it, if any;
-    beyond: rows of `benchmarks.quality.beyond`."""
+    """The whole page; asked: the command line; large, beyond: kept rows of two programs that have left;
+    picture: the file next to it, if any."""
     machines = _machines([*rows, *beyond, *large])
     parts = [_heading([*rows, *beyond, *large], asked, machines)]
     if picture:
@@ -189,7 +111,7 @@ def page(
         parts += ["## Beyond one perplexity", _BEYOND, _beyond(beyond)]
     if asked.model.resolve().name == "smollm2-135m":
         parts += [_FOUND] if beyond else []
-        parts += ["## Tokens for each input", _TOKENS, "## Tried, and left out", _TRIED]
+        parts.append(_NOTES.read_text(encoding="utf-8").rstrip())
     if large:
         parts += ["## Large models", _LARGE, _large(large)]
     return "\n\n".join(parts) + "\n"

@@ -121,7 +121,7 @@ class SheetCard(Card):
 
     memory: GB. bandwidth: GB/s. dense, tensor, sparse: rate of fp16 products with fp32 sums, see `ProductRate`; int8,
     int8_tensor, int8_sparse: rate of int8 products with int32 sums. clock: GHz. l2: MB. l2_sourced: bytes of L2 a clock, all
-    SMs together, None if no source gives them. The shares are fitted by `python -m benchmarks.published --fit`, or taken
+    SMs together, None if no source gives them. The shares are fitted (`benchmarks/published` of commit b3835239), or taken
     from a card of the same kind. source: for int8 too.
     """
 

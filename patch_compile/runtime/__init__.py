@@ -8,12 +8,11 @@ This package does not need PyTorch.
 """
 
 from patch_compile.engine.backend import Runner
-from patch_compile.runtime.continuation import Continuation, Finish, Piece
+from patch_compile.runtime.continuation import Finish, Piece
 from patch_compile.runtime.generator import Completion, Generator
 from patch_compile.runtime.locate import open_generator
 from patch_compile.runtime.sampling import Sampling
-from patch_compile.runtime.shared_batch import SharedBatch
 
 __all__ = [
-    "Completion", "Continuation", "Finish", "Generator", "Piece", "Runner", "Sampling", "SharedBatch", "open_generator",
+    "Completion", "Finish", "Generator", "Piece", "Runner", "Sampling", "open_generator",
 ]  # fmt: skip

@@ -88,7 +88,7 @@ class Piece:
 
 
 class Continuation:
-    """The rows of one request, in a batch of its own or of several requests.
+    """The rows of one batch.
 
     prompts: token ids of each row; new_tokens: most tokens per row; stop: strings that end a row; end: ids that end a
     row; logprobs: number of most likely tokens whose log probabilities each piece has in addition to its own, None for no

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,17 +68,6 @@ class Decoding(Protocol):
         """Release its memory. It can't be used after this."""
 
 
-@runtime_checkable
-class JoinableDecoding(Decoding, Protocol):
-    """A batch whose rows may come and go between steps."""
-
-    def join(self, other: Self) -> None:
-        """Append the rows of another batch. Shorter rows are padded on the left."""
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Drop all other rows, and the padding that no row needs any more."""
-
-
 class Decoder(Protocol):
     """A model that continues sequences of tokens."""
 
@@ -90,12 +79,8 @@ class Decoder(Protocol):
     def limits(self) -> Limits:
         """Largest accepted batch and sequence."""
 
-    @property
-    def joins(self) -> bool:
-        """True if its batches are `JoinableDecoding`s. Otherwise `start` waits until the last batch is closed."""
-
     def start(self, ids: Tokens, mask: Tokens, new_tokens: int) -> Decoding:
-        """Read prompts and return their decoding. The caller has checked the limits.
+        """Read prompts and return their decoding. The caller has checked the limits. It may wait for the last batch.
 
         ids: `[batch, sequence]`; mask: same shape, 0 for the padding left of a prompt; new_tokens: largest number of
         tokens that will be appended.

@@ -93,8 +93,6 @@ class EngineDecoder:
     Raises PatchCompileError if the engine is not a decoder, or lacks a profile for prefill or decode.
     """
 
-    joins = False  # its cache has the shape of its first batch
-
     def __init__(
         self,
         engine: tensorrt.ICudaEngine,

@@ -13,7 +13,6 @@ from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.runtime.continuation import Continuation, Finish, Piece
 from patch_compile.runtime.decoder import Decoder, pad_left
 from patch_compile.runtime.sampling import Sampling
-from patch_compile.runtime.shared_batch import SharedBatch
 
 Prompt = str | Sequence[int]
 
@@ -115,22 +114,6 @@ class Generator:
 
         Raises PatchCompileError, before anything runs, for an empty prompt and for input above the decoder's limits.
         """
-        given = self.request(
-            prompts, sampling, new_tokens=new_tokens, stop=stop, ignore_end=ignore_end, logprobs=logprobs
-        )
-        return self._stream(given)
-
-    def request(
-        self,
-        prompts: str | Sequence[Prompt],
-        sampling: Sampling | None = None,
-        *,
-        new_tokens: int = 128,
-        stop: str | Sequence[str] = (),
-        ignore_end: bool = False,
-        logprobs: int | None = None,
-    ) -> Continuation:
-        """Returns a checked request for a `shared_batch`. Parameters and errors: see `stream`."""
         ids, stop = self._encoded(prompts), (stop,) if isinstance(stop, str) else stop
         if not ids or new_tokens < 1:
             raise UsageError(
@@ -140,11 +123,9 @@ class Generator:
             )
         self.decoder.limits.check(len(ids), max(map(len, ids)), new_tokens)
         end = frozenset[int]() if ignore_end else self.end_tokens
-        return Continuation(ids, self.tokenizer, sampling or self.sampling, new_tokens, stop, end, logprobs)
-
-    def shared_batch(self, rows: int) -> SharedBatch:
-        """Returns a batch that continues several requests together. rows: most rows at once."""
-        return SharedBatch(self.decoder, rows)
+        return self._stream(
+            Continuation(ids, self.tokenizer, sampling or self.sampling, new_tokens, stop, end, logprobs)
+        )
 
     def generate(
         self,

@@ -6,7 +6,6 @@ A bfloat16 file runs as a float32 copy that rounds like bfloat16.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +50,6 @@ class OnnxDecoder:
 
     Raises PatchCompileError if the file can't be loaded or is not such a decoder.
     """
-
-    joins = True
 
     def __init__(
         self, path: Path, limits: Limits | None = None, *, gpu: bool = False, mapped: bool = False
@@ -118,22 +115,6 @@ class OnnxDecoding:
     def close(self) -> None:
         self._cache = {}
 
-    def join(self, other: OnnxDecoding) -> None:
-        """See `JoinableDecoding`. The cache is copied."""
-        width = max(self._mask.shape[1], other._mask.shape[1])
-        self._mask = np.concatenate([_padded(one._mask, width, 1) for one in (self, other)])
-        self.logits = np.concatenate([self.logits, other.logits])
-        for name, mine in self._cache.items():
-            pair = (_values(mine), _values(other._cache[name]))
-            self._cache[name] = np.concatenate([_padded(values, width, 2) for values in pair])
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """See `JoinableDecoding`. The cache is copied."""
-        mask = self._mask[list(rows)]
-        first = int(mask.any(axis=0).argmax())
-        self._mask, self.logits = mask[:, first:], self.logits[list(rows)]
-        self._cache = {name: _values(one)[list(rows), :, first:] for name, one in self._cache.items()}
-
     def _run(self, ids: Tokens) -> Logits:
         with errors_of_runs(self._decoder.path):
             binding = self._decoder.session.io_binding()
@@ -149,19 +130,6 @@ class OnnxDecoding:
         logits: NDArray[Any] = made.pop(LOGITS).numpy()
         self._cache = {name.replace(PRESENT, PAST): value for name, value in made.items()}
         return logits[:, -1].astype(np.float32)
-
-
-def _values(held: Any) -> NDArray[Any]:
-    """Returns the numbers of a cache tensor, which is an array or an OrtValue on the session's device."""
-    values: NDArray[Any] = held if isinstance(held, np.ndarray) else held.numpy()
-    return values
-
-
-def _padded(values: NDArray[Any], width: int, axis: int) -> NDArray[Any]:
-    """Returns the values with zeros in front, so that the axis has the size `width`."""
-    before = [(0, 0)] * values.ndim
-    before[axis] = (width - values.shape[axis], 0)
-    return np.pad(values, before)
 
 
 def _check_decoder(path: Path, inputs: dict[str, Any], outputs: list[str]) -> None:

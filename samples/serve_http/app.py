@@ -1,203 +1,202 @@
-"""The service: routes, limits, and the way of a request from its body to its answer."""
+"""The service: routes, limits, and the way of a request from its body to its answer. One request generates at a time."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import Generator as Stream
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
-from patch_compile import Continuation, Generator, PatchCompileError
-from samples.serve_http.batch import Batcher, Job
+from patch_compile import Generator, PatchCompileError, Piece
 from samples.serve_http.protocol import ApiError, ChatRequest, CompletionRequest, GenerationRequest, parse
 from samples.serve_http.replies import Reply, event
 
-_ROWS = 16  # sequences of a batch, unless the user or the engine says otherwise
+_ROWS, _PROMPT, _BODY = (
+    16,
+    4096,
+    1 << 20,
+)  # most sequences, tokens read at once with padding, bytes of a request
+_STREAM = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
 _COMPLETION_TOKENS = 16  # OpenAI's default of max_tokens for completions; a chat has no such default
-_DONE = b"data: [DONE]\n\n"
-_STREAM = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+
+
+class _Job:
+    """A request that waits or is being continued. over: True once its client needs no more tokens."""
+
+    def __init__(self, stream: Stream[Piece, None, None]) -> None:
+        self.stream, self.over = stream, False
+        self.items: asyncio.Queue[Piece | ApiError | None] = asyncio.Queue()
+
+    def run(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Compute the tokens, in a thread of its own."""
+        with closing(self.stream):
+            while not self.over and (piece := next(self.stream, None)):
+                loop.call_soon_threadsafe(self.items.put_nowait, piece)
+
+    async def pieces(self, deadline: float) -> AsyncIterator[Piece]:
+        """Yield tokens as they arrive. Raises ApiError for a failure, and after the deadline."""
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    item = await self.items.get()
+            except TimeoutError:
+                raise ApiError(504, "The request took too long.", code="timeout") from None
+            if item is None:
+                return
+            if isinstance(item, ApiError):
+                raise item
+            yield item
 
 
 @dataclass
 class Service:
-    """Serves a generator as `model`, within limits that `server.py` describes. Times are in seconds."""
+    """Serves a generator as `model`. queue: requests that may wait; timeout: seconds of a request with its wait;
+    client_timeout: seconds in which a client sends it; max_new_tokens: most of a request, and a chat's default."""
 
     generator: Generator
     model: str
-    queue: int
-    timeout: float
-    client_timeout: float
-    max_body: int
-    max_batch: int | None
-    max_prompt: int
-    max_new_tokens: int
+    queue: int = 64
+    timeout: float = 300.0
+    client_timeout: float = 30.0
+    max_new_tokens: int = 4096
 
     def __post_init__(self) -> None:
-        taken = self.generator.decoder.limits.batch
-        rows = self.max_batch or taken or _ROWS
-        self._batcher = Batcher(self.generator, min(rows, taken or rows), self.queue, self.max_prompt)
-        # One request at a time: encoding is CPU work, and a client with many texts must not occupy all threads.
-        self._encoding = asyncio.Lock()
+        self._turn = asyncio.Lock()  # of the request that generates
+        self._waiting: set[_Job] = set()
 
     def app(self) -> Starlette:
-        """Returns the application, which generates from its start to its end."""
-
-        @asynccontextmanager
-        async def lifespan(_: Starlette) -> AsyncIterator[None]:
-            self._batching = asyncio.create_task(self._batcher.run())
-            yield
-            self._batching.cancel()
-
+        """Returns the application."""
         routes = [
             Route("/v1/completions", partial(self._generate, CompletionRequest), methods=["POST"]),
             Route("/v1/chat/completions", partial(self._generate, ChatRequest), methods=["POST"]),
             Route("/v1/models", self._models),
-            Route("/v1/models/{name:path}", self._models),
             Route("/health", self._health),
         ]
-        handlers: Any = {HTTPException: _refused, Exception: _unexpected}
-        return Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+        return Starlette(routes=routes, exception_handlers={HTTPException: _refused, Exception: _refused})
 
-    async def _models(self, request: Request) -> Response:
-        """The model of a name, or the list of all models, which has one entry."""
+    async def _models(self, _: Request) -> Response:
         model = {"id": self.model, "object": "model", "created": 0, "owned_by": "patch-compile"}
-        if "name" in request.path_params:
-            self._check_model(request.path_params["name"])
-            return JSONResponse(model)
         return JSONResponse({"object": "list", "data": [model]})
 
     async def _health(self, _: Request) -> Response:
-        state = {"ready": not self._batching.done(), "runs_on": self.generator.decoder.name}
-        return JSONResponse(state | self._batcher.counts, 200 if state["ready"] else 503)
+        counts = {"running": int(self._turn.locked()), "waiting": len(self._waiting)}
+        return JSONResponse({"runs_on": self.generator.decoder.name} | counts)
 
     async def _generate(self, kind: type[GenerationRequest], request: Request) -> Response:
-        """Queue a request and return its answer. Only a valid request waits for the batch."""
+        """Queue a request and return its answer. Only a valid request waits for its turn."""
         deadline = asyncio.get_running_loop().time() + self.timeout
         body = parse(kind, await self._read(request))
-        if body.model is not None:
-            self._check_model(body.model)
-        rows, most = body.prompts * body.n, self._batcher.rows
-        if rows > most:
-            said = f"{body.prompts} prompts with n={body.n} are {rows} sequences; at most {most} run at once."
-            raise ApiError(400, said, body.prompt_name if body.n == 1 else "n")
-        self._batcher.check_room()
+        if body.model not in (None, self.model):
+            said = f"The model {body.model} does not exist; this server has {self.model}."
+            raise ApiError(404, said, "model", "model_not_found")
         try:
-            async with self._encoding:
-                prompts = await asyncio.to_thread(body.encode, self.generator)
+            prompt = await asyncio.to_thread(body.encode, self.generator)
+            job = _Job(self._stream(body, prompt))
         except PatchCompileError as error:
-            raise ApiError(400, str(error), body.prompt_name) from None
-        job = self._batcher.submit(self._within_limits(body, prompts, rows))
-        reply = Reply(body, self.model, rows, sum(map(len, prompts)), self.generator.tokenizer)
-        return _Answer(self._batcher, job, reply, deadline, stream=body.stream)
+            raise ApiError(400, str(error)) from None
+        if len(self._waiting) + self._turn.locked() > self.queue:
+            raise ApiError(429, "The queue is full.", code="queue_full", headers={"retry-after": "1"})
+        self._waiting.add(job)
+        reply = Reply(body, self.model, len(prompt), self.generator.tokenizer)
+        parts = self._parts(job, request, reply.parts(job.pieces(deadline)))
+        first = await anext(parts, b"")  # an error before it gets a status of its own, also in a stream
+        if body.stream:
+            return StreamingResponse(_rest(first, parts), headers=_STREAM)
+        await parts.aclose()
+        return Response(first, media_type="application/json")
 
     async def _read(self, request: Request) -> bytes:
         """Returns the body. Raises ApiError if it is too large, which its header may say first, or comes too slowly."""
-        body, limit = bytearray(), self.max_body
-        too_large = ApiError(413, f"The body is larger than the limit of {limit}.", code="body_too_large")
-        if int(request.headers.get("content-length", 0)) > limit:
+        body, too_large = (
+            bytearray(),
+            ApiError(413, f"The body is larger than {_BODY}.", code="body_too_large"),
+        )
+        if int(request.headers.get("content-length", 0)) > _BODY:
             raise too_large
         try:
             async with asyncio.timeout(self.client_timeout):
                 async for part in request.stream():
                     body += part
-                    if len(body) > limit:
+                    if len(body) > _BODY:
                         raise too_large
         except (TimeoutError, ClientDisconnect):
             raise ApiError(408, f"The body did not arrive within {self.client_timeout:g} s.") from None
         return bytes(body)
 
-    def _check_model(self, name: str) -> None:
-        if name != self.model:
-            said = f"The model {name} does not exist; this server has {self.model}."
-            raise ApiError(404, said, "model", "model_not_found")
-
-    def _within_limits(self, body: GenerationRequest, prompts: list[list[int]], rows: int) -> Continuation:
-        longest, asked, most = max(map(len, prompts)), body.asked_tokens, self.max_new_tokens
+    def _stream(self, body: GenerationRequest, prompt: list[int]) -> Stream[Piece, None, None]:
+        """Returns the tokens, of which none is computed yet. Raises ApiError or PatchCompileError beyond a limit."""
+        limits, asked, most = self.generator.decoder.limits, body.asked_tokens, self.max_new_tokens
         if asked is not None and asked > most:
-            raise ApiError(400, f"{asked} new tokens are more than the limit of {most}.", "max_tokens")
-        code = "context_length_exceeded"
-        if rows * longest > self.max_prompt:
-            said = f"{rows} sequences of {longest} tokens are more than {self.max_prompt}, which are read at once."
-            raise ApiError(400, said, body.prompt_name, code)
-        total = self.generator.decoder.limits.total
+            raise ApiError(400, f"{asked} is more than the limit of {most}.", "max_tokens")
+        if len(prompt) > _PROMPT:  # memory grows by the square of a prompt's length
+            said = f"A prompt of {len(prompt)} tokens is longer than {_PROMPT}."
+            raise ApiError(400, said, code="context_length_exceeded")
         default = most if isinstance(body, ChatRequest) else min(_COMPLETION_TOKENS, most)
-        room = default if total is None else total - longest
+        room = default if limits.total is None else limits.total - len(prompt)
+        sampling = body.sampling(self.generator.sampling)
+        new_tokens = asked or max(1, min(default, room))
+        return self.generator.stream(
+            [prompt], sampling, new_tokens=new_tokens, stop=body.stop, logprobs=body.asked_logprobs
+        )
+
+    async def _parts(
+        self, job: _Job, request: Request, parts: AsyncIterator[bytes]
+    ) -> AsyncGenerator[bytes, None]:
+        """Let a job take its turn, and yield the parts of its answer."""
+        tasks = [asyncio.create_task(work) for work in (self._work(job), self._until_gone(request, job))]
         try:
-            return self.generator.request(
-                [prompt for prompt in prompts for _ in range(body.n)],
-                body.sampling(self.generator.sampling),
-                new_tokens=asked or max(1, min(default, room)),
-                stop=body.stop,
-                logprobs=body.asked_logprobs,
-            )
-        except PatchCompileError as error:
-            raise ApiError(400, str(error), body.prompt_name, code) from None
-
-
-class _Answer(Response):
-    """The response to a job, which ends when its client leaves.
-
-    A stream's headers are sent with its first token, so that an error before that still gets its own status.
-    """
-
-    def __init__(self, batcher: Batcher, job: Job, reply: Reply, deadline: float, *, stream: bool) -> None:
-        super().__init__()
-        self._batcher, self._job, self._reply, self._stream = batcher, job, reply, stream
-        self._pieces = job.pieces(deadline)
-        self._began = False
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the request, as ASGI defines it."""
-        watch = asyncio.create_task(_until_gone(receive, self._job))
-        try:
-            if self._stream:
-                await self._send_stream(send)
-            else:
-                await JSONResponse(await self._reply.whole(self._pieces))(scope, receive, send)
-        except ApiError as error:
-            if self._began:
-                await _send(send, event(error.body()) + _DONE, last=True)
-            else:
-                await _response(error)(scope, receive, send)
+            async for part in parts:
+                yield part
         finally:
-            watch.cancel()
-            self._batcher.leave(self._job)
+            tasks[1].cancel()
+            self._leave(job)
 
-    async def _send_stream(self, send: Send) -> None:
-        async for data in self._reply.events(self._pieces):
-            if not self._began:
-                self._began = True
-                await send({"type": "http.response.start", "status": 200, "headers": _STREAM})
-            await _send(send, data)
-        await _send(send, _DONE, last=True)
+    async def _work(self, job: _Job) -> None:
+        """Wait for the turn of a job, and continue it in a thread."""
+        async with self._turn:
+            self._waiting.discard(job)
+            try:
+                await asyncio.to_thread(job.run, asyncio.get_running_loop())
+            except Exception as error:
+                if not isinstance(error, PatchCompileError):
+                    logging.getLogger(__name__).exception("generation failed")
+                job.items.put_nowait(ApiError(500, str(error) or repr(error), code="generation_failed"))
+            else:
+                job.items.put_nowait(None)
+
+    async def _until_gone(self, request: Request, job: _Job) -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        self._leave(job)
+
+    def _leave(self, job: _Job) -> None:
+        job.over = True
+        self._waiting.discard(job)
+        job.items.put_nowait(None)  # uvicorn drops answers to a client that has left
 
 
-async def _until_gone(receive: Receive, job: Job) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    job.end()  # uvicorn drops answers to a client that has left
+async def _rest(first: bytes, parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    try:
+        yield first
+        async for part in parts:
+            yield part
+    except ApiError as error:
+        yield event(error.body())
+    yield event("[DONE]")
 
 
-async def _send(send: Send, body: bytes, *, last: bool = False) -> None:
-    await send({"type": "http.response.body", "body": body, "more_body": not last})
-
-
-def _response(error: ApiError) -> Response:
+async def _refused(_: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException) and not isinstance(error, ApiError):
+        error = ApiError(error.status_code, error.detail)
+    if not isinstance(error, ApiError):
+        error = ApiError(500, repr(error))
     return JSONResponse(error.body(), error.status_code, error.headers)
-
-
-async def _refused(_: Request, error: HTTPException) -> Response:
-    return _response(error if isinstance(error, ApiError) else ApiError(error.status_code, error.detail))
-
-
-async def _unexpected(_: Request, error: Exception) -> Response:
-    return _response(ApiError(500, repr(error)))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    PlainValidator,
     ValidationError,
     model_validator,
 )
@@ -19,7 +18,7 @@ from starlette.exceptions import HTTPException
 
 from patch_compile import Generator, Sampling
 
-_TYPES = {429: "rate_limit_error", 500: "server_error", 503: "server_error", 504: "timeout_error"}
+_TYPES = {429: "rate_limit_error", 500: "server_error", 504: "timeout_error"}
 _NAMED = 8  # unsupported parameters that an error names
 _UNSUPPORTED = "unsupported_parameter"
 
@@ -60,30 +59,12 @@ class _Body(BaseModel):
         return {name: value for name, value in given.items() if value is not None}
 
 
-def _prompts(given: Any) -> list[str | list[int]]:
-    """Returns the list of prompts from a text, a list of token ids, or a list of either."""
-    if isinstance(given, str) or _is_ids(given):
-        return [given]
-    texts_or_ids = [] if not isinstance(given, list) else given
-    if texts_or_ids and (all(isinstance(one, str) for one in given) or all(map(_is_ids, given))):
-        return texts_or_ids
-    raise ValueError("it must be a text, a list of texts, of token ids or of such lists, and not empty")
-
-
-def _is_ids(given: Any) -> bool:
-    return isinstance(given, list) and given != [] and all(type(one) is int for one in given)
-
-
 class _StreamOptions(_Body):
     include_usage: bool = False
 
 
-class _Format(_Body):
-    type: Literal["text"]
-
-
 class _Generation(_Body):
-    """Common part of completions and chats. `top_k` and `repetition_penalty` are not OpenAI's; `user` is ignored."""
+    """Common part of completions and chats. `top_k` and `repetition_penalty` are not OpenAI's."""
 
     model: str | None = None
     max_tokens: int | None = Field(None, ge=1)
@@ -100,19 +81,8 @@ class _Generation(_Body):
         list[Annotated[str, Field(min_length=1, max_length=1000)]],
         BeforeValidator(lambda given: [given] if isinstance(given, str) else given),
     ] = Field([], max_length=4)
-    n: int = Field(1, ge=1)
     stream: bool = False
-    stream_options: _StreamOptions | None = None
-    response_format: _Format | None = None
-    user: str | None = None
-
-    prompt_name: ClassVar[str]
-
-    @model_validator(mode="after")
-    def _consistent(self) -> _Generation:
-        if self.stream_options and not self.stream:
-            raise ValueError("stream_options is only allowed if stream is true")
-        return self
+    stream_options: _StreamOptions = _StreamOptions()
 
     @property
     def asked_tokens(self) -> int | None:
@@ -120,8 +90,7 @@ class _Generation(_Body):
         return self.max_completion_tokens or self.max_tokens
 
     def sampling(self, default: Sampling) -> Sampling:
-        """Returns the client's settings. `default` (from the model's generation_config.json) supplies the missing
-        settings."""
+        """Returns the client's settings; `default`, of the model's generation_config.json, supplies the missing ones."""
         names = "temperature", "top_p", "top_k", "repetition_penalty", "presence_penalty", "frequency_penalty"
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
         # OpenAI's API allows negative seeds, numpy does not.
@@ -131,67 +100,38 @@ class _Generation(_Body):
 class CompletionRequest(_Generation):
     """POST /v1/completions."""
 
-    prompt_name = "prompt"
-    prompt: Annotated[list[str | list[int]], PlainValidator(_prompts)]
+    prompt: str | list[int]
     logprobs: int | None = Field(None, ge=0, le=5)
-
-    @property
-    def prompts(self) -> int:
-        return len(self.prompt)
 
     @property
     def asked_logprobs(self) -> int | None:
         """Number of most likely tokens whose log probabilities are asked for; None for no log probabilities."""
         return self.logprobs
 
-    def encode(self, generator: Generator) -> list[list[int]]:
-        """Returns the token ids of each prompt. Raises PatchCompileError for a prompt that can't be continued."""
-        return [generator.encode(prompt) for prompt in self.prompt]
-
-
-class _Text(_Body):
-    type: Literal["text"]
-    text: str
+    def encode(self, generator: Generator) -> list[int]:
+        """Returns the token ids of the prompt. Raises PatchCompileError for a prompt that can't be continued."""
+        return generator.encode(self.prompt)
 
 
 class _Message(_Body):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[
-        list[_Text],
-        BeforeValidator(lambda given: [{"type": "text", "text": given}] if isinstance(given, str) else given),
-    ] = Field(min_length=1, fail_fast=True)
-
-    def of_template(self) -> dict[str, str]:
-        """Returns the message as chat templates take it, which do not know `developer`, a newer name of `system`."""
-        role = "system" if self.role == "developer" else self.role
-        return {"role": role, "content": "\n".join(part.text for part in self.content)}
+    role: Literal["system", "user", "assistant"]
+    content: str
 
 
 class ChatRequest(_Generation):
     """POST /v1/chat/completions."""
 
-    prompt_name = "messages"
     messages: list[_Message] = Field(min_length=1, fail_fast=True)
     logprobs: bool = False
-    top_logprobs: int | None = Field(None, ge=0, le=20)
-
-    @model_validator(mode="after")
-    def _logprobs_before_top(self) -> ChatRequest:
-        if self.top_logprobs and not self.logprobs:
-            raise ValueError("top_logprobs is only allowed if logprobs is true")
-        return self
-
-    @property
-    def prompts(self) -> int:
-        return 1
+    top_logprobs: int = Field(0, ge=0, le=20)
 
     @property
     def asked_logprobs(self) -> int | None:
-        return self.top_logprobs or 0 if self.logprobs else None
+        return self.top_logprobs if self.logprobs else None
 
-    def encode(self, generator: Generator) -> list[list[int]]:
-        """Returns the token ids of each prompt. Raises PatchCompileError for a prompt that can't be continued."""
-        return [generator.encode_chat([message.of_template() for message in self.messages])]
+    def encode(self, generator: Generator) -> list[int]:
+        """Returns the token ids of the conversation, as the model's chat template writes it."""
+        return generator.encode_chat([message.model_dump() for message in self.messages])
 
 
 GenerationRequest = CompletionRequest | ChatRequest
@@ -206,8 +146,6 @@ def parse(kind: type[GenerationRequest], body: bytes) -> GenerationRequest:
     place = [str(part) for part in first["loc"]]
     if first["type"] == _UNSUPPORTED:
         names = [".".join([*place, name]) for name in first["ctx"]["names"]]
-        said = f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} not supported by this server."
-        raise ApiError(400, said, names[0], _UNSUPPORTED)
+        raise ApiError(400, f"not supported by this server: {', '.join(names)}", names[0], _UNSUPPORTED)
     said, param = first["msg"].removeprefix("Value error, "), ".".join(place) or None
-    code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
-    raise ApiError(400, f"{param}: {said}" if param else f"{said}.", param, code)
+    raise ApiError(400, f"{param}: {said}" if param else said, param, "invalid_value")

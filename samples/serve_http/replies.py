@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
+from itertools import accumulate
 from typing import Any
 
-from patch_compile import Finish, Piece
+from patch_compile import Piece
 from samples.serve_http.protocol import ChatRequest, GenerationRequest
 
 JsonObject = dict[str, Any]
@@ -17,68 +17,58 @@ _SPACE = "▁"  # begins a word in vocabularies of SentencePiece
 _PART = "\N{REPLACEMENT CHARACTER}"  # in the text of a token that is a part of a character
 
 
-def event(data: JsonObject) -> bytes:
+def _json(data: object) -> bytes:
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def event(data: JsonObject | str) -> bytes:
     """Returns a server-sent event."""
-    return f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()
+    return b"data: " + (data.encode() if isinstance(data, str) else _json(data)) + b"\n\n"
 
 
 class Reply:
-    """The bodies of one answer. model: the server's name for it; prompt_tokens: each prompt counts once, whatever `n` is."""
+    """The answer to a request. model: the server's name for it; prompt_tokens: their number."""
 
-    def __init__(
-        self, asked: GenerationRequest, model: str, rows: int, prompt_tokens: int, tokenizer: Any
-    ) -> None:
-        self._chat, self._rows, self._tokenizer = isinstance(asked, ChatRequest), rows, tokenizer
-        self._show_usage = asked.stream_options is not None and asked.stream_options.include_usage
-        self._logprobs = asked.asked_logprobs is not None
-        self._offsets: defaultdict[int, int] = defaultdict(int)  # row → characters of its tokens so far
-        self._prompt_tokens, self._new_tokens = prompt_tokens, 0
+    def __init__(self, asked: GenerationRequest, model: str, prompt_tokens: int, tokenizer: Any) -> None:
+        self._chat, self._asked, self._tokenizer = isinstance(asked, ChatRequest), asked, tokenizer
+        self._prompt_tokens, self._new_tokens, self._characters = prompt_tokens, 0, 0
         key = f"{'chatcmpl' if self._chat else 'cmpl'}-{uuid.uuid4().hex}"
         self._head = {"id": key, "created": int(time.time()), "model": model}
 
-    async def whole(self, pieces: AsyncIterator[Piece]) -> JsonObject:
-        """Returns the body with all choices."""
-        rows = [list[Piece]() for _ in range(self._rows)]
-        async for piece in pieces:
-            self._new_tokens += 1
-            rows[piece.row].append(piece)
+    def parts(self, pieces: AsyncIterator[Piece]) -> AsyncIterator[bytes]:
+        """Yield the events of a stream, or the whole body."""
+        return self._events(pieces) if self._asked.stream else self._whole(pieces)
+
+    async def _whole(self, pieces: AsyncIterator[Piece]) -> AsyncIterator[bytes]:
+        every = [piece async for piece in pieces]
+        self._new_tokens, text = len(every), "".join(piece.text for piece in every)
+        said = {"message": {"role": "assistant", "content": text}} if self._chat else {"text": text}
         kind = "chat.completion" if self._chat else "text_completion"
-        choices = []
-        for row, of_row in enumerate(rows):
-            said = self._said("message", "".join(piece.text for piece in of_row))
-            finish = of_row[-1].finish if of_row else None
-            choices.append(self._choice(row, said, finish or Finish.LENGTH, of_row))
-        return self._head | {"object": kind, "choices": choices, "usage": self._usage()}
+        yield _json(
+            self._head | {"object": kind, "choices": [self._choice(said, every)], "usage": self._usage()}
+        )
 
-    async def events(self, pieces: AsyncIterator[Piece]) -> AsyncIterator[bytes]:
-        """Yield the events of a stream, the first event with the first token. The events of a chat begin with the role."""
+    async def _events(self, pieces: AsyncIterator[Piece]) -> AsyncIterator[bytes]:
+        role = {"role": "assistant"}  # of the first event of a chat
         async for piece in pieces:
-            if self._chat and not self._new_tokens:
-                for row in range(self._rows):
-                    yield self._chunk(self._choice(row, self._said("delta", ""), None))
             self._new_tokens += 1
-            if piece.text or piece.finish or self._logprobs:
-                said: JsonObject = {"text": piece.text}
-                if self._chat:
-                    said = {"delta": {"content": piece.text} if piece.text else {}}
-                yield self._chunk(self._choice(piece.row, said, piece.finish, [piece]))
-        if self._show_usage:
+            said = {"delta": role | {"content": piece.text}} if self._chat else {"text": piece.text}
+            yield self._chunk(self._choice(said, [piece]))
+            role = {}
+        if self._asked.stream_options.include_usage:
             yield self._chunk(usage=self._usage())
-
-    def _said(self, name: str, text: str) -> JsonObject:
-        return {name: {"role": "assistant", "content": text}} if self._chat else {"text": text}
-
-    def _choice(
-        self, row: int, said: JsonObject, finish: Finish | None, pieces: Sequence[Piece] = ()
-    ) -> JsonObject:
-        logprobs = self._logprobs_of(pieces) if self._logprobs and pieces else None
-        return {"index": row, **said, "logprobs": logprobs, "finish_reason": finish}
 
     def _chunk(self, *choices: JsonObject, usage: JsonObject | None = None) -> bytes:
         kind = "chat.completion.chunk" if self._chat else "text_completion"
-        # If the last chunk has the usage, all others have it as null.
         body = self._head | {"object": kind, "choices": choices}
-        return event(body | {"usage": usage} if self._show_usage else body)
+        # If the last chunk has the usage, all others have it as null.
+        return event(body | {"usage": usage} if self._asked.stream_options.include_usage else body)
+
+    def _choice(self, said: JsonObject, pieces: Sequence[Piece]) -> JsonObject:
+        asked = self._asked.asked_logprobs is not None and pieces
+        logprobs = self._logprobs_of(pieces) if asked else None
+        finish = pieces[-1].finish if pieces else None
+        return {"index": 0, **said, "logprobs": logprobs, "finish_reason": finish}
 
     def _usage(self) -> JsonObject:
         prompt, new = self._prompt_tokens, self._new_tokens
@@ -94,10 +84,8 @@ class Reply:
                 ]
             }
         texts = [self._text(piece.token) for piece in pieces]
-        offsets = []
-        for piece, text in zip(pieces, texts, strict=True):
-            offsets.append(self._offsets[piece.row])
-            self._offsets[piece.row] += len(text)
+        offsets = list(accumulate(map(len, texts), initial=self._characters))
+        self._characters = offsets.pop()
         return {
             "tokens": texts,
             "token_logprobs": [piece.logprob for piece in pieces],

@@ -9,7 +9,6 @@ import socket
 import tempfile
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -19,9 +18,8 @@ from tests.attacks.attack import Attack
 from tests.samples.serve_http.raw import EXTREMES, HEAD, connected, request, to_the_end
 from tests.samples.serve_http.serving import Running, process
 from tests.samples.serve_http.tiny import write_build
-from tests.work import slowness, until
+from tests.work import slowness
 
-_GROWTH = 0.05  # of the resident memory, over all requests after the first
 _JSON = {"content-type": "application/json"}
 
 
@@ -33,16 +31,11 @@ def attack(*, small: bool = False) -> list[Attack]:
 
 def attack_server(out: Path, folder: Path, *, small: bool) -> list[Attack]:
     """Attack a server of OUT. folder: for its log."""
-    options = "--client-timeout", "5", "--max-batch", "16", "--queue", "64"
-    with process(out, folder / "log", *options) as running:
+    with process(out, folder / "log") as running:
         attacks = [
-            _many(
-                running, 60 if small else 1000
-            ),  # first, so that its growth is not hidden by what others left
             _extremes(running, 20 if small else 600),
             _at_once(running, 90 if small else 200),
             _beside_abuse(running, 4 if small else 40),
-            _bodies(running, 2 if small else 16, 10**7 if small else 10**8),
             _descriptors(running, 3 if small else 8),
         ]
     said = (folder / "log").read_text()
@@ -95,7 +88,7 @@ def _at_once(running: Running, number: int) -> Attack:
 
 def _beside_abuse(running: Running, each: int) -> Attack:
     """Ordinary requests are answered while other clients are slow, read nothing or send no HTTP."""
-    long = request(prompt=["the cat"] * 2, max_tokens=500, stream=True, logprobs=5)
+    long = request(max_tokens=500, stream=True, logprobs=5)
     openings = [
         b"POST /v1/completions HTTP/1.1\r\nX: ",
         HEAD + b"Content-Length: 9\r\n\r\n{",
@@ -116,35 +109,9 @@ def _beside_abuse(running: Running, each: int) -> Attack:
             got = to_the_end(client)
         if b" 200 OK" not in got and b" 429 " not in got:
             broken.append(f"request {number}: {got[:60]!r}")
-    try:  # after the client timeout, and what is generated for them, or 5 s without a second request
-        until(lambda: not _open(running), "connections of abusers are still open")
-    except AssertionError as error:
-        broken.append(str(error))
     for abuser in abusers:
         abuser.close()
-    return Attack(f"requests beside {len(abusers)} abusers, whose connections end", 5 * each + 1, broken)
-
-
-def _bodies(running: Running, number: int, size: int) -> Attack:
-    """Large bodies, with and without a declared size, are refused and not kept."""
-    server = psutil.Process(_pid(running))
-    before = server.memory_info().rss
-
-    def send(chunked: bool) -> int:
-        pieces = (b" " * 65536 for _ in range(size // 65536))
-        declared = {} if chunked else {"content-length": str(size // 65536 * 65536)}
-        url = f"{running.url}/v1/completions"
-        return httpx.post(url, content=pieces, headers=_JSON | declared, timeout=600).status_code
-
-    broken = []
-    with ThreadPoolExecutor(4) as threads:
-        for status in threads.map(send, [number % 2 == 0 for number in range(number)]):
-            if status != 413:
-                broken.append(f"status {status}")
-    grown = server.memory_info().rss - before
-    if grown > 50e6:
-        broken.append(f"resident memory grew by {grown / 1e6:.0f} MB")
-    return Attack(f"bodies of {size / 1e6:.0f} MB are refused", number + 1, broken)
+    return Attack(f"requests beside {len(abusers)} abusers", 5 * each, broken)
 
 
 def _descriptors(running: Running, seconds: int) -> Attack:
@@ -168,53 +135,6 @@ def _descriptors(running: Running, seconds: int) -> Attack:
     if running.post({"prompt": "the cat", "max_tokens": 2}).status_code != 200:
         broken.append("no answer afterwards")
     return Attack(f"no descriptors for {seconds} s: {share:.1%} of a core", 2, broken)
-
-
-def _many(running: Running, number: int) -> Attack:
-    """Of many requests every third client leaves. All others are answered, and the memory does not grow."""
-    server = psutil.Process(_pid(running))
-
-    async def one(client: httpx.AsyncClient, places: asyncio.Semaphore, index: int) -> str | None:
-        body = {
-            "prompt": "the cat",
-            "max_tokens": 4 + index % 29,
-            "stream": index % 2 == 0,
-            "n": 1 + index % 3,
-        }
-        async with places:
-            if index % 3 == 0:
-                try:
-                    body["max_tokens"] = 3000
-                    await asyncio.wait_for(client.post("/v1/completions", json=body), 0.02 + index % 7 / 50)
-                except TimeoutError:
-                    return None
-                return f"request {index}: answered before its client left"
-            answer = await client.post("/v1/completions", json=body)
-        whole = answer.text.endswith("[DONE]\n\n") if body["stream"] else answer.status_code == 200
-        return None if whole else f"request {index}: status {answer.status_code}"
-
-    async def all_of(first: int, last: int) -> list[str]:
-        places = asyncio.Semaphore(24)
-        async with httpx.AsyncClient(base_url=running.url, timeout=600) as client:
-            asked = [one(client, places, index) for index in range(first, last)]
-            return [found for found in await asyncio.gather(*asked) if found]
-
-    warm = max(50, number // 5)
-    asyncio.run(all_of(0, warm))
-    before = server.memory_info().rss
-    broken = asyncio.run(all_of(0, number))
-    running.wait_for("running", 0)
-    running.wait_for("waiting", 0)
-    grown = server.memory_info().rss / before - 1
-    if grown > _GROWTH:
-        broken.append(f"resident memory grew by {grown:.1%} of {before / 1e6:.0f} MB")
-    about = f"{number} requests, a third of whose clients leave; resident memory {grown:+.1%}"
-    return Attack(about, number + 1, broken)
-
-
-def _open(running: Running) -> int:
-    connections = psutil.Process(_pid(running)).net_connections("tcp")
-    return sum(one.status in ("ESTABLISHED", "CLOSE_WAIT") for one in connections)
 
 
 def _computed(running: Running) -> float:

@@ -2,7 +2,6 @@ import csv
 import json
 import subprocess
 import sys
-from pathlib import Path
 from statistics import median
 
 import pytest
@@ -14,12 +13,10 @@ from benchmarks.published.__main__ import (
     errors,
     few_tokens,
     fitted,
-    int8_page,
-    page,
     read,
     summarise,
 )
-from benchmarks.published.whole_models import encoders_table, fit_other_kernel, whole_models_table
+from benchmarks.published.whole_models import fit_other_kernel
 from masklearn.quant.table import FLOAT16, INT4, W8A8
 from patch_compile.hardware.cards import card_named
 from patch_compile.planning.roofline.assumptions import ASSUMED
@@ -27,7 +24,6 @@ from patch_compile.planning.roofline.errors import FEW_TOKENS, PRODUCTS, speedup
 from patch_compile.planning.roofline.library_product import fp8_time, library_time
 from tests.refusals import refused
 
-PAGE = Path(__file__).parents[2] / "docs/explanation/predictions.md"
 HEADER = "card,dtype,M,N,K,dense_us,sparse_2_4_us"
 
 
@@ -131,13 +127,6 @@ def test_fp8_is_near_published_times(name):
     assert len(ratios) > 40 and median(ratios) == pytest.approx(1.0, abs=0.1)
 
 
-def test_the_page_of_predictions_is_current():
-    text = PAGE.read_text()
-    for bits in (16, 8):
-        assert page([one for one in held_out() if one.weights.input_bits == bits]) in text
-    assert int8_page(held_out()) in text and whole_models_table() in text and encoders_table() in text
-
-
 def test_int8_rows_have_int8_products(tmp_path):
     rows = (
         "A100,int8,4096,8192,4096,99,50",
@@ -149,7 +138,6 @@ def test_int8_rows_have_int8_products(tmp_path):
     assert (int8.weights, fp16.weights, skipped) == (W8A8, FLOAT16, {"B200 int8": 1})
     for sparse in (False, True):
         assert int8.predicted(sparse=sparse) < 0.7 * fp16.predicted(sparse=sparse)
-    assert "| A100-80 PCIe | 4096- | 1.52 |" in int8_page([int8, fp16])
 
 
 def test_the_other_kernels_time_is_fitted():

@@ -30,7 +30,7 @@ class Assumptions:
     l2_kept: float = _assumed(0.5, "share of L2 that holds what is read a second time")
     sparse: float = _assumed(1.0, "rate of 2:4 products over the rate in the table of cards")
     attention: float = _assumed(1.0, "of a product's shares, what attention reaches")
-    # By `python -m benchmarks.published --fit`, from gpt-fast's step of LLaMA-2-7B in fp16 at batch 1 on an A100.
+    # Fitted (`benchmarks/published/whole_models.py`) to gpt-fast's step of LLaMA-2-7B in fp16 at batch 1 on an A100.
     other_kernel: float = _assumed(
         8.3, "µs that a kernel which is no linear takes beyond its launch and bytes"
     )

@@ -194,9 +194,9 @@ def test_the_first_row_may_take_longer_than_others(tmp_path):
 
 
 def test_an_unknown_configuration_is_named():
-    predicted = importlib.import_module("predicted_seconds")
-    planned = predicted.PlannedKernels(predicted.card_named("A100-80"))
-    planned.device = lambda: predicted.Device(sms=108, shared_bytes=163 << 10)
+    dry_run = importlib.import_module("dry_run")
+    planned = dry_run.PlannedKernels(dry_run.card_named("A100-80"))
+    planned.device = lambda: dry_run.Device(sms=108, shared_bytes=163 << 10)
     assert run._chosen(planned, ["mid-64", "decode-64"]) == ["decode-64", "mid-64"]
     with pytest.raises(SystemExit, match="there is no decode-32 here; there are decode-64, "):
         run._chosen(planned, ["decode-32"])

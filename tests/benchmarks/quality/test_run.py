@@ -19,7 +19,7 @@ from benchmarks.quality.entries import (
     entries,
     entries_of_large,
 )
-from benchmarks.quality.page import page
+from benchmarks.quality.page import _beyond, page
 from benchmarks.quality.run import State, arguments, cells, main, protocol, sweep
 from masklearn.baselines import Baseline
 from masklearn.model.models import load_model
@@ -395,3 +395,18 @@ def test_two_processes_keep_their_rows_in_one_file(tmp_path: Path) -> None:
     first.put("a", row("one", None, 1.0))
     second.put("b", row("two", None, 2.0))
     assert list(State(tmp_path / "s.json").rows) == ["a", "b"]
+
+
+def test_each_other_text_has_a_table() -> None:
+    shares = {"choice": 0.5}
+    rows = [
+        {
+            "method": "dense",
+            "ratio": None,
+            "beyond": {"losses": {"this text": 3.0, text: loss}, "shares": shares},
+        }
+        for text, loss in (("sums", 1.0), ("poems", 2.0))
+    ]
+    tables = _beyond(rows).split("\n\n")
+    assert ["sums" in one for one in tables] == [True, False]
+    assert "2.000" in tables[1]

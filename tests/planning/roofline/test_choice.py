@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from masklearn.masks.kinds.table import DENSE, KINDS, PRUNED, TWO_FOUR
+from masklearn.masks.kinds.table import DENSE, KINDS, PRUNED, TWO_FOUR, kind_named
 from masklearn.quant.table import FLOAT16, INT4, INT8, W8A8
 from patch_compile.artifacts.prediction import Workload
 from patch_compile.hardware.cards import ARCHITECTURES, rated_cards
@@ -17,16 +17,20 @@ from patch_compile.planning.cost import CostModel
 from patch_compile.planning.planner import assumed_plans
 from patch_compile.planning.products import cost_together
 from patch_compile.planning.roofline import schedule
-from patch_compile.planning.roofline.choice import DeviceLimits, all_turns, choose_schedule
-from patch_compile.planning.roofline.linear_roofline import DENSE_PATH, Linear, predict
+from patch_compile.planning.roofline.choice import (
+    DeviceLimits,
+    all_turns,
+    choose_schedule,
+    limits_of,
+    parts_tried,
+)
+from patch_compile.planning.roofline.linear_roofline import DENSE_PATH, Linear, launch_time, predict
 from tests.mosaics import IN_16_BITS
 from tests.plugins.host_kernel import BENCH, COMPILER, problem_of
 from tests.plugins.host_kernel import Device as HostDevice
 
 sys.path.insert(0, str(BENCH))
-choice_loss, turns, predicted_seconds = (
-    importlib.import_module(name) for name in ("choice_loss", "turns", "predicted_seconds")
-)
+dry_run, problems, turns = (importlib.import_module(name) for name in ("dry_run", "problems", "turns"))
 
 CARDS = {card.name: card for card in rated_cards()}
 TYPES = (FLOAT16, INT8, W8A8, INT4)  # by their numbers in plugins/kernels/weights.h
@@ -79,10 +83,8 @@ SHAPE = (11008, 4096)
 def test_what_is_predicted_is_what_runs(kernel, card, weights, gated):
     """In every kind and for any tokens: the configuration that schedule.h chooses, with its panels and its parts."""
     rated, names = CARDS[card], list(kernel.configs())
-    device, linears = (
-        predicted_seconds.device_of(rated),
-        [f"m.{name}" for name in ("gate", "up")[: 1 + gated]],
-    )
+    device = dry_run.PlannedKernels(rated).device()
+    linears = [f"m.{name}" for name in ("gate", "up")[: 1 + gated]]
     kinds = [kind for kind in KINDS if kind is not DENSE and kind.goes_with(weights)]
     for kind, ratio, tokens in itertools.product(kinds, (0.0, 0.1, 0.5), (1, 16, 64, 128, 256, 1024, 4096)):
         costs = CostModel(PlanCard(rated), Workload(batch=1, prompt=tokens, generated=1))
@@ -114,10 +116,38 @@ def test_what_is_predicted_is_what_runs(kernel, card, weights, gated):
         assert found == pytest.approx(expected.microseconds, rel=1e-9)
 
 
+def packings(shape):
+    """Linears of a shape in every packing and type that kernels multiply, of gate and up too."""
+    n, k = shape
+    for share in (0.0, 0.5, 1.0):
+        for weights in (FLOAT16, W8A8):
+            yield from (Linear(n, k, share, rows, (), weights) for rows in (64, 128))
+            yield Linear(2 * n, k, share, 64, (), weights, gated=True)
+        for weights in (FLOAT16, INT8, INT4):
+            others = ((kind_named("12:16"), 0.25),) if weights is FLOAT16 else ()
+            yield Linear(n, k, min(share, 0.75), 64, others, weights)
+            yield Linear(2 * n, k, min(share, 0.75), 64, others, weights, gated=True)
+
+
+def loss_of_choice(card, linear, tokens):
+    """Predicted time of the choice over the shortest of all configurations and parts, less 1."""
+    problem, limits = linear.problem(tokens), limits_of(card)
+    times = {
+        (number, parts): launch_time(card, problem, number, parts)
+        for number, config in enumerate(schedule.CONFIGS)
+        if problem.suits(config) and config.shared_bytes <= limits.shared_bytes
+        for parts in parts_tried(problem, config, limits)
+    }
+    return times[choose_schedule(problem, limits)] / min(times.values()) - 1
+
+
 @pytest.mark.parametrize("card", ["A100-80", "A6000", "RTX 4090", "L40S", "H100"])
 def test_the_choice_is_about_the_best(card):
-    """By the model over every third problem of choice_loss.py: a loss of 1 % in the mean and 10 % at worst."""
-    lost = [found.lost for found in itertools.islice(choice_loss.losses([CARDS[card]]), 0, None, 3)]
+    """By the planner's model over every third problem: a loss of 1 % in the mean and 10 % at worst."""
+    shapes = dict.fromkeys(shape for own in problems.SHAPES.values() for shape in own)
+    tokens = (1, 8, 16, 32, 64, 128, 192, 256, 512, 1024, 2048, 4096, 8192)
+    asked = ((linear, count) for shape in shapes for linear in packings(shape) for count in tokens)
+    lost = [loss_of_choice(CARDS[card], *one) for one in itertools.islice(asked, 0, None, 3)]
     assert len(lost) > 1000 and np.mean(lost) <= 0.01 and max(lost) <= 0.1
 
 

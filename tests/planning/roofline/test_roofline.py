@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.page_part import renewed
 from masklearn.quant.table import FLOAT16
 from patch_compile.artifacts.plan import Way
 from patch_compile.hardware.cards import rated_cards
@@ -30,6 +29,7 @@ problems, roofline = (importlib.import_module(name) for name in ("problems", "ro
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs/explanation/performance.md"
+SHARES = (0.0, 0.5, 0.7, 0.8, 0.9, 1.0)
 SHAPES = [shape for shapes in problems.SHAPES.values() for shape in shapes]
 LARGE = [(4096, 4096), (11008, 4096), (4096, 11008), (14336, 4096), (4096, 14336)]
 DEVICES = {card.name: card for card in rated_cards()}
@@ -49,10 +49,10 @@ def whole(device, ratio, model="LLaMA-2-7B", fuse=tuple(FUSIONS), **changes):
 
 @pytest.mark.parametrize("device", DEVICES.values(), ids=lambda d: d.name)
 def test_no_prediction_exceeds_the_limits(device):
-    shares, rows = (0.0, 0.3, *roofline.SHARES), (64, 128)
+    shares, rows = (0.0, 0.3, *SHARES), (64, 128)
     for shape, tokens, share, height in itertools.product(SHAPES, problems.TOKENS, shares, rows):
-        problem = roofline.Linear(*shape, share, height).problem(tokens)
-        p = roofline.predict(device, roofline.Linear(*shape, share, height), tokens)
+        problem = linear_roofline.Linear(*shape, share, height).problem(tokens)
+        p = linear_roofline.predict(device, linear_roofline.Linear(*shape, share, height), tokens)
         # the share is rounded to whole slabs
         exact = problem.slabs[1] / sum(problem.slabs)
         assert 0 < p.speedup <= linear_roofline.speedup_limit(exact, p.dense_bound) + 1e-9
@@ -61,7 +61,7 @@ def test_no_prediction_exceeds_the_limits(device):
 
 def times_by_share(device, shape, tokens, config=None):
     return [
-        roofline.predict(device, roofline.Linear(*shape, share), tokens, config).microseconds
+        linear_roofline.predict(device, linear_roofline.Linear(*shape, share), tokens, config).microseconds
         for share in np.linspace(0, 1, 11)
     ]
 
@@ -96,10 +96,10 @@ def test_moving_to_another_kernel_costs_little(device):
 def test_dense_slabs_lose_only_overhead(device):
     """Bytes and products are equal, so only the index, sums of shared tiles, whole tiles and issue slots cost more."""
     for shape in LARGE:
-        decode = roofline.predict(device, roofline.Linear(*shape, 0.0), 16)
+        decode = linear_roofline.predict(device, linear_roofline.Linear(*shape, 0.0), 16)
         assert 0 < decode.microseconds - decode.dense_microseconds < 4
         assert decode.speedup > 0.87
-        assert 0.8 < roofline.predict(device, roofline.Linear(*shape, 0.0), 4096).speedup <= 1.0
+        assert 0.8 < linear_roofline.predict(device, linear_roofline.Linear(*shape, 0.0), 4096).speedup <= 1.0
 
 
 def test_geforce_cards_sum_at_half_rate():
@@ -130,12 +130,12 @@ def test_attention_bytes_are_in_total_time():
 @pytest.mark.parametrize("device", HOPPER, ids=lambda d: d.name)
 def test_hopper_prefills_by_the_faster_way(device):
     names = [c.name for c in schedule.CONFIGS]
-    for shape, share, tokens in itertools.product(LARGE, roofline.SHARES, (512, 2048, 4096, 16384)):
-        asked = roofline.Linear(*shape, share)
-        prefill = roofline.predict(device, asked, tokens)
+    for shape, share, tokens in itertools.product(LARGE, SHARES, (512, 2048, 4096, 16384)):
+        asked = linear_roofline.Linear(*shape, share)
+        prefill = linear_roofline.predict(device, asked, tokens)
         chosen = choose_schedule(asked.problem(tokens), limits_of(device))[0]
         ways = (
-            roofline.predict(device, asked, tokens, chosen).microseconds,
+            linear_roofline.predict(device, asked, tokens, chosen).microseconds,
             linear_roofline.dense_path_time(device, asked, tokens),
         )
         assert prefill.microseconds == min(ways)
@@ -146,8 +146,8 @@ def test_hopper_prefills_by_the_faster_way(device):
         else:
             assert prefill.slower.way is (Way.MMA_SP if by_kernels else Way.DENSE_PATH)
             assert prefill.slower.speedup == pytest.approx(prefill.speedup)
-    for shape, share in itertools.product(LARGE, roofline.SHARES):
-        decode = roofline.predict(device, roofline.Linear(*shape, share), 16)
+    for shape, share in itertools.product(LARGE, SHARES):
+        decode = linear_roofline.predict(device, linear_roofline.Linear(*shape, share), 16)
         assert decode.config in names and decode.slower is None and (share < 0.5 or decode.speedup > 0.9)
     model = whole(device.name, 0.35)
     assert model.slower.way is Way.DENSE_PATH and 0.75 <= model.slower.speedup < 0.9
@@ -158,7 +158,7 @@ def test_hopper_prefills_by_the_faster_way(device):
 def test_the_dense_path_adds_bytes_and_launches(device):
     """A 4096 x 4096 weight that is all 2:4 costs 1.125 bytes read and 2 written per weight, and one more kernel."""
     for tokens in (64, 4096):
-        asked = roofline.Linear(4096, 4096, 1.0)
+        asked = linear_roofline.Linear(4096, 4096, 1.0)
         more = (
             linear_roofline.dense_path_time(device, asked, tokens)
             - linear_roofline.dense_time(device, asked, tokens)[0]
@@ -171,17 +171,17 @@ def test_the_dense_path_adds_bytes_and_launches(device):
 
 def test_only_hopper_takes_the_16_bit_dense_path():
     for device, shape, share in itertools.product(AMPERE_AND_ADA, LARGE, (0.0, 0.9)):
-        found = roofline.predict(device, roofline.Linear(*shape, share), 2048)
+        found = linear_roofline.predict(device, linear_roofline.Linear(*shape, share), 2048)
         assert found.slower is None and found.config != linear_roofline.DENSE_PATH
 
 
 def test_a_configuration_of_another_panel_height_is_refused():
     names = [c.name for c in schedule.CONFIGS]
-    shape = roofline.Linear(4096, 4096, 0.5)
-    found = roofline.predict(DEVICES["A6000"], shape, 16, names.index("mid-128"))
+    shape = linear_roofline.Linear(4096, 4096, 0.5)
+    found = linear_roofline.predict(DEVICES["A6000"], shape, 16, names.index("mid-128"))
     assert found.config == "mid-128"
     with refused(ValueError):
-        roofline.predict(DEVICES["A6000"], shape, 16, names.index("mid-64"))
+        linear_roofline.predict(DEVICES["A6000"], shape, 16, names.index("mid-64"))
 
 
 def test_the_models_linears_are_the_benchmarks_shapes():
@@ -194,7 +194,7 @@ def test_the_page_is_current():
     """When this fails, run `make docs`."""
     page = PAGE.read_text()
     assert page.splitlines()[2].startswith("Not yet run on hardware")
-    assert renewed(page, "roofline", roofline.markdown()) == page
+    assert roofline.renewed(page) == page
 
 
 QWEN = {

@@ -8,7 +8,7 @@ import pytest
 
 from masklearn.masks.kinds.table import TWO_FOUR, kind_named
 from masklearn.quant.table import W8A8
-from patch_compile.hardware.cards import architecture_of, rated_cards
+from patch_compile.hardware.cards import architecture_of
 from patch_compile.planning.roofline import schedule
 from patch_compile.planning.roofline.launch_work import occupancy
 from patch_compile.plugin.targets import ARCHS
@@ -24,7 +24,7 @@ from tests.plugins.machine_code import (
 )
 from tests.refusals import refused
 
-sass, issue, rounding = map(importlib.import_module, ("sass", "issue", "rounding"))
+sass, issue = map(importlib.import_module, ("sass", "issue"))
 
 pytestmark = pytest.mark.skipif(NO_CODE, reason=WHY_NO_CODE)
 
@@ -171,23 +171,6 @@ def test_slabs_cost_their_minimal_instructions(binary, scalar, arch):
                 assert counts[load] == loads.get(load, 0) * row_blocks + x_loads.get(load, 0), (c.name, load)
             loop = sass.loop_of(code, kind.name, c.weights)
             assert not [i for i in loop if i.opcode.startswith(("LDL", "STL"))], (c.name, kind.name)
-
-
-@pytest.mark.parametrize(
-    ("scalar", "arch"),
-    [pytest.param(f"w8a8_{s}", a, marks=marks(a)) for a in ARCHS for s in ("half", "bfloat16")],
-)
-def test_rounding_is_issued_faster_than_dram_reads(scalar, arch):
-    code = rounding.rounding_code(kernel_object(cubin.SOURCES[scalar].name, arch), CUOBJDUMP)
-    issued = rounding.issued_values(len(rounding.rounding_way(code)))
-    slowest = [issued / rounding.moved_values(card) for card in rated_cards() if card.sm == arch]
-    assert min(slowest, default=1) >= 0.95
-
-
-def test_code_without_all_of_rounding_is_refused():
-    code = [cubin.Instruction(at, "", opcode, "") for at, opcode in enumerate(("F2I.NTZ", "EXIT", "F2I.NTZ"))]
-    with refused(ValueError):
-        rounding.rounding_way(code)
 
 
 kernels_of = pytest.mark.parametrize(

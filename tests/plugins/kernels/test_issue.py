@@ -179,16 +179,6 @@ def test_all_slots_but_one_are_under_way(kind, slab):
     assert bytes_in_flight(DECODE, slab, 2) == 2 * 3 * slab
 
 
-@pytest.mark.parametrize("groups", [1, 2, 3])
-def test_loops_hide_copies_behind_turns(groups):
-    copy, group = instruction("LDGSTS.E.BYPASS.128", "[R0], [R2.64]"), instruction("LDGDEPBAR", writes=0)
-    way = [copy, group, instruction("DEPBAR.LE", f"SB0, 0x{groups}"), *[HMMA] * 100, BARRIER]
-    turn = 8 * 100 + TIMING.barrier
-    hidden = issue.longest_latency(way, DECODE, TIMING, 1, turn)
-    assert groups * turn - 30 <= hidden <= groups * 1.02 * turn + 30
-    assert issue.longest_latency(way, DECODE, TIMING, 1, turn / 2) == 0  # the products take longer
-
-
 def test_a_way_of_two_slabs_has_two_barriers():
     one = issue.cycles_per_slab([BARRIER, *[IMMA] * 48], 4, TIMING, blocks=2)
     two = issue.cycles_per_slab([BARRIER, *[IMMA] * 32, BARRIER, *[IMMA] * 64], 4, TIMING, blocks=2)

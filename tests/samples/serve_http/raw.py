@@ -11,38 +11,21 @@ from tests.samples.serve_http.serving import Running
 # What a client may write into a completion. All of it is JSON to Python's parser.
 EXTREMES = [
     '"repetition_penalty": 1e-320',
-    '"repetition_penalty": 1e-320, "temperature": 1',
     '"repetition_penalty": 1e308, "temperature": 1e-320',
     '"repetition_penalty": 5e-324, "top_p": 5e-324, "logprobs": 5',
     '"repetition_penalty": 0',
-    '"repetition_penalty": 1e400',
     '"temperature": 1e-300',
-    '"temperature": 5e-324, "top_p": 1e-300, "top_k": 1',
     '"temperature": 2, "top_k": 99999999999999999999999999',
     '"temperature": NaN',
-    '"temperature": -Infinity',
     '"presence_penalty": 2, "frequency_penalty": -2, "temperature": 1e-310',
-    '"max_tokens": 0',
-    '"max_tokens": -1',
     f'"max_tokens": {10**400}',
     f'"max_tokens": {"9" * 5000}',
     f'"seed": {10**30}, "temperature": 1',
-    f'"seed": {-(2**70)}, "temperature": 1',
-    '"seed": 1e3',
-    f'"stop": "{"the " * 200_000}"',
     f'"stop": {json.dumps(["the " * 250] * 4)}',
     '"stop": "\\ud800"',
-    '"stop": "\\u0000"',
-    '"user": "\\udfff"',
-    '"\\ud800": 1',
     '"model": "\\ud800"',
-    '"n": 1e2',
-    '"max_tokens": 2, "max_tokens": 3',
-    '"temperature": 0, "temperature": "hot"',
-    f'"logit_bias": {"[" * 500}{"]" * 500}',
     f'"tools": {"[" * 100_000}',
     f'"prompt": [{",".join(["3"] * 450_000)}]',
-    f'"prompt": [{",".join(["[3]"] * 250_000)}]',
     f'"prompt": [{10**40}]',
     f'"messages": [{",".join(["{}"] * 300_000)}]',
     ", ".join(f'"k{i}": 1' for i in range(60_000)),
@@ -65,15 +48,5 @@ def connected(running: Running) -> Iterator[socket.socket]:
 def to_the_end(client: socket.socket) -> bytes:
     got = b""
     while part := client.recv(1 << 16):
-        got += part
-    return got
-
-
-def read_until(client: socket.socket, said: bytes) -> bytes:
-    """Read until `said` has come."""
-    got = b""
-    while said not in got:
-        part = client.recv(1 << 16)
-        assert part, got
         got += part
     return got

@@ -20,17 +20,6 @@ from tests.work import until
 
 SERVE = Path(module.__file__).with_name("serve.sh")
 LONG = 12000  # tokens, about ten seconds, so that a request can be ended before it is complete
-# Nothing ends by a clock.
-PATIENT = {
-    "model": "tiny",
-    "queue": 64,
-    "timeout": 3600,
-    "client_timeout": 3600,
-    "max_body": 1 << 20,
-    "max_batch": None,
-    "max_prompt": 4096,
-    "max_new_tokens": 4096,
-}
 
 
 @dataclass
@@ -50,10 +39,6 @@ class Running:
     def client(self) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=600)
 
-    @property
-    def async_client(self) -> openai.AsyncOpenAI:
-        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=600)
-
     def get(self, path: str) -> httpx.Response:
         return httpx.get(f"{self.url}/{path}", timeout=600)
 
@@ -61,7 +46,7 @@ class Running:
         return httpx.post(f"{self.url}/v1/{path}", json=body, timeout=600)
 
     def count(self, name: str) -> int:
-        """A number of /health: `running`, `waiting` or `generated_tokens`."""
+        """A number of /health: `running` or `waiting`."""
         return int(self.get("health").json()[name])
 
     def wait_for(self, name: str, value: int) -> None:
@@ -69,12 +54,11 @@ class Running:
 
 
 @contextmanager
-def serving(
-    generator: Generator, *, connections: int = 512, grace: int = 0, **limits: Any
-) -> Iterator[Running]:
-    """Run the server in a thread with a test's limits. At the end it shuts down."""
+def serving(generator: Generator, **limits: Any) -> Iterator[Running]:
+    """Run the server in a thread with a test's limits; else nothing ends by a clock. At the end it shuts down."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = make_server(Service(generator, **PATIENT | limits), grace, connections)
+    limits = {"model": "tiny", "timeout": 3600, "client_timeout": 3600} | limits
+    server = make_server(Service(generator, **limits))
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -103,10 +87,6 @@ def process(out: Path, log: Path, *options: str) -> Iterator[Running]:
     finally:
         started.kill()
         started.wait()
-
-
-def alone(generator: Generator, prompt: Any, new_tokens: int, **settings: Any) -> str:
-    return generator.generate([prompt], new_tokens=new_tokens, **settings)[0].text
 
 
 def in_background(call: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
