@@ -11,7 +11,7 @@ from patch_compile.options import Argument
 
 @takes()
 def compare(paths: Annotated[Sequence[StrPath], Argument("The folders of the builds.", "OUT…")]) -> Compared:
-    """Compare quality, size and predicted speed of builds of one model.
+    """Compare quality, size and speed of builds of one model.
 
     Raises UsageError for an invalid setting, and PatchCompileError with the reason for builds that cannot be compared.
     """
