@@ -37,7 +37,6 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "simulator": ("tests/attacks/test_simulator.py",),
     "serve-http": ("tests/samples/serve_http/",),
     "tasks": ("tests/verification/tasks/",),
-    "trtexec-page": ("tests/samples/test_trtexec_page.py",),
     "types-for-speed": ("tests/planning/test_types_for_speed.py",),
     "verify": ("tests/verification/test_verify.py",),
 }

@@ -22,8 +22,8 @@ PAGES = {str(path.relative_to(ROOT)): path for path in pages()}
 MADE = {"docs/reference/errors.md", "docs/reference/formats.md"}
 # Programs of others, which pages call without anything of ours.
 OTHERS = (
-    "accelerate", "cd", "cmake", "ctest", "curl", "hf",
-    "edgellm/bin/pip", "edgellm/bin/tensorrt-edgellm-export", "git", "pre-commit",
+    "accelerate", "cd", "cmake", "cp", "ctest", "curl", "hf", "ln",
+    "edgellm/bin/pip", "edgellm/bin/tensorrt-edgellm-export", "git", "polygraphy", "pre-commit", "tensorrt_rtx", "trtexec",
 )  # fmt: skip
 OVERWRITING = ("bench", "build", "compile", "import-mask", "learn")
 # These run in every `make test`, the others in `make docs-test`.
@@ -136,7 +136,8 @@ def begins_behind_a_build(found: list[Block]) -> bool:
     made = set[str]()
     for words in (words for block in found if block.language in SHELL for words in block.commands()):
         output = words[words.index("-o") + 1] if "-o" in words else ""
-        if {"OUT", "masks.safetensors", "PRUNED_DIR"} & set(words) - made - {output}:
+        read = {word.partition("/")[0] for word in words}
+        if {"OUT", "masks.safetensors", "PRUNED_DIR"} & read - made - {output}:
             return True
         made.add(output)
     return False
