@@ -17,12 +17,12 @@ from masklearn.masks.linear_mask import LinearMask, weights_by_kind, zeroed_weig
 from masklearn.masks.record import MaskRecord
 from masklearn.masks.stored import (
     FORMAT,
-    KINDS_OF_24,
-    KINDS_OF_ALL,
-    WITH_ROUNDED_INPUTS,
-    WITH_SCALES,
+    MIXED,
+    PLAIN,
+    VERSION,
     WITH_SIX_EIGHT,
     Stored,
+    check_format,
     damaged,
     encoded,
     encoded_tiles,
@@ -34,10 +34,9 @@ from masklearn.masks.stored import (
     stored_mask,
     stored_orders,
     stored_record,
-    stored_version,
 )
 from masklearn.quant.grid import Grid
-from masklearn.quant.table import FLOAT16, W8A8
+from masklearn.quant.table import FLOAT16
 
 
 class MaskSet(Mapping[str, LinearMask]):
@@ -131,16 +130,10 @@ class MaskSet(Mapping[str, LinearMask]):
         return total
 
     @property
-    def version(self) -> str:
-        """Version of the format in which the set is written."""
-        if any(has_six_eight(mask) for mask in self._masks.values()):
-            return WITH_SIX_EIGHT
-        if self.folds or any(grid.type is W8A8 for grid in self.grids.values()):
-            return WITH_ROUNDED_INPUTS
-        if self.grids:
-            return WITH_SCALES
-        plain = all(m.others is None or not m.others.any() for m in self._masks.values())
-        return KINDS_OF_24 if plain else KINDS_OF_ALL
+    def plain(self) -> bool:
+        """True for 16-bit weights in dense and 2:4 tiles, without channels that were scaled."""
+        others = (mask.others for mask in self._masks.values())
+        return not (self.grids or self.folds) and all(codes is None or not codes.any() for codes in others)
 
     def by_kind(self) -> dict[TileKind, int]:
         """Returns the number of weights in tiles of each kind that the set has, in the table's order."""
@@ -183,22 +176,23 @@ class MaskSet(Mapping[str, LinearMask]):
             )
 
     def save(self, path: str | Path) -> None:
-        """Write the set to `path`, in the earliest version of the format that holds it. Files of equal sets have equal
-        bytes."""
+        """Write the set to `path`. Files of equal sets have equal bytes."""
         specs: dict[str, tuple[str, tuple[int, ...]]] = {
             f"{name}.order": ("I32", order.shape) for name, order in sorted(self.orders.items())
         }
         specs |= {name: ("I8", exponents.shape) for name, exponents in sorted(self.folds.items())}
         specs |= {f"{name}.scales": ("F32", grid.scales.shape) for name, grid in sorted(self.grids.items())}
+        eights = any(has_six_eight(mask) for mask in self._masks.values())
+        parts = WITH_SIX_EIGHT if eights else PLAIN if self.plain else MIXED
         for name in sorted(self._masks):
-            specs |= specs_of(name, self._masks[name], self.version)
+            specs |= specs_of(name, self._masks[name], parts)
         write_shard(Path(path), specs, self._encoded, self._metadata())
 
     @classmethod
     def load(cls, path: str | Path) -> "MaskSet":
         """Open a file that `save` wrote.
 
-        Raises MaskLearnError if it is missing, truncated, inconsistent, or of a newer format version.
+        Raises MaskLearnError if it is missing, truncated, inconsistent, or of another format version.
         """
         path = Path(path)
         if not path.is_file():
@@ -206,7 +200,7 @@ class MaskSet(Mapping[str, LinearMask]):
                 f"No mask file at {path}", "There is no such file.", "Give the path of a masks.safetensors."
             )
         shard = Shard.open(path)
-        version = stored_version(path, shard)
+        check_format(path, shard)
         try:
             meta = shard.metadata
             masks = cls(
@@ -220,11 +214,11 @@ class MaskSet(Mapping[str, LinearMask]):
             )
             linears = parse_json(meta["linears"])
             for name, about in linears.items():
-                masks._masks[name] = stored_mask(shard, name, about, version)
+                masks._masks[name] = stored_mask(shard, name, about)
                 if "weights" in about:
-                    masks.grids[name] = stored_grid(shard, name, about, version)
+                    masks.grids[name] = stored_grid(shard, name, about)
             masks.orders.update(stored_orders(shard))
-            masks.folds.update(stored_folds(shard, version))
+            masks.folds.update(stored_folds(shard))
         except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
             why = f"{error} is missing" if isinstance(error, KeyError) else str(error).rstrip(".")
             raise damaged(path, f"Its metadata do not describe its tensors: {why}.") from error
@@ -239,7 +233,7 @@ class MaskSet(Mapping[str, LinearMask]):
             linears[name]["weights"] = grid.type.name
         return {
             "format": FORMAT,
-            "version": self.version,
+            "version": VERSION,
             "linears": json.dumps(linears, separators=(",", ":")),
             "ratio_asked": repr(float(self.ratio_asked)),
             "ratio": repr(self.ratio),

@@ -1,16 +1,18 @@
-"""Mask files: metadata, and the tensors of a linear, in all versions of the format.
+"""Mask files: metadata, and the tensors of a linear.
 
-| version | tensors of a linear |
+| tensor | content |
 |---|---|
-| 1 | `.tiles` uint8, numpy `packbits(bitorder="little")` of the row-major map of 2:4 tiles; `.pattern` |
-| 2 | `.kinds` uint8 `[grid]`, codes of `kinds.table`; `.pattern`; `.mask16` uint16, one code per group of 16 in n:16 tiles |
-| 3 | as 2; `.scales` fp32 of a quantised linear, `[N]` for int8 and `[N, K/64]` for int4, see `quant.grid` |
-| 4 | as 3; linears of type w8a8, whose scales are as int8's; `.rows`, `.columns` int8 of a tensor of the model, exponents of
-its channels that were smoothed, see `MaskSet.folds` |
-| 5 | as 4; `.mask8` uint8, one code per group of 8 in 6:8 tiles |
+| `.tiles` | uint8, numpy `packbits(bitorder="little")` of the row-major map of 2:4 tiles |
+| `.kinds` | uint8 `[grid]`, codes of `kinds.table` |
+| `.pattern` | uint8, one nibble (0 … 5) per group of 4 in the 2:4 tiles, row-major, low nibble first |
+| `.mask16` | uint16, one code per group of 16 in n:16 tiles |
+| `.mask8` | uint8, one code per group of 8 in 6:8 tiles |
+| `.scales` | fp32 of a quantised linear, `[N]` for int8 and w8a8 and `[N, K/64]` for int4, see `quant.grid` |
+| `.order` | int32, order of hidden channels, see `MaskSet.orders` |
+| `.rows`, `.columns` | int8 of a tensor of the model, exponents of its channels that were smoothed, see `MaskSet.folds` |
 
-`.pattern` is uint8, one nibble (0 … 5) per group of 4 in the 2:4 tiles, row-major, low nibble first. A set is written in the
-earliest version that holds it, so that earlier releases read it.
+Every linear has `.tiles` and `.pattern` if the set is plain (see `MaskSet.plain`), else `.kinds`, `.pattern` and `.mask16`,
+and `.mask8` too if the set has 6:8 tiles.
 """
 
 import math
@@ -27,22 +29,26 @@ from masklearn.base.errors import MaskLearnError
 from masklearn.base.safe_read import parse_json
 from masklearn.base.shard import Shard
 from masklearn.masks.kinds.base import Family
-from masklearn.masks.kinds.table import DENSE, FAMILIES, GONE, PRUNED, TWO_FOUR
+from masklearn.masks.kinds.table import DENSE, FAMILIES, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask, check_kinds, kinds_of_tiles, tiles_of
 from masklearn.masks.record import MaskRecord
 from masklearn.masks.tiles import check_tile, grid_shape, sparse_groups, tile_weights
 from masklearn.quant.grid import Grid
-from masklearn.quant.table import QUANTISED, W8A8
+from masklearn.quant.table import QUANTISED
 
 FORMAT = "patch-compile.masks"
 """Value of `format` in the metadata of a mask file."""
-KINDS_OF_24, KINDS_OF_ALL, WITH_SCALES, WITH_ROUNDED_INPUTS, WITH_SIX_EIGHT = "1", "2", "3", "4", "5"
-"""The versions of the format."""
+VERSION = "1"
+PLAIN, MIXED, WITH_SIX_EIGHT = (
+    ("tiles", "pattern"),
+    ("kinds", "pattern", "mask16"),
+    ("kinds", "pattern", "mask16", "mask8"),
+)
+"""Ends of the names of a linear's tensors, see above."""
 
 ROWS, COLUMNS = ".rows", ".columns"
 """Ends of the names of `MaskSet.folds`."""
 
-_VERSIONS = (KINDS_OF_24, KINDS_OF_ALL, WITH_SCALES, WITH_ROUNDED_INPUTS, WITH_SIX_EIGHT)
 _OF_SIXTEEN, _OF_EIGHT = FAMILIES["n:16"], FAMILIES["6:8"]
 _Specs = dict[str, tuple[str, tuple[int, ...]]]
 
@@ -76,19 +82,16 @@ def has_six_eight(mask: LinearMask | Stored) -> bool:
     return mask.others is not None and bool(tiles_of(mask.others, _OF_EIGHT).any())
 
 
-def specs_of(name: str, mask: LinearMask | Stored, version: str) -> _Specs:
-    """Returns (dtype code, shape) of each tensor of a linear."""
-    pattern = {f"{name}.pattern": ("U8", (_nibble_bytes(mask),))}
-    if version == KINDS_OF_24:
-        return {f"{name}.tiles": ("U8", (-(-mask.tiles.size // 8),)), **pattern}
+def specs_of(name: str, mask: LinearMask | Stored, parts: tuple[str, ...]) -> _Specs:
+    """Returns (dtype code, shape) of the tensors of a linear whose names end with these parts."""
     specs = {
-        f"{name}.kinds": ("U8", mask.tiles.shape),
-        **pattern,
-        f"{name}.mask16": ("U16", (_groups(mask, _OF_SIXTEEN),)),
+        "tiles": ("U8", (-(-mask.tiles.size // 8),)),
+        "kinds": ("U8", mask.tiles.shape),
+        "pattern": ("U8", (_nibble_bytes(mask),)),
+        "mask16": ("U16", (_groups(mask, _OF_SIXTEEN),)),
+        "mask8": ("U8", (_groups(mask, _OF_EIGHT),)),
     }
-    if version == WITH_SIX_EIGHT:
-        specs[f"{name}.mask8"] = ("U8", (_groups(mask, _OF_EIGHT),))
-    return specs
+    return {f"{name}.{part}": specs[part] for part in parts}
 
 
 def encoded(mask: LinearMask, kind: str) -> NDArray[Any]:
@@ -101,16 +104,20 @@ def encoded_tiles(mask: LinearMask | Stored, kind: str) -> NDArray[np.uint8]:
     return mask.kinds if kind == "kinds" else np.packbits(mask.tiles, bitorder="little")
 
 
-def stored_mask(shard: Shard, name: str, about: Mapping[str, Any], version: str) -> Stored:
+def stored_mask(shard: Shard, name: str, about: Mapping[str, Any]) -> Stored:
     """Check a linear's metadata against its tensors. Raises ValueError if they do not fit together."""
     size, tile = (about["shape"][0], about["shape"][1]), (about["tile"][0], about["tile"][1])
     if not all(type(side) is int for side in (*size, *tile)):
         raise ValueError(f"{name} has the shape {size} and the tile {tile}")
     check_tile(size, tile)
-    stored = (_tiles if version == KINDS_OF_24 else _kinds)(shard, name, size, tile)
-    if has_six_eight(stored) and version != WITH_SIX_EIGHT:
-        raise ValueError(f"{name} has tiles of kind 6:8, which version {version} does not have")
-    for tensor, (dtype, shape) in specs_of(name, stored, version).items():
+    parts: tuple[str, ...] = PLAIN
+    if f"{name}.tiles" in shard.tensors:
+        stored = _tiles(shard, name, size, tile)
+    else:
+        stored = _kinds(shard, name, size, tile)
+        eights = f"{name}.mask8" in shard.tensors or has_six_eight(stored)
+        parts = WITH_SIX_EIGHT if eights else MIXED
+    for tensor, (dtype, shape) in specs_of(name, stored, parts).items():
         entry = shard.tensors[tensor]
         if entry.shape != shape:
             raise ValueError(f"{tensor} is {list(entry.shape)}, its tiles need {list(shape)}")
@@ -133,21 +140,9 @@ def _kinds(shard: Shard, name: str, shape: tuple[int, int], tile: tuple[int, int
     if entry.dtype != "U8" or entry.shape != grid:
         raise ValueError(f"{name}.kinds is {list(entry.shape)} {entry.dtype} for {grid[0]}x{grid[1]} tiles")
     kinds = shard.read(f"{name}.kinds")
-    _check_gone(shard.path, name, kinds)
     check_kinds(kinds, shape, tile)
     tiles = kinds == TWO_FOUR.code
     return Stored(shape, tile, tiles, np.where(tiles, np.uint8(DENSE.code), kinds))
-
-
-def _check_gone(path: Path, name: str, kinds: NDArray[np.uint8]) -> None:
-    """Raise MaskLearnError for tiles of kinds that an earlier version learned; kinds: codes `[grid]`."""
-    gone = [kind for code, kind in GONE.items() if (kinds == code).any()]
-    if gone:
-        raise MaskLearnError(
-            f"{path} has tiles of {', '.join(gone)}, such as in {name}",
-            "No kernel multiplies these tiles any more.",
-            f"Learn the masks again, with `kinds` auto or a list of {', '.join(PRUNED)}.",
-        )
 
 
 def _nibble_bytes(mask: LinearMask | Stored) -> int:
@@ -191,15 +186,11 @@ def stored_record(path: Path, stored: str) -> MaskRecord:
         raise damaged(path, f"The record in its metadata is not valid: {place}: {first['msg']}.") from error
 
 
-def stored_grid(shard: Shard, name: str, about: Mapping[str, Any], version: str) -> Grid:
+def stored_grid(shard: Shard, name: str, about: Mapping[str, Any]) -> Grid:
     """Read the grid of a quantised linear. Raises KeyError or ValueError if the file does not hold one."""
-    if version in (KINDS_OF_24, KINDS_OF_ALL):
-        raise ValueError(f"{name} has a weight type, which version {version} does not have")
     if about["weights"] not in QUANTISED:
         raise ValueError(f"{name} has the weight type {about['weights']!r}, none of {', '.join(QUANTISED)}")
     weights, tensor = QUANTISED[about["weights"]], f"{name}.scales"
-    if weights is W8A8 and version == WITH_SCALES:
-        raise ValueError(f"{name} has the weight type {weights}, which version {version} does not have")
     entry, needed = shard.tensors[tensor], weights.scales_shape((about["shape"][0], about["shape"][1]))
     if (entry.dtype, entry.shape) != ("F32", needed):
         raise ValueError(f"{tensor} is {entry.dtype} {list(entry.shape)}, {weights} needs F32 {list(needed)}")
@@ -216,10 +207,8 @@ def stored_orders(shard: Shard) -> dict[str, NDArray[np.int32]]:
     return orders
 
 
-def stored_folds(shard: Shard, version: str) -> dict[str, NDArray[np.int8]]:
+def stored_folds(shard: Shard) -> dict[str, NDArray[np.int8]]:
     """Read the exponents of scaled channels (see `MaskSet.folds`). Raises ValueError if they are not of int8."""
-    if version not in (WITH_ROUNDED_INPUTS, WITH_SIX_EIGHT):
-        return {}
     folds = {tensor: shard.read(tensor) for tensor in shard.tensors if tensor.endswith((ROWS, COLUMNS))}
     for tensor, exponents in folds.items():
         if exponents.dtype != np.int8 or exponents.ndim != 1:
@@ -227,8 +216,8 @@ def stored_folds(shard: Shard, version: str) -> dict[str, NDArray[np.int8]]:
     return folds
 
 
-def stored_version(path: Path, shard: Shard) -> str:
-    """Returns the version of the format. Raises MaskLearnError for another file, and for a version that is not read."""
+def check_format(path: Path, shard: Shard) -> None:
+    """Raise MaskLearnError for another file, and for another version of the format."""
     if shard.metadata.get("format") != FORMAT:
         raise MaskLearnError(
             f"{path} is not a mask file",
@@ -236,13 +225,12 @@ def stored_version(path: Path, shard: Shard) -> str:
             "Give a masks.safetensors.",
         )
     version = shard.metadata.get("version")
-    if version not in _VERSIONS:
+    if version != VERSION:
         raise MaskLearnError(
             f"{path} has mask format version {version}",
-            f"This release reads versions {', '.join(_VERSIONS)}.",
+            f"This release reads version {VERSION}.",
             "Update patch-compile, or learn the masks again.",
         )
-    return version
 
 
 def damaged(path: Path, why: str) -> MaskLearnError:

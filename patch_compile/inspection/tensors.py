@@ -8,7 +8,7 @@ from pathlib import Path
 from masklearn.base.shard import Shard
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
-from masklearn.masks.stored import FORMAT, KINDS_OF_24
+from masklearn.masks.stored import FORMAT
 from masklearn.masks.tiles import spell_tile
 from patch_compile.errors import PatchCompileError
 from patch_compile.inspection import Inspection
@@ -31,8 +31,7 @@ def _masks(path: Path) -> Inspection:
     rows, faults = [], []
     for name, shape in masks.shapes().items():
         try:
-            several = masks.version != KINDS_OF_24
-            rows.append(_mask_row(name, masks[name], types.get(name, _SIXTEEN), several=several))
+            rows.append(_mask_row(name, masks[name], types.get(name, _SIXTEEN), several=not masks.plain))
         except PatchCompileError as error:
             faults.append(f"{name} {list(shape)}: {error.why or error.what}")
     facts = {

@@ -16,7 +16,6 @@ from masklearn.masks.record import (
     SmoothedRecord,
     TrainRecord,
 )
-from masklearn.masks.stored import KINDS_OF_24
 from patch_compile.report.linears import learned_types, types_line
 
 
@@ -41,7 +40,7 @@ def mosaic_line(masks: MaskSet) -> str:
 
     It is empty for 16-bit weights in dense and 2:4 tiles.
     """
-    if masks.version == KINDS_OF_24:
+    if masks.plain:
         return ""
     shares = ", ".join(f"{100 * n / masks.weights:.1f}% {kind}" for kind, n in masks.by_kind().items())
     tiles = f"tiles: {shares} (of the weights); "

@@ -143,9 +143,6 @@ def test_learning_smooths_w8a8_and_says_so(make_model: ModelMaker, text_file: Pa
         )
         masks = learn(path, recipe(text_file, **given), tmp_path / weights).masks
         assert bool(masks.folds) == (masks.record.smoothed is not None) == smooths
-        assert masks.version == (
-            "4" if "w8a8" in {*map(str, (grid.type for grid in masks.grids.values()))} else "3"
-        )
 
 
 def test_chosen_w8a8_is_smoothed_before_a_repair(

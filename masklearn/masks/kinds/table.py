@@ -21,7 +21,7 @@ _TWO_OF_FOUR, _OF_SIXTEEN, _OF_EIGHT = TwoOfFour(), OfSixteen(), SixOfEight()
 DENSE = TileKind("dense", 0, None, 1)
 TWO_FOUR = TileKind("2:4", 1, _TWO_OF_FOUR, 2)
 
-# Codes are in mask files: a new kind takes a code that neither KINDS nor GONE has, and codes never change.
+# Codes are in mask files, and never change.
 KINDS: tuple[TileKind, ...] = (
     DENSE,
     TWO_FOUR,
@@ -30,9 +30,6 @@ KINDS: tuple[TileKind, ...] = (
     TileKind("10:16", 4, _OF_SIXTEEN, 10),
     TileKind("6:8", 8, _OF_EIGHT, 6),
 )
-
-GONE: Mapping[int, str] = MappingProxyType({5: "14:16", 6: "6:16", 7: "4:16"})
-"""Names of kinds that mask files may hold and no kernel multiplies any more, by code: decision 14 says why."""
 
 PRUNED: Mapping[str, TileKind] = MappingProxyType({kind.name: kind for kind in KINDS if kind is not DENSE})
 """Kinds that prune, by name."""
@@ -49,8 +46,7 @@ def kind_named(name: str) -> TileKind:
     try:
         return PRUNED[name]
     except KeyError:
-        there = "The kind {!r} is gone" if name in GONE.values() else "There is no kind {!r}"
-        raise ValueError(f"{there.format(name)}. The kinds are {', '.join(PRUNED)}.") from None
+        raise ValueError(f"There is no kind {name!r}. The kinds are {', '.join(PRUNED)}.") from None
 
 
 def families_of(kinds: Iterable[TileKind]) -> tuple[Family, ...]:

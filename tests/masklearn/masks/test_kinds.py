@@ -17,7 +17,7 @@ from masklearn.masks.kinds.allowed import (
     parse_kinds,
     spell_kinds,
 )
-from masklearn.masks.kinds.table import BY_CODE, DENSE, FAMILIES, GONE, KINDS, PRUNED, TWO_FOUR, kind_named
+from masklearn.masks.kinds.table import BY_CODE, DENSE, FAMILIES, KINDS, PRUNED, TWO_FOUR, kind_named
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.nm_codes import KEPT_POSITIONS, PATTERNS, patterns_from_scores, removed_scores
 from masklearn.quant.table import FLOAT16, INT4, INT8, W8A8, WEIGHT_TYPES, WeightType
@@ -27,11 +27,9 @@ from tests.refusals import refused
 
 def test_kind_codes_and_names_are_fixed() -> None:
     """Mask files hold the codes, so no later table may give one another meaning."""
-    assert {kind.code: kind.name for kind in KINDS} | GONE == {
-        0: "dense", 1: "2:4", 2: "8:16", 3: "12:16", 4: "10:16", 5: "14:16", 6: "6:16", 7: "4:16",
-        8: "6:8",
+    assert {kind.code: kind.name for kind in KINDS} == {
+        0: "dense", 1: "2:4", 2: "8:16", 3: "12:16", 4: "10:16", 8: "6:8"
     }  # fmt: skip
-    assert not {*BY_CODE} & {*GONE}
 
 
 def test_bytes_and_zeros() -> None:
@@ -246,7 +244,7 @@ def test_allowed_kinds_survive_spelling() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["9:16", "6:16", "", "dense", "8:16,8:16", "auto,8:16", "=8:16", "mlp.*=", "re:(=8:16"]
+    "text", ["9:16", "", "dense", "8:16,8:16", "auto,8:16", "=8:16", "mlp.*=", "re:(=8:16"]
 )
 def test_misspelled_kinds_are_refused(text: str) -> None:
     with refused():

@@ -155,8 +155,6 @@ def stored(tmp_path: Path, meta: dict[str, str], arrays: dict[str, np.ndarray]) 
 @pytest.mark.parametrize(
     "meta",
     [
-        {"version": "6"},
-        {"version": "3"},
         {"version": "2"},
         {"format": "other"},
         {"linears": "{"},
@@ -216,10 +214,9 @@ def mixed_mask(seed: int = 0) -> LinearMask:
     return LinearMask.from_codes((24, 192), (16, 64), kinds, codes)
 
 
-def test_version_2_holds_other_kinds(tmp_path: Path) -> None:
+def test_files_hold_other_kinds(tmp_path: Path) -> None:
     made = MaskSet({"a": mixed_mask(), "b": known_mask()}, **ORIGIN)
     made.save(tmp_path / "m")
-    assert Shard.open(tmp_path / "m").metadata["version"] == "2"
     arrays = load_file(tmp_path / "m")
     assert sorted(arrays) == ["a.kinds", "a.mask16", "a.pattern", "b.kinds", "b.mask16", "b.pattern"]
     assert arrays["a.kinds"].tolist() == [[1, 2, 3], [0, 4, 1]]
@@ -254,10 +251,9 @@ def with_eights() -> MaskSet:
     return MaskSet(masks, **ORIGIN, grids=grids, folds={"n.rows": np.ones(4, np.int8)})
 
 
-def test_version_5_holds_6_8_tiles(tmp_path: Path) -> None:
+def test_files_hold_6_8_tiles(tmp_path: Path) -> None:
     made = with_eights()
     made.save(tmp_path / "m")
-    assert Shard.open(tmp_path / "m").metadata["version"] == "5"
     arrays = load_file(tmp_path / "m")
     # Groups of 8 of 16 rows of a tile and of a tile of half the columns, and of 8 rows of a tile.
     assert (arrays["a.mask8"].dtype, arrays["a.mask8"].shape) == (np.uint8, (16 * (2 + 1) + 8 * 2,))
@@ -275,7 +271,6 @@ def test_version_5_holds_6_8_tiles(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("meta", "arrays"),
     [
-        ({"version": "4"}, {}),
         ({}, {"a.mask8": None}),
         pytest.param({}, {"a.mask8": np.zeros(64, np.int8)}, id="a.mask8 is I8, its type is U8"),
         pytest.param({}, {"a.mask8": np.zeros(63, np.uint8)}, id="a.mask8 is [63], its tiles need [64]"),
@@ -283,7 +278,7 @@ def test_version_5_holds_6_8_tiles(tmp_path: Path) -> None:
         pytest.param({"linears": '{"a": {"shape": [24, 36], "tile": [16, 16]}}'}, {}, id="groups are cut"),
     ],
 )
-def test_faults_of_version_5(tmp_path: Path, meta: dict[str, str], arrays: dict[str, Any]) -> None:
+def test_faults_of_6_8_tiles(tmp_path: Path, meta: dict[str, str], arrays: dict[str, Any]) -> None:
     path = tmp_path / "m"
     with_eights().save(path)
     metadata, content = dict(Shard.open(path).metadata) | meta, load_file(path) | arrays
@@ -299,11 +294,10 @@ def quantised_set() -> MaskSet:
     return MaskSet({"a": mixed_mask(), "b": known_mask(), "c": known_mask()}, **ORIGIN, grids=grids)
 
 
-def test_version_3_holds_grids(tmp_path: Path) -> None:
+def test_files_hold_grids(tmp_path: Path) -> None:
     made = quantised_set()
     made.save(tmp_path / "m")
     meta = Shard.open(tmp_path / "m").metadata
-    assert meta["version"] == "3"
     assert {name: one.get("weights") for name, one in json.loads(meta["linears"]).items()} == {
         "a": "int4", "b": "int8", "c": None
     }  # fmt: skip
@@ -360,16 +354,8 @@ def test_grids_that_do_not_fit_are_named(
         MaskSet.load(path)
 
 
-def test_old_versions_refuse_weight_types(tmp_path: Path) -> None:
-    path = tmp_path / "m"
-    quantised_set().save(path)
-    save_file(load_file(path), path, dict(Shard.open(path).metadata) | {"version": "2"})
-    with refused():
-        MaskSet.load(path)
-
-
-def test_2_4_masks_are_written_as_version_1(tmp_path: Path) -> None:
-    """Also if a file of version 2 held it."""
+def test_2_4_masks_are_written_plainly(tmp_path: Path) -> None:
+    """Also if they come from a set with other kinds."""
     MaskSet({"a": mixed_mask(), "b": known_mask()}, **ORIGIN).save(tmp_path / "two")
     alone = MaskSet({"b": MaskSet.load(tmp_path / "two")["b"]}, **ORIGIN)
     alone.save(tmp_path / "one")
@@ -381,7 +367,6 @@ def test_2_4_masks_are_written_as_version_1(tmp_path: Path) -> None:
     ("meta", "arrays"),
     [
         pytest.param({}, {"l.kinds": np.full((2, 3), 9, np.uint8)}, id="kind 9 is not in the table of kinds"),
-        pytest.param({}, {"l.kinds": np.array([[0, 5, 6], [2, 5, 7]], np.uint8)}, id="gone"),
         pytest.param({}, {"l.kinds": np.zeros(6, np.uint8)}, id="l.kinds is [6] U8 for 2x3 tiles"),
         pytest.param({}, {"l.kinds": np.zeros((2, 3), np.int8)}, id="l.kinds is"),
         pytest.param(
@@ -392,7 +377,6 @@ def test_2_4_masks_are_written_as_version_1(tmp_path: Path) -> None:
             {}, {"l.mask16": np.zeros(159, np.uint16)}, id="l.mask16 is [159], its tiles need [160]"
         ),
         ({}, {"l.mask16": None}),
-        ({"version": "1"}, {}),
         pytest.param({"linears": '{"l": {"shape": [24, 192], "tile": [16, 65536]}}'}, {}, id="for 2x1 tiles"),
         ({"linears": '{"l": {"shape": [24, 144], "tile": [16, 48]}}'}, {}),
         # A claim of a petabyte is refused before any memory is taken for it.
@@ -403,7 +387,7 @@ def test_2_4_masks_are_written_as_version_1(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_faults_of_version_2(tmp_path: Path, meta: dict[str, str], arrays: dict[str, Any]) -> None:
+def test_faults_of_other_kinds(tmp_path: Path, meta: dict[str, str], arrays: dict[str, Any]) -> None:
     path = tmp_path / "m"
     MaskSet({"l": mixed_mask()}, **ORIGIN).save(path)
     metadata = dict(Shard.open(path).metadata) | meta

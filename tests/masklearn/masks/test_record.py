@@ -23,7 +23,7 @@ from masklearn.masks.record import (
 )
 from tests.refusals import refused
 
-# Metadata of version 1 files: false settings are left out, and facts of an import are fields like the rest.
+# Metadata of files: false settings are left out, and facts of an import are fields like the rest.
 LEARNED = {
     "budget": {"per_layer": False, "ratio": 0.4, "unit": "weights"},
     "repair": {
@@ -58,7 +58,7 @@ ONNX = {
 
 
 def file_with(path: Path, stored: Any) -> Path:
-    """Write a mask file of version 1 with a record in its metadata."""
+    """Write a mask file with a record in its metadata."""
     mask = LinearMask((8, 8), (8, 8), np.zeros((1, 1), np.bool_), np.zeros(0, np.uint8))
     MaskSet({"l": mask}, method="m", seed=0, base_model="b", base_sha256="0", ratio_asked=0.0).save(path)
     shard = Shard.open(path)
@@ -71,7 +71,7 @@ def file_with(path: Path, stored: Any) -> Path:
 
 
 @pytest.mark.parametrize("stored", [LEARNED, IMPORTED, SAVING, ONNX, {}])
-def test_version_1_files_stay_as_they_are(tmp_path: Path, stored: dict[str, Any]) -> None:
+def test_files_stay_as_they_are(tmp_path: Path, stored: dict[str, Any]) -> None:
     path = file_with(tmp_path / "masks.safetensors", stored)
     before = path.read_bytes()
     masks = MaskSet.load(path)
