@@ -267,23 +267,23 @@ CLAIMS = [
         ],
     ),
     (
-        "docs/howto/learning.md",
+        "docs/explanation/learning.md",
         (r"`auto` reaches (\S+) at these bytes in 5 minutes on two cores, without repair, where 2:4 tiles reach ([\d.]+); "
         r"with repair, in 8 minutes in all, ([\d.]+), where 2:4 tiles reach ([\d.]+)\."),
         [perplexity(method + kinds, 0.45) for method in (ONE_SHOT, EIGHT_MINUTES) for kinds in (AUTO, PERMUTED)],
     ),
     (
-        "docs/howto/learning.md",
+        "docs/explanation/learning.md",
         r"33 steps took SmolLM2-135M from (\S+) to (\S+) perplexity, and half an hour on a CPU with AMX to ([\d.]+)\.",
         [perplexity(method, 0.45) for method in (ONE_SHOT, EIGHT_MINUTES, REPAIRED)],
     ),
     (
-        "docs/howto/learning.md",
+        "docs/explanation/learning.md",
         r"half an hour with `--permute` ends at (\S+) instead of (\S+) at \.35",
         [perplexity(f"{REPAIRED}{labels}{PERMUTED}", 0.35) for labels in (" with labels", "")],
     ),
     (
-        "docs/howto/learning.md",
+        "docs/explanation/learning.md",
         r"`oneshot` without repair from (\S+) to (\S+) at \.35 and from (\S+) to (\S+) at \.25",
         [perplexity(ONE_SHOT + permuted, ratio) for ratio in (0.35, 0.25) for permuted in ("", PERMUTED)],
     ),

@@ -20,7 +20,7 @@ from masklearn.quant.table import INT4, INT8, QUANTISED, WeightType
 
 _FIX = (
     "Use the checkpoint that it was quantised from, and let `weights` int4, int8 or w8a8 quantise it; or a checkpoint that "
-    "is quantised in a way that docs/howto/learning.md lists."
+    "is quantised in a way that docs/howto/quantised-checkpoints.md lists."
 )
 
 

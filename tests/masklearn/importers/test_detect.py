@@ -18,10 +18,10 @@ BITS = {"x": np.ones((4, 8), np.bool_)}
 def test_documentation_names_every_format_file() -> None:
     files = {file.stem for file in Path(formats.__path__[0]).glob("*.py")} - {"__init__"}
     assert files == {name.replace("-", "_") for name in IMPORTERS}
-    page = (Path(__file__).parents[3] / "docs/howto/learning.md").read_text()
+    page = (Path(__file__).parents[3] / "docs/howto/published-masks.md").read_text()
     for name, kind in IMPORTERS.items():
         assert kind.name == name and kind.summary and issubclass(kind, Importer)
-        assert f"`{name}`" in page, f"docs/howto/learning.md has no line on {name}"
+        assert f"`{name}`" in page, f"docs/howto/published-masks.md has no line on {name}"
 
 
 def test_the_list_imports_nothing_heavy() -> None:

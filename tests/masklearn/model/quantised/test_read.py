@@ -101,7 +101,7 @@ def test_the_library_reads_the_same(name: str, make: Any) -> None:
 
 
 def test_every_format_is_documented() -> None:
-    page = (Path(__file__).parents[4] / "docs/howto/learning.md").read_text()
+    page = (Path(__file__).parents[4] / "docs/howto/quantised-checkpoints.md").read_text()
     assert len(QUANTISATIONS) == 3
     for name, kind in QUANTISATIONS.items():
         assert f"| `{name}` |" in page and kind.summary
