@@ -72,5 +72,5 @@ def test_an_option_wins_over_its_variable(monkeypatch: pytest.MonkeyPatch) -> No
 def test_repeated_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATCH_COMPILE_BUILD_INCLUDE", "q_proj k_proj")
     assert parsed("build", ["model"])["include"] == ("q_proj", "k_proj")
-    monkeypatch.setenv("PATCH_COMPILE_VERIFY_PROMPT", "Once upon a time\nOne, two")
-    assert parsed("verify", ["out"])["prompt"] == ("Once upon a time", "One, two")
+    monkeypatch.setenv("PATCH_COMPILE_RUN_STOP", "Once upon a time\nOne, two")
+    assert parsed("run", ["out", "words"])["stop"] == ("Once upon a time", "One, two")

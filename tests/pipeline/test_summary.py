@@ -13,7 +13,7 @@ from patch_compile.plugin.toolchain import HEADER_PACKAGE, HEADER_SHA256
 def library(package: str | None) -> PluginLibrary:
     nvcc, headers = (Path("/usr/bin/nvcc"), "13.0.88"), (Path("/opt/tensorrt/include"), "11.4.0")
     return PluginLibrary(
-        Path("/cache/plugin.so"), "tensorrt", (80,), ("half",), *nvcc, *headers, package, "0", "x86_64"
+        Path("/cache/plugin.so"), "tensorrt", (80,), ("half",), *nvcc, *headers, package, "0"
     )
 
 
