@@ -56,17 +56,16 @@ class InputErrors:
 
 def keep_hard_inputs(task: Task) -> tuple[Task, InputsRecord | None]:
     """Settle choices by inputs (`BY_INPUTS`): linears of w8a8 keep 16-bit inputs, and so become int8, where inputs are hard
-    to round. Returns the task with one type for each linear, and a record if there are linears of w8a8."""
+    to round. Returns the task with one type for each linear, and a record if there was a choice."""
     allowed = CheckpointFeed(task).allowed_types
     open_ones = {name for name, kinds in allowed.items() if kinds == BY_INPUTS}
     rounded = [name for name, kinds in allowed.items() if kinds[-1] is W8A8]
-    if not rounded or not (open_ones or task.recipe.reads_text):
+    if not open_ones:
         return task, None
     found = input_errors(task, rounded)
     kept = open_ones.intersection(found.hard)
-    if open_ones:
-        types = {name: INT8 if name in kept else kinds[-1] for name, kinds in allowed.items()}
-        task = task.with_recipe(task.recipe.model_copy(update={"weights": spell_types(types)}))
+    types = {name: INT8 if name in kept else kinds[-1] for name, kinds in allowed.items()}
+    task = task.with_recipe(task.recipe.model_copy(update={"weights": spell_types(types)}))
     record = found.record(kept)
     if kept:
         task.note(f"{len(kept)} linears keep inputs of 16 bits (int8): {', '.join(record.kept)}")

@@ -12,8 +12,7 @@ Only inputs of linears of type w8a8 are scaled. Inputs of 16 bits hold both size
 the Hessian (`masklearn.solvers.rounding`), would lose more if smoothed.
 """
 
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,8 +156,8 @@ def _scale_block(
     checkpoint: Checkpoint, block: Block, types: Mapping[str, WeightType]
 ) -> dict[str, dict[str, NDArray[np.generic]]]:
     """Scale the block's weights in memory. Returns the arrays of `_write` by linear; types: of the block's linears."""
-    window = block.hidden[0]
-    before = block.run(window)
+    window = block.hidden[0].clone()  # `_sizes` puts the output there
+    dense = block.run(window)
     found: dict[str, dict[str, NDArray[np.generic]]] = {name: {} for name in with_rounded_inputs(types)}
     # An input is read as it is by linears of 16 bits, and scales of rows or spans would suffer.
     sites = [
@@ -169,24 +168,26 @@ def _scale_block(
     sizes = _sizes(block, [next(iter(site.takers)) for site in sites])
     for site in sites:
         name = next(iter(site.takers))
-        chosen = _choose(checkpoint, block, site, sizes[name], found.keys())
+        linears = {taker: linear for taker, linear in site.takers.items() if taker in found}
+        chosen = _choose(checkpoint, block, site, sizes[name], linears, window, dense)
         if chosen is None:
             continue
         strength, exponents = chosen
         site.scale(exponents)
-        off = float((block.run(window) - before).norm() / before.norm().clamp(min=1e-30))
+        off = float((block.run(window) - dense).norm() / dense.norm().clamp(min=1e-30))
         if not off <= _CLOSE:
             raise RuntimeError(f"smoothing the input of {name} changes its block's output by {off:.1e}")
         numbers = {_STRENGTH: strength, _ERROR: off, _SHIFTED: site.shift}
         theirs = site.folds(block, exponents) | {key: np.array([one]) for key, one in numbers.items()}
-        for taker in site.takers:
-            found.pop(taker, None)
+        for taker in linears:
+            del found[taker]
         found[name] = theirs
     return found
 
 
 def _sizes(block: Block, names: Collection[str]) -> dict[str, Tensor]:
-    """Returns the largest |x| of each input channel `[K]` over the calibration windows, by linear."""
+    """Returns the largest |x| of each input channel `[K]` over the calibration windows, by linear. Moves the windows on to
+    the next block, because smoothing does not change this block's output."""
     largest: dict[str, Tensor] = {}
 
     def see(name: str, x: Tensor, _: Tensor) -> None:
@@ -194,29 +195,36 @@ def _sizes(block: Block, names: Collection[str]) -> dict[str, Tensor]:
         largest[name] = torch.maximum(largest.get(name, top), top)
 
     with watch_calls({name: block.linears[name] for name in names}, see):
-        block.forward()
+        block.advance()
     return largest
 
 
 def _choose(
-    checkpoint: Checkpoint, block: Block, site: Site, sizes: Tensor, rounded: Collection[str]
+    checkpoint: Checkpoint,
+    block: Block,
+    site: Site,
+    sizes: Tensor,
+    linears: Mapping[str, nn.Linear],
+    window: Tensor,
+    dense: Tensor,
 ) -> tuple[float, Tensor] | None:
     """Returns the strength with the least error of the block's output, and its exponents; 0.0 and zeros for no scaling.
 
-    It is None if the checkpoint's type holds the weights of no strength. rounded: linears of type w8a8.
+    It is None if the checkpoint's type holds the weights of no strength. sizes: of the site's inputs; linears: of the site's
+    takers, those of type w8a8; window, dense: input and output of the block.
     """
-    window = block.hidden[0]
-    dense = block.run(window)
-    linears = {name: linear for name, linear in site.takers.items() if name in rounded}
-    none = torch.zeros_like(site.gather(sizes))
+    inputs = _log2(site.gather(sizes))
+    largest = torch.stack([linear.weight.abs().amax(dim=0) for linear in site.takers.values()]).amax(dim=0)
+    weights = _log2(site.gather(largest))
     found: list[tuple[float, float, Tensor]] = []
     for strength in (0.0, *_STRENGTHS):
-        exponents = _exponents(site, sizes, strength) if strength else none
+        exponents = _exponents(inputs, weights, strength) if strength else torch.zeros_like(inputs)
         with parameters_kept(site.modules):
             site.scale(exponents)
             if strength and not site.held(checkpoint, block):
                 continue
-            with _rounded(linears):
+            _round_weights(linears.values())
+            with inputs_rounded(linears):
                 found.append((float((block.run(window) - dense).square().sum()), strength, exponents))
     if len(found) == 1:
         return None
@@ -224,11 +232,9 @@ def _choose(
     return strength, exponents
 
 
-def _exponents(site: Site, sizes: Tensor, strength: float) -> Tensor:
-    """Returns log2 d, whole numbers, with a median of 0."""
-    weights = torch.stack([linear.weight.abs().amax(dim=0) for linear in site.takers.values()])
-    largest = site.gather(weights.amax(dim=0))
-    log = strength * _log2(site.gather(sizes)) - (1 - strength) * _log2(largest)
+def _exponents(inputs: Tensor, weights: Tensor, strength: float) -> Tensor:
+    """Returns log2 d, whole numbers, with a median of 0. inputs, weights: log2 of the sizes of the site's channels."""
+    log = strength * inputs - (1 - strength) * weights
     return (log - log.median()).round().clamp(-_LARGEST, _LARGEST)
 
 
@@ -236,11 +242,10 @@ def _log2(sizes: Tensor) -> Tensor:
     return sizes.clamp(min=max(float(sizes.max()), 1e-30) * _SMALLEST).log2()
 
 
-@contextmanager
-def _rounded(linears: Mapping[str, nn.Linear]) -> Iterator[None]:
-    """Compute with inputs rounded to int8, and with weights rounded to the nearest integer of their row's scale."""
-    with parameters_kept(list(linears.values())), inputs_rounded(linears):
-        for linear in linears.values():
-            scale = linear.weight.abs().amax(dim=1, keepdim=True).clamp(min=1e-30) / W8A8.highest
-            linear.weight.data = (linear.weight / scale).round() * scale
-        yield
+def _round_weights(linears: Iterable[nn.Linear]) -> None:
+    """Round weights in place to the nearest integer times the scale of their row."""
+    for linear in linears:
+        weight = linear.weight.data
+        lowest, highest = weight.aminmax(dim=1, keepdim=True)
+        scale = torch.maximum(highest, -lowest).clamp_(min=1e-30) / W8A8.highest
+        weight.div_(scale).round_().mul_(scale)

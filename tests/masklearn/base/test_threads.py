@@ -115,3 +115,20 @@ def test_threaded_products_are_as_exact_as_fp32() -> None:
         with_threads(count)
         assert torch.equal(in_parallel(lambda _: a @ b, [0])[0], product)
     with_threads(before)
+
+
+def test_freed_memory_is_used_again() -> None:
+    program = """
+import resource
+from masklearn.base.threads import settle_threads
+settle_threads()
+import torch
+for i in range(20):
+    if i == 10:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    tensors = [torch.ones(4, 1 << 20) for _ in range(4)]
+    del tensors
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    faults = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=True)
+    assert int(faults.stdout) < 4096  # pages of one of 40 tensors
