@@ -59,7 +59,7 @@ def settle_threads() -> None:
     allowed = usable_cores()
     if allowed < len(os.sched_getaffinity(0)) and not _user_sets_any(_COUNT):
         os.environ["OMP_NUM_THREADS"] = str(allowed)
-    if not any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+    if not any(name.startswith("MALLOC_") for name in os.environ):
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries lack it
         if mallopt is not None:
             for parameter, size in _KEPT.items():
