@@ -17,8 +17,8 @@ from masklearn.masks.kinds.allowed import left_out_of_auto
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
-from masklearn.masks.record import InputsRecord, MaskRecord, RepairRecord, TrainRecord
-from masklearn.masks.select import Choose, ChoosesTypes, RoundingLoss
+from masklearn.masks.record import MaskRecord, RepairRecord, TrainRecord
+from masklearn.masks.select import Choose, RoundingLoss
 from masklearn.masks.tiles import expand_tiles, weights_of_tiles
 from masklearn.masks.weight_types import spell_types, undecided
 from masklearn.methods import Method, WithRounding, method_of
@@ -97,7 +97,6 @@ def learn(
 
 def learn_task(task: Task) -> Learned:
     """Do the work of `learn` for an existing task, e.g. a task that shares its text with other tasks."""
-    from masklearn.input_errors import keep_hard_inputs
     from masklearn.permute import permute
     from masklearn.smooth import smooth_inputs
     from masklearn.stream.feed import CheckpointFeed
@@ -109,10 +108,6 @@ def learn_task(task: Task) -> Learned:
     smoothed = smooth_inputs(task)
     if smoothed is not None:
         task = task.of(smoothed.checkpoint)
-    rounded_inputs = None
-    if not isinstance(choose, ChoosesTypes):
-        task, rounded_inputs = keep_hard_inputs(task)
-        recipe = task.recipe
     permuted = permute(task) if recipe.permute else None
     if permuted is not None:
         task = task.of(permuted.checkpoint)
@@ -134,7 +129,7 @@ def learn_task(task: Task) -> Learned:
         # int4, which loses by scaled inputs, was offered too; the weights are not rounded yet.
         task, solved, smoothed = _smooth_solved(task, solved)
     learned = _finish(task, found, solved)
-    _record_inputs(learned.masks, smoothed, rounded_inputs)
+    _record_smoothed(learned.masks, smoothed)
     if permuted is not None:
         learned.masks.orders.update(permuted.orders)
         learned.masks.record.permuted = permuted.record
@@ -197,17 +192,15 @@ def repair_given(task: Task, masks: MaskSet, solved: WeightStore) -> Learned:
     solved: these weights. The masks get the grids, folds and records. Raises ValueError for masks of a permuted model whose
     inputs are to be smoothed.
     """
-    from masklearn.input_errors import keep_hard_inputs
 
     task, solved, smoothed = _smooth_solved(task, solved)
     if smoothed is not None and masks.orders:
         raise ValueError(
             "the model is smoothed before it is permuted, and these masks are of a permuted model"
         )
-    task, rounded_inputs = keep_hard_inputs(task)
     checkpoint, grids, masks.record.repair = _repair_and_round(task, masks, solved)
     masks.grids.update(grids)
-    _record_inputs(masks, smoothed, rounded_inputs)
+    _record_smoothed(masks, smoothed)
     return Learned(masks, checkpoint)
 
 
@@ -223,11 +216,10 @@ def _smooth_solved(task: Task, solved: WeightStore) -> tuple[Task, WeightStore, 
     return task.of(smoothed.checkpoint), store, smoothed
 
 
-def _record_inputs(masks: MaskSet, smoothed: "Smoothed | None", rounded: InputsRecord | None) -> None:
+def _record_smoothed(masks: MaskSet, smoothed: "Smoothed | None") -> None:
     if smoothed is not None:
         masks.folds.update(smoothed.folds)
         masks.record.smoothed = smoothed.record
-    masks.record.rounded_inputs = rounded
 
 
 def round_given(

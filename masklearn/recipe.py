@@ -9,7 +9,7 @@ from masklearn.base.settings import Settings
 from masklearn.masks.kinds.allowed import only_two_four
 from masklearn.masks.weight_types import named_types
 from masklearn.options import DEFAULT_TILE, BytesPerWeight, LearnOptions, Ratio, Tile
-from masklearn.quant.table import INT4, INT8, W8A8
+from masklearn.quant.table import INT4, W8A8
 from masklearn.traits import METHODS, Criterion, MethodTraits, Repair, Requires
 
 _WINDOWS, _TOKENS_PER_INPUT = 32, 4
@@ -45,7 +45,6 @@ class LearnSettings(Settings, LearnOptions):
         rounds_inputs = self.reads_text and W8A8 in named and INT4 not in named
         phases = {
             "smoothing": rounds_inputs,
-            "rounding inputs": rounds_inputs and INT8 in named,
             "ordering hidden channels": self.permute,
             "scoring": not self.traits.trains(),
             "sensitivity of the loss": loss and criterion is Criterion.FISHER,

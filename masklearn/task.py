@@ -19,7 +19,7 @@ from masklearn.masks.select_types import TypesForBytes
 from masklearn.masks.weight_types import allowed_types, undecided
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import Coverage
-from masklearn.quant.table import BY_INPUTS, FLOAT16, WeightType
+from masklearn.quant.table import FLOAT16, WeightType
 from masklearn.recipe import LearnRecipe
 from masklearn.text.calibrate import TokenPool, few_tokens, token_pool, wanted_windows
 
@@ -38,7 +38,7 @@ def by_ratio(
     """
     types = allowed_types(recipe.weights, linears, given)
     kinds = allowed_kinds(recipe.kinds, linears, recipe.tile, types)
-    if any(len(own) > 1 and own != BY_INPUTS for own in types.values()):
+    if any(len(own) > 1 for own in types.values()):
         recipe.check_choice()
         if recipe.bytes_per_weight is None:
             raise undecided(recipe.weights)

@@ -15,7 +15,7 @@ from masklearn.base.durable import whole_file
 from masklearn.base.threads import even_parts
 from masklearn.masks.budget import LARGEST_RATIO
 from masklearn.masks.tiles import WHOLE
-from masklearn.masks.weight_types import leaves_choice, named_types, needs_goal, undecided
+from masklearn.masks.weight_types import leaves_choice, named_types, undecided
 from masklearn.model.hub import fetched, spelled
 from patch_compile.artifacts.layout import RECIPE
 from patch_compile.artifacts.plan import Asked
@@ -292,8 +292,6 @@ class Recipe(LearnSettings, BuildOptions):
                 "Types are chosen together with the tiles, while masks are learned. Learned masks bring theirs along.",
                 "Leave --weights out, or name one type for each linear, such as --weights int8.",
             )
-        if self.goal is None and not needs_goal(self.weights):
-            return
         if self.goal is None and self.bytes_per_weight is None:
             raise undecided(self.weights)
         self.check_choice()

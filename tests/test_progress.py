@@ -41,9 +41,9 @@ def test_resumed_phases_are_measured_from_resumption(monkeypatch: pytest.MonkeyP
 
 
 def test_skipped_and_unknown_phases_keep_the_total() -> None:
-    one, places = stage(("rounding inputs", "scoring", "solving", "rounding")), []
+    one, places = stage(("ordering", "scoring", "solving", "rounding")), []
     for what in (
-        "reading text", "rounding inputs", "rounding inputs, 2", "smoothing", "solving, error 0.1", "rounding: 0.1",
+        "reading text", "ordering", "ordering, 2", "smoothing", "solving, error 0.1", "rounding: 0.1",
     ):  # fmt: skip
         one.update(what, 1, 2)
         places.append(one.bars.tasks[0].fields["place"])
@@ -55,7 +55,7 @@ def test_skipped_and_unknown_phases_keep_the_total() -> None:
     {"method": "oneshot"}, {"method": "oneshot", "model": "bert"}, {"method": "wanda"},
     {"method": "oneshot", "criterion": "raw", "repair": "none"},
     {"method": "magnitude"}, {"method": "sparsegpt"}, {"method": "patch-tile"},
-    {"method": "sparsegpt", "weights": "w8a8,int8"}, {"method": "magnitude", "weights": "w8a8"},
+    {"method": "sparsegpt", "weights": "w8a8"}, {"method": "magnitude", "weights": "w8a8"},
 ], ids=lambda settings: "-".join(settings.values()))  # fmt: skip
 def test_recipes_name_the_coming_phases(settings: dict[str, str], make_model, text_file, tmp_path) -> None:
     model = settings.get("model", "llama")

@@ -183,18 +183,6 @@ class SmoothedRecord(_Part):
     shifted: bool = False
 
 
-class InputsRecord(_Part):
-    """Linears of type w8a8 whose inputs are hard to round.
-
-    kept: linears that keep inputs of 16 bits for it, the worst first; worst: the next linears, whose inputs are rounded,
-    each with the relative change of its block's output by it; usual: median of the change.
-    """
-
-    kept: tuple[str, ...] = ()
-    worst: tuple[tuple[str, float], ...] = ()
-    usual: float
-
-
 class SpeedRecord(_Part):
     """Choice of tiles for a speed.
 
@@ -270,7 +258,6 @@ class MaskRecord(BaseModel):
     repair: RepairRecord | None = None
     permuted: PermutedRecord | None = None
     smoothed: SmoothedRecord | None = None
-    rounded_inputs: InputsRecord | None = None
     speed: SpeedRecord | None = None
     gains: GainRecord | None = None
     weights: str | None = None

@@ -6,7 +6,7 @@ the type that a quantised checkpoint gives them, or have 16 bits. The last patte
 
 There may be several types in place of a type, as in `int8,int4` or `mlp.*=int8,int4,v_proj=int8`: types between two
 patterns belong to the first. `auto` means all types that fit a linear. Learning then chooses a type for each linear
-(`masklearn.masks.select_types`; for `int8,w8a8` without a goal `masklearn.input_errors`).
+(`masklearn.masks.select_types`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from types import MappingProxyType
 from masklearn.base.errors import MaskLearnError, UsageError
 from masklearn.masks.kinds.allowed import AUTO
 from masklearn.masks.name_globs import decide, entries, parse_pattern, spell_by_name
-from masklearn.quant.table import BY_INPUTS, FLOAT16, QUANTISED, WEIGHT_TYPES, WeightType, weight_type
+from masklearn.quant.table import FLOAT16, QUANTISED, WEIGHT_TYPES, WeightType, weight_type
 
 _Pairs = list[tuple[str, tuple[str, ...]]]
 Types = tuple[WeightType, ...]
@@ -41,14 +41,6 @@ def named_types(text: str | None) -> Types:
 
 def leaves_choice(text: str | None) -> bool:
     return text is not None and any(len(kinds) > 1 or AUTO in kinds for _, kinds in _pairs(text))
-
-
-def needs_goal(text: str | None) -> bool:
-    """True if the value leaves a choice that only a goal of speed or bytes decides."""
-    by_inputs = {kind.name for kind in BY_INPUTS}
-    return text is not None and any(
-        AUTO in kinds or (len(kinds) > 1 and {*kinds} != by_inputs) for _, kinds in _pairs(text)
-    )
 
 
 def allowed_types(
@@ -86,11 +78,10 @@ def quantised_types(
 ) -> dict[str, WeightType]:
     """Returns the types of the linears that are quantised. The others have 16 bits.
 
-    For the arguments and errors see `allowed_types`. A choice by inputs (`BY_INPUTS`) counts as w8a8, the type of most such
-    linears. Also raises UsageError if the value leaves another choice.
+    For the arguments and errors see `allowed_types`. Also raises UsageError if the value leaves a choice.
     """
     allowed = allowed_types(text, shapes, given)
-    if any(len(kinds) > 1 and kinds != BY_INPUTS for kinds in allowed.values()):
+    if any(len(kinds) > 1 for kinds in allowed.values()):
         raise undecided(text)
     return {name: kinds[-1] for name, kinds in allowed.items() if kinds[-1].quantised}
 

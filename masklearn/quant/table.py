@@ -98,9 +98,6 @@ WEIGHT_TYPES: Mapping[str, WeightType] = MappingProxyType(
     {one.name: one for one in (FLOAT16, BFLOAT16, INT8, W8A8, INT4)}
 )
 
-BY_INPUTS = (INT8, W8A8)
-"""Types that have the same weights. Without a goal, learning takes w8a8, and int8 where the inputs are hard to round."""
-
 QUANTISED: Mapping[str, WeightType] = MappingProxyType(
     {name: one for name, one in WEIGHT_TYPES.items() if one.quantised}
 )

@@ -9,7 +9,6 @@ from masklearn.masks.maskset import MaskSet
 from masklearn.masks.name_globs import kinds_of
 from masklearn.masks.record import (
     BudgetRecord,
-    InputsRecord,
     MaskRecord,
     PermutedRecord,
     RepairRecord,
@@ -25,8 +24,6 @@ def learned_lines(record: MaskRecord) -> Iterator[tuple[str, str]]:
         yield "asked for", _budget(record.budget)
     if record.smoothed:
         yield "smoothed", _smoothed(record.smoothed)
-    if record.rounded_inputs:
-        yield "inputs of int8", _rounded_inputs(record.rounded_inputs)
     if record.permuted:
         yield "reordered", _permuted(record.permuted)
     if record.train:
@@ -68,15 +65,6 @@ def _smoothed(smoothed: SmoothedRecord) -> str:
         f"the channels of {smoothed.scaled} of {smoothed.sites} inputs, by powers of two, so that rounding costs less; this "
         f"by itself changes a block’s output by {smoothed.dense_error:.1e} of its norm{whole}"
     )
-
-
-def _rounded_inputs(inputs: InputsRecord) -> str:
-    kept = (
-        f"16 bits are kept for {', '.join(inputs.kept)}, which rounding harms most; " if inputs.kept else ""
-    )
-    worst = ", ".join(f"{error:.1%} ({name})" for name, error in inputs.worst)
-    most = f"; at most {worst}" if worst else ""
-    return f"{kept}rounding a linear’s inputs changes its block’s output by {inputs.usual:.1%} (median){most}"
 
 
 def _permuted(permuted: PermutedRecord) -> str:

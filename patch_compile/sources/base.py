@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from masklearn.masks.kinds.allowed import allowed_kinds
 from masklearn.masks.weight_types import allowed_types, quantised_types
-from masklearn.quant.table import BY_INPUTS, FLOAT16
+from masklearn.quant.table import FLOAT16
 from patch_compile.artifacts.manifest import EvalText
 from patch_compile.artifacts.plan import Plan, Unpredicted
 from patch_compile.artifacts.proof import InputsFile, RandomInputs, TextWindows
@@ -240,8 +240,7 @@ class Source(ABC):
     @property
     def chooses_types(self) -> bool:
         """True if the recipe lets weight types be chosen for its goal."""
-        by_inputs = BY_INPUTS if self.recipe.goal is None else ()
-        return any(len(kinds) > 1 and kinds != by_inputs for kinds in self.allowed_types.values())
+        return any(len(kinds) > 1 for kinds in self.allowed_types.values())
 
     def weight_types(self, masks: MaskSet | None = None) -> dict[str, WeightType]:
         """Returns the types of the quantised linears: the types in the masks, or the requested types if the masks are not

@@ -13,7 +13,7 @@ from masklearn.base.errors import MaskLearnError
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE, PRUNED, TWO_FOUR, kind_named
 from masklearn.masks.name_globs import decide, entries, parse_pattern, spell_by_name
-from masklearn.quant.table import BY_INPUTS, FLOAT16, INT8, W8A8, WeightType
+from masklearn.quant.table import FLOAT16, INT8, W8A8, WeightType
 
 AUTO = "auto"
 
@@ -107,9 +107,8 @@ def _of_auto(types: tuple[WeightType, ...]) -> tuple[TileKind, ...]:
 
 
 def _goes_with(kind: TileKind, types: tuple[WeightType, ...]) -> bool:
-    """True if a kind goes with a type at least, and with all types if these are chosen by inputs, after the kinds."""
-    which = all if types == BY_INPUTS else any
-    return which(kind.goes_with(one) for one in types)
+    """True if a kind goes with one of the types."""
+    return any(kind.goes_with(one) for one in types)
 
 
 def _check_types(name: str, kinds: tuple[TileKind, ...], types: tuple[WeightType, ...]) -> None:

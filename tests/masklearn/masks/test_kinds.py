@@ -221,7 +221,7 @@ def test_n_16_named_for_w8a8_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "own",
-    [(FLOAT16,), (INT8,), (INT4,), (FLOAT16, INT4), (INT8, W8A8)],
+    [(FLOAT16,), (INT8,), (INT4,), (FLOAT16, INT4)],
     ids=lambda own: ",".join(map(str, own)),
 )
 def test_6_8_is_for_w8a8_only(own: tuple[WeightType, ...]) -> None:
@@ -230,12 +230,6 @@ def test_6_8_is_for_w8a8_only(own: tuple[WeightType, ...]) -> None:
     for types in ({"layers.0.mlp.up": (W8A8,)}, {"layers.0.mlp.up": (*own, W8A8, FLOAT16)}, {}):
         kinds = allowed_kinds("2:4,mlp.up=2:4,6:8", SHAPES, (64, 64), types)
         assert kinds["layers.0.mlp.up"] == (TWO_FOUR, PRUNED["6:8"])
-
-
-def test_types_by_inputs_leave_2_4() -> None:
-    """A linear of w8a8 may become int8 there, after its kinds are known."""
-    own = {"q": (INT8, W8A8)}
-    assert allowed_kinds("auto", {"q": (64, 64)}, (64, 64), own) == {"q": (TWO_FOUR,)}
 
 
 def test_allowed_kinds_survive_spelling() -> None:
