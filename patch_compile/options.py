@@ -32,27 +32,24 @@ from patch_compile.packing.fusion import FUSIONS, parse_fusions, spell_fusions
 WORKLOAD, GRAPH, EVALUATION = "Workload", "Graph", "Evaluation"
 GROUPS = (LEARNING, REPAIR, WORKLOAD, GRAPH, ENGINE, EVALUATION, "")  # in the order of `--help-all`
 AUTO = "auto"
-# Settings whose flag is not their name; a key may name the command. `--on/--off` can also be turned off.
+# Settings whose flag is not their name. `--on/--off` can also be turned off.
 FLAGS = {
     "out": ("-o", "--out"),
     "bytes_per_weight": ("--bytes",),
     "eval_text": ("--eval",),
     "service": ("--for",),
     "permute": ("--permute/--no-permute",),
-    "compare against": ("--x",),
 }
-# Flags that stand for a value of a setting, with their help.
-SHORTCUTS = {"fuse": ("--no-fuse", "none", "Give each linear its own node, as `fuse` none does.")}
 
 
-def flags_of(setting: str, command: str = "") -> tuple[str, ...]:
+def flags_of(setting: str) -> tuple[str, ...]:
     """Returns the flags of a setting on the command line, the longest last."""
-    return FLAGS.get(f"{command} {setting}", FLAGS.get(setting, ("--" + setting.replace("_", "-"),)))
+    return FLAGS.get(setting, ("--" + setting.replace("_", "-"),))
 
 
-def flag_of(setting: str, command: str = "") -> str:
+def flag_of(setting: str) -> str:
     """Returns the flag that stands for a setting in texts."""
-    return flags_of(setting, command)[-1].partition("/")[0]
+    return flags_of(setting)[-1].partition("/")[0]
 
 
 class Argument(Option):

@@ -86,7 +86,7 @@ def _speaking_of_arguments(function: str, options: Collection[str]) -> Iterator[
     if SPELLING.get() is not str:
         yield
         return
-    arguments = {flag: f"`{name}`" for name in options for flag in flags_of(name, function)}
+    arguments = {flag: f"`{name}`" for name in options for flag in flags_of(name)}
     arguments |= {"--help": f"`help(patch_compile.{function})`", "--verbose": "`details` of the error"}
 
     def spell(text: str) -> str:

@@ -1,0 +1,14 @@
+"""Options that earlier states had, and what does the job now, for the error of a command line that still has one."""
+
+# An option that other commands still have is named with its command.
+GONE = {
+    "--no-fuse": "`--fuse none` gives each linear its own node.",
+    "build --bytes": "`learn --bytes` learns masks by size, and `build --mask` compiles them.",
+    "compare --force": "It prints one table, and `--json` gives its numbers; nothing is written.",
+    "compare --out": "It prints one table, and `--json` gives its numbers to a plotter.",
+    "compare --x": "It prints one table, and `--json` gives its numbers to a plotter.",
+    "verify --new-tokens": "Each build's report shows how both models continue a prompt; `run` continues any other.",
+    "verify --prompt": "Each build's report shows how both models continue a prompt; `run` continues any other.",
+    "verify --sensitivity": "`where` ranks linears by their error.",
+    "verify --sensitivity-tokens": "`where` ranks linears by their error.",
+}
