@@ -101,10 +101,6 @@ class LearnOptions:
         "the error of the linear's outputs; relative, that error as a share of the outputs; magnitude, the size of its "
         "weights; random, for comparison.",
         unset="; ".join(f"{criterion} for {name}" for name, criterion in _RANKING.items()))] = None
-    damping: Annotated[float, _learning(
-        "Steadies solving: added to the diagonal of each linear's Hessian, as a share of its mean. It is raised to K over "
-        "the number of calibration tokens where that is more.",
-        gt=0.0, le=1.0)] = 0.01
     permute: Annotated[bool, _learning(
         "Reorder the hidden channels of feed-forward parts first, so that channels that are cheap to prune share tiles. The "
         "model computes the same.", unset="permute for a decoder by oneshot")] = False

@@ -37,7 +37,6 @@ BAD = {
     "length": [*COUNT, "1"],
     "seed": NUMBER,
     "criterion": ["prayer"],
-    "damping": [*NUMBER, "0", "1.1"],
     "repair": ["prayer"],
     "repair_steps": NUMBER,
     "repair_minutes": [*NUMBER, "0"],

@@ -121,4 +121,4 @@ def test_every_second_window_checks(make_model: ModelMaker, text_file: object) -
 
 def test_damping_grows_with_few_rows() -> None:
     group = partial(Group, {}, torch.eye(64), samples=1)
-    assert [group(rows=rows).damping(0.01) for rows in (0, 32, 128, 64000)] == [1.0, 1.0, 0.5, 0.01]
+    assert [group(rows=rows).damping for rows in (0, 32, 128, 64000)] == [1.0, 1.0, 0.5, 0.01]
