@@ -117,8 +117,6 @@ class LearnOptions:
     prior: Annotated[str, _learning(
         f"Masks from which {_TRAINED} start: a one-shot method, or a masks file.", "METHOD|FILE")] = "oneshot"
     steps: Annotated[int, _learning(f"Training steps of {_TRAINED}.", ge=1)] = 200
-    distill_weight: Annotated[float, _learning(
-        f"Weight of the distance (KL) to the dense model's predictions in the loss of {_TRAINED}.", ge=0.0)] = 1.0
     checkpoint_every: Annotated[int, _repair(
         "Training steps between checkpoints, from which an interrupted training continues.", ge=1)] = 50
     precision: Annotated[Literal["auto", "fp32", "bf16"], _learning(

@@ -44,7 +44,6 @@ BAD = {
     "batch": COUNT,
     "learning_rate": [*NUMBER, "0"],
     "steps": COUNT,
-    "distill_weight": NUMBER,
     "checkpoint_every": COUNT,
     "precision": ["fp64"],
     "speedup": [*NUMBER, "1", "inf"],

@@ -86,7 +86,7 @@ class MaskObjective:
         *,
         ratio: float,
         norm: float,
-        distill: float,
+        distill: float = 1.0,
         tile_rate: float,
         encoder: bool = False,
     ) -> None:
@@ -243,7 +243,6 @@ def _objective(
         targets,
         ratio=ratio,
         norm=norm,
-        distill=task.recipe.distill_weight,
         tile_rate=task.recipe.learning_rate or settings.tile_rate(task.recipe.steps),
         encoder=architecture_of(task.checkpoint).encoder,
     )
