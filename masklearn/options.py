@@ -111,9 +111,6 @@ class LearnOptions:
     repair_minutes: Annotated[float | None, _repair("Stop repair after this many minutes.", gt=0.0)] = None
     batch: Annotated[int, _repair("Windows per training step.", ge=1)] = 2
     learning_rate: Annotated[float | None, _repair("Learning rate of training.", unset="the method's own", gt=0.0)] = None
-    label_weight: Annotated[float, _repair(
-        "In repair, weight of the loss on the text itself next to the distance (KL) to the dense model's predictions. It "
-        "lowers perplexity but moves the model away from the dense model.", ge=0.0)] = 0.0
     prior: Annotated[str, _learning(
         f"Masks from which {_TRAINED} start: a one-shot method, or a masks file.", "METHOD|FILE")] = "oneshot"
     steps: Annotated[int, _learning(f"Training steps of {_TRAINED}.", ge=1)] = 200

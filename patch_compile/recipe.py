@@ -33,7 +33,7 @@ _WHOLE_ROWS = (DEFAULT_TILE[0], WHOLE)
 # Settings that only learning reads, but the size of tiles.
 _LEARNING = (
     "method", "per_layer", "kinds", "criterion", "repair", "repair_steps", "repair_minutes", "batch", "learning_rate",
-    "label_weight", "prior", "steps",
+    "prior", "steps",
 )  # fmt: skip
 
 

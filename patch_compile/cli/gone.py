@@ -4,6 +4,7 @@
 GONE = {
     "--damping": "It is 0.01 of each Hessian's mean diagonal, and more where calibration tokens are few.",
     "--distill-weight": "The distance (KL) to the dense model's predictions counts in full.",
+    "--label-weight": "Repair learns the dense model's predictions only.",
     "--no-fuse": "`--fuse none` gives each linear its own node.",
     "build --bytes": "`learn --bytes` learns masks by size, and `build --mask` compiles them.",
     "compare --force": "It prints one table, and `--json` gives its numbers; nothing is written.",

@@ -40,7 +40,6 @@ BAD = {
     "repair": ["prayer"],
     "repair_steps": NUMBER,
     "repair_minutes": [*NUMBER, "0"],
-    "label_weight": NUMBER,
     "batch": COUNT,
     "learning_rate": [*NUMBER, "0"],
     "steps": COUNT,

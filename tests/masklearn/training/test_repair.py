@@ -12,21 +12,19 @@ import pytest
 import torch
 from torch import nn
 
-from masklearn.learning import Learned, learn, learn_task
+from masklearn.learning import Learned, learn
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.record import RepairRecord
 from masklearn.model.architectures import ARCHITECTURES
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.linears import read_linear
 from masklearn.model.store import WeightStore
-from masklearn.quality.perplexity import window_losses
 from masklearn.quant.grid import Grid, spread, storable
 from masklearn.quant.table import INT4, QUANTISED, WeightType
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task
 from masklearn.training import loop
 from masklearn.training import repair as module
-from masklearn.training.model import training_model
 from masklearn.training.repair import default_rate, default_steps, repair
 from masklearn.training.student import fix_integers
 from tests.conftest import ModelMaker
@@ -34,7 +32,6 @@ from tests.forks import Forks
 from tests.masklearn.architectures import every
 from tests.masklearn.tasks import task_of
 from tests.masklearn.training.masks import magnitude_masks
-from tests.refusals import refused
 
 _SCRIPT = Path(__file__).with_name("run_repair.py")
 STEPS = 12
@@ -193,41 +190,15 @@ def test_with_little_memory_adam_is_given_up_first(make_model: ModelMaker, text_
     check_tensors(run, run.masks)
 
 
-def test_labels_trade_divergence_for_perplexity(make_model: ModelMaker, text_file: Path) -> None:
-    path = make_model()
-    plain, labelled = (
-        Repaired(path, recipe_of(text_file, repair_steps=40, label_weight=weight)) for weight in (0.0, 1.0)
-    )
-    assert labelled.record.label_weight == 1.0 and plain.record.label_weight == 0.0
-    assert labelled.record.kl_last > plain.record.kl_last
-    assert text_loss(labelled) < text_loss(plain) - 0.01
-    check_tensors(labelled, labelled.masks)
-
-
-def text_loss(run: Repaired) -> float:
-    """Mean negative log-likelihood of the calibration text."""
-    windows = run.task.text.calibration()
-    return sum(window_losses(training_model(run.new), windows)) / (windows.shape[0] * (windows.shape[1] - 1))
-
-
-def test_labels_of_an_encoder_are_refused(make_model: ModelMaker, text_file: Path) -> None:
-    """They are refused before learning, and by the loss itself."""
-    path, recipe = make_model("bert"), recipe_of(text_file, label_weight=0.5)
-    with refused():
-        learn_task(task_of(path, recipe))
-    with refused(ValueError):
-        Repaired(path, recipe)
-
-
 def test_a_near_model_is_repaired_in_small_steps(
     make_model: ModelMaker, text_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Labels pull a near model too, and beyond a distance the rate grows no more."""
+    """Beyond a distance the rate grows no more."""
     monkeypatch.setattr(module, "_FAR", 2.0)
     record = Repaired(make_model("llama"), recipe_of(text_file, learning_rate=None, repair_steps=1)).record
     assert record.kl_first is not None and record.learning_rate == default_rate(record.kl_first) < 3e-4
     assert default_rate(0.1) == pytest.approx(default_rate(0.2) / 2)
-    assert default_rate(2.0) == default_rate(3.0) == default_rate(0.0, label_weight=0.25) == 3e-4
+    assert default_rate(2.0) == default_rate(3.0) == 3e-4
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
