@@ -1,7 +1,7 @@
 """The settings of learning, each declared once. `masklearn.recipe` checks them together."""
 
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from masklearn.base.option import Bounds, Option
 from masklearn.masks.kinds.allowed import parse_kinds
@@ -116,6 +116,4 @@ class LearnOptions:
     steps: Annotated[int, _learning(f"Training steps of {_TRAINED}.", ge=1)] = 200
     checkpoint_every: Annotated[int, _repair(
         "Training steps between checkpoints, from which an interrupted training continues.", ge=1)] = 50
-    precision: Annotated[Literal["auto", "fp32", "bf16"], _learning(
-        "Type that training and solving compute in; auto is bf16 where that is fast.")] = "auto"
     gradient_checkpointing: Annotated[bool, _repair("Train in less memory but more time.")] = False

@@ -242,7 +242,7 @@ class Recipe(LearnSettings, BuildOptions):
         device = usable_device(self.device)
         if device.type != "cpu":
             return False
-        if (self.traits.solves or self.trains) and computes_in_bf16(self.precision, device):
+        if (self.traits.solves or self.trains) and computes_in_bf16(device):
             return True
         runs = self.trains or Requires.INPUTS in self.traits.needs
         return runs and not even_parts(self.threads or torch.get_num_threads(), self.length)

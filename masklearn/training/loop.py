@@ -30,7 +30,7 @@ class Schedule:
     steps, minutes: the budget; at least one of both is given, and the first to end ends the run; batch: windows per step in
     each process; decay: curve of the learning rate, which is 0 at the end of the budget; warmup: number of steps in which
     the learning rate rises; betas: of AdamW; checkpoint_every: steps between checkpoints; clip: upper bound of the
-    gradient's norm, None for no bound; precision: of linears, see `computes_in_bf16`; device: None for CUDA if there is one,
+    gradient's norm, None for no bound; device: None for CUDA if there is one,
     else the CPU. Raises ValueError without a budget.
     """
 
@@ -44,19 +44,17 @@ class Schedule:
     checkpoint_every: int
     seed: int
     clip: float | None = 1.0
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
     gradient_checkpointing: bool = False
     optimizer: Literal["adamw", "adafactor"] = "adamw"
     device: str | None = None
 
     @classmethod
     def of(cls, recipe: LearnRecipe, **settings: Any) -> "Schedule":
-        """Returns a schedule with the recipe's batch, seed, precision, device and checkpoints; settings: all others."""
+        """Returns a schedule with the recipe's batch, seed, device and checkpoints; settings: all others."""
         return cls(
             batch=recipe.batch,
             checkpoint_every=recipe.checkpoint_every,
             seed=recipe.seed,
-            precision=recipe.precision,
             device=recipe.device,
             **settings,
         )
@@ -112,7 +110,7 @@ class Objective(Protocol):
     def loss(self, model: nn.Module, ids: Tensor) -> tuple[Tensor, Mapping[str, float]]:
         """Returns the scalar loss of token ids `[batch, length]`, and figures for the progress line and the report.
 
-        It runs under autocast if the schedule's precision is bf16.
+        It runs under autocast if the device has bf16 (`computes_in_bf16`).
         """
 
     def begin(self, step: int, fraction: float) -> None:
@@ -217,7 +215,7 @@ class _Run:
             _enable_checkpointing(model)
         model.train()
         optimizer = _optimizer_of(groups, schedule)
-        step = _Step(model, objective, computes_in_bf16(schedule.precision, accelerator.device))
+        step = _Step(model, objective, computes_in_bf16(accelerator.device))
         self._step, self._optimizer = accelerator.prepare(step, optimizer)
         for group in self._optimizer.param_groups:
             group["initial_lr"] = group["lr"]
@@ -237,7 +235,7 @@ class _Run:
             raise MaskLearnError(
                 f"Training diverged at step {number + 1}",
                 f"The loss is {means['loss']}, the norm of its gradient {norm}.",
-                f"Give a `learning_rate` below {self._schedule.learning_rate:g}, or `precision` fp32.",
+                f"Give a `learning_rate` below {self._schedule.learning_rate:g}.",
             )
         self._optimizer.step()
         self._optimizer.zero_grad()

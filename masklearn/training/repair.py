@@ -209,7 +209,7 @@ class _Run:
         self._pool, windows = task.text.held_out()
         self._windows = windows[: max(_LEAST, math.ceil(_JUDGED / task.recipe.length))]
         self._device = usable_device(task.recipe.device)
-        self.bf16 = computes_in_bf16(task.recipe.precision, self._device)
+        self.bf16 = computes_in_bf16(self._device)
         self._objective = Distillation(
             student.teacher(torch.bfloat16 if settings.teacher_bf16 else torch.float32),
             student.parameters(),
@@ -244,7 +244,7 @@ class _Run:
 def _memory_settings(task: Task, masks: Mapping[str, LinearMask], room: int) -> MemorySettings | None:
     """Returns settings with which training fits into `room` bytes, or None."""
     recipe = task.recipe
-    bf16 = computes_in_bf16(recipe.precision, usable_device(recipe.device))
+    bf16 = computes_in_bf16(usable_device(recipe.device))
     need = memory_need(task.checkpoint, masks, recipe.batch * recipe.length)
     first = MemorySettings("adamw", teacher_bf16=bf16, gradient_checkpointing=recipe.gradient_checkpointing)
     return first_that_fits(need, first, room, bf16=bf16, note=task.note)

@@ -6,6 +6,7 @@ GONE = {
     "--distill-weight": "The distance (KL) to the dense model's predictions counts in full.",
     "--label-weight": "Repair learns the dense model's predictions only.",
     "--no-fuse": "`--fuse none` gives each linear its own node.",
+    "--precision": "Training and solving compute in bf16 where the device has units for it, else in fp32.",
     "build --bytes": "`learn --bytes` learns masks by size, and `build --mask` compiles them.",
     "compare --force": "It prints one table, and `--json` gives its numbers; nothing is written.",
     "compare --out": "It prints one table, and `--json` gives its numbers to a plotter.",

@@ -44,7 +44,6 @@ BAD = {
     "learning_rate": [*NUMBER, "0"],
     "steps": COUNT,
     "checkpoint_every": COUNT,
-    "precision": ["fp64"],
     "speedup": [*NUMBER, "1", "inf"],
     "budget_ms": [*NUMBER, "0", "inf"],
     "lowering": ["fast", "mlp.*=fast", "re:(=dense", ""],

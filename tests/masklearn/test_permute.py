@@ -90,10 +90,11 @@ def test_an_order_moves_rows_biases_columns(make_model: ModelMaker, text_file: P
                 assert torch.equal(new, old[order])
 
 
+@pytest.mark.usefixtures("fp32")
 def test_channels_are_sorted_by_output_contribution(make_model: ModelMaker, text_file: Path) -> None:
     """The contribution of each channel is measured on the model itself."""
     path = make_model(num_hidden_layers=1)
-    task = task_of(path, recipe(text_file, precision="fp32"))
+    task = task_of(path, recipe(text_file))
     order = permute(task).orders["model.layers.0.mlp.down_proj"]
     model = auto_class(ARCHITECTURES["llama"]).from_pretrained(path, dtype=torch.float64).eval()
     inputs: list[torch.Tensor] = []

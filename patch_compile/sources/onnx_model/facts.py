@@ -42,7 +42,7 @@ _REFUSED: Mapping[str, str] = {
         ("repair_steps", "repair_minutes", "batch", "learning_rate", "prior", "steps"), _NO_TRAINING
     ),
     **dict.fromkeys(
-        ("checkpoint_every", "precision", "gradient_checkpointing"),
+        ("checkpoint_every", "gradient_checkpointing"),
         _NO_TRAINING,
     ),
     **dict.fromkeys(("eval_text", "eval_windows", "eval_length", "prompt"), _NO_TOKENS),

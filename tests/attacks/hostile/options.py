@@ -24,7 +24,7 @@ _COMMANDS = {
         f"learn stranger -o out {LEARN}",
         (
             "ratio tile windows length seed device repair-steps batch learning-rate prior include exclude calib "
-            "eval eval-windows eval-length target precision baselines"
+            "eval eval-windows eval-length target baselines"
         ),
     ),
     "build": (

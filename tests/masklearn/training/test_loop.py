@@ -54,7 +54,7 @@ class _StopError(Exception):
 def schedule(**settings: Any) -> Schedule:
     defaults: dict[str, Any] = {
         "steps": 10, "minutes": None, "batch": 2, "learning_rate": 0.05, "decay": "linear", "warmup": 0,
-        "betas": (0.9, 0.95), "checkpoint_every": 3, "seed": 5, "precision": "fp32", "device": "cpu",
+        "betas": (0.9, 0.95), "checkpoint_every": 3, "seed": 5, "device": "cpu",
     }  # fmt: skip
     return Schedule(**(defaults | settings))
 
