@@ -114,6 +114,4 @@ class LearnOptions:
     prior: Annotated[str, _learning(
         f"Masks from which {_TRAINED} start: a one-shot method, or a masks file.", "METHOD|FILE")] = "oneshot"
     steps: Annotated[int, _learning(f"Training steps of {_TRAINED}.", ge=1)] = 200
-    checkpoint_every: Annotated[int, _repair(
-        "Training steps between checkpoints, from which an interrupted training continues.", ge=1)] = 50
     gradient_checkpointing: Annotated[bool, _repair("Train in less memory but more time.")] = False

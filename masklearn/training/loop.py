@@ -29,7 +29,7 @@ class Schedule:
 
     steps, minutes: the budget; at least one of both is given, and the first to end ends the run; batch: windows per step in
     each process; decay: curve of the learning rate, which is 0 at the end of the budget; warmup: number of steps in which
-    the learning rate rises; betas: of AdamW; checkpoint_every: steps between checkpoints; clip: upper bound of the
+    the learning rate rises; betas: of AdamW; clip: upper bound of the
     gradient's norm, None for no bound; device: None for CUDA if there is one,
     else the CPU. Raises ValueError without a budget.
     """
@@ -41,7 +41,6 @@ class Schedule:
     decay: Literal["linear", "cosine"]
     warmup: int
     betas: tuple[float, float]
-    checkpoint_every: int
     seed: int
     clip: float | None = 1.0
     gradient_checkpointing: bool = False
@@ -50,10 +49,9 @@ class Schedule:
 
     @classmethod
     def of(cls, recipe: LearnRecipe, **settings: Any) -> "Schedule":
-        """Returns a schedule with the recipe's batch, seed, device and checkpoints; settings: all others."""
+        """Returns a schedule with the recipe's batch, seed and device; settings: all others."""
         return cls(
             batch=recipe.batch,
-            checkpoint_every=recipe.checkpoint_every,
             seed=recipe.seed,
             device=recipe.device,
             **settings,
@@ -69,6 +67,7 @@ class Schedule:
         return decay * min(1.0, (step + 1) / (self.warmup + 1))
 
 
+CHECKPOINT_EVERY = 50  # steps
 _SMALLEST = 1e-3  # lower bound of a parameter's RMS in Adafactor
 
 
@@ -174,7 +173,7 @@ def train(
     while (used := _used(schedule, history.steps, _agreed(started, accelerator))) < 1.0:
         history.add(run.step(history.steps, used, next(batches)), time.monotonic() - started)
         _show(progress, f"{what}: {_line(history.running(), run.shown)}", schedule, history)
-        if history.steps % schedule.checkpoint_every == 0:
+        if history.steps % CHECKPOINT_EVERY == 0:
             checkpoints.save(history)
     checkpoints.save(history)
     if schedule.minutes is not None:

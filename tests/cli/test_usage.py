@@ -43,7 +43,6 @@ BAD = {
     "batch": COUNT,
     "learning_rate": [*NUMBER, "0"],
     "steps": COUNT,
-    "checkpoint_every": COUNT,
     "speedup": [*NUMBER, "1", "inf"],
     "budget_ms": [*NUMBER, "0", "inf"],
     "lowering": ["fast", "mlp.*=fast", "re:(=dense", ""],

@@ -135,7 +135,8 @@ def test_resuming_keeps_training_of_other_settings(settings, monkeypatch):
         if what.startswith("repair") and done == 4:
             raise KeyboardInterrupt
 
-    repairing = settings | {"method": "oneshot", "repair_steps": 6, "checkpoint_every": 2}
+    repairing = settings | {"method": "oneshot", "repair_steps": 6}
+    monkeypatch.setattr("masklearn.training.loop.CHECKPOINT_EVERY", 2)
     with monkeypatch.context() as cut, pytest.raises(KeyboardInterrupt):
         cut.setattr(Stage, "update", stopped)
         build(repairing)

@@ -243,7 +243,7 @@ class Runs:
 def test_killed_and_resumed_ends_in_same_bytes(
     make_model: ModelMaker, text_file: Path, tmp_path: Path
 ) -> None:
-    runs = Runs(make_model(), text_file, tmp_path, "alone", 1, checkpoint_every=4)
+    runs = Runs(make_model(), text_file, tmp_path, "alone", 1)
     expected, step = runs.finish("whole"), random.randrange(1, STEPS)
     runs.kill_at("cut", step)
     assert runs.finish("cut") == expected, f"killed at step {step}"

@@ -18,7 +18,7 @@ _STEPS = 8
 # Every tile and most patterns change, so a run that lost a step would end in other masks.
 _SETTINGS: dict[str, Any] = {
     "method": "patch-joint", "ratio": 0.35, "prior": "wanda", "steps": _STEPS, "learning_rate": 0.05,
-    "checkpoint_every": 3, "repair": "none",
+    "repair": "none",
 }  # fmt: skip
 
 Arrays = dict[str, np.ndarray]
