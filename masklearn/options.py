@@ -114,4 +114,3 @@ class LearnOptions:
     prior: Annotated[str, _learning(
         f"Masks from which {_TRAINED} start: a one-shot method, or a masks file.", "METHOD|FILE")] = "oneshot"
     steps: Annotated[int, _learning(f"Training steps of {_TRAINED}.", ge=1)] = 200
-    gradient_checkpointing: Annotated[bool, _repair("Train in less memory but more time.")] = False

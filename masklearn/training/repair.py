@@ -246,7 +246,7 @@ def _memory_settings(task: Task, masks: Mapping[str, LinearMask], room: int) -> 
     recipe = task.recipe
     bf16 = computes_in_bf16(usable_device(recipe.device))
     need = memory_need(task.checkpoint, masks, recipe.batch * recipe.length)
-    first = MemorySettings("adamw", teacher_bf16=bf16, gradient_checkpointing=recipe.gradient_checkpointing)
+    first = MemorySettings("adamw", teacher_bf16=bf16, gradient_checkpointing=False)
     return first_that_fits(need, first, room, bf16=bf16, note=task.note)
 
 

@@ -5,6 +5,7 @@ GONE = {
     "--checkpoint-every": "Training is saved every 50 steps.",
     "--damping": "It is 0.01 of each Hessian's mean diagonal, and more where calibration tokens are few.",
     "--distill-weight": "The distance (KL) to the dense model's predictions counts in full.",
+    "--gradient-checkpointing": "Training does so where memory is short.",
     "--label-weight": "Repair learns the dense model's predictions only.",
     "--no-fuse": "`--fuse none` gives each linear its own node.",
     "--precision": "Training and solving compute in bf16 where the device has units for it, else in fp32.",

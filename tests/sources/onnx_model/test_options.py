@@ -50,7 +50,6 @@ def test_the_models_type_is_the_default(sixteen_bit, expected):
         {"prompt": "Once"},
         {"opset": 20},
         {"repair": "distill"},
-        {"gradient_checkpointing": True},
         {"permute": True},
         {"ratio": None, "mask": "masks.safetensors", "pruned": "pruned.onnx"},
         {"ratio": None, "speedup": 1.3},
