@@ -93,9 +93,6 @@ class LearnOptions:
     seed: Annotated[int, _learning("Seed of all random draws.", ge=0)] = 0
     device: Annotated[str | None, _learning(
         "Where the model runs while masks are learned.", "DEVICE", unset="cuda if there is one")] = None
-    threads: Annotated[int | None, _learning(
-        "CPU threads for learning. Another number may change the last digits of the result (docs/explanation/learning.md).",
-        unset="all cores", ge=1, le=1024)] = None
     criterion: Annotated[Criterion | None, _learning(
         f"What {_and(tuple(_RANKING))} take for the cost of pruning a tile: fisher, its effect on the model's loss; raw, "
         "the error of the linear's outputs; relative, that error as a share of the outputs; magnitude, the size of its "

@@ -9,6 +9,7 @@ GONE = {
     "--label-weight": "Repair learns the dense model's predictions only.",
     "--no-fuse": "`--fuse none` gives each linear its own node.",
     "--precision": "Training and solving compute in bf16 where the device has units for it, else in fp32.",
+    "--threads": "OMP_NUM_THREADS sets the number, and recipe.yaml records it where masks depend on it.",
     "build --bytes": "`learn --bytes` learns masks by size, and `build --mask` compiles them.",
     "compare --force": "It prints one table, and `--json` gives its numbers; nothing is written.",
     "compare --out": "It prints one table, and `--json` gives its numbers to a plotter.",

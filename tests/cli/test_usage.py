@@ -82,7 +82,6 @@ BAD = {
     "task_limit": COUNT,
     "iterations": COUNT,
     "warm_up": NUMBER,
-    "threads": COUNT,
     "service": ["prayer", ""],
     "against": ["prayer", "hybrid", "dense,prayer", ""],
 }
