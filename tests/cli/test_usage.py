@@ -58,7 +58,7 @@ BAD = {
     "min_shapes": ["batch=x", "batch", "ids:1xx", "=3"],
     "opt_shapes": ["batch=x"],
     "max_shapes": ["batch=x"],
-    "optimization_level": ["x", "-1", "6"],
+    "compatible": ["prayer", "versions,prayer", ""],
     "eval_windows": COUNT,
     "eval_length": [*COUNT, "1"],
     "baselines": ["prayer", "dense,prayer", ""],
