@@ -12,6 +12,7 @@ GONE = {
     "--optimization-level": "TensorRT's own level counts.",
     "--precision": "Training and solving compute in bf16 where the device has units for it, else in fp32.",
     "--threads": "OMP_NUM_THREADS sets the number, and recipe.yaml records it where masks depend on it.",
+    "--verbose": "report.html names each node that stays dense with its reason.",
     "--version-compatible": "`--compatible versions` lets later versions of the backend run the engine.",
     "--weight-streaming": "Weights stay on the GPU: int8 and int4 (`--weights`) make them smaller.",
     "build --bytes": "`learn --bytes` learns masks by size, and `build --mask` compiles them.",

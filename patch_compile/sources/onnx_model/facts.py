@@ -147,8 +147,7 @@ def _covered(found: FoundLinears, include: Sequence[str], exclude: Sequence[str]
         raise PatchCompileError(
             "No linear is covered",
             f"The model has {', '.join([*kinds[:_SHOWN], *(['…'] if len(kinds) > _SHOWN else [])])}.",
-            "Give other --include and --exclude patterns. --verbose names each linear.",
-            list(found.linears),
+            "Give other --include and --exclude patterns.",
         )
     return Coverage(covered, skipped)
 
