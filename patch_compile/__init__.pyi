@@ -92,9 +92,7 @@ def build(
     eval_text: str | None = None,
     eval_windows: int = 8,
     eval_length: int = 1024,
-    prompt: str = "The capital of France is",
-    service: Literal["edgellm"] | None = None,
-    edgellm_python: str | PathLike[str] | None = None,
+    service: str | None = None,
     recipe: str | PathLike[str] | None = None,
     force: bool = False,
     resume: bool = False,
@@ -132,8 +130,7 @@ def doctor() -> Result: ...
 def export(
     path: str | PathLike[str],
     *,
-    format: Literal["compressed-tensors", "edgellm"] = "compressed-tensors",
-    edgellm_python: str | PathLike[str] | None = None,
+    format: str = "compressed-tensors",
 ) -> Result: ...
 def import_mask(
     source: str | PathLike[str],

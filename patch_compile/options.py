@@ -4,7 +4,7 @@
 option that only one command has and no recipe keeps is a parameter of its function in `patch_compile.api`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -23,7 +23,9 @@ from masklearn import (
     Ratio,
     Tile,
 )
+from masklearn.base.errors import HOW_TO_CORRECT, UsageError
 from masklearn.base.option import Option, listed
+from masklearn.base.printable import shown
 from masklearn.masks.kinds.allowed import parse_kinds
 from patch_compile.engine.backend import Runner
 from patch_compile.engine.options import ENGINE, EngineSettings
@@ -32,6 +34,7 @@ from patch_compile.packing.fusion import FUSIONS, parse_fusions, spell_fusions
 WORKLOAD, GRAPH, EVALUATION = "Workload", "Graph", "Evaluation"
 GROUPS = (LEARNING, REPAIR, WORKLOAD, GRAPH, ENGINE, EVALUATION, "")  # in the order of `--help-all`
 AUTO = "auto"
+EDGELLM, PYTHON = "edgellm", "PYTHON"
 # Settings whose flag is not their name. `--on/--off` can also be turned off.
 FLAGS = {
     "out": ("-o", "--out"),
@@ -77,12 +80,22 @@ TRUST = Option(
 RUNNER = Option(
     "Run the engine or the ONNX file.", unset="the engine, if this machine can run it", group=ENGINE
 )
-EDGELLM_PYTHON = Option(
-    "Python interpreter of the environment with Edge-LLM's exporter.", "PYTHON", unset="this interpreter"
-)
 _learning, _workload = partial(Option, group=LEARNING), partial(Option, group=WORKLOAD)
 _graph, _engine = partial(Option, group=GRAPH), partial(Option, group=ENGINE)
 _evaluation = partial(Option, group=EVALUATION)
+
+
+def with_python(setting: str, given: str, names: Sequence[str]) -> tuple[str, Path | None]:
+    """Returns a value such as edgellm=PYTHON as its name, and the interpreter of the exporter's environment.
+
+    names: the valid names. Raises UsageError for another name, and for an interpreter with another than edgellm.
+    """
+    name, named, python = given.partition("=")
+    if name not in names or (named and (name != EDGELLM or not python)):
+        words = ", ".join(names)
+        why = f"It is one of {words}. {EDGELLM}={PYTHON} names the environment of its exporter."
+        raise UsageError(f"The setting {setting} = {shown(given)} is not valid", why, HOW_TO_CORRECT)
+    return name, Path(python) if python else None
 
 
 # Checks import what they need when they run: `--help` imports this module.
@@ -180,8 +193,6 @@ class _EvalOptions:
         "Held-out text for perplexity, other than that of `calib`.", "TEXT", unset="the model writes its own")] = None
     eval_windows: Annotated[int, _evaluation("Number of windows of evaluation text.", ge=1)] = 8
     eval_length: Annotated[int, _evaluation("Tokens in a window of evaluation text.", ge=2)] = 1024
-    prompt: Annotated[str, _evaluation(
-        "Prompt that the dense and the hybrid model each continue.", "TEXT")] = "The capital of France is"
 
 
 class BuildOptions(_EvalOptions, EngineSettings, _GraphOptions):

@@ -82,7 +82,7 @@ BAD = {
     "task_limit": COUNT,
     "iterations": COUNT,
     "warm_up": NUMBER,
-    "service": ["prayer", ""],
+    "service": ["prayer", "", "edgellm=", "prayer=python"],
     "against": ["prayer", "hybrid", "dense,prayer", ""],
 }
 BAD_IN = {  # options that take other values in this command
@@ -92,8 +92,8 @@ BAD_IN = {  # options that take other values in this command
 }
 # Any text, or what files and machine decide on.
 FREE = {
-    "out", "mask", "model", "pruned", "recipe", "calib", "eval_text", "device", "prior", "prompt", "timing_cache",
-    "dump_passes", "plugin", "tokenizer", "stop", "tasks", "task_folder", "graph", "edgellm_python", "linear",
+    "out", "mask", "model", "pruned", "recipe", "calib", "eval_text", "device", "prior", "timing_cache",
+    "dump_passes", "plugin", "tokenizer", "stop", "tasks", "task_folder", "graph", "linear",
 }  # fmt: skip
 
 

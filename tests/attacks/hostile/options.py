@@ -31,7 +31,7 @@ _COMMANDS = {
         f"build stranger -o out {BUILD}",
         (
             "lowering speedup budget-ms batch-size prompt-tokens opset fuse target dtype backend min-shapes opt-shapes "
-            "max-shapes compatible timing-cache prompt recipe mask logits method"
+            "max-shapes compatible timing-cache recipe mask logits method"
         ),
     ),
     "plan": (

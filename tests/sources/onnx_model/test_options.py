@@ -47,7 +47,6 @@ def test_the_models_type_is_the_default(sixteen_bit, expected):
     [
         {"windows": 8},
         {"eval_text": "text.txt"},
-        {"prompt": "Once"},
         {"opset": 20},
         {"repair": "distill"},
         {"permute": True},
