@@ -77,7 +77,7 @@ class LearnOptions:
     weights: Annotated[str | None, _learning(
         "Type of the linears' weights: float16, bfloat16, int8 (a scale a row), int4 (a scale a row and 64 "
         "columns), w8a8 (int8 with int8 activations: fast in prefill; dense, 2:4 and 6:8 tiles), or PATTERN=TYPE,…. "
-        "auto, or a list such as int8,int4, picks types by `speedup`, `budget_ms` or learn's `bytes_per_weight`; "
+        "auto, or a list such as int8,int4, picks types by `speedup` or learn's `bytes_per_weight`; "
         "w8a8,int8 picks int8 where activations are hard to round.",
         "TYPE", unset="the type of the graph; auto for a speed",
         check=parse_weights)] = None

@@ -121,6 +121,13 @@ def _open_tile(value: Any) -> Any:
     return None if value == AUTO else value
 
 
+def _speed(value: float | str) -> float | str:
+    from patch_compile.planning.speed_goal import SpeedGoal
+
+    goal = SpeedGoal.parse(value)
+    return f"{goal.budget_ms!r}ms" if goal.speedup is None else goal.speedup
+
+
 def _lowering(text: str) -> str:
     from patch_compile.planning.lowering import parse_lowering
 
@@ -147,12 +154,10 @@ class _GraphOptions(LearnOptions):
     pruned: Annotated[Path | None, _learning(
         "The pruned model that `mask` was imported from. Its weights are compiled, and their loss against MODEL_DIR, the "
         "dense model, is measured.", "DIR")] = None
-    speedup: Annotated[float | None, _workload(
-        "Make the workload X times as fast as the dense model, as predicted, at the least loss of quality. Types of "
-        "weights, and kinds and size of tiles, are chosen for it where no option names them.", "X",
-        gt=1.0, finite=True)] = None
-    budget_ms: Annotated[float | None, _workload(
-        "As `speedup`, for the workload to take MS milliseconds.", "MS", gt=0.0, finite=True)] = None
+    speedup: Annotated[float | str | None, _workload(
+        "Make the workload X times as fast as the dense model, or let it take MS milliseconds (25ms), as predicted, at the "
+        "least loss of quality. Types of weights, and kinds and size of tiles, are chosen unless an option names them.",
+        "X|MSms", check=_speed)] = None
     tile: Annotated[Tile | None, _learning(
         "Tile size; 128x* is 128 rows and all of K. auto is the size with which a speed takes the fewest zeros.",
         "ROWSxCOLS", unset="128x128; auto for a speed", parse=_open_tile)] = None

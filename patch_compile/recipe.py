@@ -126,14 +126,14 @@ class Recipe(LearnSettings, BuildOptions):
     @property
     def asked(self) -> Asked:
         """The amount of pruning as the user gave it."""
-        mask = str(self.mask) if self.mask is not None else None
-        return Asked(mask=mask, **self.model_dump(include=set(Asked.model_fields) - {"mask"}))
+        mask, goal = str(self.mask) if self.mask is not None else None, self.goal or SpeedGoal()
+        speed = {"speedup": goal.speedup, "budget_ms": goal.budget_ms}
+        return Asked(mask=mask, ratio=self.ratio, bytes_per_weight=self.bytes_per_weight, **speed)
 
     @property
     def goal(self) -> SpeedGoal | None:
         """The requested speed; None if something else sets the amount of pruning."""
-        asked = self.speedup is not None or self.budget_ms is not None
-        return SpeedGoal(self.speedup, self.budget_ms) if asked else None
+        return None if self.speedup is None else SpeedGoal.parse(self.speedup)
 
     def check_plannable(self) -> None:
         """Raises UsageError for a goal in bytes, which plans do not take: it also counts linears that are compiled dense."""
@@ -249,7 +249,7 @@ class Recipe(LearnSettings, BuildOptions):
 
     def _check_ratio(self) -> None:
         """Require exactly one setting for the amount of pruning."""
-        given = [flag_of(name) for name in Asked.model_fields if getattr(self, name) is not None]
+        given = [flag_of(name) for name in Asked.model_fields if getattr(self, name, None) is not None]
         if not given:
             raise UsageError(
                 "No ratio is given",

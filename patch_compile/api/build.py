@@ -34,7 +34,7 @@ def build(
     """Learn masks, compile the model and build the engine.
 
     MODEL_DIR becomes OUT: an engine whose linears are mosaics of dense and 2:4 tiles, and the measured loss of quality. One
-    of `ratio`, `mask`, `speedup` and `budget_ms` sets the amount of pruning. Speed is predicted for a
+    of `ratio`, `mask` and `speedup` sets the amount of pruning. Speed is predicted for a
     workload: `batch_size` prompts of `prompt_tokens`, each continued by `generated_tokens`. With `service` no engine is
     built here, unless `backend` is given.
 

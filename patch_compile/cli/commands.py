@@ -57,7 +57,7 @@ def _learn(as_json: bool, **given: Any) -> None:
         print_result(learned, as_json=as_json)
 
 
-@command(library.plan, basic="ratio mask speedup budget_ms target weights kinds lowering table as_json")
+@command(library.plan, basic="ratio mask speedup target weights kinds lowering table as_json")
 @click.option(
     "--table",
     is_flag=True,

@@ -2,6 +2,7 @@
 
 # An option that other commands still have is named with its command.
 GONE = {
+    "--budget-ms": "`--speedup 25ms` sets the milliseconds.",
     "--checkpoint-every": "Training is saved every 50 steps.",
     "--damping": "It is 0.01 of each Hessian's mean diagonal, and more where calibration tokens are few.",
     "--distill-weight": "The distance (KL) to the dense model's predictions counts in full.",

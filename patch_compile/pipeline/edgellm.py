@@ -33,7 +33,7 @@ _EXPORTS = "from tensorrt_edgellm.scripts.export import main; main()"
 # Settings of OUT that the exported graph decides, or that the masks of OUT have taken the place of.
 _DECIDED = (
     *("opset", "logits", "dtype", "out"),
-    *("ratio", "bytes_per_weight", "speedup", "budget_ms", "permute", "weights"),
+    *("ratio", "bytes_per_weight", "speedup", "permute", "weights"),
 )
 _SHOWN = 5  # last lines of a failed export
 _PATIENCE = 120  # seconds; a Python that starts from a slow disk takes long to tell a version

@@ -42,7 +42,7 @@ _REFUSED: Mapping[str, str] = {
         ("repair_steps", "repair_minutes", "batch", "learning_rate", "prior", "steps"), _NO_TRAINING
     ),
     **dict.fromkeys(("eval_text", "eval_windows", "eval_length"), _NO_TOKENS),
-    **dict.fromkeys(("speedup", "budget_ms", "batch_size", "prompt_tokens", "generated_tokens"), _NO_SPEED),
+    **dict.fromkeys(("speedup", "batch_size", "prompt_tokens", "generated_tokens"), _NO_SPEED),
     "permute": _NO_BLOCKS,
     "pruned": "Only masks of checkpoints are imported.",
     "logits": "An ONNX file keeps its outputs.",

@@ -30,13 +30,13 @@ _COMMANDS = {
     "build": (
         f"build stranger -o out {BUILD}",
         (
-            "lowering speedup budget-ms batch-size prompt-tokens opset fuse target dtype backend min-shapes opt-shapes "
+            "lowering speedup batch-size prompt-tokens opset fuse target dtype backend min-shapes opt-shapes "
             "max-shapes compatible timing-cache recipe mask logits method"
         ),
     ),
     "plan": (
         "plan stranger --ratio 0.4",
-        "ratio speedup budget-ms target tile lowering fuse batch-size generated-tokens mask",
+        "ratio speedup target tile lowering fuse batch-size generated-tokens mask",
     ),
     "run": (
         RUN.replace("stranger", "stranger-out"),
