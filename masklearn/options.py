@@ -8,7 +8,7 @@ from masklearn.masks.kinds.allowed import parse_kinds
 from masklearn.masks.kinds.base import BYTES_DENSE
 from masklearn.masks.name_globs import parse_pattern
 from masklearn.masks.weight_types import parse_weights
-from masklearn.traits import METHODS, Criterion, Repair, method_names
+from masklearn.traits import METHODS, Repair, method_names
 
 LEARNING, REPAIR = "Learning", "Repair"
 _learning, _repair = partial(Option, group=LEARNING), partial(Option, group=REPAIR)
@@ -44,7 +44,6 @@ def _and(names: tuple[str, ...]) -> str:
     return " and ".join((", ".join(names[:-1]), names[-1]))
 
 
-_RANKING = {name: method.criteria[0] for name, method in METHODS.items() if method.criteria}
 _UNREPAIRED = ", ".join(name for name, method in METHODS.items() if method.repair is Repair.NONE)
 _TRAINED = _and(method_names(trained=True))
 
@@ -93,11 +92,6 @@ class LearnOptions:
     seed: Annotated[int, _learning("Seed of all random draws.", ge=0)] = 0
     device: Annotated[str | None, _learning(
         "Where the model runs while masks are learned.", "DEVICE", unset="cuda if there is one")] = None
-    criterion: Annotated[Criterion | None, _learning(
-        f"What {_and(tuple(_RANKING))} take for the cost of pruning a tile: fisher, its effect on the model's loss; raw, "
-        "the error of the linear's outputs; relative, that error as a share of the outputs; magnitude, the size of its "
-        "weights; random, for comparison.",
-        unset="; ".join(f"{criterion} for {name}" for name, criterion in _RANKING.items()))] = None
     permute: Annotated[bool, _learning(
         "Reorder the hidden channels of feed-forward parts first, so that channels that are cheap to prune share tiles. The "
         "model computes the same.", unset="permute for a decoder by oneshot")] = False
@@ -107,7 +101,6 @@ class LearnOptions:
     repair_steps: Annotated[int | None, _repair("Training steps of repair.", unset="by model size and device", ge=0)] = None
     repair_minutes: Annotated[float | None, _repair("Stop repair after this many minutes.", gt=0.0)] = None
     batch: Annotated[int, _repair("Windows per training step.", ge=1)] = 2
-    learning_rate: Annotated[float | None, _repair("Learning rate of training.", unset="the method's own", gt=0.0)] = None
     prior: Annotated[str, _learning(
         f"Masks from which {_TRAINED} start: a one-shot method, or a masks file.", "METHOD|FILE")] = "oneshot"
     steps: Annotated[int, _learning(f"Training steps of {_TRAINED}.", ge=1)] = 200

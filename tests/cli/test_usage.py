@@ -36,12 +36,10 @@ BAD = {
     "windows": COUNT,
     "length": [*COUNT, "1"],
     "seed": NUMBER,
-    "criterion": ["prayer"],
     "repair": ["prayer"],
     "repair_steps": NUMBER,
     "repair_minutes": [*NUMBER, "0"],
     "batch": COUNT,
-    "learning_rate": [*NUMBER, "0"],
     "steps": COUNT,
     "speedup": [*NUMBER, "1", "inf", "0ms", "xms", "infms"],
     "lowering": ["fast", "mlp.*=fast", "re:(=dense", ""],
@@ -174,6 +172,12 @@ def test_an_option_that_went_says_what_does_its_job_now(gone):
     done = run_here(command, flag, "3")
     assert done.returncode == 2
     assert f"{command} no longer has {flag}\n  why: {GONE[gone]}\n" in done.stderr
+
+
+def test_all_options_of_build_fit_fifty_rows():
+    options = run_here("build", "--help-all").stdout.partition("\nBasic:\n")[2]
+    rows = [line for line in options.splitlines() if line.startswith("  -")]
+    assert len(rows) <= 50
 
 
 def test_no_command_shows_the_help():

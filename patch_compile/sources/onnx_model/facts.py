@@ -38,9 +38,7 @@ _NO_BLOCKS = "Channels are permuted in the feed-forward parts of a checkpoint's 
 _NO_SPEED = "Speed is predicted for decoders and encoders of checkpoints."
 _REFUSED: Mapping[str, str] = {
     **dict.fromkeys(("windows", "length"), _NO_TEXT),
-    **dict.fromkeys(
-        ("repair_steps", "repair_minutes", "batch", "learning_rate", "prior", "steps"), _NO_TRAINING
-    ),
+    **dict.fromkeys(("repair_steps", "repair_minutes", "batch", "prior", "steps"), _NO_TRAINING),
     **dict.fromkeys(("eval_text", "eval_windows", "eval_length"), _NO_TOKENS),
     **dict.fromkeys(("speedup", "batch_size", "prompt_tokens", "generated_tokens"), _NO_SPEED),
     "permute": _NO_BLOCKS,
@@ -242,7 +240,7 @@ def _check_criterion(criterion: Criterion, recipe: Recipe) -> None:
     if criterion in recipe.traits.criteria:
         why_not = next(LACKS[need] for need in criterion.needs if need in LACKS)
         why = f"{why_not} Its tiles are ranked by {', '.join(fit)}."
-    raise _refused(f"--criterion {criterion}", why)
+    raise _refused(f"criterion {criterion}", why)
 
 
 def _refused(flag: str, why: str) -> UsageError:

@@ -23,7 +23,7 @@ _COMMANDS = {
     "learn": (
         f"learn stranger -o out {LEARN}",
         (
-            "ratio tile windows length seed device repair-steps batch learning-rate prior include exclude calib "
+            "ratio tile windows length seed device repair-steps batch prior include exclude calib "
             "eval eval-windows eval-length target baselines"
         ),
     ),

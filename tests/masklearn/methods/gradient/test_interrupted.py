@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.methods import method_of
@@ -67,6 +68,7 @@ def assert_same(found: Arrays, expected: Arrays, tolerance: float = 0.0) -> None
         np.testing.assert_allclose(found[name], array, rtol=tolerance, err_msg=name)
 
 
+@pytest.mark.usefixtures("fp32")
 def test_killed_and_resumed_ends_in_same_masks(make_model, text_file, tmp_path: Path) -> None:
     model = make_model()
     task = make_task(model, text_file, tmp_path / "whole", **_SETTINGS)
