@@ -22,7 +22,7 @@ def machine() -> str:
     """
     cpu, device = about_cpu(), usable_device(None)
     by_tiles = "AMX " * torch.cpu._is_amx_tile_supported()
-    bf16 = f", {by_tiles}bf16" if computes_in_bf16("auto", torch.device("cpu")) else ""
+    bf16 = f", {by_tiles}bf16" if computes_in_bf16(torch.device("cpu")) else ""
     gpu = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
     instructions = f"{torch.backends.cpu.get_cpu_capability()}{bf16}"
     memory = f", {cpu.memory_bytes / 2**30:.0f} GiB" if cpu.memory_bytes else ""

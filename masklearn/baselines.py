@@ -10,8 +10,8 @@ Users can make all baselines but the last two with these settings (FFN: the mode
     uniform-12:16  --method sparsegpt --kinds 12:16 --ratio 0.25
     uniform-6:8    --method sparsegpt --kinds 6:8 --ratio 0.25      for w8a8 only
     ffn-only       --method sparsegpt --ratio '*=0,FFN=0.5'      the simplest use of 2:4: attention stays dense
-    magnitude-tiles  --method sparsegpt --criterion magnitude    at the result's own ratio
-    random-tiles   --method sparsegpt --criterion random         at the result's own ratio
+    magnitude-tiles  --method sparsegpt, criterion magnitude   at the result's own ratio
+    random-tiles   --method sparsegpt, criterion random        at the result's own ratio
     dropped-blocks   whole blocks left out, which hold at least the result's ratio of the weights (`dropped_blocks`)
     unstructured   SparseGPT without structure, the result's ratio in every linear: a reference that is not deployable
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.base.errors import MaskLearnError, UsageError
+from masklearn.base.errors import MaskLearnError
 from masklearn.base.progress import OnStep, silent, unsaid
 from masklearn.base.threads import settle_threads, threads_of_torch
 from masklearn.feed import CodeArrays, Feed
@@ -22,7 +22,6 @@ from masklearn.masks.select import Choose, RoundingLoss
 from masklearn.masks.tiles import expand_tiles, weights_of_tiles
 from masklearn.masks.weight_types import spell_types, undecided
 from masklearn.methods import Method, WithRounding, method_of
-from masklearn.model.architectures import architecture_of
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import Coverage, covered_linears_of
 from masklearn.model.hub import model_name, spelled
@@ -102,7 +101,6 @@ def learn_task(task: Task) -> Learned:
     from masklearn.stream.feed import CheckpointFeed
 
     recipe = task.recipe
-    _check_labels(task)
     _check_types(task)
     choose = task.chooses or by_ratio(recipe, task.coverage.linears, task.note, task.checkpoint.grids.types)
     smoothed = smooth_inputs(task)
@@ -265,16 +263,6 @@ def _check_needs(method: Method, feed: Feed) -> None:
             f"The method {method.name} can't run on this model",
             f"{why[1]} The method needs {why[0]}.",
             "Name another method.",
-        )
-
-
-def _check_labels(task: Task) -> None:
-    """Raises UsageError, before any work, for a label weight with an encoder, which does not predict tokens."""
-    if task.recipe.repairs and task.recipe.label_weight and architecture_of(task.checkpoint).encoder:
-        raise UsageError(
-            "An encoder has no labels to repair on",
-            "It does not predict tokens.",
-            "Leave `label_weight` out.",
         )
 
 

@@ -1,14 +1,14 @@
 """The settings of learning, each declared once. `masklearn.recipe` checks them together."""
 
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from masklearn.base.option import Bounds, Option
 from masklearn.masks.kinds.allowed import parse_kinds
 from masklearn.masks.kinds.base import BYTES_DENSE
 from masklearn.masks.name_globs import parse_pattern
 from masklearn.masks.weight_types import parse_weights
-from masklearn.traits import METHODS, Criterion, Repair, method_names
+from masklearn.traits import METHODS, Repair, method_names
 
 LEARNING, REPAIR = "Learning", "Repair"
 _learning, _repair = partial(Option, group=LEARNING), partial(Option, group=REPAIR)
@@ -44,7 +44,6 @@ def _and(names: tuple[str, ...]) -> str:
     return " and ".join((", ".join(names[:-1]), names[-1]))
 
 
-_RANKING = {name: method.criteria[0] for name, method in METHODS.items() if method.criteria}
 _UNREPAIRED = ", ".join(name for name, method in METHODS.items() if method.repair is Repair.NONE)
 _TRAINED = _and(method_names(trained=True))
 
@@ -77,7 +76,7 @@ class LearnOptions:
     weights: Annotated[str | None, _learning(
         "Type of the linears' weights: float16, bfloat16, int8 (a scale a row), int4 (a scale a row and 64 "
         "columns), w8a8 (int8 with int8 activations: fast in prefill; dense, 2:4 and 6:8 tiles), or PATTERN=TYPE,…. "
-        "auto, or a list such as int8,int4, picks types by `speedup`, `budget_ms` or learn's `bytes_per_weight`.",
+        "auto, or a list such as int8,int4, picks types by `speedup` or learn's `bytes_per_weight`.",
         "TYPE", unset="the type of the graph; auto for a speed",
         check=parse_weights)] = None
     include: Include = ()
@@ -92,18 +91,6 @@ class LearnOptions:
     seed: Annotated[int, _learning("Seed of all random draws.", ge=0)] = 0
     device: Annotated[str | None, _learning(
         "Where the model runs while masks are learned.", "DEVICE", unset="cuda if there is one")] = None
-    threads: Annotated[int | None, _learning(
-        "CPU threads for learning. Another number may change the last digits of the result (docs/explanation/learning.md).",
-        unset="all cores", ge=1, le=1024)] = None
-    criterion: Annotated[Criterion | None, _learning(
-        f"What {_and(tuple(_RANKING))} take for the cost of pruning a tile: fisher, its effect on the model's loss; raw, "
-        "the error of the linear's outputs; relative, that error as a share of the outputs; magnitude, the size of its "
-        "weights; random, for comparison.",
-        unset="; ".join(f"{criterion} for {name}" for name, criterion in _RANKING.items()))] = None
-    damping: Annotated[float, _learning(
-        "Steadies solving: added to the diagonal of each linear's Hessian, as a share of its mean. It is raised to K over "
-        "the number of calibration tokens where that is more.",
-        gt=0.0, le=1.0)] = 0.01
     permute: Annotated[bool, _learning(
         "Reorder the hidden channels of feed-forward parts first, so that channels that are cheap to prune share tiles. The "
         "model computes the same.", unset="permute for a decoder by oneshot")] = False
@@ -113,17 +100,6 @@ class LearnOptions:
     repair_steps: Annotated[int | None, _repair("Training steps of repair.", unset="by model size and device", ge=0)] = None
     repair_minutes: Annotated[float | None, _repair("Stop repair after this many minutes.", gt=0.0)] = None
     batch: Annotated[int, _repair("Windows per training step.", ge=1)] = 2
-    learning_rate: Annotated[float | None, _repair("Learning rate of training.", unset="the method's own", gt=0.0)] = None
-    label_weight: Annotated[float, _repair(
-        "In repair, weight of the loss on the text itself next to the distance (KL) to the dense model's predictions. It "
-        "lowers perplexity but moves the model away from the dense model.", ge=0.0)] = 0.0
     prior: Annotated[str, _learning(
         f"Masks from which {_TRAINED} start: a one-shot method, or a masks file.", "METHOD|FILE")] = "oneshot"
     steps: Annotated[int, _learning(f"Training steps of {_TRAINED}.", ge=1)] = 200
-    distill_weight: Annotated[float, _learning(
-        f"Weight of the distance (KL) to the dense model's predictions in the loss of {_TRAINED}.", ge=0.0)] = 1.0
-    checkpoint_every: Annotated[int, _repair(
-        "Training steps between checkpoints, from which an interrupted training continues.", ge=1)] = 50
-    precision: Annotated[Literal["auto", "fp32", "bf16"], _learning(
-        "Type that training and solving compute in; auto is bf16 where that is fast.")] = "auto"
-    gradient_checkpointing: Annotated[bool, _repair("Train in less memory but more time.")] = False

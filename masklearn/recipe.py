@@ -1,10 +1,11 @@
 """Settings of mask learning. They are checked once, when a recipe is made."""
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import ValidationInfo, field_validator
 
 from masklearn.base.errors import UsageError
+from masklearn.base.option import Bounds
 from masklearn.base.settings import Settings
 from masklearn.masks.kinds.allowed import only_two_four
 from masklearn.masks.weight_types import named_types
@@ -25,8 +26,17 @@ def usual_windows(widest: int, length: int) -> int:
 
 
 class LearnSettings(Settings, LearnOptions):
-    """All settings of learning but the amount of pruning and the size of tiles, checked together."""
+    """All settings of learning but the amount of pruning and the size of tiles, checked together.
 
+    No option sets the fields below; a recipe may. threads: of the CPU, None for what OMP_NUM_THREADS or the number of cores
+    says, kept where it decides the last digits of the result (docs/explanation/learning.md). criterion: what `oneshot` and
+    `sparsegpt` take for the cost of pruning a tile, None for the method's own; baselines take others. learning_rate: of
+    training, None for the method's own.
+    """
+
+    threads: Annotated[int | None, Bounds(ge=1, le=1024)] = None
+    criterion: Criterion | None = None
+    learning_rate: Annotated[float | None, Bounds(gt=0.0)] = None
     CHOOSING_TYPES: ClassVar[str] = "Take `method` oneshot or sparsegpt, ranked by fisher, relative or raw"
 
     @property

@@ -163,7 +163,7 @@ class Task:
         """True if linears compute in bf16 while blocks are streamed and models trained; see `computes_in_bf16`."""
         from masklearn.model.modules import computes_in_bf16
 
-        return computes_in_bf16(self.recipe.precision, usable_device(self.recipe.device))
+        return computes_in_bf16(usable_device(self.recipe.device))
 
     def of(self, checkpoint: Checkpoint) -> "Task":
         """Returns a copy with another checkpoint, e.g. the same with new weights. It keeps text that was read."""

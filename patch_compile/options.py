@@ -4,7 +4,7 @@
 option that only one command has and no recipe keeps is a parameter of its function in `patch_compile.api`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -23,7 +23,9 @@ from masklearn import (
     Ratio,
     Tile,
 )
+from masklearn.base.errors import HOW_TO_CORRECT, UsageError
 from masklearn.base.option import Option, listed
+from masklearn.base.printable import shown
 from masklearn.masks.kinds.allowed import parse_kinds
 from patch_compile.engine.backend import Runner
 from patch_compile.engine.options import ENGINE, EngineSettings
@@ -32,27 +34,25 @@ from patch_compile.packing.fusion import FUSIONS, parse_fusions, spell_fusions
 WORKLOAD, GRAPH, EVALUATION = "Workload", "Graph", "Evaluation"
 GROUPS = (LEARNING, REPAIR, WORKLOAD, GRAPH, ENGINE, EVALUATION, "")  # in the order of `--help-all`
 AUTO = "auto"
-# Settings whose flag is not their name; a key may name the command. `--on/--off` can also be turned off.
+EDGELLM, PYTHON = "edgellm", "PYTHON"
+# Settings whose flag is not their name. `--on/--off` can also be turned off.
 FLAGS = {
     "out": ("-o", "--out"),
     "bytes_per_weight": ("--bytes",),
     "eval_text": ("--eval",),
     "service": ("--for",),
     "permute": ("--permute/--no-permute",),
-    "compare against": ("--x",),
 }
-# Flags that stand for a value of a setting, with their help.
-SHORTCUTS = {"fuse": ("--no-fuse", "none", "Give each linear its own node, as `fuse` none does.")}
 
 
-def flags_of(setting: str, command: str = "") -> tuple[str, ...]:
+def flags_of(setting: str) -> tuple[str, ...]:
     """Returns the flags of a setting on the command line, the longest last."""
-    return FLAGS.get(f"{command} {setting}", FLAGS.get(setting, ("--" + setting.replace("_", "-"),)))
+    return FLAGS.get(setting, ("--" + setting.replace("_", "-"),))
 
 
-def flag_of(setting: str, command: str = "") -> str:
+def flag_of(setting: str) -> str:
     """Returns the flag that stands for a setting in texts."""
-    return flags_of(setting, command)[-1].partition("/")[0]
+    return flags_of(setting)[-1].partition("/")[0]
 
 
 class Argument(Option):
@@ -80,12 +80,22 @@ TRUST = Option(
 RUNNER = Option(
     "Run the engine or the ONNX file.", unset="the engine, if this machine can run it", group=ENGINE
 )
-EDGELLM_PYTHON = Option(
-    "Python interpreter of the environment with Edge-LLM's exporter.", "PYTHON", unset="this interpreter"
-)
 _learning, _workload = partial(Option, group=LEARNING), partial(Option, group=WORKLOAD)
 _graph, _engine = partial(Option, group=GRAPH), partial(Option, group=ENGINE)
 _evaluation = partial(Option, group=EVALUATION)
+
+
+def with_python(setting: str, given: str, names: Sequence[str]) -> tuple[str, Path | None]:
+    """Returns a value such as edgellm=PYTHON as its name, and the interpreter of the exporter's environment.
+
+    names: the valid names. Raises UsageError for another name, and for an interpreter with another than edgellm.
+    """
+    name, named, python = given.partition("=")
+    if name not in names or (named and (name != EDGELLM or not python)):
+        words = ", ".join(names)
+        why = f"It is one of {words}. {EDGELLM}={PYTHON} names the environment of its exporter."
+        raise UsageError(f"The setting {setting} = {shown(given)} is not valid", why, HOW_TO_CORRECT)
+    return name, Path(python) if python else None
 
 
 # Checks import what they need when they run: `--help` imports this module.
@@ -109,6 +119,13 @@ def _targets(text: str) -> str:
 
 def _open_tile(value: Any) -> Any:
     return None if value == AUTO else value
+
+
+def _speed(value: float | str) -> float | str:
+    from patch_compile.planning.speed_goal import SpeedGoal
+
+    goal = SpeedGoal.parse(value)
+    return f"{goal.budget_ms!r}ms" if goal.speedup is None else goal.speedup
 
 
 def _lowering(text: str) -> str:
@@ -137,12 +154,10 @@ class _GraphOptions(LearnOptions):
     pruned: Annotated[Path | None, _learning(
         "The pruned model that `mask` was imported from. Its weights are compiled, and their loss against MODEL_DIR, the "
         "dense model, is measured.", "DIR")] = None
-    speedup: Annotated[float | None, _workload(
-        "Make the workload X times as fast as the dense model, as predicted, at the least loss of quality. Types of "
-        "weights, and kinds and size of tiles, are chosen for it where no option names them.", "X",
-        gt=1.0, finite=True)] = None
-    budget_ms: Annotated[float | None, _workload(
-        "As `speedup`, for the workload to take MS milliseconds.", "MS", gt=0.0, finite=True)] = None
+    speedup: Annotated[float | str | None, _workload(
+        "Make the workload X times as fast as the dense model, or let it take MS milliseconds (25ms), as predicted, at the "
+        "least loss of quality. Types of weights, and kinds and size of tiles, are chosen unless an option names them.",
+        "X|MSms", check=_speed)] = None
     tile: Annotated[Tile | None, _learning(
         "Tile size; 128x* is 128 rows and all of K. auto is the size with which a speed takes the fewest zeros.",
         "ROWSxCOLS", unset="128x128; auto for a speed", parse=_open_tile)] = None
@@ -183,8 +198,6 @@ class _EvalOptions:
         "Held-out text for perplexity, other than that of `calib`.", "TEXT", unset="the model writes its own")] = None
     eval_windows: Annotated[int, _evaluation("Number of windows of evaluation text.", ge=1)] = 8
     eval_length: Annotated[int, _evaluation("Tokens in a window of evaluation text.", ge=2)] = 1024
-    prompt: Annotated[str, _evaluation(
-        "Prompt that the dense and the hybrid model each continue.", "TEXT")] = "The capital of France is"
 
 
 class BuildOptions(_EvalOptions, EngineSettings, _GraphOptions):

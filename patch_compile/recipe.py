@@ -33,7 +33,7 @@ _WHOLE_ROWS = (DEFAULT_TILE[0], WHOLE)
 # Settings that only learning reads, but the size of tiles.
 _LEARNING = (
     "method", "per_layer", "kinds", "criterion", "repair", "repair_steps", "repair_minutes", "batch", "learning_rate",
-    "label_weight", "prior", "steps", "distill_weight",
+    "prior", "steps",
 )  # fmt: skip
 
 
@@ -126,14 +126,14 @@ class Recipe(LearnSettings, BuildOptions):
     @property
     def asked(self) -> Asked:
         """The amount of pruning as the user gave it."""
-        mask = str(self.mask) if self.mask is not None else None
-        return Asked(mask=mask, **self.model_dump(include=set(Asked.model_fields) - {"mask"}))
+        mask, goal = str(self.mask) if self.mask is not None else None, self.goal or SpeedGoal()
+        speed = {"speedup": goal.speedup, "budget_ms": goal.budget_ms}
+        return Asked(mask=mask, ratio=self.ratio, bytes_per_weight=self.bytes_per_weight, **speed)
 
     @property
     def goal(self) -> SpeedGoal | None:
         """The requested speed; None if something else sets the amount of pruning."""
-        asked = self.speedup is not None or self.budget_ms is not None
-        return SpeedGoal(self.speedup, self.budget_ms) if asked else None
+        return None if self.speedup is None else SpeedGoal.parse(self.speedup)
 
     def check_plannable(self) -> None:
         """Raises UsageError for a goal in bytes, which plans do not take: it also counts linears that are compiled dense."""
@@ -242,14 +242,14 @@ class Recipe(LearnSettings, BuildOptions):
         device = usable_device(self.device)
         if device.type != "cpu":
             return False
-        if (self.traits.solves or self.trains) and computes_in_bf16(self.precision, device):
+        if (self.traits.solves or self.trains) and computes_in_bf16(device):
             return True
         runs = self.trains or Requires.INPUTS in self.traits.needs
         return runs and not even_parts(self.threads or torch.get_num_threads(), self.length)
 
     def _check_ratio(self) -> None:
         """Require exactly one setting for the amount of pruning."""
-        given = [flag_of(name) for name in Asked.model_fields if getattr(self, name) is not None]
+        given = [flag_of(name) for name in Asked.model_fields if getattr(self, name, None) is not None]
         if not given:
             raise UsageError(
                 "No ratio is given",

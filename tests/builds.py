@@ -18,7 +18,6 @@ TINY: dict[str, Any] = {
     "length": 24,
     "eval_windows": 2,
     "eval_length": 24,
-    "prompt": "the cat sat",
     "backend": "onnx",
     "lowering": "plugin",  # `auto` would leave such small linears dense
 }

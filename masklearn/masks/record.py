@@ -146,7 +146,6 @@ class RepairRecord(_Part):
     error_first: float | None = None
     error_last: float | None = None
     learning_rate: float | None = None
-    label_weight: float = 0.0
     batch: int | None = None
     optimizer: str | None = None
     precision: Literal["bf16", "fp32"] | None = None

@@ -91,7 +91,7 @@ def undecided(text: str | None) -> UsageError:
     return UsageError(
         f"`weights` {text} leaves a choice of types, and no setting decides it",
         "Types are chosen for a speed or for bytes, at the least loss of quality.",
-        "Give `speedup`, `budget_ms` or, in `learn`, `bytes_per_weight`; or name one type for each linear, such as "
+        "Give `speedup` or, in `learn`, `bytes_per_weight`; or name one type for each linear, such as "
         "`weights` int8.",
     )
 

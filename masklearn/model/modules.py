@@ -165,15 +165,12 @@ def keep_attention_in_fp32(model: Any) -> None:
         model.set_attn_implementation(_ATTENTION)
 
 
-def computes_in_bf16(precision: str, device: torch.device) -> bool:
-    """Returns True if linears compute in bf16 under autocast.
+def computes_in_bf16(device: torch.device) -> bool:
+    """Returns True if linears compute in bf16 under autocast, which they do on a device that computes in it natively.
 
-    precision: "bf16", "fp32", or "auto" for bf16 if the device computes in it natively. A CPU without native bf16 converts
-    to fp32 and back, which is slower than fp32. With AVX512-BF16 (AMD EPYC, Zen 4) a matmul of SmolLM2-135M takes 0.47 of
-    its fp32 time.
+    A CPU without native bf16 converts to fp32 and back, which is slower than fp32. With AVX512-BF16 (AMD EPYC, Zen 4) a
+    matmul of SmolLM2-135M takes 0.47 of its fp32 time.
     """
-    if precision != "auto":
-        return precision == "bf16"
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -68,7 +68,7 @@ class WeightStore:
             raise MaskLearnError(
                 f"New values of {name} are not finite in {entry.dtype}",
                 "The solve or the training diverged, or they exceed what the type holds.",
-                "Give more `damping` or a lower `learning_rate`, or convert the checkpoint to bfloat16.",
+                "Give more calibration text, or convert the checkpoint to bfloat16.",
             )
         write_shard(self._file(name), {name: (entry.dtype, entry.shape)}, lambda _: array, {})
 

@@ -93,7 +93,7 @@ def solve(
 
     def prune(group: Group) -> dict[str, Replaced]:
         allowed = asked.allowed(group)
-        damping = group.damping(feed.recipe.damping)
+        damping = group.damping
         found = solver(group, allowed, asked.given(group), damping, feed.note)
         kept = {
             name: (found[name][0], allowed[name].keep(found[name][1])) for name in found if name in feed.types
@@ -162,7 +162,7 @@ def _rounded(
     """Returns the quantised linears of `replaced`, rounded. Scales of a quantised checkpoint do not train."""
     types = {name: feed.types[name] for name in kept}
     grids = {name: grid for name in kept if (grid := feed.kept_grid(name)) is not None}
-    rounded = round_group(group, kept, types, group.damping(feed.recipe.damping), feed.note, grids)
+    rounded = round_group(group, kept, types, group.damping, feed.note, grids)
     return {
         name: Replaced(
             one.values,
@@ -187,7 +187,7 @@ def solve_unstructured(feed: Feed, ratio: float, store: WeightStore) -> None:
 
     def prune(group: Group) -> dict[str, Replaced]:
         name = next(iter(group.weights))
-        damping = group.damping(feed.recipe.damping)
+        damping = group.damping
         factor = obs.inverse_factor(group.moment.clone(), damping, name, feed.note)
         solved = {name: obs.solve_unstructured(one, factor, ratio) for name, one in group.weights.items()}
         return {name: Replaced(values, {}) for name, values in solved.items()}

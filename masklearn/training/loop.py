@@ -29,8 +29,8 @@ class Schedule:
 
     steps, minutes: the budget; at least one of both is given, and the first to end ends the run; batch: windows per step in
     each process; decay: curve of the learning rate, which is 0 at the end of the budget; warmup: number of steps in which
-    the learning rate rises; betas: of AdamW; checkpoint_every: steps between checkpoints; clip: upper bound of the
-    gradient's norm, None for no bound; precision: of linears, see `computes_in_bf16`; device: None for CUDA if there is one,
+    the learning rate rises; betas: of AdamW; clip: upper bound of the
+    gradient's norm, None for no bound; device: None for CUDA if there is one,
     else the CPU. Raises ValueError without a budget.
     """
 
@@ -41,22 +41,18 @@ class Schedule:
     decay: Literal["linear", "cosine"]
     warmup: int
     betas: tuple[float, float]
-    checkpoint_every: int
     seed: int
     clip: float | None = 1.0
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
     gradient_checkpointing: bool = False
     optimizer: Literal["adamw", "adafactor"] = "adamw"
     device: str | None = None
 
     @classmethod
     def of(cls, recipe: LearnRecipe, **settings: Any) -> "Schedule":
-        """Returns a schedule with the recipe's batch, seed, precision, device and checkpoints; settings: all others."""
+        """Returns a schedule with the recipe's batch, seed and device; settings: all others."""
         return cls(
             batch=recipe.batch,
-            checkpoint_every=recipe.checkpoint_every,
             seed=recipe.seed,
-            precision=recipe.precision,
             device=recipe.device,
             **settings,
         )
@@ -71,6 +67,7 @@ class Schedule:
         return decay * min(1.0, (step + 1) / (self.warmup + 1))
 
 
+CHECKPOINT_EVERY = 50  # steps
 _SMALLEST = 1e-3  # lower bound of a parameter's RMS in Adafactor
 
 
@@ -112,7 +109,7 @@ class Objective(Protocol):
     def loss(self, model: nn.Module, ids: Tensor) -> tuple[Tensor, Mapping[str, float]]:
         """Returns the scalar loss of token ids `[batch, length]`, and figures for the progress line and the report.
 
-        It runs under autocast if the schedule's precision is bf16.
+        It runs under autocast if the device has bf16 (`computes_in_bf16`).
         """
 
     def begin(self, step: int, fraction: float) -> None:
@@ -176,7 +173,7 @@ def train(
     while (used := _used(schedule, history.steps, _agreed(started, accelerator))) < 1.0:
         history.add(run.step(history.steps, used, next(batches)), time.monotonic() - started)
         _show(progress, f"{what}: {_line(history.running(), run.shown)}", schedule, history)
-        if history.steps % schedule.checkpoint_every == 0:
+        if history.steps % CHECKPOINT_EVERY == 0:
             checkpoints.save(history)
     checkpoints.save(history)
     if schedule.minutes is not None:
@@ -217,7 +214,7 @@ class _Run:
             _enable_checkpointing(model)
         model.train()
         optimizer = _optimizer_of(groups, schedule)
-        step = _Step(model, objective, computes_in_bf16(schedule.precision, accelerator.device))
+        step = _Step(model, objective, computes_in_bf16(accelerator.device))
         self._step, self._optimizer = accelerator.prepare(step, optimizer)
         for group in self._optimizer.param_groups:
             group["initial_lr"] = group["lr"]
@@ -237,7 +234,7 @@ class _Run:
             raise MaskLearnError(
                 f"Training diverged at step {number + 1}",
                 f"The loss is {means['loss']}, the norm of its gradient {norm}.",
-                f"Give a `learning_rate` below {self._schedule.learning_rate:g}, or `precision` fp32.",
+                f"Give a `learning_rate` below {self._schedule.learning_rate:g}.",
             )
         self._optimizer.step()
         self._optimizer.zero_grad()

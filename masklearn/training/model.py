@@ -124,14 +124,15 @@ class MemoryNeed:
         teacher = (2 if settings.teacher_bf16 else 4) * (self.weights - self.shared)
         model = 4 * self.weights + (state + 1) * self.trained + teacher  # 1: the mask
         head = (_CHUNK_LOGITS + (4 * self.hidden if bf16 else 0)) * self.vocabulary
-        return round(_MARGIN * (model + self._kept(settings, bf16) + head) + _PROCESS)
+        kept = self.kept(bf16=bf16)
+        if settings.gradient_checkpointing:
+            kept = kept / self.blocks + 4 * self.hidden * self.blocks * self.tokens
+        return round(_MARGIN * (model + kept + head) + _PROCESS)
 
-    def _kept(self, settings: MemorySettings, bf16: bool) -> float:
-        """Returns the bytes that autograd keeps for the backward pass: activations, and weights in autocast's type."""
-        whole = _KEPT[bf16] * self.features * self.tokens + (2 * self.trained if bf16 else 0)
-        if not settings.gradient_checkpointing:
-            return whole
-        return whole / self.blocks + 4 * self.hidden * self.blocks * self.tokens
+    def kept(self, *, bf16: bool) -> float:
+        """Returns the bytes that autograd keeps for the backward pass without gradient checkpointing: activations, and
+        weights in autocast's type."""
+        return _KEPT[bf16] * self.features * self.tokens + (2 * self.trained if bf16 else 0)
 
 
 def memory_need(checkpoint: Checkpoint, masks: Mapping[str, LinearMask], tokens: int) -> MemoryNeed:

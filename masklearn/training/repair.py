@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,35 +20,24 @@ from masklearn.model.store import WeightStore
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import INT4
 from masklearn.task import Task
-from masklearn.training.head import Head, Labels, TargetDistribution, Teacher, head_loss
+from masklearn.training.head import Head, Teacher, head_loss
 from masklearn.training.loop import Schedule, TrainReport, train
 from masklearn.training.model import MemorySettings, first_that_fits, last_hidden, memory_need, training_model
 from masklearn.training.student import Student, StudentOnGrids
 
 
 class Distillation:
-    """Objective of distillation: KL(teacher ‖ student) + `label_weight` · cross-entropy, means over all tokens.
+    """Objective of distillation: KL(teacher ‖ student), the mean over all tokens.
 
-    The cross-entropy is of the text's own next tokens. An encoder does not predict tokens: its loss is
-    ‖student − teacher‖² / ‖teacher‖² of the last hidden states.
+    An encoder does not predict tokens: its loss is ‖student − teacher‖² / ‖teacher‖² of the last hidden states.
 
     trained: parameters of the student that train; teacher_bf16: True if the teacher's linears are in bf16.
-    Raises ValueError for a label weight with an encoder.
     """
 
     def __init__(
-        self,
-        teacher: Any,
-        trained: Sequence[nn.Parameter],
-        *,
-        encoder: bool,
-        teacher_bf16: bool,
-        label_weight: float = 0.0,
+        self, teacher: Any, trained: Sequence[nn.Parameter], *, encoder: bool, teacher_bf16: bool
     ) -> None:
-        if encoder and label_weight:
-            raise ValueError("an encoder has no labels")
         self.figure = "error" if encoder else "kl"
-        self._label_weight = label_weight
         self._teacher, self._trained = teacher, list(trained)
         self._encoder, self._teacher_bf16 = encoder, teacher_bf16
 
@@ -63,12 +52,8 @@ class Distillation:
         if self._encoder:
             error = total((hidden.float() - target).square()) / total(target.square())
             return error, {self.figure: float(error.detach())}
-        used = ids.shape[1] - bool(self._label_weight)  # the last token of a window has no label
-        teacher = Teacher(target[:, :used].flatten(0, 1), Head.of(self._teacher))
-        targets: list[tuple[float, TargetDistribution]] = [(1.0, teacher)]
-        if self._label_weight:
-            targets.append((self._label_weight, Labels(ids[:, 1:].flatten())))
-        loss, losses = head_loss(hidden[:, :used].flatten(0, 1), Head.of(model), targets)
+        teacher = Teacher(target.flatten(0, 1), Head.of(self._teacher))
+        loss, losses = head_loss(hidden.flatten(0, 1), Head.of(model), [(1.0, teacher)])
         return loss, {self.figure: losses[0]}
 
     def begin(self, step: int, fraction: float) -> None:
@@ -137,7 +122,7 @@ def repair(
     student = Student(task.checkpoint, masks)
     run = _Run(task, student, settings)
     before = run.judge(student.model)
-    rate = task.recipe.learning_rate or default_rate(before.distance, task.recipe.label_weight)
+    rate = task.recipe.learning_rate or default_rate(before)
     schedule = _schedule(task, settings, share, rate)
     report = run.train(student, "repair", store, schedule)
     del student  # another model takes its memory
@@ -177,11 +162,11 @@ def repair_scales(
     schedule = replace(schedule, seed=schedule.seed + 1)  # in another order than the repair's
     student = StudentOnGrids(task.checkpoint, masks, trained)
     run = _Run(task, student, settings)
-    before = run.judge(student.model).distance
+    before = run.judge(student.model)
     report = run.train(student, "scales", store, schedule)
     found = {**grids, **student.grids}
     del student  # another model takes its memory
-    after = run.judge(training_model(task.checkpoint.with_weights(store))).distance
+    after = run.judge(training_model(task.checkpoint.with_weights(store)))
     task.note(
         f"scales: {report.steps} steps, {report.tokens:,} tokens in {report.seconds:.0f} s; {run.figure} to the dense model"
         f", on the windows that judge them, {before:.4g} as rounded, {after:.4g} with trained scales"
@@ -199,10 +184,8 @@ def repair_scales(
 
 
 def _is_dense(task: Task, masks: Mapping[str, LinearMask]) -> bool:
-    """True if repair has nothing to do: until its weights are rounded, the model computes what the dense model computes, and
-    no labels are learned."""
-    recipe = task.recipe
-    changes = any(mask.zeroed for mask in masks.values()) or recipe.traits.trains() or recipe.label_weight
+    """True if repair has nothing to do: until its weights are rounded, the model computes what the dense model computes."""
+    changes = any(mask.zeroed for mask in masks.values()) or task.recipe.traits.trains()
     return not (changes or task.checkpoint.rounded_inputs)
 
 
@@ -218,14 +201,6 @@ def searched_grids(task: Task) -> list[str]:
     return searched if any(types[name] is INT4 for name in searched) else []
 
 
-@dataclass(frozen=True)
-class _Judged:
-    """A model on held-out text. loss: the loss of training; distance: distance from the dense model."""
-
-    loss: float
-    distance: float
-
-
 class _Run:
     """Distillation into a student, and its judge. figure: name of the distance from the dense model."""
 
@@ -234,13 +209,12 @@ class _Run:
         self._pool, windows = task.text.held_out()
         self._windows = windows[: max(_LEAST, math.ceil(_JUDGED / task.recipe.length))]
         self._device = usable_device(task.recipe.device)
-        self.bf16 = computes_in_bf16(task.recipe.precision, self._device)
+        self.bf16 = computes_in_bf16(self._device)
         self._objective = Distillation(
             student.teacher(torch.bfloat16 if settings.teacher_bf16 else torch.float32),
             student.parameters(),
             encoder=architecture_of(task.checkpoint).encoder,
             teacher_bf16=settings.teacher_bf16,
-            label_weight=task.recipe.label_weight,
         )
         self.figure = self._objective.figure
 
@@ -256,23 +230,23 @@ class _Run:
         return report
 
     @torch.no_grad()
-    def judge(self, model: Any) -> _Judged:
+    def judge(self, model: Any) -> float:
+        """Returns the distance of a model from the dense model, on held-out text."""
         model.to(self._device).eval()
-        losses, distances = [], []
+        distances = []
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.bf16):
             for window in self._windows:
-                loss, figures = self._objective.loss(model, torch.from_numpy(window)[None].to(self._device))
-                losses.append(float(loss))
+                _, figures = self._objective.loss(model, torch.from_numpy(window)[None].to(self._device))
                 distances.append(figures[self.figure])
-        return _Judged(sum(losses) / len(losses), sum(distances) / len(distances))
+        return sum(distances) / len(distances)
 
 
 def _memory_settings(task: Task, masks: Mapping[str, LinearMask], room: int) -> MemorySettings | None:
     """Returns settings with which training fits into `room` bytes, or None."""
     recipe = task.recipe
-    bf16 = computes_in_bf16(recipe.precision, usable_device(recipe.device))
+    bf16 = computes_in_bf16(usable_device(recipe.device))
     need = memory_need(task.checkpoint, masks, recipe.batch * recipe.length)
-    first = MemorySettings("adamw", teacher_bf16=bf16, gradient_checkpointing=recipe.gradient_checkpointing)
+    first = MemorySettings("adamw", teacher_bf16=bf16, gradient_checkpointing=False)
     return first_that_fits(need, first, room, bf16=bf16, note=task.note)
 
 
@@ -287,13 +261,13 @@ def default_steps(weights: int, tokens: int, device: str) -> int:
     return math.ceil(_TOKENS * (1 / size if device == "cpu" else size) / tokens)
 
 
-def default_rate(distance: float, label_weight: float = 0.0) -> float:
+def default_rate(distance: float) -> float:
     """Returns the learning rate of a repair that is given none.
 
     distance: from the dense model before the repair, the KL in nats a token or the squared error of hidden states over their
-    squared length. Labels pull a model that is near the dense model too.
+    squared length.
     """
-    return _LEARNING_RATE * (1.0 if label_weight else min(1.0, distance / _FAR))
+    return _LEARNING_RATE * min(1.0, distance / _FAR)
 
 
 def _schedule(task: Task, settings: MemorySettings, share: float, learning_rate: float) -> Schedule:
@@ -315,22 +289,21 @@ def _schedule(task: Task, settings: MemorySettings, share: float, learning_rate:
 
 
 def _record(
-    task: Task, report: TrainReport, run: _Run, schedule: Schedule, before: _Judged, after: _Judged
+    task: Task, report: TrainReport, run: _Run, schedule: Schedule, before: float, after: float
 ) -> RepairRecord:
-    figure, kept = run.figure, after.loss < before.loss
+    figure, kept = run.figure, after < before
     task.note(
         f"repair: {report.steps} steps, {report.tokens:,} tokens in {report.seconds:.0f} s; {figure} to the dense"
-        f" model, on the windows that judge it, {before.distance:.4g} before, {after.distance:.4g} after"
+        f" model, on the windows that judge it, {before:.4g} before, {after:.4g} after"
         f"{'' if kept else ', which is not better: the weights stay as they were'}"
     )
-    figures: dict[str, Any] = {f"{figure}_first": before.distance, f"{figure}_last": after.distance}
+    figures: dict[str, Any] = {f"{figure}_first": before, f"{figure}_last": after}
     return RepairRecord(
         method="distill",
         kept=kept,
         steps=report.steps,
         tokens=report.tokens,
         learning_rate=schedule.learning_rate,
-        label_weight=task.recipe.label_weight,
         batch=schedule.batch,
         optimizer=schedule.optimizer,
         precision="bf16" if run.bf16 else "fp32",

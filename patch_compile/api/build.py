@@ -2,13 +2,13 @@
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Literal, get_type_hints
+from typing import Annotated, get_type_hints
 
 from masklearn.base.option import Option
 from patch_compile.api.results import FinishedBuild
 from patch_compile.api.signature import Given, StrPath, takes
 from patch_compile.artifacts.layout import RECIPE
-from patch_compile.options import EDGELLM_PYTHON, RESUME, Argument, BuildOptions
+from patch_compile.options import EDGELLM, RESUME, Argument, BuildOptions, with_python
 
 _SETTINGS = tuple(name for name in get_type_hints(BuildOptions) if name != "bytes_per_weight")
 
@@ -21,10 +21,9 @@ def build(
         "MODEL_DIR|ORG/NAME|FILE.onnx")] = None,
     out: Annotated[StrPath | None, Option("Folder to write.", unset="./NAME-patch-RATIO")] = None,
     *,
-    service: Annotated[Literal["edgellm"] | None, Option(
-        "Also write the folder that this service builds its engine from: OUT/edgellm for TensorRT Edge-LLM.", "SERVICE")]
-        = None,
-    edgellm_python: Annotated[StrPath | None, EDGELLM_PYTHON] = None,
+    service: Annotated[str | None, Option(
+        "Also write the folder that this service builds its engine from: OUT/edgellm for TensorRT Edge-LLM. PYTHON is the "
+        "interpreter of the environment with its exporter, by default this interpreter.", "edgellm[=PYTHON]")] = None,
     recipe: Annotated[StrPath | None, Option(
         f"Settings of an earlier build (OUT/{RECIPE}); options given here override them.", "FILE")] = None,
     force: Annotated[bool, Option(
@@ -35,7 +34,7 @@ def build(
     """Learn masks, compile the model and build the engine.
 
     MODEL_DIR becomes OUT: an engine whose linears are mosaics of dense and 2:4 tiles, and the measured loss of quality. One
-    of `ratio`, `mask`, `speedup` and `budget_ms` sets the amount of pruning. Speed is predicted for a
+    of `ratio`, `mask` and `speedup` sets the amount of pruning. Speed is predicted for a
     workload: `batch_size` prompts of `prompt_tokens`, each continued by `generated_tokens`. With `service` no engine is
     built here, unless `backend` is given.
 
@@ -55,6 +54,7 @@ def build(
     from patch_compile.pipeline.build import build as run
     from patch_compile.recipe import Recipe, settings_from
 
+    python = None if service is None else with_python("service", service, (EDGELLM,))[1]
     with settings_from(Path(recipe)) if recipe is not None else nullcontext():
         settings = Recipe.load(Path(recipe)) if recipe is not None else {}
         own = {name: given[name] for name in Recipe.model_fields if name in given}
@@ -70,16 +70,9 @@ def build(
             )
         parsed = Recipe.parse(settings if service is None else {"backend": "onnx"} | settings)
     if service is None:
-        if edgellm_python is not None:
-            raise UsageError(
-                "--edgellm-python is given without --for edgellm",
-                "It names the environment of Edge-LLM's exporter.",
-                "Give both, or leave it out.",
-            )
         report = run(parsed, force=force, resume=resume)
         return FinishedBuild(report, Path(report.path).parent)
     from patch_compile.pipeline.for_edgellm import build_for_edgellm
 
-    python = None if edgellm_python is None else Path(edgellm_python)
     report = build_for_edgellm(parsed, python, force=force, resume=resume)
     return FinishedBuild(report, Path(report.path).parent)

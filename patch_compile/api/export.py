@@ -1,21 +1,23 @@
 """`export`: write the pruned model of a build in a form that other programs read."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from masklearn.base.option import Option
 from patch_compile.api.results import Result
 from patch_compile.api.signature import StrPath, takes
-from patch_compile.options import EDGELLM_PYTHON, Argument
+from patch_compile.options import EDGELLM, Argument, with_python
+
+_COMPRESSED = "compressed-tensors"
 
 
 @takes(extra="build")
 def export(
     path: Annotated[StrPath, Argument("The folder of `build` or `learn`.", "OUT")],
     *,
-    format: Annotated[Literal["compressed-tensors", "edgellm"], Option(
-        "compressed-tensors for transformers, edgellm for the builder of TensorRT Edge-LLM.")] = "compressed-tensors",
-    edgellm_python: Annotated[StrPath | None, EDGELLM_PYTHON] = None,
+    format: Annotated[str, Option(
+        "compressed-tensors for transformers, edgellm for the builder of TensorRT Edge-LLM. PYTHON is the interpreter of "
+        "the environment with its exporter, by default this interpreter.", "FORMAT[=PYTHON]")] = _COMPRESSED,
 ) -> Result:  # fmt: skip
     """Write the pruned model of OUT for other programs.
 
@@ -26,24 +28,17 @@ def export(
     edgellm runs the exporter of TensorRT Edge-LLM on OUT/model, puts PatchLinear into its graph, and writes OUT/edgellm,
     from which Edge-LLM builds its engine. An earlier export is replaced.
 
-    Raises UsageError for edgellm_python with another format. Raises PatchCompileError if OUT was changed or has no pruned
+    Raises UsageError for another format. Raises PatchCompileError if OUT was changed or has no pruned
     checkpoint, for "compressed-tensors" if it has no quantised linears or a model that the format cannot hold, and for
     "edgellm" if the exporter is not installed or fails.
     """
-    from patch_compile.errors import UsageError
     from patch_compile.pipeline.export import export_checkpoint, export_edgellm
 
-    python = None if edgellm_python is None else Path(edgellm_python)
-    if format == "edgellm":
+    name, python = with_python("format", format, (_COMPRESSED, EDGELLM))
+    if name == EDGELLM:
         from patch_compile.pipeline.edgellm import find_exporter
 
         report = export_edgellm(Path(path), find_exporter(python, Path(path)))
         return Result(report, Path(report.path))
-    if python is not None:
-        raise UsageError(
-            f"--edgellm-python does not go with --format {format}",
-            "It names the environment of Edge-LLM's exporter.",
-            "Give --format edgellm, or leave it out.",
-        )
-    report = export_checkpoint(Path(path), format)
+    report = export_checkpoint(Path(path), name)
     return Result(report, Path(report.path))

@@ -11,7 +11,7 @@ from patch_compile.api.signature import Given, StrPath, takes
 from patch_compile.options import EVALUATION, FORCE, MODEL_DIR, RESUME, BuildOptions
 
 _SETTINGS = (
-    "ratio", "bytes_per_weight", "tile", *LearnOptions.__annotations__, "speedup", "budget_ms", "batch_size",
+    "ratio", "bytes_per_weight", "tile", *LearnOptions.__annotations__, "speedup", "batch_size",
     "prompt_tokens", "generated_tokens", "eval_text", "eval_windows", "eval_length",
 )  # fmt: skip
 
@@ -24,7 +24,7 @@ def learn(
     *,
     target: Annotated[str | None, Option(
         "Leave linears dense that would not get faster on this GPU: a card or an architecture, such as a6000 or sm86. "
-        "`speedup` and `budget_ms` are predicted for it, else for the GPU of this machine, or sm86 without a GPU.",
+        "`speedup` is predicted for it, else for the GPU of this machine, or sm86 without a GPU.",
         "GPU[,GPU…]", unset="prune everywhere")] = None,
     baselines: Annotated[str | Sequence[str], Option(
         "Compare with simpler ways to prune: all, or a comma-separated list of dense, dense-rounded (nothing "

@@ -8,7 +8,7 @@ from patch_compile.api.signature import Given, StrPath, takes
 from patch_compile.options import MODEL_DIR, BuildOptions
 
 _SETTINGS = (
-    "ratio", "speedup", "budget_ms", "lowering", "batch_size", "prompt_tokens", "generated_tokens", "fuse", "tile", "kinds",
+    "ratio", "speedup", "lowering", "batch_size", "prompt_tokens", "generated_tokens", "fuse", "tile", "kinds",
     "weights", "include", "exclude",
 )  # fmt: skip
 
@@ -27,7 +27,7 @@ def plan(
 
     The speed is predicted too. No weights are read: only config.json is needed, and fetched for a hub id. Without `mask`
     the plan assumes that each linear has the ratio given by `ratio`, with tiles of the two kinds whose shares of zeros are
-    nearest to it; for `speedup` and `budget_ms` it prunes whole linears, those first that save most time per zero. Without
+    nearest to it; for `speedup` it prunes whole linears, those first that save most time per zero. Without
     `weights` it takes the types of the masks, or 16 bits.
 
     Raises UsageError for an invalid setting, SpeedError for a speed that cannot be reached, and PatchCompileError for a

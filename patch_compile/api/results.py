@@ -47,7 +47,7 @@ class Result:
         return told(self.report, self.path)[0]
 
     def sections(self, *, every: bool = False) -> Iterator[Section]:
-        """Yield what the command prints. every: name all linears, nodes and tensors, instead of counting equal entries."""
+        """Yield what the command prints. every: name all linears and tensors, instead of counting equal entries."""
         from patch_compile.report.result import told
 
         return told(self.report, self.path, every=every)[1]

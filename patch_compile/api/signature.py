@@ -86,8 +86,8 @@ def _speaking_of_arguments(function: str, options: Collection[str]) -> Iterator[
     if SPELLING.get() is not str:
         yield
         return
-    arguments = {flag: f"`{name}`" for name in options for flag in flags_of(name, function)}
-    arguments |= {"--help": f"`help(patch_compile.{function})`", "--verbose": "`details` of the error"}
+    arguments = {flag: f"`{name}`" for name in options for flag in flags_of(name)}
+    arguments |= {"--help": f"`help(patch_compile.{function})`"}
 
     def spell(text: str) -> str:
         return _FLAG.sub(lambda match: arguments.get(match[1], match[0]), text)

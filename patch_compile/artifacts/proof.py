@@ -20,6 +20,8 @@ def _finite(value: Any) -> Any:
 
 Finite = Annotated[float | None, BeforeValidator(_finite)]
 """A number, None if it is not finite: JSON has neither NaN nor infinity."""
+PROMPT = "The capital of France is"
+"""The prompt that the dense and the hybrid model each continue in a report."""
 
 
 class ToleranceOrigin(StrEnum):

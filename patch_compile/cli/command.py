@@ -14,7 +14,7 @@ import click
 
 from masklearn.base.option import Option
 from patch_compile.cli.output import writing_output
-from patch_compile.options import GROUPS, SHORTCUTS, Argument, flag_of, flags_of
+from patch_compile.options import GROUPS, Argument, flag_of, flags_of
 
 if TYPE_CHECKING:
     from patch_compile.api.results import Result
@@ -113,10 +113,10 @@ def command(
         summary, *rest = (function.text or "").split("\n\n")  # type: ignore[attr-defined]
         words = "\n\n".join([summary, *(one for one in rest if not one.startswith("Raises"))])
         words = re.sub(
-            "`([a-z_]+)`", lambda match: flag_of(match[1], named) if match[1] in options else match[0], words
+            "`([a-z_]+)`", lambda match: flag_of(match[1]) if match[1] in options else match[0], words
         )
         made = click.command(named, cls=_Command, short_help=summary, help=words)(_only_given(skin))
-        made.params[:0] = [one for key in options for one in _params(declared[key], options[key], named)]
+        made.params[:0] = [_param(declared[key], option) for key, option in options.items()]
         made.params.append(
             click.Option(["--json", "as_json"], is_flag=True, help="Print the result as JSON.")
         )
@@ -160,27 +160,22 @@ def _only_given(skin: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-def _params(parameter: inspect.Parameter, option: Option, command: str) -> list[click.Parameter]:
+def _param(parameter: inspect.Parameter, option: Option) -> click.Parameter:
     kind, many = _type_of(parameter.annotation)
     required = parameter.default is inspect.Parameter.empty
     name = parameter.name
     if isinstance(option, Argument):
         nargs = -1 if many else 1
-        return [click.Argument([name], type=kind, metavar=option.metavar, nargs=nargs, required=required)]
+        return click.Argument([name], type=kind, metavar=option.metavar, nargs=nargs, required=required)
     # The function has the defaults, which must not override a recipe file.
     about: dict[str, Any] = {"required": True} if required else {"default": None}
     if option.choices:
         kind = click.Choice(tuple(option.choices))
     if many and kind is click.STRING and option.metavar == "TEXT":
         kind = _Lines()
-    words = _SETTING.sub(lambda match: flag_of(match[1], command), option.text(_spelled(parameter.default)))
+    words = _SETTING.sub(lambda match: flag_of(match[1]), option.text(_spelled(parameter.default)))
     about |= {"type": kind, "is_flag": kind is click.BOOL, "multiple": many, "help": words}
-    made = [click.Option([*flags_of(name, command), name], metavar=option.metavar, **about)]
-    if name in SHORTCUTS:
-        flag, value, words = SHORTCUTS[name]
-        words = _SETTING.sub(lambda match: flag_of(match[1], command), words)
-        made.append(click.Option([flag, name], flag_value=value, default=None, help=words))
-    return [*made]
+    return click.Option([*flags_of(name), name], metavar=option.metavar, **about)
 
 
 def _spelled(default: Any) -> str:

@@ -11,21 +11,12 @@ import patch_compile as library
 from masklearn.base.printable import one_line, printable
 from patch_compile.cli.command import command, print_result, printing
 from patch_compile.cli.output import writing_output
-from patch_compile.errors import NOT_CHECKED, AccuracyError, PatchCompileError
+from patch_compile.errors import NOT_CHECKED, AccuracyError
 
 
 @command(library.build, basic="out speedup ratio target calib eval_text weights backend resume force recipe")
-@click.option(
-    "--verbose", is_flag=True, help="List every node that stays dense, also in an error. [only counts]"
-)
-def _build(verbose: bool, as_json: bool, **given: Any) -> None:
-    try:
-        built = library.build(**given)
-    except PatchCompileError as error:
-        for line in error.details if verbose else ():
-            error.add_note(line)
-        raise
-    print_result(built, as_json=as_json, every=verbose)
+def _build(as_json: bool, **given: Any) -> None:
+    print_result(library.build(**given), as_json=as_json)
 
 
 def _print_passes(ctx: click.Context, _param: click.Parameter, given: bool) -> None:
@@ -66,7 +57,7 @@ def _learn(as_json: bool, **given: Any) -> None:
         print_result(learned, as_json=as_json)
 
 
-@command(library.plan, basic="ratio mask speedup budget_ms target weights kinds lowering table as_json")
+@command(library.plan, basic="ratio mask speedup target weights kinds lowering table as_json")
 @click.option(
     "--table",
     is_flag=True,

@@ -17,7 +17,7 @@ from patch_compile.engine.backend import Backend, BackendName, load_backend
 from patch_compile.engine.check import check_programs
 from patch_compile.engine.expectation import PlanExpectation
 from patch_compile.engine.network import BuildJob, Cancellation, OnBuildStep, sparse_tactics, write_engine
-from patch_compile.engine.options import EngineOptions
+from patch_compile.engine.options import HARDWARE, VERSIONS, EngineOptions
 from patch_compile.engine.plan_program import PlanProgram, read_programs
 from patch_compile.engine.plugin_library import load_plugin
 from patch_compile.engine.profiles import Profile
@@ -95,8 +95,8 @@ def build_engine(
         plugin_version=read_identity(plugin).version if plugin else None,
         plugin_sha256=sha256_of(plugin) if plugin else None,
         plugin_embedded=plugin is not None and job.options.embed_plugin,
-        version_compatible=job.options.version_compatible,
-        hardware_compatible=job.options.hardware_compatible,
+        version_compatible=VERSIONS in job.options.compatible,
+        hardware_compatible=HARDWARE in job.options.compatible,
     )
 
 

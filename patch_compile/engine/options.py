@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from masklearn.base.durable import whole_file
-from masklearn.base.option import Option
+from masklearn.base.option import Option, listed
 from patch_compile.engine.backend import Backend, BackendName
 from patch_compile.errors import PatchCompileError, UsageError
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import tensorrt
 
 ENGINE = "Engine"
+VERSIONS, HARDWARE = "versions", "hardware"
 _engine = partial(Option, group=ENGINE)
 
 # Backend → option that it lacks → (reason, fix) of the error.
@@ -23,12 +24,14 @@ _MISSING = {
             "Its builder times nothing: kernels are chosen where the engine runs.",
             "Drop the option.",
         ),
-        "hardware_compatible": (
-            "Its engines run on the architectures that they are built for.",
-            "Name several: --target sm86,sm89,sm120.",
-        ),
     },
 }
+
+
+def _known(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not {*names} <= {VERSIONS, HARDWARE}:
+        raise ValueError(f"It takes {VERSIONS}, {HARDWARE}, or both.")
+    return names
 
 
 # fmt: off
@@ -36,14 +39,12 @@ _MISSING = {
 class EngineSettings:
     """Options of the engine's builder, each declared once."""
 
-    optimization_level: Annotated[int | None, _engine(
-        "Effort of TensorRT to find fast kernels, 0 … 5.", unset="the backend's default", ge=0, le=5)] = None
     timing_cache: Annotated[Path | None, _engine(
         "File that keeps measured tactics for later builds (tensorrt).", "FILE")] = None
-    weight_streaming: Annotated[bool, _engine("Let weights stay in host memory at run time.")] = False
-    version_compatible: Annotated[bool, _engine("Let later versions of the backend run the engine.")] = False
-    hardware_compatible: Annotated[bool, _engine(
-        "Let any GPU from Ampere on run the engine (tensorrt; for tensorrt-rtx name several in `target`).")] = False
+    compatible: Annotated[tuple[str, ...], _engine(
+        "Let the engine also run with later versions of the backend (versions), on any GPU from Ampere on (hardware; not "
+        "for tensorrt-rtx, whose `target` may name several), or both (versions,hardware).", "WHAT",
+        parse=listed, check=_known)] = ()
     embed_plugin: Annotated[bool, _engine(
         "Put the plugin into the engine, to deploy one file; see `trust` of run.")] = False
 # fmt: on
@@ -60,8 +61,14 @@ class EngineOptions(EngineSettings):
                 self.__dataclass_fields__, ("It builds no engine.", "Choose another --backend.")
             )
         for option, (why, fix) in missing.items():
-            if (asked := getattr(self, option)) is not None and asked is not False:
+            if getattr(self, option) not in (None, False, ()):
                 raise UsageError(f"The backend {name} has no --{option.replace('_', '-')}", why, fix)
+        if name is BackendName.TENSORRT_RTX and HARDWARE in self.compatible:
+            raise UsageError(
+                f"The backend {name} has no --compatible {HARDWARE}",
+                "Its engines run on the architectures that they are built for.",
+                "Name several: --target sm86,sm89,sm120.",
+            )
 
     def apply(self, backend: Backend, config: "tensorrt.IBuilderConfig") -> None:
         """Set the options on an IBuilderConfig.
@@ -69,15 +76,11 @@ class EngineOptions(EngineSettings):
         Raises PatchCompileError for a timing cache of another GPU or version.
         """
         trt = backend.trt
-        if self.optimization_level is not None:
-            config.builder_optimization_level = self.optimization_level
-        if self.weight_streaming:
-            config.set_flag(trt.BuilderFlag.WEIGHT_STREAMING)
-        if self.version_compatible:
+        if VERSIONS in self.compatible:
             config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
             # The engine runs with the library that is installed there. RTX has no lean runtime to embed.
             config.set_flag(trt.BuilderFlag.EXCLUDE_LEAN_RUNTIME)
-        if self.hardware_compatible:
+        if HARDWARE in self.compatible:
             config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
         if self.timing_cache is not None:
             known = self.timing_cache.read_bytes() if self.timing_cache.is_file() else b""

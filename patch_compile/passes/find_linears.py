@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,10 +83,8 @@ def linears_of_file(path: Path, model: ir.Model) -> FoundLinears:
     if not found.linears:
         raise PatchCompileError(
             f"{path} has no linear to prune",
-            _counted(found.skipped.values()) or "It holds no MatMul, Gemm or Conv.",
-            "Give a model with a MatMul, Gemm or 1×1 Conv of constant weight, K a multiple of 4."
-            + (" --verbose names each node." if found.skipped else ""),
-            [f"{name}: {reason}" for name, reason in found.skipped.items()],
+            _counted(found.skipped) or "It holds no MatMul, Gemm or Conv.",
+            "Give a model with a MatMul, Gemm or 1×1 Conv of constant weight, K a multiple of 4.",
         )
     return found
 
@@ -253,10 +252,15 @@ def _added_bias(node: ir.Node, size: int) -> tuple[ir.Node, ir.Value] | None:
     return None if bias is None else (add, bias)
 
 
-def _counted(reasons: Iterable[Refusal]) -> str:
-    counts = Counter(reason.kind for reason in reasons).most_common()
+def _counted(skipped: Mapping[str, Refusal]) -> str:
+    """Returns the number of nodes for each reason, and the first nodes with theirs; "" without nodes."""
+    counts = Counter(reason.kind for reason in skipped.values()).most_common()
     counted = "; ".join(f"{count} × {kind}" for kind, count in counts)
-    return counted and f"{counted}."
+    named = "; ".join(f"{name}: {reason}" for name, reason in islice(skipped.items(), _NAMED))
+    return counted and f"{counted}. {named}{'; …' if len(skipped) > _NAMED else ''}."
+
+
+_NAMED = 3  # nodes that an error names
 
 
 _MATCHERS: dict[str, Callable[[ir.Node], _Product | Refusal]] = {

@@ -33,7 +33,7 @@ _EXPORTS = "from tensorrt_edgellm.scripts.export import main; main()"
 # Settings of OUT that the exported graph decides, or that the masks of OUT have taken the place of.
 _DECIDED = (
     *("opset", "logits", "dtype", "out"),
-    *("ratio", "bytes_per_weight", "speedup", "budget_ms", "permute", "weights"),
+    *("ratio", "bytes_per_weight", "speedup", "permute", "weights"),
 )
 _SHOWN = 5  # last lines of a failed export
 _PATIENCE = 120  # seconds; a Python that starts from a slow disk takes long to tell a version
@@ -80,8 +80,8 @@ def find_exporter(python: Path | None, out: Path) -> EdgeLlmExporter:
         raise PatchCompileError(
             "TensorRT Edge-LLM's exporter is not installed",
             f"{why} It pins its own versions of torch and transformers, so it needs its own environment.",
-            f"`python3 -m venv edgellm && edgellm/bin/pip install '{_PACKAGE}[export]'`, then give --edgellm-python "
-            f"edgellm/bin/python. Or run the two steps elsewhere: `{_PACKAGE}-export {out / MODEL} EXPORTED`, and "
+            f"`python3 -m venv edgellm && edgellm/bin/pip install '{_PACKAGE}[export]'`, then give --for "
+            f"edgellm=edgellm/bin/python. Or run the two steps elsewhere: `{_PACKAGE}-export {out / MODEL} EXPORTED`, and "
             f"`patch-compile compile {out / MODEL} --mask {out / MASKS} --graph EXPORTED/{EDGELLM_ONNX} -o COMPILED`.",
         )
     return EdgeLlmExporter(asked, done.stdout.strip())

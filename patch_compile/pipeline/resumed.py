@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _LEARNED = frozenset(LearnRecipe.model_fields) - {"threads"}
 # The masks also depend on these, some of them only where predicted speed chooses tiles.
 _MASKS = _LEARNED | {
-    "model", "mask", "pruned", "speedup", "budget_ms", "lowering", "fuse", "dtype", "target", "batch_size", "prompt_tokens",
+    "model", "mask", "pruned", "speedup", "lowering", "fuse", "dtype", "target", "batch_size", "prompt_tokens",
     "generated_tokens",
 }  # fmt: skip
 

@@ -210,7 +210,7 @@ def keys_of(job: Job, dump: PassDump | None = None) -> dict[Stage, str]:
     targets = [target.name for target in job.targets]
     engine = key_of(onnx, job.backend, targets, shapes, plugin, EngineReport.SCHEMA)
     texts = [job.source.calibration_hash, _text_hash(r.eval_text)]
-    proof = key_of(engine, texts, r.eval_windows, r.eval_length, r.prompt, r.seed, REPORT_SCHEMA)
+    proof = key_of(engine, texts, r.eval_windows, r.eval_length, r.seed, REPORT_SCHEMA)
     return {Stage.MASKS: masks, Stage.ONNX: onnx, Stage.ENGINE: engine, Stage.PROOF: proof}
 
 

@@ -22,6 +22,19 @@ class SpeedGoal:
     speedup: float | None = None
     budget_ms: float | None = None
 
+    @classmethod
+    def parse(cls, spec: float | str) -> SpeedGoal:
+        """Read 1.3 or 25ms. Raises ValueError for anything else."""
+        text = str(spec).strip()
+        number, in_ms = text.removesuffix("ms"), text.endswith("ms")
+        try:
+            amount = float(number)
+        except ValueError:
+            amount = math.nan
+        if not (0.0 if in_ms else 1.0) < amount < math.inf:
+            raise ValueError("It is a factor above 1, such as 1.3, or milliseconds, such as 25ms.")
+        return cls(budget_ms=amount) if in_ms else cls(speedup=amount)
+
     @property
     def short(self) -> str:
         """Returns a short form for the name of a folder."""
@@ -38,7 +51,7 @@ class SpeedGoal:
         """Returns the setting of a goal that `best` just meets, "" if it is no faster than the dense model."""
         if self.budget_ms is not None:
             digit = 10.0 ** math.floor(math.log10(best.planned_ms) - 2)  # the third
-            return f"`budget_ms` {digit * math.ceil(best.planned_ms * (1 + _ROUNDING) / digit):g} or more"
+            return f"`speedup` {digit * math.ceil(best.planned_ms * (1 + _ROUNDING) / digit):g}ms or more"
         reached = math.floor(100 * best.speedup * (1 - _ROUNDING)) / 100
         return f"`speedup` {reached:.2f} or less" if reached > 1.0 else ""
 

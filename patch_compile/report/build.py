@@ -47,14 +47,15 @@ from patch_compile.report.verify import built, compiled, pruned
 _NOT_COMPILED = "`build` decides for its target how each linear is compiled"
 
 
-def finished(report: Report, *, every: bool = False) -> Iterator[Section]:
-    """Yield the result of a build: linears, the proof, and the written files.
-
-    every: name all nodes that stay dense, instead of counting them by reason.
-    """
-    left = skipped_lines(report.skipped) if every else skipped_counts(report.skipped)
+def finished(report: Report) -> Iterator[Section]:
+    """Yield the result of a build: linears, the proof, and the written files."""
     types = types_line(compiled_types(report.linears))
-    how = (*left, *reason_lines(report.linears), *split_lines(report.linears), types)
+    how = (
+        *skipped_counts(report.skipped),
+        *reason_lines(report.linears),
+        *split_lines(report.linears),
+        types,
+    )
     yield Section(tables=[linears_table(report.linears)])
     yield map_of_tiles(report.where_sparse)
     choice = choice_line(report.learned.speed)

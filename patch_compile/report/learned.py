@@ -93,9 +93,8 @@ def _repair(repair: RepairRecord) -> str:
         for first, last, what in pairs
         if first is not None and last is not None
     ]
-    label = f"the text’s own words count {repair.label_weight:g}" if repair.label_weight else ""
     steps = f"the surviving weights learned from the dense model: {repair.steps:,} steps on {repair.tokens:,} tokens"
-    return "; ".join(filter(None, [steps, *distance, label, _scales(repair)]))
+    return "; ".join(filter(None, [steps, *distance, _scales(repair)]))
 
 
 def _scales(repair: RepairRecord) -> str:

@@ -24,7 +24,7 @@ from patch_compile.report.section import Column, Columns, Section, Table, column
 
 ONE_PASS = "one pass"  # the only phase of a workload without decode steps
 _SIXTEEN = "16-bit"
-_REASONS = 6  # reasons why nodes stay dense that are shown without --verbose
+_REASONS = 6  # reasons why nodes stay dense that a build prints
 _SHADES = " ░▒▓█"  # none, and quarters: a map is readable without colour
 
 
@@ -169,8 +169,8 @@ def skipped_lines(skipped: Iterable[Skipped]) -> Iterator[str]:
     yield from (f"left dense: {row.name}: {row.reason}" for row in skipped)
 
 
-def skipped_counts(skipped: Iterable[Skipped], flag: str = "--verbose") -> Iterator[str]:
-    """Yield a line for each of the most frequent reasons, and a line for the rest. flag: it names them all."""
+def skipped_counts(skipped: Iterable[Skipped]) -> Iterator[str]:
+    """Yield a line for each of the most frequent reasons, and a line for the rest."""
     reasons: dict[str, list[str]] = {}
     for row in skipped:
         reasons.setdefault(row.reason, []).append(row.name)
@@ -178,7 +178,7 @@ def skipped_counts(skipped: Iterable[Skipped], flag: str = "--verbose") -> Itera
     for reason, names in order[:_REASONS]:
         yield f"left dense: {names[0] if len(names) == 1 else f'{len(names)} like {names[0]}'}: {reason}"
     if rest := sum(len(names) for _, names in order[_REASONS:]):
-        yield f"left dense: {rest} more, for other reasons: {flag} names them all"
+        yield f"left dense: {rest} more, for other reasons: report.html names them all"
 
 
 def fused_words(linears: Iterable[LinearRow]) -> str:

@@ -33,14 +33,14 @@ from patch_compile.runtime.run import Continuations
 def told(report: Any, path: Path = Path(), *, every: bool = False) -> tuple[str, Iterator[Section]]:
     """Returns a one-line description of a result, and the sections that its command prints.
 
-    path: the file or folder that was read or written; every: name all linears, nodes and tensors.
+    path: the file or folder that was read or written; every: name all linears and tensors.
     """
     match report:
         case DecoderReport(perplexity=ppl):
             quality = f"perplexity {ppl.dense:.2f} → {ppl.pruned:.2f}"
-            return f"{path}, ratio {report.ratio:.3f}, {quality}", finished(report, every=every)
+            return f"{path}, ratio {report.ratio:.3f}, {quality}", finished(report)
         case OutputsReport():
-            return f"{path}, ratio {report.ratio:.3f}", finished(report, every=every)
+            return f"{path}, ratio {report.ratio:.3f}", finished(report)
         case VerifyReport():
             return f"{path}, {report.outcome.words}", verified(report, path)
         case BenchReport():

@@ -69,8 +69,6 @@ def load_engine(
             "; ".join(dict.fromkeys(said)) or "It logged no reason.",
             "Build it again for this GPU, this TensorRT and this plugin, or run its ONNX file: `runner` onnx.",
         )
-    if engine.streamable_weights_size:  # built with --weight-streaming: keep on the GPU as much as fits
-        engine.weight_streaming_budget_v2 = engine.get_weight_streaming_automatic_budget()
     return engine, runtime
 
 

@@ -19,6 +19,7 @@ from masklearn import Predictions, compare_models
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.pretrained import token_ids
 from patch_compile.artifacts.proof import (
+    PROMPT,
     Agreement,
     BuildPerplexity,
     OutputsProof,
@@ -112,11 +113,12 @@ class _Study:
 def _prove_next_tokens(
     source: Source, hybrid_path: Path, pruned: Path, scratch: Path, progress: Progress
 ) -> TokensProof:
-    r, tokenizer = source.recipe, source.tokenizer
+    tokenizer = source.tokenizer
     windows, text = source.evaluation(progress)
-    ids = token_ids(tokenizer, r.prompt)
+    positions = source.sequences.positions if source.sequences else None
+    ids = token_ids(tokenizer, PROMPT)[: positions and positions - 1] or [0]  # one more is generated
     prompt = _Prompt(ids, _room(source, ids), partial(_ended, tokenizer))
-    texts = last_words(tokenizer, source.sequences.positions if source.sequences else None)
+    texts = last_words(tokenizer, positions)
     note_memory(source, progress)
     with (
         with_all_logits(hybrid_path) as full,
@@ -143,7 +145,7 @@ def _prove_next_tokens(
             kl=found.kl / found.tokens, top1_agreement=found.same_top1 / found.tokens
         ),
         generated=Sentence(
-            prompt=r.prompt,
+            prompt=PROMPT,
             dense=_text(tokenizer, dense.continuation),
             hybrid=_text(tokenizer, hybrid.continuation),
         ),

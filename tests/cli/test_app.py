@@ -108,13 +108,13 @@ def test_settings_are_named_as_options(monkeypatch, capsys):
         raise app.PatchCompileError(
             "No `calib`",
             "`eval_text` and `bytes_per_weight` say nothing of `README`.",
-            "Give `label_weight`.",
+            "Give `repair_steps`.",
         )
 
     def note(**_):
         Progress().note("give a longer `calib`")
         error = app.PatchCompileError("No `windows`")
-        error.add_note("baseline: `label_weight`")
+        error.add_note("baseline: `repair_steps`")
         raise error
 
     monkeypatch.setattr(app.cli, "main", fail)
@@ -122,12 +122,12 @@ def test_settings_are_named_as_options(monkeypatch, capsys):
         app.main()
     said = capsys.readouterr().err
     assert "No --calib" in said and "--eval and --bytes say nothing of `README`." in said
-    assert "Give --label-weight." in said
+    assert "Give --repair-steps." in said
     monkeypatch.setattr(app.cli, "main", note)
     with pytest.raises(SystemExit):
         app.main()
     said = capsys.readouterr().err
-    assert "give a longer --calib\n" in said and "  baseline: --label-weight\n" in said
+    assert "give a longer --calib\n" in said and "  baseline: --repair-steps\n" in said
 
 
 def test_system_errors_are_told_in_words(monkeypatch, capsys):

@@ -28,7 +28,7 @@ COMMANDS = {
     "compile": ("model --mask built/masks.safetensors -o compiled --lowering plugin", 0),
     "debug reduce": ("built --linear model.layers.0.self_attn.q_proj -o reduced", 0),
     "doctor": ("", 0),
-    "export": ("built --format edgellm --edgellm-python exporter/python", 0),
+    "export": ("built --format edgellm=exporter/python", 0),
     "import-mask": ("built/model --model model -o imported.safetensors", 0),
     "inspect": ("built", 0),
     "learn": ("model -o learned --ratio 0.4 --tile 64x64 --calib text.txt --windows 2 --length 24 --repair-steps 1", 0),
@@ -111,7 +111,7 @@ from patch_compile import PatchCompileError, bench, build, build_plugin, export
 os.chdir(sys.argv[1])
 bench("built", runner="onnx", batch_size=[1], prompt_tokens=[8], iterations=1, warm_up=1, against="none", force=True)
 build("model.onnx", "by-library", ratio=0.4, method="magnitude", tile=(32, 32), backend="onnx")
-export("built", format="edgellm", edgellm_python="exporter/python")
+export("built", format="edgellm=exporter/python")
 try:
     build_plugin()
 except PatchCompileError:

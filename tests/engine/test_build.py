@@ -137,11 +137,6 @@ def test_plugins_take_each_others_place(tmp_path, chain, build, plugin):
         assert report.plugin_sha256 == sha256_of(library) and report.kernels == ("half",)
 
 
-@pytest.mark.parametrize("level", [0, 5])
-def test_optimization_level(chain, build, level):
-    assert build(chain, options=EngineOptions(optimization_level=level)).patch_linears == 2
-
-
 class TestSelfCheck:
     @pytest.mark.parametrize(
         "change",

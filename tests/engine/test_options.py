@@ -18,12 +18,12 @@ from tests.refusals import refusal, refused
 
 
 @pytest.mark.rtx
-@pytest.mark.parametrize("option", ["weight_streaming", "version_compatible"])
-def test_rtx_builds_with_what_it_has(tmp_path: Path, rtx: Any, plugin: Path, option: str) -> None:
+def test_rtx_builds_with_what_it_has(tmp_path: Path, rtx: Any, plugin: Path) -> None:
     """The flag reaches the builder: builds with equal flags are equal to the byte, and another flag changes them."""
     chain = graphs.write_chain(tmp_path / "chain.onnx")
     engines = []
-    for number, options in enumerate((EngineOptions(), EngineOptions(), EngineOptions(**{option: True}))):
+    later = EngineOptions(compatible=("versions",))
+    for number, options in enumerate((EngineOptions(), EngineOptions(), later)):
         engines.append(tmp_path / str(number) / "model.engine")
         build_engine(
             chain,
@@ -43,9 +43,9 @@ def test_rtx_builds_with_what_it_has(tmp_path: Path, rtx: Any, plugin: Path, opt
     ("backend", "option"),
     [
         pytest.param("tensorrt-rtx", {"timing_cache": Path("t")}, id="timing_cache"),
-        ("tensorrt-rtx", {"hardware_compatible": True}),
-        ("onnx", {"weight_streaming": True}),
-        ("onnx", {"optimization_level": 0}),
+        ("tensorrt-rtx", {"compatible": ("versions", "hardware")}),
+        ("onnx", {"embed_plugin": True}),
+        ("onnx", {"compatible": ("versions",)}),
     ],
 )
 def test_backends_refuse_flags_they_lack(backend: str, option: dict[str, Any]) -> None:
@@ -57,7 +57,7 @@ def test_backends_refuse_flags_they_lack(backend: str, option: dict[str, Any]) -
 
 def test_a_build_is_refused_before_anything_is_learned(settings: dict[str, Any], tmp_path: Path) -> None:
     model, out = str(settings["model"]), tmp_path / "out"
-    refusal(run_here("build", model, "-o", out, "--ratio", "0.4", "--backend", "onnx", "--weight-streaming"))
+    refusal(run_here("build", model, "-o", out, "--ratio", "0.4", "--backend", "onnx", "--embed-plugin"))
     assert not out.exists()
 
 

@@ -121,7 +121,7 @@ def test_finished_blocks_are_not_run_again(
     assert not loads
 
 
-@pytest.mark.parametrize("change", [{"ratio": 0.2}, {"damping": 0.1}, {"windows": 3}, {"method": "oneshot"}])
+@pytest.mark.parametrize("change", [{"ratio": 0.2}, {"seed": 1}, {"windows": 3}, {"method": "oneshot"}])
 def test_other_arguments_do_not_resume(
     make_model: ModelMaker, text_file: Path, tmp_path: Path, change: dict[str, Any]
 ) -> None:

@@ -1,6 +1,5 @@
 import pytest
 
-from patch_compile.cli.app import cli
 from patch_compile.packing.fusion import FUSIONS, parse_fusions, spell_fusions
 from patch_compile.recipe import Recipe
 from tests.refusals import refused
@@ -38,24 +37,3 @@ def test_a_recipe_keeps_them(tmp_path, fuse):
     again = Recipe.parse(Recipe.load(tmp_path / "recipe.yaml"))
     assert again == recipe.model_copy(update={"threads": again.threads})
     assert recipe.fuse == {None: tuple(FUSIONS), "gated,qkv": ("gated", "qkv")}.get(fuse, ())
-
-
-@pytest.mark.parametrize(
-    ("arguments", "environment", "given"),
-    [
-        ([], {}, None),
-        (["--no-fuse"], {}, "none"),
-        (["--fuse", "qkv,gated"], {}, "qkv,gated"),
-        (["--no-fuse", "--fuse", "qkv"], {}, "qkv"),  # the last option counts
-        (["--fuse", "qkv", "--no-fuse"], {}, "none"),
-        ([], {"PATCH_COMPILE_BUILD_FUSE": "qkv"}, "qkv"),
-        (["--no-fuse"], {"PATCH_COMPILE_BUILD_FUSE": "qkv"}, "none"),
-    ],
-)
-def test_flags(arguments, environment, given, monkeypatch):
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    context = cli.commands["build"].make_context(
-        "build", ["m", *arguments], auto_envvar_prefix="PATCH_COMPILE_BUILD"
-    )
-    assert context.params["fuse"] == given

@@ -279,11 +279,6 @@ CLAIMS = [
     ),
     (
         "docs/explanation/learning.md",
-        r"half an hour with `--permute` ends at (\S+) instead of (\S+) at \.35",
-        [perplexity(f"{REPAIRED}{labels}{PERMUTED}", 0.35) for labels in (" with labels", "")],
-    ),
-    (
-        "docs/explanation/learning.md",
         r"`oneshot` without repair from (\S+) to (\S+) at \.35 and from (\S+) to (\S+) at \.25",
         [perplexity(ONE_SHOT + permuted, ratio) for ratio in (0.35, 0.25) for permuted in ("", PERMUTED)],
     ),

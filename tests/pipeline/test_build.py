@@ -126,7 +126,7 @@ def test_resuming_refuses_settings_of_other_masks(settings, monkeypatch, change)
         learn(Recipe.parse(settings | change), resume=True)
     assert (root / "masks.safetensors").read_bytes() == masks
     monkeypatch.setattr(CheckpointSource, "learn", interrupt)  # what was learned is kept
-    later = {"eval_windows": 1, "opset": 20, "prompt": "the dog"}
+    later = {"eval_windows": 1, "opset": 20}
     assert "masks" not in build(settings | later, resume=True)["seconds"]
 
 
@@ -135,7 +135,8 @@ def test_resuming_keeps_training_of_other_settings(settings, monkeypatch):
         if what.startswith("repair") and done == 4:
             raise KeyboardInterrupt
 
-    repairing = settings | {"method": "oneshot", "repair_steps": 6, "checkpoint_every": 2}
+    repairing = settings | {"method": "oneshot", "repair_steps": 6}
+    monkeypatch.setattr("masklearn.training.loop.CHECKPOINT_EVERY", 2)
     with monkeypatch.context() as cut, pytest.raises(KeyboardInterrupt):
         cut.setattr(Stage, "update", stopped)
         build(repairing)
@@ -204,7 +205,7 @@ def test_bfloat16_is_proven_too(settings):
         onnx.TensorProto.BFLOAT16
     }
     # Unchanged files are linked from the build before; only the proof runs again.
-    again = build(settings | {"dtype": "bfloat16", "prompt": "the dog sat"}, force=True)
+    again = build(settings | {"dtype": "bfloat16", "eval_windows": 1}, force=True)
     assert again["agreement"] == report["agreement"]
 
 
@@ -292,8 +293,6 @@ def test_a_person_sees_table_perplexity_and_sentences(settings):
         "2",
         "--eval-length",
         "24",
-        "--prompt",
-        "the cat sat",
         "--repair-steps",
         "4",
     ]

@@ -107,7 +107,7 @@ def test_builds_prune_what_plans_say(smollm2, seed):
     "settings",
     [
         {"speedup": 9},
-        {"budget_ms": 0.1},
+        {"speedup": "0.1ms"},
         {"speedup": 9, "weights": "int8,w8a8"},
         {"speedup": 9, **ONLY_TILES},
     ],

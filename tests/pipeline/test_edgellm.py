@@ -88,7 +88,7 @@ def test_the_newest_tried_version_is_installed(file: str, words: str) -> None:
 
 
 def test_the_folder_is_the_exporters_with_patch_linears(out, tmp_path):
-    exported = patch_compile.export(out, format="edgellm", edgellm_python=stand_in(tmp_path))
+    exported = patch_compile.export(out, format=f"edgellm={stand_in(tmp_path)}")
     folder = out / "edgellm"
     assert exported.path == folder and exported.report.linears == {"plugin": 14}
     files = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
@@ -104,7 +104,7 @@ def test_chosen_types_come_with_the_masks(settings, tmp_path):
     learn(Recipe.parse(chosen | {"bytes_per_weight": 1.0, "weights": "auto", "method": "sparsegpt"}), None)
     out = settings["out"]
     assert Recipe.of_build(out).weights == "auto" and MaskSet.load(out / "masks.safetensors").grids
-    exported = patch_compile.export(out, format="edgellm", edgellm_python=stand_in(tmp_path))
+    exported = patch_compile.export(out, format=f"edgellm={stand_in(tmp_path)}")
     assert exported.report.linears["plugin"] > 0
 
 
@@ -113,14 +113,14 @@ def test_linears_of_w8a8_reach_its_folder(settings, tmp_path):
         Recipe.parse(settings | {"method": "magnitude", "calib": None, "weights": "w8a8,o_proj=int8"}), None
     )
     out = settings["out"]
-    patch_compile.export(out, format="edgellm", edgellm_python=stand_in(tmp_path))
+    patch_compile.export(out, format=f"edgellm={stand_in(tmp_path)}")
     found = inspect_onnx(out / "edgellm/llm/model.onnx")
     types = {row["linear"].rpartition(".")[2]: row["weights"] for row in found.rows}
     assert not found.faults and types.pop("o_proj") == "int8" and {*types.values()} == {"w8a8"}
 
 
 def test_a_version_that_was_never_tried_is_named(out, tmp_path, capsys):
-    patch_compile.export(out, format="edgellm", edgellm_python=stand_in(tmp_path, "9.1"))
+    patch_compile.export(out, format=f"edgellm={stand_in(tmp_path, '9.1')}")
     assert (
         f"tensorrt-edgellm 9.1 was never tried with patch-compile; tried are {', '.join(_TRIED)}"
         in capsys.readouterr().err
@@ -130,7 +130,7 @@ def test_a_version_that_was_never_tried_is_named(out, tmp_path, capsys):
 def test_what_a_failed_exporter_said_is_told(out, tmp_path):
     python = stand_in(tmp_path, first='sys.exit("unsupported model\\x1b[2J")')
     with refused():
-        patch_compile.export(out, format="edgellm", edgellm_python=python)
+        patch_compile.export(out, format=f"edgellm={python}")
     assert not (out / "edgellm").exists() and not (out / "edgellm.partial").exists()
     OutFolder.open(out)
 
@@ -144,7 +144,7 @@ def test_an_edgellm_build_reaches_its_folder(settings, tmp_path):
 def built_for_edgellm(settings: dict[str, Any], python: Path) -> list[onnx.NodeProto]:
     """Build a model of two layers for Edge-LLM, and return the nodes of its graph."""
     chosen = {name: value for name, value in settings.items() if name != "model"} | {"method": "magnitude"}
-    patch_compile.build(settings["model"], **chosen, service="edgellm", edgellm_python=python)
+    patch_compile.build(settings["model"], **chosen, service=f"edgellm={python}")
     out = OutFolder.open(settings["out"])
     proof = json.loads((out.path / "report.json").read_text())["agreement"]  # of the build's own graph
     assert proof["error"] > 0
@@ -167,11 +167,9 @@ def test_bad_edgellm_builds_are_refused_before_work(settings, tmp_path):
     with refused():
         patch_compile.build(settings["model"], **chosen, service="edgellm")
     with refused():
-        patch_compile.build(settings["model"], **chosen, edgellm_python=sys.executable)
-    with refused():
         patch_compile.build(tmp_path / "model.onnx", **chosen, service="edgellm")
     with refused():
-        patch_compile.export(settings["out"], edgellm_python=sys.executable)
+        patch_compile.export(settings["out"], format=f"compressed-tensors={sys.executable}")
     assert not settings["out"].exists()
 
 
@@ -204,7 +202,7 @@ def test_edge_llms_smollm2_equals_transformers(edgellm, sample_model, tmp_path):
         "repair": "none",
     }
     learn(Recipe.parse(settings | {"model": sample_model, "out": out, "backend": "onnx"}), None)
-    patch_compile.export(out, format="edgellm", edgellm_python=edgellm.python)
+    patch_compile.export(out, format=f"edgellm={edgellm.python}")
     folder = out / "edgellm" / "llm"
     edgellm.export(out / "model", tmp_path / "exported")
     theirs = tmp_path / "exported" / "llm"

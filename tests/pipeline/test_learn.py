@@ -203,7 +203,8 @@ def test_a_build_runs_in_one_process(settings, monkeypatch):
 
 def test_interrupted_training_keeps_its_checkpoints(settings, monkeypatch):
     """Checkpoints lie in the scratch folder, so the unfinished build is kept although no stage is finished."""
-    repairing = settings | {"method": "oneshot", "repair_steps": 6, "checkpoint_every": 2}
+    repairing = settings | {"method": "oneshot", "repair_steps": 6}
+    monkeypatch.setattr("masklearn.training.loop.CHECKPOINT_EVERY", 2)
 
     whole = Stage.update
 
@@ -226,7 +227,7 @@ def test_a_changed_prior_relearns_masks(settings, tmp_path):
     prior = tmp_path / "prior" / "masks.safetensors"
 
     def learned(**changes):
-        asked = settings | {"repair": "none", "checkpoint_every": 2} | changes
+        asked = settings | {"repair": "none"} | changes
         return learn(Recipe.parse(asked), force=True, resume=False)
 
     trained = {

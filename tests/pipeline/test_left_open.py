@@ -44,7 +44,7 @@ def choices(asked):
 
 
 def test_a_speed_opens_what_is_left_out(model):
-    for goal in ({"speedup": 1.5}, {"budget_ms": 5}):
+    for goal in ({"speedup": 1.5}, {"speedup": "5ms"}):
         assert choices(recipe(model, **goal)) == ("auto", "auto", None)
     given = {"kinds": "2:4", "weights": "int8", "tile": "64x128"}
     assert choices(recipe(model, speedup=1.5, **given)) == ("2:4", "int8", (64, 128))

@@ -137,7 +137,7 @@ def test_a_speed_names_its_ratio(small, capsys):
     assert found.whole.end_to_end.speedup == pytest.approx(1.3, abs=0.005)
     assert planned_for(small, ratio=round(found.ratio - 0.01, 3)).whole.end_to_end.speedup < 1.3
     budget = found.whole.end_to_end.dense_ms / 1.3
-    assert planned_for(small, budget_ms=budget, **only_tiles).ratio == found.ratio
+    assert planned_for(small, speedup=f"{budget}ms", **only_tiles).ratio == found.ratio
     show(Result(found).sections())
     assert "asked: a speed-up of 1.3" in capsys.readouterr().out
     with refused():
@@ -285,7 +285,6 @@ def test_linears_that_no_pattern_fits_are_named(small, capsys):
         {"ratio": 0.4, "target": "voodoo2"},
         {"ratio": 0.4, "lowering": "gate=dense"},
         {"ratio": 0.4, "speedup": 1.3},
-        {"speedup": 1.3, "budget_ms": 3},
         {"speedup": 0.9},
         {"speedup": 1.3, "per_layer": True},
         {"speedup": 1.3, "method": "patch-tile"},

@@ -189,13 +189,6 @@ def test_each_stage_asks_for_its_own_space(settings: dict[str, Any], mask: Path)
     assert given.space({Stage.MASKS}) < learning.space({Stage.MASKS})
 
 
-@pytest.mark.parametrize("prompt", ["", pytest.param("the cat " * 5000, id="long")])
-def test_endless_prompts_are_refused_before_work(settings: dict[str, Any], prompt: str) -> None:
-    with refused():
-        prepared(settings | {"prompt": prompt})
-    assert prepared(settings | {"prompt": prompt}, Stage.MASKS)  # which continues nothing
-
-
 def test_masks_of_another_checkpoint_are_warned_of(settings: dict[str, Any], mask: Path) -> None:
     """The linears have the names and shapes of the model, so no other check would notice."""
     masks = MaskSet.load(mask)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from masklearn.base.device import available_memory, usable_device
 from masklearn.base.durable import whole_file
 from masklearn.base.processes import is_main_process, made_once, process_rank
 from masklearn.base.threads import total
@@ -35,7 +36,7 @@ from masklearn.model.linears import linear_modules
 from masklearn.task import Task
 from masklearn.training.head import Head, Labels, TargetDistribution, Teacher, head_loss
 from masklearn.training.loop import Schedule, TrainReport, train
-from masklearn.training.model import last_hidden, training_model
+from masklearn.training.model import last_hidden, memory_need, training_model
 from masklearn.traits import METHODS
 
 
@@ -86,7 +87,7 @@ class MaskObjective:
         *,
         ratio: float,
         norm: float,
-        distill: float,
+        distill: float = 1.0,
         tile_rate: float,
         encoder: bool = False,
     ) -> None:
@@ -243,7 +244,6 @@ def _objective(
         targets,
         ratio=ratio,
         norm=norm,
-        distill=task.recipe.distill_weight,
         tile_rate=task.recipe.learning_rate or settings.tile_rate(task.recipe.steps),
         encoder=architecture_of(task.checkpoint).encoder,
     )
@@ -259,12 +259,18 @@ def _train(task: Task, settings: MaskSettings, model: nn.Module, objective: Mask
         decay="cosine",
         warmup=settings.warmup,
         betas=settings.betas,
-        gradient_checkpointing=recipe.gradient_checkpointing,
+        gradient_checkpointing=_keeps_much(task),
     )
     pool, _ = task.text.held_out()
     folder = task.scratch / "train" / "checkpoints"
     what = "learning masks"
     return train(model, objective, pool, schedule, folder, task.progress, what=what, note=task.note)
+
+
+def _keeps_much(task: Task) -> bool:
+    """True if what autograd keeps for the backward pass takes more than half of the free memory."""
+    need = memory_need(task.checkpoint, {}, task.recipe.batch * task.recipe.length)
+    return need.kept(bf16=task.bf16) > available_memory(usable_device(task.recipe.device)) / 2
 
 
 def _write_report(task: Task, report: TrainReport) -> None:

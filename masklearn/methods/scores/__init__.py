@@ -133,7 +133,7 @@ def _prune_group(feed: Feed, group: Group, criterion: Criterion) -> dict[str, Ar
     Qwen2.5-Coder-1.5B loses 2 times as much there in gate_proj, and 19 times as much in down_proj (block 2, 4,096 tokens).
     """
     first = next(iter(group.weights))
-    factor = obs.inverse_factor(group.moment.clone(), group.damping(feed.recipe.damping), first, feed.note)
+    factor = obs.inverse_factor(group.moment.clone(), group.damping, first, feed.note)
     scales = {name: float(group.samples) for name in group.weights}
     if criterion is Criterion.RELATIVE:
         scales = {name: output_energy(weight, group.moment) for name, weight in group.weights.items()}

@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from masklearn.model.pretrained import cache_argument, token_ids
+from masklearn.model.pretrained import cache_argument
 from patch_compile.artifacts.manifest import EvalText
 from patch_compile.artifacts.report import Kind
-from patch_compile.errors import UsageError
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.tensor_names import PAST
 from patch_compile.progress import Progress
@@ -43,22 +42,7 @@ class DecoderSource(CheckpointSource):
             read_model_configs(self.model)  # `write_beside` reads them again
         if Stage.PROOF in stages:
             self.check_evaluation()
-            self._check_prompt()
             self._check_float16()
-
-    def _check_prompt(self) -> None:
-        """Raise UsageError for a prompt without tokens, or with more tokens than the model can continue."""
-        tokens, positions = len(token_ids(self.tokenizer, self.recipe.prompt)), self.sequences.positions
-        if not tokens:
-            raise UsageError(
-                "The prompt is empty", "There is nothing to continue.", "Give some text with --prompt."
-            )
-        if positions is not None and tokens >= positions:
-            raise UsageError(
-                f"The prompt has {tokens} tokens, which are too many",
-                f"The model has {positions} positions, and the prompt is to be continued.",
-                "Give a shorter text with --prompt.",
-            )
 
     @override
     def check_evaluation(self) -> None:

@@ -21,6 +21,7 @@ from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears_of
 from masklearn.model.pretrained import load_tokenizer, token_ids
 from masklearn.model.text_settings import text_settings
+from patch_compile.artifacts.proof import PROMPT
 from patch_compile.artifacts.report import Kind
 from patch_compile.errors import PatchCompileError
 from patch_compile.planning.lowering import LinearPlan
@@ -140,7 +141,7 @@ class CheckpointSource(CheckpointModel):
         does not hold. A few tokens are run through the model, which takes a small part of the time of learning."""
         from masklearn import LARGEST, float16_fit
 
-        tokens = token_ids(self.tokenizer, self._recipe.prompt)[:_RANGE_TOKENS]
+        tokens = token_ids(self.tokenizer, PROMPT)[:_RANGE_TOKENS]
         if self._recipe.dtype != "float16" or not tokens:
             return
         fit = float16_fit(self._checkpoint, tokens, self._recipe.device)

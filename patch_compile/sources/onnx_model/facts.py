@@ -38,15 +38,9 @@ _NO_BLOCKS = "Channels are permuted in the feed-forward parts of a checkpoint's 
 _NO_SPEED = "Speed is predicted for decoders and encoders of checkpoints."
 _REFUSED: Mapping[str, str] = {
     **dict.fromkeys(("windows", "length"), _NO_TEXT),
-    **dict.fromkeys(
-        ("repair_steps", "repair_minutes", "batch", "learning_rate", "prior", "steps"), _NO_TRAINING
-    ),
-    **dict.fromkeys(
-        ("label_weight", "distill_weight", "checkpoint_every", "precision", "gradient_checkpointing"),
-        _NO_TRAINING,
-    ),
-    **dict.fromkeys(("eval_text", "eval_windows", "eval_length", "prompt"), _NO_TOKENS),
-    **dict.fromkeys(("speedup", "budget_ms", "batch_size", "prompt_tokens", "generated_tokens"), _NO_SPEED),
+    **dict.fromkeys(("repair_steps", "repair_minutes", "batch", "prior", "steps"), _NO_TRAINING),
+    **dict.fromkeys(("eval_text", "eval_windows", "eval_length"), _NO_TOKENS),
+    **dict.fromkeys(("speedup", "batch_size", "prompt_tokens", "generated_tokens"), _NO_SPEED),
     "permute": _NO_BLOCKS,
     "pruned": "Only masks of checkpoints are imported.",
     "logits": "An ONNX file keeps its outputs.",
@@ -151,8 +145,7 @@ def _covered(found: FoundLinears, include: Sequence[str], exclude: Sequence[str]
         raise PatchCompileError(
             "No linear is covered",
             f"The model has {', '.join([*kinds[:_SHOWN], *(['…'] if len(kinds) > _SHOWN else [])])}.",
-            "Give other --include and --exclude patterns. --verbose names each linear.",
-            list(found.linears),
+            "Give other --include and --exclude patterns.",
         )
     return Coverage(covered, skipped)
 
@@ -247,7 +240,7 @@ def _check_criterion(criterion: Criterion, recipe: Recipe) -> None:
     if criterion in recipe.traits.criteria:
         why_not = next(LACKS[need] for need in criterion.needs if need in LACKS)
         why = f"{why_not} Its tiles are ranked by {', '.join(fit)}."
-    raise _refused(f"--criterion {criterion}", why)
+    raise _refused(f"criterion {criterion}", why)
 
 
 def _refused(flag: str, why: str) -> UsageError:

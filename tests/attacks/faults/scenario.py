@@ -36,7 +36,7 @@ _TIMED = [f"{VERIFY_FOLDER}/{name}" for name in (VERIFY_CHECKPOINT_NAME, VERIFY_
 _MODEL = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1}
 _BUILD = (
     *("--ratio", "0.4", "--tile", "32x32", "--windows", "2", "--length", "16", "--eval-windows", "1"),
-    *("--eval-length", "16", "--prompt", "the cat sat", "--lowering", "plugin", "--calib", "text.txt"),
+    *("--eval-length", "16", "--lowering", "plugin", "--calib", "text.txt"),
     *("--eval", "eval.txt"),
 )
 

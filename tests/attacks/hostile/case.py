@@ -16,7 +16,7 @@ LEARN = (
     "--ratio 0.4 --method magnitude --tile 32x32 --calib SOUND/text.txt "
     "--eval SOUND/eval.txt --eval-windows 1 --eval-length 16"
 )
-BUILD = f"{LEARN} --backend onnx --lowering plugin --prompt 'the cat sat'"
+BUILD = f"{LEARN} --backend onnx --lowering plugin"
 WANDA = LEARN.replace("magnitude", "wanda --windows 1 --length 16")  # it reads text
 ONNX_BUILD = "build {} -o out --ratio 0.4 --method magnitude --tile 32x32 --backend onnx --lowering plugin"
 ALLOWED = (0, 1, 2, 3, 5)  # exit codes: ok, user or machine, usage, accuracy, not checked

@@ -23,20 +23,20 @@ _COMMANDS = {
     "learn": (
         f"learn stranger -o out {LEARN}",
         (
-            "ratio tile windows length seed device damping repair-steps batch learning-rate prior include exclude calib "
-            "eval eval-windows eval-length target precision baselines"
+            "ratio tile windows length seed device repair-steps batch prior include exclude calib "
+            "eval eval-windows eval-length target baselines"
         ),
     ),
     "build": (
         f"build stranger -o out {BUILD}",
         (
-            "lowering speedup budget-ms batch-size prompt-tokens opset fuse target dtype backend min-shapes opt-shapes "
-            "max-shapes optimization-level timing-cache prompt recipe mask logits method"
+            "lowering speedup batch-size prompt-tokens opset fuse target dtype backend min-shapes opt-shapes "
+            "max-shapes compatible timing-cache recipe mask logits method"
         ),
     ),
     "plan": (
         "plan stranger --ratio 0.4",
-        "ratio speedup budget-ms target tile lowering fuse batch-size generated-tokens mask",
+        "ratio speedup target tile lowering fuse batch-size generated-tokens mask",
     ),
     "run": (
         RUN.replace("stranger", "stranger-out"),

@@ -15,7 +15,7 @@ from tests.attacks.simulator.home import BROUGHT, PUBLISHED, Home
 _TILE = "--tile 32x32"
 _WANDA = "--method wanda --calib text.txt --windows 2 --length 16"
 _LEARNING = f"--repair none {_TILE}"
-_PROVED = "--backend onnx --lowering plugin --eval eval.txt --eval-windows 1 --eval-length 16 --prompt cat"
+_PROVED = "--backend onnx --lowering plugin --eval eval.txt --eval-windows 1 --eval-length 16"
 # Commands that replace OUT, those that add a folder to it, and those that change nothing. MODEL and OUT are drawn.
 BUILDERS = {
     f"learn MODEL -o OUT --ratio 0.4 --method magnitude {_LEARNING}": 8,

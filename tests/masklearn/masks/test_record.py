@@ -27,7 +27,7 @@ from tests.refusals import refused
 LEARNED = {
     "budget": {"per_layer": False, "ratio": 0.4, "unit": "weights"},
     "repair": {
-        "batch": 2, "error_first": 0.5, "error_last": 0.25, "label_weight": 0.0, "learning_rate": 3e-4, "method": "distill",
+        "batch": 2, "error_first": 0.5, "error_last": 0.25, "learning_rate": 3e-4, "method": "distill",
         "optimizer": "adamw", "precision": "fp32", "steps": 40, "tokens": 2560,
     },
     "skipped": {"lm_head": "excluded"},

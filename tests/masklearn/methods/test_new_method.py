@@ -79,7 +79,7 @@ def test_a_checkpoint_is_learned_by_it(make_model: ModelMaker, text_file: Path, 
 
 
 def test_its_masks_are_repaired_when_asked(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
-    given = recipe(text_file, repair=Repair.DISTILL, repair_steps=2, device="cpu", precision="fp32")
+    given = recipe(text_file, repair=Repair.DISTILL, repair_steps=2, device="cpu")
     found = learn(make_model(), given, tmp_path / "s")
     check(found.masks)
     assert found.masks.record.repair.steps == 2

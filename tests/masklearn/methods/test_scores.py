@@ -120,7 +120,7 @@ def test_scores_add_up_to_held_out_error(make_model: ModelMaker, text_file: Path
 
     def see(group: Group) -> dict[str, dict[str, Any]]:
         assert group.check is not None
-        factor = obs.inverse_factor(group.moment.clone(), group.damping(0.01), "linear", pytest.fail)
+        factor = obs.inverse_factor(group.moment.clone(), group.damping, "linear", pytest.fail)
         for name, weight in group.weights.items():
             lost = weight - obs.solve_linear(weight, factor).weight
             expected[name] = output_energy(lost, group.check) / output_energy(weight, group.check)

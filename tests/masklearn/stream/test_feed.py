@@ -1,6 +1,7 @@
 from functools import partial
 from typing import Any
 
+import pytest
 import torch
 
 from masklearn.feed import Group, Replaced
@@ -96,9 +97,10 @@ def moments_of(feed: CheckpointFeed, windows: int) -> dict[str, Group]:
     return seen
 
 
+@pytest.mark.usefixtures("fp32")
 def test_every_second_window_checks(make_model: ModelMaker, text_file: object) -> None:
     """Of a single window nothing is left to check."""
-    recipe = LearnRecipe(windows=5, length=16, calib=str(text_file), precision="fp32")
+    recipe = LearnRecipe(windows=5, length=16, calib=str(text_file))
     path = make_model(num_hidden_layers=1)
     windows = task_of(path, recipe).text.calibration()
     name = "model.layers.0.self_attn.q_proj"
@@ -121,4 +123,4 @@ def test_every_second_window_checks(make_model: ModelMaker, text_file: object) -
 
 def test_damping_grows_with_few_rows() -> None:
     group = partial(Group, {}, torch.eye(64), samples=1)
-    assert [group(rows=rows).damping(0.01) for rows in (0, 32, 128, 64000)] == [1.0, 1.0, 0.5, 0.01]
+    assert [group(rows=rows).damping for rows in (0, 32, 128, 64000)] == [1.0, 1.0, 0.5, 0.01]

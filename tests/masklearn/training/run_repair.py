@@ -12,7 +12,9 @@ from masklearn.model.coverage import covered_linears_of
 from masklearn.model.store import WeightStore
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task
+from masklearn.training import loop
 from masklearn.training.repair import repair
+from tests.fp32 import compute_in_fp32
 from tests.masklearn.methods.gradient.run_learn import shard_on_cpu
 from tests.masklearn.training.masks import magnitude_masks
 
@@ -24,6 +26,8 @@ def show(what: str, done: int, total: int) -> None:
 
 if __name__ == "__main__":
     model, settings, scratch, kind = sys.argv[1:]
+    compute_in_fp32()
+    loop.CHECKPOINT_EVERY = 4
     if kind == "fsdp":
         shard_on_cpu()
     checkpoint, store = Checkpoint.open(model), WeightStore(Path(scratch) / "weights")

@@ -22,6 +22,11 @@ from tests.refusals import refused
 LENGTH = 4
 
 
+@pytest.fixture(autouse=True)
+def checkpoints_every_three_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 3)
+
+
 class Fit:
     """(model(ids) − 2·ids)², with noise that depends on torch's random state."""
 
@@ -54,7 +59,7 @@ class _StopError(Exception):
 def schedule(**settings: Any) -> Schedule:
     defaults: dict[str, Any] = {
         "steps": 10, "minutes": None, "batch": 2, "learning_rate": 0.05, "decay": "linear", "warmup": 0,
-        "betas": (0.9, 0.95), "checkpoint_every": 3, "seed": 5, "precision": "fp32", "device": "cpu",
+        "betas": (0.9, 0.95), "seed": 5, "device": "cpu",
     }  # fmt: skip
     return Schedule(**(defaults | settings))
 

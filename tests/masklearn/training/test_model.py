@@ -21,6 +21,7 @@ from masklearn.training.model import (
     training_model,
 )
 from tests.conftest import ModelMaker
+from tests.fp32 import UNITS
 from tests.masklearn.architectures import every
 from tests.masklearn.training.masks import magnitude_masks
 
@@ -78,16 +79,11 @@ def test_attention_stays_in_fp32_on_a_cpu(make_model: ModelMaker) -> None:
     assert seen == [{torch.float32}] * 3
 
 
-def test_precision_is_what_is_asked_for() -> None:
-    assert computes_in_bf16("bf16", torch.device("cpu"))
-    assert not computes_in_bf16("fp32", torch.device("cpu"))
-
-
 @pytest.mark.parametrize("units", [(), ("_is_avx512_bf16_supported",), ("_is_amx_tile_supported",)])
-def test_auto_takes_bf16_on_cpus_with_bf16(monkeypatch: pytest.MonkeyPatch, units: tuple[str, ...]) -> None:
-    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+def test_cpus_with_bf16_compute_in_it(monkeypatch: pytest.MonkeyPatch, units: tuple[str, ...]) -> None:
+    for name in UNITS:
         monkeypatch.setattr(torch.cpu, name, lambda name=name: name in units)
-    assert computes_in_bf16("auto", torch.device("cpu")) == bool(units)
+    assert computes_in_bf16(torch.device("cpu")) == bool(units)
 
 
 # SmolLM2-135M, 2 x 512 tokens. Measured peak memory: 4.45 GiB in fp32, 3.8 in bf16, 2.7 checkpointed.

@@ -21,6 +21,7 @@ from patch_compile.report.terminal import show
 from patch_compile.sources import rounding as tolerance
 from patch_compile.sources.onnx_model import pruning, rounding
 from tests.builds import build, check_out
+from tests.commands import run_here
 from tests.refusals import refused
 from tests.sources.onnx_model import graphs
 
@@ -320,22 +321,17 @@ class TestCommand:
         assert done.exit_code == 0, done.exception
         both = "both factors are computed at run time"
         assert f"left dense: 4 like /layers.0/self_attn/MatMul_1: {both}" in done.stdout
-        done = self.invoke(path, *words, "--force", "--verbose")
-        named = [line for line in done.stdout.splitlines() if line.startswith("left dense: ")]
-        assert [line.split(": ")[2] for line in named] == [both] * 4
+        page = (tmp_path / "out" / "report.html").read_text()
+        assert page.count(both) >= 4
 
-    def test_a_refusal_names_each_node_when_asked(self, tmp_path, capsys, monkeypatch):
-        from patch_compile.cli.app import main
-
+    def test_a_refusal_names_nodes(self, tmp_path):
         nodes = [helper.make_node("Conv", ["x", "w"], ["y"], "conv")]
         path = graphs.save(tmp_path / "m.onnx", nodes, [graphs.tensor("w", 4, 4, 3)], x=(1, 4, 9))
-        for more in ([], ["--verbose"]):
-            monkeypatch.setattr("sys.argv", ["patch-compile", "build", str(path), "--ratio", "0.4", *more])
-            with pytest.raises(SystemExit):
-                main()
-            said = capsys.readouterr().err
-            assert "why: 1 × a convolution of more than one point is not a linear." in said
-            assert ("  conv: a convolution of 3 points is not a linear" in said) == bool(more)
+        said = run_here("build", path, "--ratio", "0.4").stderr
+        assert (
+            "why: 1 × a convolution of more than one point is not a linear. conv: a convolution of 3 points"
+            in said
+        )
 
     def test_far_outputs_bring_a_warning(self, exported, tmp_path, calib):
         """Random weights have no structure, so that half of them are a large part of the output."""

@@ -47,10 +47,8 @@ def test_the_models_type_is_the_default(sixteen_bit, expected):
     [
         {"windows": 8},
         {"eval_text": "text.txt"},
-        {"prompt": "Once"},
         {"opset": 20},
         {"repair": "distill"},
-        {"gradient_checkpointing": True},
         {"permute": True},
         {"ratio": None, "mask": "masks.safetensors", "pruned": "pruned.onnx"},
         {"ratio": None, "speedup": 1.3},

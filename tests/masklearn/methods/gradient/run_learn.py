@@ -15,6 +15,8 @@ from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.methods import method_of
 from masklearn.recipe import LearnRecipe
 from masklearn.stream.feed import CheckpointFeed
+from masklearn.training import loop
+from tests.fp32 import compute_in_fp32
 from tests.masklearn.tasks import task_of
 
 
@@ -48,6 +50,8 @@ def show(what: str, done: int, _total: int) -> None:
 
 if __name__ == "__main__":
     model, settings, scratch, out, kind, masks = sys.argv[1:]
+    compute_in_fp32()
+    loop.CHECKPOINT_EVERY = 3
     if kind == "fsdp":
         shard_on_cpu()
     recipe = LearnRecipe.model_validate_json(settings)

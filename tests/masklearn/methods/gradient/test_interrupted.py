@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.methods import method_of
@@ -18,7 +19,7 @@ _STEPS = 8
 # Every tile and most patterns change, so a run that lost a step would end in other masks.
 _SETTINGS: dict[str, Any] = {
     "method": "patch-joint", "ratio": 0.35, "prior": "wanda", "steps": _STEPS, "learning_rate": 0.05,
-    "checkpoint_every": 3, "repair": "none", "precision": "fp32",
+    "repair": "none",
 }  # fmt: skip
 
 Arrays = dict[str, np.ndarray]
@@ -67,6 +68,7 @@ def assert_same(found: Arrays, expected: Arrays, tolerance: float = 0.0) -> None
         np.testing.assert_allclose(found[name], array, rtol=tolerance, err_msg=name)
 
 
+@pytest.mark.usefixtures("fp32")
 def test_killed_and_resumed_ends_in_same_masks(make_model, text_file, tmp_path: Path) -> None:
     model = make_model()
     task = make_task(model, text_file, tmp_path / "whole", **_SETTINGS)

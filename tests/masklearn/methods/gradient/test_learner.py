@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from masklearn.learning import learn
 from masklearn.masks.budget import Budget
@@ -14,6 +15,7 @@ from masklearn.masks.maskset import MaskSet
 from masklearn.masks.select import select
 from masklearn.masks.tiles import tile_weights
 from masklearn.methods import Candidate, method_of
+from masklearn.methods.gradient import learner
 from masklearn.methods.gradient.prior import Prior, prior_path
 from masklearn.recipe import LearnRecipe
 from masklearn.stream.feed import CheckpointFeed
@@ -21,13 +23,14 @@ from tests.conftest import ModelMaker
 from tests.masklearn.methods.gradient.tasks import TILE, make_task
 from tests.refusals import refused
 
+pytestmark = pytest.mark.usefixtures("fp32")
 TRAINED = ["patch-joint", "patch-tile", "maskllm"]
 
 
 def recipe(text: Path, **settings: Any) -> LearnRecipe:
     defaults: dict[str, Any] = {
         "method": "patch-joint", "ratio": 0.35, "tile": TILE, "calib": str(text), "windows": 4, "length": 16,
-        "device": "cpu", "prior": "wanda", "steps": 3, "repair": "none", "precision": "fp32",
+        "device": "cpu", "prior": "wanda", "steps": 3, "repair": "none",
     }  # fmt: skip
     return LearnRecipe(**(defaults | settings))
 
@@ -102,21 +105,27 @@ def test_what_a_method_does_not_train_stays(make_model: ModelMaker, text_file: P
         assert (patterns, scores) == ("p" in trained, "s" in trained)
 
 
-def test_gradient_checkpointing_changes_nothing(make_model, text_file: Path, tmp_path: Path) -> None:
+def test_gradient_checkpointing_changes_nothing(
+    make_model, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, results = make_model(), []
-    for on in (False, True):
+    for on, room in ((False, 2**40), (True, 2**10)):
+        monkeypatch.setattr(learner, "available_memory", lambda _, room=room: room)
         task = make_task(
             model, text_file, tmp_path / str(on), method="patch-joint", prior="wanda", steps=4, learning_rate=0.05,
-            gradient_checkpointing=on, precision="fp32",
         )  # fmt: skip
+        assert learner._keeps_much(task) is on
         results.append(run(task))
     for name, candidate in results[0].items():
         np.testing.assert_array_equal(candidate.pattern, results[1][name].pattern)
         np.testing.assert_allclose(candidate.score, results[1][name].score, rtol=1e-5)
 
 
-def test_bfloat16_runs(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
-    learned = learn(make_model(), recipe(text_file, precision="bf16"), tmp_path / "s")
+def test_bfloat16_runs(
+    make_model: ModelMaker, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    learned = learn(make_model(), recipe(text_file), tmp_path / "s")
     assert np.isfinite(list(learned.masks.record.train.last.values())).all()
 
 

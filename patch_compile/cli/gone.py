@@ -1,0 +1,30 @@
+"""Options that earlier states had, and what does the job now, for the error of a command line that still has one."""
+
+# An option that other commands still have is named with its command.
+GONE = {
+    "--budget-ms": "`--speedup 25ms` sets the milliseconds.",
+    "--checkpoint-every": "Training is saved every 50 steps.",
+    "--criterion": "The method's own counts; magnitude-tiles and random-tiles of `--baselines` rank by others.",
+    "--damping": "It is 0.01 of each Hessian's mean diagonal, and more where calibration tokens are few.",
+    "--distill-weight": "The distance (KL) to the dense model's predictions counts in full.",
+    "--edgellm-python": "`build --for edgellm=PYTHON` and `export --format edgellm=PYTHON` name it.",
+    "--gradient-checkpointing": "Training does so where memory is short.",
+    "--hardware-compatible": "`--compatible hardware` lets any GPU from Ampere on run the engine.",
+    "--label-weight": "Repair learns the dense model's predictions only.",
+    "--learning-rate": "The method's own counts; a recipe's learning_rate overrides it: `build --recipe`.",
+    "--no-fuse": "`--fuse none` gives each linear its own node.",
+    "--optimization-level": "TensorRT's own level counts.",
+    "--precision": "Training and solving compute in bf16 where the device has units for it, else in fp32.",
+    "--prompt": "Each build's report shows how both models continue a prompt; `run` continues any other.",
+    "--threads": "OMP_NUM_THREADS sets the number, and recipe.yaml records it where masks depend on it.",
+    "--verbose": "report.html names each node that stays dense with its reason.",
+    "--version-compatible": "`--compatible versions` lets later versions of the backend run the engine.",
+    "--weight-streaming": "Weights stay on the GPU: int8 and int4 (`--weights`) make them smaller.",
+    "build --bytes": "`learn --bytes` learns masks by size, and `build --mask` compiles them.",
+    "compare --force": "It prints one table, and `--json` gives its numbers; nothing is written.",
+    "compare --out": "It prints one table, and `--json` gives its numbers to a plotter.",
+    "compare --x": "It prints one table, and `--json` gives its numbers to a plotter.",
+    "verify --new-tokens": "Each build's report shows how both models continue a prompt; `run` continues any other.",
+    "verify --sensitivity": "`where` ranks linears by their error.",
+    "verify --sensitivity-tokens": "`where` ranks linears by their error.",
+}
