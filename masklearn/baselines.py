@@ -43,7 +43,6 @@ from masklearn.masks.select import Choose, by_budget
 from masklearn.masks.tiles import weights_of_tiles
 from masklearn.masks.weight_types import allowed_types, leaves_choice, named_types, spell_types
 from masklearn.methods.sparsegpt import SparseGpt
-from masklearn.model.architectures import architecture_of
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import Coverage, covered_linears_of
 from masklearn.model.store import WeightStore
@@ -74,7 +73,7 @@ def _ffn_ratio(checkpoint: Checkpoint, coverage: Coverage) -> str:
 
 def _ffn(checkpoint: Checkpoint, coverage: Coverage) -> list[str]:
     """Returns the patterns of the feed-forward part that name covered linears."""
-    patterns = architecture_of(checkpoint).ffn
+    patterns = checkpoint.architecture.ffn
     return [p for p in patterns if any(matches(name, p) for name in coverage.linears)]
 
 
@@ -224,7 +223,7 @@ def _check_fits(name: Baseline, task: Task) -> None:
     if name is Baseline.ROUNDED and not any(kind.quantised for kind in named_types(task.recipe.weights)):
         raise DoesNotApply("It is the dense model", "No weights are quantised.")
     if name is Baseline.FFN_ONLY and not _ffn(task.checkpoint, task.coverage):
-        patterns = ", ".join(architecture_of(task.checkpoint).ffn)
+        patterns = ", ".join(task.checkpoint.architecture.ffn)
         raise DoesNotApply(
             "It has nothing to prune", f"No covered linear is one of the feed-forward part ({patterns})."
         )
@@ -348,7 +347,7 @@ def _named(progress: OnStep, name: str) -> OnStep:
 
 
 def _check_causal(checkpoint: Checkpoint) -> None:
-    if architecture_of(checkpoint).encoder:
+    if checkpoint.architecture.encoder:
         raise MaskLearnError(
             f"{checkpoint.path} does not predict tokens",
             "Baselines are compared by perplexity, which an encoder does not have.",

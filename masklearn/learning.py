@@ -22,7 +22,6 @@ from masklearn.masks.select import Choose, ChoosesTypes, RoundingLoss
 from masklearn.masks.tiles import expand_tiles, weights_of_tiles
 from masklearn.masks.weight_types import spell_types, undecided
 from masklearn.methods import Method, WithRounding, method_of
-from masklearn.model.architectures import architecture_of
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import Coverage, covered_linears_of
 from masklearn.model.hub import model_name, spelled
@@ -278,7 +277,7 @@ def _check_needs(method: Method, feed: Feed) -> None:
 
 def _check_labels(task: Task) -> None:
     """Raises UsageError, before any work, for a label weight with an encoder, which does not predict tokens."""
-    if task.recipe.repairs and task.recipe.label_weight and architecture_of(task.checkpoint).encoder:
+    if task.recipe.repairs and task.recipe.label_weight and task.checkpoint.architecture.encoder:
         raise UsageError(
             "An encoder has no labels to repair on",
             "It does not predict tokens.",

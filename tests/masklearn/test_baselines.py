@@ -20,7 +20,6 @@ from masklearn.baselines import (
 )
 from masklearn.learning import learn
 from masklearn.masks.name_globs import matches
-from masklearn.model.architectures import architecture_of
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears, covered_linears_of
 from masklearn.model.models import load_model
@@ -158,7 +157,7 @@ def test_every_architecture_knows_its_feed_forward_part(make_model: ModelMaker, 
     path = make_model(model_type)
     coverage = covered_linears(path)
     names = [*coverage.linears, *(name for name in coverage.skipped if ".experts." in name)]
-    patterns = architecture_of(Checkpoint.open(path)).ffn
+    patterns = Checkpoint.open(path).architecture.ffn
     inside = [name for name in names if matches(name, *patterns)]
     assert inside
     assert not any("attn" in name or "attention" in name for name in inside)

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from masklearn.masks.name_globs import matches
-from masklearn.model.architectures import architecture_of, longest_window
+from masklearn.model.architectures import longest_window
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears
 from masklearn.model.known_architectures import ARCHITECTURES
@@ -68,7 +68,7 @@ def test_refused_by_name_with_the_reason(make_model: ModelMaker, model_type: str
     config = json.loads((path / "config.json").read_text()) | {"model_type": model_type}
     (path / "config.json").write_text(json.dumps(config))
     with refused():
-        architecture_of(Checkpoint.open(path))
+        _ = Checkpoint.open(path).architecture
 
 
 def test_fused_experts_are_refused_in_words(make_model: ModelMaker, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from masklearn.model.architectures import ARCHITECTURES, architecture_of
+from masklearn.model.architectures import ARCHITECTURES
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears
 from masklearn.model.known_architectures import Architecture
@@ -22,7 +22,7 @@ WINDOWS = np.random.default_rng(0).integers(2, 60, (2, 16))
 
 
 def row_of(path: Path) -> Architecture:
-    return architecture_of(Checkpoint.open(path))
+    return Checkpoint.open(path).architecture
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ REFUSED = {
 def test_what_differs_first_is_the_reason(name: str, tmp_path: Path) -> None:
     AutoConfig.for_model(name, **REFUSED[name]).save_pretrained(tmp_path)
     with refused():
-        architecture_of(Checkpoint.of_config(tmp_path))
+        _ = Checkpoint.of_config(tmp_path).architecture
 
 
 @pytest.mark.parametrize("name", RENAMED)
