@@ -1,51 +1,36 @@
 """Baselines to compare a learned result with: the model pruned in simpler ways, evaluated on the same text.
 
-Users can make all baselines but the last two with these settings (FFN: the model's patterns, `mlp.*` for most models):
-
     dense          the unpruned model
     dense-rounded  --method sparsegpt --ratio 0        nothing pruned, if the result has quantised linears: the part of
                                                        the result's loss that rounding causes
-    uniform-2:4    --method sparsegpt --ratio 0.5
-    uniform-8:16   --method sparsegpt --kinds 8:16 --ratio 0.5     as many bytes as uniform-2:4
-    uniform-12:16  --method sparsegpt --kinds 12:16 --ratio 0.25
-    uniform-6:8    --method sparsegpt --kinds 6:8 --ratio 0.25      for w8a8 only
-    ffn-only       --method sparsegpt --ratio '*=0,FFN=0.5'      the simplest use of 2:4: attention stays dense
-    magnitude-tiles  --method sparsegpt, criterion magnitude   at the result's own ratio
-    random-tiles   --method sparsegpt, criterion random        at the result's own ratio
-    dropped-blocks   whole blocks left out, which hold at least the result's ratio of the weights (`dropped_blocks`)
+    uniform-2:4    --method sparsegpt --kinds 2:4 --ratio 0.5
     unstructured   SparseGPT without structure, the result's ratio in every linear: a reference that is not deployable
 
-Baselines are not repaired. Their weights are SparseGPT's, in the result's weight types; the last two have 16-bit
-weights. `magnitude-tiles` and `random-tiles` have the result's kinds of tiles. A baseline that can't be made of a model is
-left out, with a note: n:16 and 6:8 do not fit all linears and weight types, and quantised blocks are not dropped. PATCH
-(arXiv 2509.23410) and its reviews compare with most of the others.
+Baselines are not repaired. Their weights are SparseGPT's, in the result's weight types, and 16-bit in `unstructured`.
+docs/howto/learning.md has the settings of other simple ways to prune.
 """
 
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.base.errors import DoesNotApply, MaskLearnError, UsageError
+from masklearn.base.errors import MaskLearnError, UsageError
 from masklearn.base.progress import OnStep, silent, unsaid
 from masklearn.learning import Learned, learn_task
 from masklearn.masks.budget import Budget
-from masklearn.masks.kinds.allowed import allowed_kinds
 from masklearn.masks.kinds.base import BYTES_DENSE
+from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.maskset import MaskSet
-from masklearn.masks.name_globs import matches
-from masklearn.masks.select import Choose, by_budget
 from masklearn.masks.tiles import weights_of_tiles
-from masklearn.masks.weight_types import allowed_types, leaves_choice, named_types, spell_types
+from masklearn.masks.weight_types import leaves_choice, named_types, spell_types
 from masklearn.methods.sparsegpt import SparseGpt
-from masklearn.model.architectures import architecture_of
 from masklearn.model.checkpoint import Checkpoint
-from masklearn.model.coverage import Coverage, covered_linears_of
+from masklearn.model.coverage import covered_linears_of
 from masklearn.model.store import WeightStore
 from masklearn.quality.record import Baseline, BaselineRow, BesideBaselines
 from masklearn.quant.table import FLOAT16
@@ -57,41 +42,7 @@ Windows = NDArray[np.int64]
 Note = Callable[[str], object]
 
 
-@dataclass(frozen=True)
-class _Learned:
-    """Settings of a baseline that `learn` makes. ratio, kinds: None for the recipe's."""
-
-    ratio: Callable[[Checkpoint, Coverage], float | str] | None = None
-    kinds: str | None = None
-    # Magnitude is the cheapest criterion, for baselines in which only the ratio determines the tiles.
-    criterion: Criterion = Criterion.MAGNITUDE
-
-
-def _ffn_ratio(checkpoint: Checkpoint, coverage: Coverage) -> str:
-    """Returns the ratios of a model with 2:4 feed-forward linears and dense other linears."""
-    return ",".join(["*=0", *(f"{pattern}=0.5" for pattern in _ffn(checkpoint, coverage))])
-
-
-def _ffn(checkpoint: Checkpoint, coverage: Coverage) -> list[str]:
-    """Returns the patterns of the feed-forward part that name covered linears."""
-    patterns = architecture_of(checkpoint).ffn
-    return [p for p in patterns if any(matches(name, p) for name in coverage.linears)]
-
-
-_LEARNED: dict[Baseline, _Learned] = {
-    Baseline.ROUNDED: _Learned(lambda _, __: 0.0),
-    Baseline.UNIFORM: _Learned(lambda _, __: 0.5, "2:4"),
-    Baseline.UNIFORM_8_16: _Learned(lambda _, __: 0.5, "8:16"),
-    Baseline.UNIFORM_12_16: _Learned(lambda _, __: 0.25, "12:16"),
-    Baseline.UNIFORM_6_8: _Learned(lambda _, __: 0.25, "6:8"),
-    Baseline.FFN_ONLY: _Learned(_ffn_ratio, "2:4"),
-    Baseline.MAGNITUDE_TILES: _Learned(),
-    Baseline.RANDOM_TILES: _Learned(criterion=Criterion.RANDOM),
-}
-
-
-# No kernel runs this model sparse.
-_NOT_PACKED = (Baseline.UNSTRUCTURED,)
+_RATIOS = {Baseline.ROUNDED: 0.0, Baseline.UNIFORM: 0.5}
 
 
 def parse_baselines(names: str) -> tuple[Baseline, ...]:
@@ -102,28 +53,26 @@ def parse_baselines(names: str) -> tuple[Baseline, ...]:
         return tuple(dict.fromkeys(Baseline(name.strip()) for name in names.split(",")))
     except ValueError as error:
         raise UsageError(
-            f"{names!r} does not name baselines", f"{error}.", f"Give all, or some of {', '.join(Baseline)}."
+            f"{names!r} does not name baselines",
+            f"{error}.",
+            f"Give all, or some of {', '.join(Baseline)}. docs/howto/learning.md has the settings of others.",
         ) from error
 
 
-def baseline_settings(
-    name: Baseline, recipe: LearnRecipe, checkpoint: Checkpoint, coverage: Coverage
-) -> LearnRecipe:
+def baseline_settings(name: Baseline, recipe: LearnRecipe) -> LearnRecipe:
     """Returns the recipe of a baseline for a result of `recipe`, which is `recipe` itself if `learn` does not make it."""
-    if name not in _LEARNED:
+    if name not in _RATIOS:
         return recipe
-    baseline = _LEARNED[name]
-    changed: dict[str, Any] = {
+    changed = {
         "method": SparseGpt.name,
-        "criterion": baseline.criterion,
+        "criterion": Criterion.MAGNITUDE,  # the cheapest, as only the ratio determines the tiles
         "repair": Repair.NONE,
         "permute": False,
+        "ratio": _RATIOS[name],
+        "per_layer": False,
+        "bytes_per_weight": None,
+        "kinds": TWO_FOUR.name,
     }
-    if baseline.ratio is not None:
-        changed |= {"ratio": baseline.ratio(checkpoint, coverage), "per_layer": False}
-        changed |= {"bytes_per_weight": None}
-    if baseline.kinds is not None:
-        changed |= {"kinds": baseline.kinds}
     return recipe.model_copy(update=changed)
 
 
@@ -146,9 +95,10 @@ def compare_with_baselines(
     """
     value = _perplexity(pruned, windows, recipe, progress)
     result = _row(masks.method, masks.ratio, value, seconds, masks.packed_bytes_per_weight)
-    rows = run_baselines(
-        model_dir, with_types_of(masks, recipe), names, windows, scratch, progress, note, _as_in(masks)
-    )
+    settings = with_types_of(masks, recipe)
+    if masks.record.gains is not None:  # the asked ratio counts over some linears only
+        settings = settings.model_copy(update={"ratio": masks.ratio, "per_layer": False})
+    rows = run_baselines(model_dir, settings, names, windows, scratch, progress, note)
     return beside_baselines(result, rows, windows)
 
 
@@ -164,16 +114,6 @@ def with_types_of(masks: MaskSet, recipe: LearnRecipe) -> LearnRecipe:
     if recipe.bytes_per_weight is not None:
         changed["bytes_per_weight"] = masks.bytes_per_weight
     return recipe.model_copy(update=changed)
-
-
-def _as_in(masks: MaskSet) -> Choose | None:
-    """Returns a function that prunes the linears that a result prunes, to its ratio; None if its ratio counts over all
-    linears."""
-    gains = masks.record.gains
-    if gains is None:
-        return None
-    dense = frozenset(name for name, mask in masks.items() if not mask.kinds.any())
-    return by_budget(replace(Budget.of(gains.ratio), uncounted=dense))
 
 
 def beside_baselines(
@@ -194,46 +134,26 @@ def run_baselines(
     scratch: Path,
     progress: OnStep | None = None,
     note: Note | None = None,
-    choose: Choose | None = None,
 ) -> list[BaselineRow]:
-    """Returns a row for each baseline. choose: chooses tiles for baselines with the recipe's ratio, None for all linears.
+    """Returns a row for each baseline.
 
     windows: token ids `[count, length]`, on which models are evaluated in fp32 on the recipe's device; scratch: folder for
     one pruned checkpoint at a time, which is deleted. The calibration text is read once for all baselines.
 
-    A baseline that can't be made of this model is left out, with a note. Raises MaskLearnError as `learn` does, and for a
+    `dense-rounded` is left out, with a note, if no weights are quantised. Raises MaskLearnError as `learn` does, and for a
     model that does not predict tokens.
     """
     checkpoint = Checkpoint.open(model_dir)
     _check_causal(checkpoint)
     coverage = covered_linears_of(checkpoint, recipe.include, recipe.exclude)
-    task = Task(checkpoint, coverage, recipe, scratch, progress or silent, note or unsaid, choose)
+    task = Task(checkpoint, coverage, recipe, scratch, progress or silent, note or unsaid)
     rows = []
     for name in names:
-        try:
-            _check_fits(name, task)
+        if name is Baseline.ROUNDED and not any(kind.quantised for kind in named_types(recipe.weights)):
+            task.note(f"baseline {name}: left out. It is the dense model. No weights are quantised.")
+        else:
             rows.append(_baseline_row(name, task, windows))
-        except DoesNotApply as error:
-            task.note(f"baseline {name}: left out. {error.what}. {error.why}")
     return rows
-
-
-def _check_fits(name: Baseline, task: Task) -> None:
-    """Raises DoesNotApply if no covered linear is of the part that a baseline prunes, if its kinds don't fit them, or if it
-    rounds weights and none are quantised."""
-    if name is Baseline.ROUNDED and not any(kind.quantised for kind in named_types(task.recipe.weights)):
-        raise DoesNotApply("It is the dense model", "No weights are quantised.")
-    if name is Baseline.FFN_ONLY and not _ffn(task.checkpoint, task.coverage):
-        patterns = ", ".join(architecture_of(task.checkpoint).ffn)
-        raise DoesNotApply(
-            "It has nothing to prune", f"No covered linear is one of the feed-forward part ({patterns})."
-        )
-    kinds = _LEARNED[name].kinds if name in _LEARNED else None
-    try:
-        types = allowed_types(task.recipe.weights, task.coverage.linears, task.checkpoint.grids.types)
-        allowed_kinds(kinds or task.recipe.kinds, task.coverage.linears, task.recipe.tile, types)
-    except MaskLearnError as error:
-        raise DoesNotApply(error.what, error.why) from error
 
 
 def beaten_by(result: BaselineRow, baselines: Sequence[BaselineRow]) -> tuple[str, ...]:
@@ -257,7 +177,9 @@ def _baseline_row(name: Baseline, task: Task, windows: Windows) -> BaselineRow:
         value = measure(learned, windows, folder / "model", task.recipe, ours.progress)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return _row(name, ratio, value, seconds, taken, deployable=name not in _NOT_PACKED)
+    return _row(
+        name, ratio, value, seconds, taken, deployable=name is not Baseline.UNSTRUCTURED
+    )  # no kernel runs it
 
 
 def learn_baseline(name: Baseline, task: Task) -> tuple[Learned, float, float]:
@@ -266,13 +188,7 @@ def learn_baseline(name: Baseline, task: Task) -> tuple[Learned, float, float]:
         return Learned(_no_masks(), task.checkpoint), 0.0, BYTES_DENSE
     if name is Baseline.UNSTRUCTURED:
         return *_unstructured(task), BYTES_DENSE
-    if name is Baseline.DROPPED_BLOCKS:
-        learned, ratio = _dropped_blocks(task)
-        return learned, ratio, BYTES_DENSE * (1 - ratio)
-    recipe = baseline_settings(name, task.recipe, task.checkpoint, task.coverage)
-    # A baseline with a ratio of its own prunes by it wherever it says.
-    task = task if _LEARNED[name].ratio is None else task.over_all()
-    learned = learn_task(task.with_recipe(recipe))
+    learned = learn_task(task.with_recipe(baseline_settings(name, task.recipe)))
     return learned, learned.masks.ratio, learned.masks.packed_bytes_per_weight
 
 
@@ -286,21 +202,12 @@ def _unstructured(task: Task) -> tuple[Learned, float]:
     return Learned(_no_masks(), task.checkpoint.with_weights(store)), ratio
 
 
-def _dropped_blocks(task: Task) -> tuple[Learned, float]:
-    from masklearn.dropped_blocks import drop_blocks
-
-    store = WeightStore(task.scratch / "weights")
-    ratio = drop_blocks(task, _asked_ratio(task), store)
-    return Learned(_no_masks(), task.checkpoint.with_weights(store)), ratio
-
-
 def _asked_ratio(task: Task) -> float:
     """Returns the share of the weights that the result zeroes, or whose removal saves the bytes that were asked for."""
     if task.recipe.bytes_per_weight is not None:
         return 1.0 - task.recipe.bytes_per_weight / BYTES_DENSE
     areas = weights_of_tiles(task.coverage.linears, task.recipe.tile)
-    _, budget = task.choose({name: np.zeros(grid.shape) for name, grid in areas.items()}, areas)
-    return budget.ratio(areas)
+    return Budget.of(task.recipe.ratio, task.recipe.per_layer).ratio(areas)
 
 
 def _no_masks() -> MaskSet:
@@ -348,7 +255,7 @@ def _named(progress: OnStep, name: str) -> OnStep:
 
 
 def _check_causal(checkpoint: Checkpoint) -> None:
-    if architecture_of(checkpoint).encoder:
+    if checkpoint.architecture.encoder:
         raise MaskLearnError(
             f"{checkpoint.path} does not predict tokens",
             "Baselines are compared by perplexity, which an encoder does not have.",

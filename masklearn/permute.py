@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from masklearn.base.processes import made_once
 from masklearn.base.shard import Shard, write_shard
 from masklearn.masks.record import PermutedRecord
-from masklearn.model.architectures import architecture_of
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears_of
 from masklearn.model.linears import read_linear, write_linear
@@ -54,7 +53,7 @@ def mlps_of(checkpoint: Checkpoint, covered: Collection[str]) -> list[Mlp]:
 
     Each expert of a mixture is a part.
     """
-    row, model = architecture_of(checkpoint), meta_model(checkpoint)
+    row, model = checkpoint.architecture, meta_model(checkpoint)
     up, down = row.mlp
     linears = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     found = []

@@ -139,10 +139,6 @@ class Task:
             self.note(line)
         return pool
 
-    def over_all(self) -> "Task":
-        """Returns a copy whose ratio counts over all linears. It keeps text that was read."""
-        return self._changed(chooses=None)
-
     def with_recipe(self, recipe: LearnRecipe) -> "Task":
         """Returns a copy with another recipe, whose settings of the text must be equal. It keeps text that was read."""
         return self._changed(recipe=recipe)

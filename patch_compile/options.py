@@ -229,9 +229,8 @@ class VerifyOptions:
         "Exit with code 3 if a limit is exceeded: ppl:+5% (over dense), ppl:12.5, kl:0.1, top1:90%, logits:0.5, "
         "output:1e-2.", "NAME:LIMIT")] = ()
     baselines: Annotated[tuple[str, ...], _evaluation(
-        "Also measure simpler ways to prune: all, or a comma-separated list of dense-rounded, uniform-2:4, uniform-8:16, "
-        "uniform-12:16, uniform-6:8, ffn-only, magnitude-tiles, random-tiles, dropped-blocks, unstructured. The user's "
-        "cache keeps the results.", "NAMES",
+        "Also measure simpler ways to prune: all, or a comma-separated list of dense-rounded, uniform-2:4, "
+        "unstructured. The user's cache keeps the results.", "NAMES",
         unset="those in the cache", parse=listed)] = ()
     tasks: Annotated[tuple[str, ...], _evaluation(
         "Tasks of lm-evaluation-harness on local data; builtin is a small set that comes with patch-compile.", "NAMES",

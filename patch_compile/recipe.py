@@ -188,12 +188,10 @@ class Recipe(LearnSettings, BuildOptions):
         """Returns the settings for learning masks.
 
         result: masks of this recipe, to compare baselines with. Their ratio counts if none was asked for, as with given
-        masks or a speed; beyond what --ratio takes, their bytes. Given masks also have their own kinds of tiles.
+        masks or a speed; beyond what --ratio takes, their bytes.
         """
         found = LearnRecipe.parse(self.model_dump(include=set(LearnRecipe.model_fields), exclude_none=True))
         changed: dict[str, Any] = {}
-        if result is not None and self.mask is not None and result.zeroed:
-            changed["kinds"] = ",".join(kind.name for kind in result.by_kind() if kind.zeros)
         if result is not None and self.ratio is None and self.bytes_per_weight is None:
             within = result.ratio <= LARGEST_RATIO
             changed |= {"ratio": result.ratio} if within else {"bytes_per_weight": result.bytes_per_weight}

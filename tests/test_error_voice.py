@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = ("masklearn", "patch_compile", "benchmarks", "samples")
 ERRORS = {
     "MaskLearnError", "PatchCompileError", "UsageError", "AccuracyError", "SpeedError", "LogitsError", "PlanMismatchError",
-    "BuildCancelledError", "DoesNotApply",
+    "BuildCancelledError",
 }  # fmt: skip
 # Their texts depend on the machine: whether TensorRT and a GPU are there.
 WITHOUT_GOLDEN_TEXT = {"tests/timing/test_gpu.py"}

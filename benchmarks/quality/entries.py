@@ -19,6 +19,7 @@ AUTO = NO_REPAIR + ALL_KINDS
 _MILD = ", kinds 6:8"
 _MILD_RATIO = 0.25  # of 6:8 tiles
 _PATCH_STEPS = 60  # half an hour on 2 cores, prior and solves included
+_SPARSEGPT: dict[str, Any] = {"method": "sparsegpt", "criterion": "magnitude", "repair": "none"}
 PATCH = f"patch-joint, {_PATCH_STEPS} steps, no repair"
 _ONE_RATIO = 0.35  # ratio of rows that are measured at a single ratio
 NOT_DEPLOYABLE = "not deployable"
@@ -60,9 +61,9 @@ def entries(totals: Sequence[float] = (8.0,), repairs: Sequence[float] = (30.0,)
     found = [
         Entry("dense", None, baseline=Baseline.DENSE),
         Entry("sparsegpt 2:4", None, {"method": "sparsegpt", "ratio": 0.5}, spread=True),
-        Entry("sparsegpt 8:16", None, baseline=Baseline.UNIFORM_8_16),
-        Entry("sparsegpt 12:16", None, baseline=Baseline.UNIFORM_12_16),
-        Entry("ffn-only 2:4", None, baseline=Baseline.FFN_ONLY, spread=True),
+        Entry("sparsegpt 8:16", None, _SPARSEGPT | {"kinds": "8:16", "ratio": 0.5}),
+        Entry("sparsegpt 12:16", None, _SPARSEGPT | {"kinds": "12:16", "ratio": 0.25}),
+        Entry("ffn-only 2:4", None, _SPARSEGPT | {"ratio": "*=0,mlp.*=0.5"}, spread=True),
     ]
     oneshot: dict[float, dict[str, Any]] = {ratio: {"method": "oneshot", "ratio": ratio} for ratio in RATIOS}
     for ratio, asked in oneshot.items():
@@ -72,9 +73,8 @@ def entries(totals: Sequence[float] = (8.0,), repairs: Sequence[float] = (30.0,)
             found.append(Entry(name, ratio, asked | _DISTILL, total=minutes, tiled=True))
     for ratio, asked in oneshot.items():
         found += [
-            Entry("random tiles", ratio, asked, Baseline.RANDOM_TILES),
-            Entry("magnitude tiles", ratio, asked, Baseline.MAGNITUDE_TILES),
-            Entry("dropped blocks", ratio, asked, Baseline.DROPPED_BLOCKS),
+            Entry("random tiles", ratio, _SPARSEGPT | {"ratio": ratio, "criterion": "random"}),
+            Entry("magnitude tiles", ratio, _SPARSEGPT | {"ratio": ratio}),
             Entry(f"unstructured ({NOT_DEPLOYABLE})", ratio, asked, Baseline.UNSTRUCTURED),
         ]
     for minutes in repairs:
@@ -150,7 +150,7 @@ def _quantised_entries(totals: Sequence[float]) -> list[Entry]:
     w8a8 = {"weights": "w8a8"}
     found = [
         Entry(f"dense{BYTES}", None, w8a8, baseline=Baseline.ROUNDED),
-        Entry(f"sparsegpt 6:8{BYTES}", None, w8a8, baseline=Baseline.UNIFORM_6_8),
+        Entry(f"sparsegpt 6:8{BYTES}", None, _SPARSEGPT | w8a8 | {"kinds": "6:8", "ratio": 0.25}),
     ]
     for ratio in RATIOS:
         in_16_bits: dict[str, Any] = {"method": "oneshot", "ratio": ratio} | _DISTILL

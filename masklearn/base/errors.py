@@ -35,10 +35,6 @@ class UsageError(MaskLearnError):
     exit_code = 2
 
 
-class DoesNotApply(MaskLearnError):
-    """A baseline that can't be made of this model, while other baselines can."""
-
-
 def member(names: type[_Name], given: str, setting: str) -> _Name:
     """Returns the member of `names` that a setting names; setting: its name. Raises UsageError for an unknown name."""
     try:

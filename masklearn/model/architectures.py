@@ -1,15 +1,12 @@
 """Finds the architecture of a model: its row in the table, or a row inferred from its structure."""
 
-import json
 import shlex
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from masklearn.base.errors import MaskLearnError
 from masklearn.base.extras import require_extra
-from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.config_bounds import check_config
 from masklearn.model.known_architectures import ARCHITECTURES as ARCHITECTURES
 from masklearn.model.known_architectures import Architecture as Architecture
@@ -20,19 +17,17 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
-def architecture_of(checkpoint: Checkpoint) -> Architecture:
-    """Returns the architecture of a checkpoint.
+def architecture_at(path: Path, settings: Mapping[str, Any], *, quantised: bool) -> Architecture:
+    """Returns the architecture of the model of a folder; settings: its config.json. `Checkpoint.architecture` holds it.
 
     Raises MaskLearnError if it is not covered or not covered for quantised checkpoints, and as `check_config` does.
     """
-    model_type = check_type(checkpoint.path, checkpoint.config)
-    check_config(checkpoint.path / "config.json", checkpoint.config)
-    row = ARCHITECTURES.get(model_type)
-    if row is None:
-        row = _at(checkpoint.path, json.dumps(checkpoint.config, sort_keys=True, default=str))
-    if checkpoint.quantised and row.conv1d:
+    model_type = check_type(path, settings)
+    check_config(path / "config.json", settings)
+    row = ARCHITECTURES.get(model_type) or architecture_of_config(load_config(path))
+    if quantised and row.conv1d:
         raise MaskLearnError(
-            f"{checkpoint.path} is a quantised model of the type {model_type}",
+            f"{path} is a quantised model of the type {model_type}",
             "Such a model stores its weights transposed, and quantised weights are only read as [N, K].",
             "Use the checkpoint that it was quantised from.",
         )
@@ -70,11 +65,6 @@ def architecture_of_config(config: Any) -> Architecture:
     except NotCoveredError as error:
         path = Path(config.name_or_path)
         raise _not_covered(path, config.model_type, str(error), _how_to_export(path)) from error
-
-
-@lru_cache(maxsize=64)
-def _at(path: Path, settings: str) -> Architecture:  # noqa: ARG001  # a changed file is another entry
-    return architecture_of_config(load_config(path))
 
 
 def _not_covered(

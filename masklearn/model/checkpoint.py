@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from masklearn.base.errors import MaskLearnError
 from masklearn.base.safe_read import check_links
 from masklearn.base.shard import Shard, TensorEntry, numpy_dtype
+from masklearn.model.architectures import ARCHITECTURES, Architecture, architecture_at
 from masklearn.model.folder import (
     CONFIG,
     INDEX,
@@ -24,7 +25,6 @@ from masklearn.model.folder import (
     single_file,
     stated_rounded_inputs,
 )
-from masklearn.model.known_architectures import ARCHITECTURES
 from masklearn.model.quantised.base import Grids, PackedWeight, dense_config, find_packed
 from masklearn.model.store import WeightStore
 from masklearn.quant.table import W8A8
@@ -179,8 +179,9 @@ class Checkpoint:
             self._found,
             self.rounded_inputs if rounded_inputs is None else rounded_inputs,
         )
-        if "_fingerprint" in self.__dict__:
-            other.__dict__["_fingerprint"] = self._fingerprint
+        for cached in ("_fingerprint", "architecture"):
+            if cached in self.__dict__:
+                other.__dict__[cached] = self.__dict__[cached]
         return other
 
     def names(self) -> list[str]:
@@ -189,6 +190,14 @@ class Checkpoint:
 
     def __contains__(self, name: object) -> bool:
         return name in self._file_of
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        """The row of the model in the table of architectures, or found in its structure. Looked for once.
+
+        Raises MaskLearnError as `architecture_at` does.
+        """
+        return architecture_at(self.path, self.config, quantised=self.quantised)
 
     @property
     def described(self) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from masklearn.base.extras import require_extra
 from masklearn.base.shard import Shard, TensorEntry
-from masklearn.model.architectures import Architecture, architecture_of
+from masklearn.model.architectures import Architecture
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.folder import CONFIG, read_config, stated_dtype
 from masklearn.model.models import meta_model
@@ -75,7 +75,7 @@ def listed_linears(checkpoint: Checkpoint) -> dict[str, ListedLinear]:
     Shapes come from the shards if these hold the weight, without a check that they fit config.json. Raises MaskLearnError
     for an architecture whose linears are not in the table.
     """
-    row = architecture_of(checkpoint)
+    row = checkpoint.architecture
     if not row.linears:
         require_extra("build", f"Finding the linears of the architecture {checkpoint.config['model_type']}")
     # A checkpoint may lack a pooler.
@@ -139,19 +139,18 @@ def describe_checkpoint(model_dir: Path) -> Checkpoint:
     A checkpoint without any *.safetensors has the linears and the embedding by the table of architectures, with names, types
     and shapes, and none of them can be read. If its linears are not in the table, it has all tensors of transformers' model.
 
-    Raises MaskLearnError as `Checkpoint.open`, `architecture_of` and `meta_model` do.
+    Raises MaskLearnError as `Checkpoint.open`, `Checkpoint.architecture` and `meta_model` do.
     """
     named = model_dir.name == CONFIG and model_dir.is_file()
     folder = model_dir.parent if named else model_dir
     if not named and (not (folder / CONFIG).is_file() or any(folder.glob("*.safetensors"))):
         return Checkpoint.open(folder)
     bare = Checkpoint.of_config(folder)
-    architecture_of(bare)
     dtype = stated_dtype(bare.config) or "BF16"
     tensors = {
         name: TensorEntry(dtype, stored_shape(bare, name, shape), 0, 0) for name, shape in _tensors(bare)
     }
-    blocks, config = f"{architecture_of(bare).blocks}.", read_config(folder)
+    blocks, config = f"{bare.architecture.blocks}.", read_config(folder)
     linears = (
         {f"{name}.weight": one.shape for name, one in listed_linears(bare).items() if name.startswith(blocks)}
         if dense_config(config) != config
@@ -163,7 +162,7 @@ def describe_checkpoint(model_dir: Path) -> Checkpoint:
 
 
 def _tensors(bare: Checkpoint) -> Iterator[tuple[str, tuple[int, ...]]]:
-    row = architecture_of(bare)
+    row = bare.architecture
     if not row.linears:
         require_extra("build", f"Finding the linears of the architecture {bare.config['model_type']}")
         yield from (

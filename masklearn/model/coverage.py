@@ -9,7 +9,7 @@ from masklearn.base.errors import MaskLearnError
 from masklearn.base.extras import is_installed
 from masklearn.masks.name_globs import check_patterns, matches
 from masklearn.masks.tiles import GROUP
-from masklearn.model.architectures import ARCHITECTURES, Architecture, architecture_of
+from masklearn.model.architectures import ARCHITECTURES, Architecture
 from masklearn.model.checkpoint import Checkpoint, missing_tensor, other_shape
 from masklearn.model.config_shapes import ListedLinear, listed_linears
 from masklearn.model.models import meta_model
@@ -61,7 +61,7 @@ def covered_linears_of(
     Raises MaskLearnError for an architecture that is not covered, a pattern that matches no linear, and a weight that is
     missing, fused with others, or of another shape or dtype than the model's.
     """
-    architecture = architecture_of(checkpoint)
+    architecture = checkpoint.architecture
     found = _linears(checkpoint)
     linears = {name: linear.shape for name, linear in found.items()}
     check_patterns(include, list(linears), "`include`")
@@ -88,7 +88,7 @@ def covered_linears_of(
 
 
 def _linears(checkpoint: Checkpoint) -> dict[str, ListedLinear]:
-    if not is_installed("torch") or (checkpoint.described and architecture_of(checkpoint).linears):
+    if not is_installed("torch") or (checkpoint.described and checkpoint.architecture.linears):
         return listed_linears(checkpoint)
     import torch
 

@@ -23,7 +23,6 @@ class Architecture:
     route tokens to experts.
     encoder: True if the model does not predict tokens; positions: None for rotary embeddings, else position embeddings
     are learned and a window has at most `max_position_embeddings` - positions tokens.
-    ffn: patterns of `masks.name_globs` for the linears of the feed-forward part, in all spellings of the checkpoints.
     mlp: names of the linears that make the hidden channels of the feed-forward part (gate and up) and of the linear that
     takes them in (down), relative to the module that holds them, see `mlps`; qkv: names of the q, k and v linears in the
     same way, () if one linear makes all three.
@@ -43,7 +42,6 @@ class Architecture:
     gates: tuple[str, ...] = ()
     encoder: bool = False
     positions: int | None = None
-    ffn: tuple[str, ...] = ("mlp.*",)
     mlp: tuple[tuple[str, ...], str] = (("gate_proj", "up_proj"), "down_proj")
     qkv: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
     own_masks: bool = False
@@ -73,7 +71,6 @@ _MIXTRAL = Architecture(
         (r"(\.experts\.\d+)\.up_proj\.", r"\1.w3."),
     ),
     linears=(),
-    ffn=("mlp.*", "block_sparse_moe.*"),
 )
 _GPT2 = Architecture(
     base="transformer",
@@ -95,7 +92,6 @@ _OPT = Architecture(
     linears=("self_attn.k_proj", "self_attn.v_proj", "self_attn.q_proj", "self_attn.out_proj", "fc1", "fc2"),
     before=("model.decoder.project_out", "model.decoder.project_in"),
     positions=0,
-    ffn=("fc1", "fc2"),
     mlp=(("fc1",), "fc2"),
 )
 _GPT_NEOX = Architecture(
@@ -140,7 +136,6 @@ _BERT = Architecture(
     ),
     encoder=True,
     positions=0,
-    ffn=("intermediate.dense", r"re:.*\.\d+\.output\.dense"),
     mlp=(("intermediate.dense",), "output.dense"),
     qkv=("query", "key", "value"),
 )
@@ -186,7 +181,6 @@ ARCHITECTURES: dict[str, Architecture] = {
             "ffn.lin1",
             "ffn.lin2",
         ),
-        ffn=("ffn.*",),
         mlp=(("lin1",), "lin2"),
         qkv=("q_lin", "k_lin", "v_lin"),
     ),

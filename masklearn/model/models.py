@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from masklearn.base.errors import MaskLearnError
 from masklearn.base.progress import without_bars
 from masklearn.masks.maskset import MaskSet
-from masklearn.model.architectures import Architecture, architecture_of
+from masklearn.model.architectures import Architecture
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.naming import checkpoint_name, linear_name
 from masklearn.model.pretrained import build_model, load_config, load_pretrained, load_with
@@ -40,7 +40,7 @@ def meta_model(checkpoint: Checkpoint, *, buffers: bool = True) -> "PreTrainedMo
 
     from masklearn.model.modules import as_linears
 
-    architecture = architecture_of(checkpoint)
+    architecture = checkpoint.architecture
     config = load_config(checkpoint.path)
     with init_empty_weights(include_buffers=not buffers):
         model = build_model(auto_class(architecture), config, dtype=torch.float32)
@@ -67,7 +67,7 @@ def load_model(
     from masklearn.model.linears import linear_weights
 
     checkpoint = Checkpoint.open(model_dir)
-    model_class = auto_class(architecture_of(checkpoint))
+    model_class = auto_class(checkpoint.architecture)
     with without_bars(logging):  # the caller reports progress
         model = _loaded(model_class, checkpoint, dtype or torch.float32).eval()
     if masks is not None:

@@ -8,7 +8,6 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from masklearn.model.architectures import architecture_of
 from masklearn.model.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ def checkpoint_name(checkpoint: Checkpoint, name: str) -> str:
     Checkpoints leave out the prefix of the base model (GPT-2), add a prefix (BERT below a head), or have names that
     transformers has changed since (Mixtral, GPT-NeoX).
     """
-    row = architecture_of(checkpoint)
+    row = checkpoint.architecture
     other = name
     for pattern, replacement in row.spellings:
         other = re.sub(pattern, replacement, other)
@@ -41,7 +40,7 @@ def linear_name(checkpoint: Checkpoint, module: str) -> str:
 
 def tied_name(checkpoint: Checkpoint, name: str) -> str | None:
     """Returns the checkpoint's name of the head for a name of the embedding, and the reverse; None for other names."""
-    row = architecture_of(checkpoint)
+    row = checkpoint.architecture
     pair = f"{row.embedding}.weight", f"{row.head}.weight"
     for one, other in (pair, pair[::-1]):
         if name in (one, checkpoint_name(checkpoint, one)):

@@ -22,7 +22,6 @@ from masklearn.base.progress import OnStep
 from masklearn.base.shard import numpy_dtype, write_shard
 from masklearn.masks.kinds.table import DENSE
 from masklearn.masks.maskset import MaskSet
-from masklearn.model.architectures import architecture_of
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.folder import (
     CONFIG,
@@ -278,7 +277,7 @@ def _check_model(checkpoint: Checkpoint, grids: Mapping[str, Grid]) -> None:
             "All its weights have 16 bits or more, and a dense checkpoint holds these as they are.",
             f"Use {checkpoint.path} itself, or learn with `weights` int4 or int8.",
         )
-    row = architecture_of(checkpoint)
+    row = checkpoint.architecture
     if row.conv1d or not row.linears:
         why = "its weights are stored transposed" if row.conv1d else "its experts are fused in transformers"
         raise MaskLearnError(

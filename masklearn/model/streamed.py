@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from masklearn.model.architectures import architecture_of
 from masklearn.model.checkpoint import Checkpoint, missing_tensor, other_shape
 from masklearn.model.models import meta_model
 from masklearn.model.naming import stored_name, stored_shape, tied_names
@@ -26,7 +25,7 @@ def streamed_model(checkpoint: Checkpoint, read: Read, dtype: torch.dtype = torc
     """
     model: Any = meta_model(checkpoint)
     names, memory = tied_names(model), _Memory(dtype)
-    for prefix, module in _units(model, architecture_of(checkpoint).blocks):
+    for prefix, module in _units(model, checkpoint.architecture.blocks):
         stored = {
             name: stored_name(checkpoint, names[f"{prefix}.{name}"])
             for name, _ in module.named_parameters(remove_duplicate=False)

@@ -193,7 +193,6 @@ def _named(model: Any) -> Architecture:
         head=names[head],
         prefixes=(prefix, "") if prefix else ("",),
         linears=(),
-        ffn=(),
         mlp=((), ""),
         qkv=(),
         own_masks=True,

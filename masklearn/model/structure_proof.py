@@ -237,7 +237,7 @@ Inputs = Sequence[tuple[Tensor, Mapping[str, Any]]]
 
 
 def find_groups(blocks: Any, inputs: Inputs) -> dict[str, Any]:
-    """Returns the fields ffn, mlp and qkv of `Architecture`; a field is empty if it is not found.
+    """Returns the fields mlp and qkv of `Architecture`; a field is empty if it is not found.
 
     blocks: of a small model; inputs: hidden states and other arguments of each block. q, k and v are three linears of a
     module with the same input. The feed-forward part is found by a trial: permuting its hidden channels (rows of the linears
@@ -245,7 +245,6 @@ def find_groups(blocks: Any, inputs: Inputs) -> dict[str, Any]:
     """
     qkv: tuple[str, ...] = ()
     mlp: tuple[tuple[str, ...], str] = ((), "")
-    ffn: tuple[str, ...] = ()
     for block, (hidden, others) in zip(blocks, inputs, strict=True):
         output, groups, ran = _run(block, hidden, others)
         for owner, names in groups:
@@ -257,8 +256,7 @@ def find_groups(blocks: Any, inputs: Inputs) -> dict[str, Any]:
             down = _down(block, owner, names, ran)
             if down and _permutes(block, owner, names, down, hidden, others, output):
                 mlp = names, down
-                ffn = (f"{owner.partition('.')[0]}.*",) if owner else (*names, down)
-    return {"qkv": qkv, "mlp": mlp, "ffn": ffn}
+    return {"qkv": qkv, "mlp": mlp}
 
 
 def _run(

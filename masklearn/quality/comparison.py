@@ -13,7 +13,6 @@ from torch import Tensor
 from masklearn.base.errors import MaskLearnError
 from masklearn.base.progress import OnStep
 from masklearn.base.threads import total
-from masklearn.model.architectures import architecture_of
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.models import meta_model
 from masklearn.stream.blocks import Block, stream_blocks
@@ -127,7 +126,7 @@ def compare_models(
     Raises MaskLearnError as `stream_blocks` does, and for NaN or infinity: the error names the model and the first
     block with such an output.
     """
-    row = architecture_of(dense)
+    row = dense.architecture
     head = not row.encoder
     streams = [stream_blocks(model, windows, device, head=head, store=store) for model in (dense, pruned)]
     errors: dict[str, tuple[float, float]] = {}
@@ -229,7 +228,7 @@ def divergences(
     windows: token ids `[count, length]`; device: None for CUDA if there is one. Raises MaskLearnError as
     `stream_blocks` does.
     """
-    head = not architecture_of(dense).encoder
+    head = not dense.architecture.encoder
     models = len(pruned) + 1
     reference = _last(dense, windows, device, store, head=head)
     progress("comparing with the dense model", 1, models)

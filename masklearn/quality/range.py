@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from masklearn.model.architectures import architecture_of
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.stream.blocks import stream_blocks
 from masklearn.stream.logits import watch_calls
@@ -49,7 +48,7 @@ def float16_fit(checkpoint: Checkpoint, tokens: Sequence[int], device: str | Non
         if not largest < OVERFLOWS:  # also for NaN
             overflow.append((where, largest))
 
-    head = not architecture_of(checkpoint).encoder
+    head = not checkpoint.architecture.encoder
     window = np.array([tokens], np.int64)
     for number, block in enumerate(stream_blocks(checkpoint, window, device, head=head)):
         vanished += [_vanished(linear.weight) for linear in block.linears.values()]

@@ -29,13 +29,6 @@ class Baseline(StrEnum):
     DENSE = "dense"
     ROUNDED = "dense-rounded"
     UNIFORM = "uniform-2:4"
-    UNIFORM_8_16 = "uniform-8:16"
-    UNIFORM_12_16 = "uniform-12:16"
-    UNIFORM_6_8 = "uniform-6:8"
-    FFN_ONLY = "ffn-only"
-    MAGNITUDE_TILES = "magnitude-tiles"
-    RANDOM_TILES = "random-tiles"
-    DROPPED_BLOCKS = "dropped-blocks"
     UNSTRUCTURED = "unstructured"
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from masklearn.base.device import usable_device
 from masklearn.base.errors import MaskLearnError
-from masklearn.model.architectures import Architecture, architecture_of, check_window
+from masklearn.model.architectures import Architecture, check_window
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.linears import read_tensor
 from masklearn.model.models import meta_model
@@ -102,7 +102,7 @@ class BlockModel:
     ) -> None:
         """store: folder for hidden states that do not fit in memory, None for the system's temporary folder."""
         self.checkpoint = checkpoint
-        self.architecture = architecture_of(checkpoint)
+        self.architecture = checkpoint.architecture
         model: Any = meta_model(checkpoint)
         keep_attention_in_fp32(model)
         self._names = tied_names(model)
@@ -383,7 +383,7 @@ def stream_blocks(
 
 def check_has_loss(checkpoint: Checkpoint) -> None:
     """Raises MaskLearnError for an encoder."""
-    if architecture_of(checkpoint).encoder:
+    if checkpoint.architecture.encoder:
         raise MaskLearnError(
             f"{checkpoint.path} has no next-token loss",
             f"It is an encoder ({checkpoint.config['model_type']}), which predicts no text.",

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from masklearn.base.device import usable_device
 from masklearn.feed import Arrays, Feed, Fisher, Group, Replaced
 from masklearn.masks.kinds.base import TileKind
-from masklearn.model.architectures import architecture_of
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.linears import read_linear, write_linear
 from masklearn.model.store import WeightStore
@@ -91,7 +90,7 @@ class CheckpointFeed(Feed):
         self.shapes = task.coverage.linears
         self.note = task.note
         self.given = task.checkpoint.grids
-        encoder = architecture_of(task.checkpoint).encoder
+        encoder = task.checkpoint.architecture.encoder
         self.why_not = {Requires.LOSS: "An encoder has no next-token loss."} if encoder else {}
 
     @cached_property

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from masklearn.base.device import available_memory, usable_device
 from masklearn.base.errors import MaskLearnError
-from masklearn.model.architectures import architecture_of, longest_window
+from masklearn.model.architectures import longest_window
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.folder import stated_dtype
 from masklearn.model.models import load_model
@@ -57,7 +57,7 @@ def write_text(
     model = load_model(model_dir, dtype=_type_that_fits(checkpoint, place)).to(place)
     config = model.config.get_text_config()
     start = _start_token(config, model_dir)
-    document = min(_DOCUMENT, longest_window(architecture_of(checkpoint), config) or _DOCUMENT)
+    document = min(_DOCUMENT, longest_window(checkpoint.architecture, config) or _DOCUMENT)
     generator = torch.Generator(model.device).manual_seed(seed)
     documents = -(-windows * length // document)
     written = []
@@ -92,7 +92,7 @@ def _sample(
 
 def check_writes(checkpoint: Checkpoint, device: str | None = None) -> None:
     """Raise MaskLearnError as `write_text` does for a model that can't write its own text."""
-    if architecture_of(checkpoint).encoder:
+    if checkpoint.architecture.encoder:
         raise MaskLearnError(
             f"{checkpoint.path} cannot write its own text",
             "It is an encoder, not a causal language model.",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from masklearn.masks.linear_mask import LinearMask
-from masklearn.model.architectures import architecture_of, architecture_of_config
+from masklearn.model.architectures import architecture_of_config
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.linears import read_tensor
 from masklearn.model.models import meta_model
@@ -138,7 +138,7 @@ class MemoryNeed:
 def memory_need(checkpoint: Checkpoint, masks: Mapping[str, LinearMask], tokens: int) -> MemoryNeed:
     """Returns the sizes for the distillation of a masked checkpoint. Reads no weights; tokens: per step."""
     model: Any = meta_model(checkpoint)
-    row = architecture_of(checkpoint)
+    row = checkpoint.architecture
     weights = sum(parameter.numel() for parameter in model.parameters())
     masked = sum(mask.weights for mask in masks.values())
     head = None if row.encoder else model.get_output_embeddings()

@@ -14,7 +14,6 @@ from masklearn.base.threads import total
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.record import RepairRecord
 from masklearn.masks.weight_types import quantised_types
-from masklearn.model.architectures import architecture_of
 from masklearn.model.modules import computes_in_bf16
 from masklearn.model.store import WeightStore
 from masklearn.quant.grid import Grid
@@ -213,7 +212,7 @@ class _Run:
         self._objective = Distillation(
             student.teacher(torch.bfloat16 if settings.teacher_bf16 else torch.float32),
             student.parameters(),
-            encoder=architecture_of(task.checkpoint).encoder,
+            encoder=task.checkpoint.architecture.encoder,
             teacher_bf16=settings.teacher_bf16,
         )
         self.figure = self._objective.figure

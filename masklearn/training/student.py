@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 
 from masklearn.base.processes import is_main_process
 from masklearn.masks.linear_mask import LinearMask
-from masklearn.model.architectures import Architecture, architecture_of
+from masklearn.model.architectures import Architecture
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.linears import linear_modules, write_linear
 from masklearn.model.naming import checkpoint_name
@@ -157,7 +157,7 @@ class Student:
     """
 
     def __init__(self, checkpoint: Checkpoint, masks: Mapping[str, LinearMask]) -> None:
-        row = architecture_of(checkpoint)
+        row = checkpoint.architecture
         self.model = training_model(checkpoint)
         self._checkpoint = checkpoint
         self._vectors = {

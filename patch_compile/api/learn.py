@@ -28,8 +28,7 @@ def learn(
         "GPU[,GPU…]", unset="prune everywhere")] = None,
     baselines: Annotated[str | Sequence[str], Option(
         "Compare with simpler ways to prune: all, or a comma-separated list of dense, dense-rounded (nothing "
-        "pruned: the loss by `weights` only), uniform-2:4, uniform-8:16, uniform-12:16, uniform-6:8, ffn-only, "
-        "magnitude-tiles, random-tiles, dropped-blocks, unstructured.", "NAMES", group=EVALUATION)] = (),
+        "pruned: the loss by `weights` only), uniform-2:4, unstructured.", "NAMES", group=EVALUATION)] = (),
     force: Annotated[bool, FORCE] = False,
     resume: Annotated[bool, RESUME] = False,
 ) -> LearnedMasks | None:  # fmt: skip

@@ -1,4 +1,4 @@
-"""The result of `patch-compile plan` as data: a plan, its memory, and how other kinds of tiles and types would do."""
+"""The result of `patch-compile plan` as data: a plan, its memory, and how other types of weights would do."""
 
 from __future__ import annotations
 
@@ -39,43 +39,12 @@ class Memory(Record):
         return -(-self.needed // self.card)
 
 
-class Builder(Record):
-    """The backend that a build on this machine would use.
-
-    targets: the architectures that it can build engines for. target: an architecture that was asked for: the first that it
-    can't build for, or the first of all if it can build for each.
-    """
-
-    backend: str
-    version: str
-    target: str
-    targets: tuple[str, ...]
-
-    @property
-    def builds(self) -> bool:
-        """True if it can build for the target."""
-        return self.target in self.targets
-
-
 class TargetSource(StrEnum):
     """Origins of a plan's target."""
 
     ASKED = "asked"
     LOCAL_GPU = "local-gpu"
     DEFAULT = "default"  # without a target and a GPU
-
-
-class OtherKinds(Record):
-    """The plan of the same request with other kinds of tiles, in four figures.
-
-    kinds: a value of `--kinds`; ratio: of all covered weights; speedup: of the whole workload, end to end; bytes_after: of
-    the linears.
-    """
-
-    kinds: str
-    ratio: float
-    speedup: float
-    bytes_after: int
 
 
 class OtherTypes(Record):
@@ -125,14 +94,12 @@ class RegimePoint(Record):
 class PlanOfModel(Plan):
     """Result of `patch-compile plan` for a model.
 
-    target: the requested target, or the GPU's name; builder: None if no target was asked for, or this machine builds no
-    engines; ratio: of all covered weights; gaining: None for given masks, and if every lowering was asked for by name;
-    kinds: kinds that tiles may have; other: None for given masks, and if other kinds don't reach what was asked for.
-    weights: types that the linears have, a value of `--weights`; assumes_losses: True if the types were chosen, by losses
-    that were measured on another model; dequantised: number of linears that are quantised with zero points, and so have
-    16-bit weights unless others are requested; types: the same request with one type for all linears; regime: the speed-up
-    over the tokens of a prompt; targets: a row for each if there are several; chosen_tile, chosen_kinds: None unless size or
-    kinds of tiles were chosen; rounding: share of the assumed loss that is rounding's, None unless types were chosen;
+    target: the requested target, or the GPU's name; ratio: of all covered weights; gaining: None for given masks, and if
+    every lowering was asked for by name; kinds: kinds that tiles may have; weights: types that the linears have, a value of
+    `--weights`; assumes_losses: True if the types were chosen, by losses that were measured on another model;
+    dequantised: number of linears that are quantised with zero points, and so have 16-bit weights unless others are
+    requested; types: the same request with one type for all linears; regime: the speed-up over the tokens of a prompt;
+    targets: a row for each if there are several; chosen_tile, chosen_kinds: None unless size or kinds of tiles were chosen;
     little_gain: set if pruning is not worth its loss.
     """
 
@@ -142,11 +109,9 @@ class PlanOfModel(Plan):
     asked: Asked
     target: str
     target_source: TargetSource
-    builder: Builder | None = None
     memory: Memory
     ratio: float
     kinds: str = "2:4"
-    other: OtherKinds | None = None
     weights: str = FLOAT16.name
     assumes_losses: bool = False
     types: tuple[OtherTypes, ...] = ()
@@ -156,6 +121,5 @@ class PlanOfModel(Plan):
     targets: tuple[TargetRow, ...] = ()
     chosen_tile: ChosenTile | None = None
     chosen_kinds: ChosenKinds | None = None
-    rounding: float | None = None
     little_gain: LittleGain | None = None
     skipped: tuple[Skipped, ...]

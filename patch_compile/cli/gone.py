@@ -4,7 +4,7 @@
 GONE = {
     "--budget-ms": "`--speedup 25ms` sets the milliseconds.",
     "--checkpoint-every": "Training is saved every 50 steps.",
-    "--criterion": "The method's own counts; magnitude-tiles and random-tiles of `--baselines` rank by others.",
+    "--criterion": "The method's own counts.",
     "--damping": "It is 0.01 of each Hessian's mean diagonal, and more where calibration tokens are few.",
     "--distill-weight": "The distance (KL) to the dense model's predictions counts in full.",
     "--edgellm-python": "`build --for edgellm=PYTHON` and `export --format edgellm=PYTHON` name it.",

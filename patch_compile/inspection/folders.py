@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from masklearn.model.architectures import architecture_of
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears_of
 from patch_compile.artifacts.folder import faulty_files
@@ -66,7 +65,7 @@ def _onnx_faults(out: Path) -> Iterator[str]:
 def inspect_checkpoint(path: Path) -> Inspection:
     """Inspect a model folder by its config and the headers of its shards. It reads no weights."""
     checkpoint = Checkpoint.open(path)
-    architecture = architecture_of(checkpoint)
+    architecture = checkpoint.architecture
     coverage = covered_linears_of(checkpoint)
     rows = [
         {"linear": name, "shape": list(shape), "weights": math.prod(shape)}

@@ -7,7 +7,6 @@ from masklearn.base.safe_read import read_json
 from masklearn.model import pretrained
 from masklearn.model.architectures import (
     Architecture,
-    architecture_of,
     architecture_of_config,
     check_type,
 )
@@ -54,7 +53,7 @@ def check_exportable(checkpoint: Checkpoint) -> None:
 
     `masklearn.model.coverage` checks the weights of the blocks.
     """
-    row, settings = architecture_of(checkpoint), text_settings(checkpoint.path)
+    row, settings = checkpoint.architecture, text_settings(checkpoint.path)
     _refuse_unsupported(settings, checkpoint.path)
     tied = bool(settings.tie_word_embeddings)
     if not row.encoder and not tied and checkpoint_name(checkpoint, f"{row.head}.weight") not in checkpoint:

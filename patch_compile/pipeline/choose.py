@@ -96,13 +96,13 @@ def plans_with_speed(source: Source, costs: CostModel) -> dict[str, LinearPlan]:
     return TilesForSpeed(_speed_task(source, costs), source.weight_types()).assumed()
 
 
-def with_assumed_types(source: Source, costs: CostModel) -> tuple[Source, float]:
-    """Returns the source with the weight types that a plan without scores assumes for the requested speed, and their loss.
+def with_assumed_types(source: Source, costs: CostModel) -> Source:
+    """Returns the source with the weight types that a plan without scores assumes for the requested speed.
 
-    The loss is of rounding and pruning, in weights of 2:4 tiles. Raises SpeedError if no types reach the speed.
+    Raises SpeedError if no types reach the speed.
     """
     found = _types_for_speed(source, costs).assumed()
-    return source.with_other(weights=spell_types(found.types)), found.loss
+    return source.with_other(weights=spell_types(found.types))
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ def _with_tile(source: Source, costs: CostModel) -> Settled:
     for tile in _TILES:
         sized = source.with_other(tile=tile)
         try:
-            typed = with_assumed_types(sized, costs)[0] if source.chooses_types else sized
+            typed = with_assumed_types(sized, costs) if source.chooses_types else sized
             ratios[tile] = ratio_of(plans_with_speed(typed, costs))
         except SpeedError as error:
             refused.append(error)

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from masklearn.base.errors import MaskLearnError
-from masklearn.masks.kinds.allowed import AUTO, allowed_kinds, only_two_four
-from masklearn.masks.kinds.table import TWO_FOUR
+from masklearn.masks.kinds.allowed import allowed_kinds
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.weight_types import named_types
 from masklearn.model.hub import spelled
 from masklearn.quant.table import QUANTISED, WeightType, weight_type
 from patch_compile.artifacts.plan import Plan
 from patch_compile.artifacts.plan_of_model import (
-    Builder,
     Memory,
-    OtherKinds,
     OtherTypes,
     PlanOfModel,
     TargetRow,
@@ -23,7 +20,7 @@ from patch_compile.artifacts.plan_of_model import (
 )
 from patch_compile.debug import LINEARS, tell
 from patch_compile.errors import PatchCompileError, SpeedError
-from patch_compile.hardware.cards import parse_architectures, parse_targets
+from patch_compile.hardware.cards import parse_targets
 from patch_compile.hardware.gpu import local_gpu
 from patch_compile.onnx_export.architectures import check_exportable
 from patch_compile.pipeline.choose import (
@@ -89,9 +86,9 @@ def _plan(recipe: Recipe) -> PlanOfModel:
     costs = CostModel(card, source.workload)
     settled = settle_open(source, costs)
     source = settled.source
-    chooses, loss = source.chooses_types, 0.0
+    chooses = source.chooses_types
     if chooses:
-        source, loss = with_assumed_types(source, costs)
+        source = with_assumed_types(source, costs)
     plans, gaining = plans_as_asked(source, costs)
     made = plan_of(plans, outline, costs)
     points = regime(plans.values(), outline, costs)
@@ -102,11 +99,9 @@ def _plan(recipe: Recipe) -> PlanOfModel:
         asked=recipe.asked,
         target=target,
         target_source=target_source,
-        builder=_builder(target) if target_source is TargetSource.ASKED else None,
         memory=_memory(source, plans, costs),
         ratio=ratio_of(plans),
         kinds=source.recipe.kinds,
-        other=_other_kinds(source, costs) if recipe.mask is None and not _settled(recipe) else None,
         weights=_weights(plans, recipe),
         assumes_losses=chooses,
         types=tuple(_types(plans, source, recipe, made, costs)),
@@ -115,7 +110,6 @@ def _plan(recipe: Recipe) -> PlanOfModel:
         regime=points,
         chosen_tile=settled.tile,
         chosen_kinds=settled.kinds,
-        rounding=1.0 - sum(plan.zeroed for plan in plans.values()) / TWO_FOUR.zeros / loss if loss else None,
         little_gain=little_gain(source, plans, costs, points),
         skipped=skipped_of(source.coverage),
     )
@@ -125,32 +119,6 @@ def _in_asked_type(recipe: Recipe) -> Recipe:
     """Returns the recipe with its graph in the 16-bit type that `weights` names: both 16-bit types take the same time."""
     named = [kind.name for kind in named_types(recipe.weights) if not kind.quantised]
     return recipe.model_copy(update={"dtype": named[0]}) if named else recipe
-
-
-def _settled(recipe: Recipe) -> bool:
-    """True if a speed has decided among all kinds."""
-    return recipe.goal is not None and recipe.kinds == AUTO
-
-
-def _other_kinds(source: Source, costs: CostModel) -> OtherKinds | None:
-    """Returns what `auto` would give in the place of 2:4, or 2:4 in the place of other kinds; None if it doesn't reach the
-    speed or no linear gains."""
-    kinds = AUTO if only_two_four(source.recipe.kinds) else TWO_FOUR.name
-    other = source.with_other(kinds=kinds)
-    assert other.outline is not None
-    try:
-        plans, _ = plans_as_asked(other, costs)
-    except PatchCompileError:  # also SpeedError
-        return None
-    made = plan_of(plans, other.outline, costs)
-    if made.whole is None:
-        return None
-    return OtherKinds(
-        kinds=kinds,
-        ratio=ratio_of(plans),
-        speedup=made.whole.end_to_end.speedup,
-        bytes_after=made.totals.bytes_after,
-    )
 
 
 def _weights(plans: Mapping[str, LinearPlan], recipe: Recipe) -> str:
@@ -237,19 +205,6 @@ def _memory(source: Source, plans: Mapping[str, LinearPlan], costs: CostModel) -
         cache=2 * _ELEMENT * tokens * outline.model.layers * outline.model.kv,
         card=costs.card.rated.memory * 10**9,
     )
-
-
-def _builder(target: str) -> Builder | None:
-    """Returns the backend of this machine and the targets that it builds for; None if it builds no engines here."""
-    from patch_compile.engine.backend import BackendName, default_backend, load_backend
-
-    name, _ = default_backend()
-    if name is BackendName.ONNX:
-        return None
-    backend, asked = load_backend(name), parse_architectures(target)
-    possible = tuple(row.name for row in backend.targets())
-    missing = next((row.name for row in asked if row.name not in possible), asked[0].name)
-    return Builder(backend=str(name), version=backend.version, target=missing, targets=possible)
 
 
 def _card(target: str | None) -> tuple[PlanCard, str, TargetSource]:

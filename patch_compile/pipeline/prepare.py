@@ -150,7 +150,7 @@ def _masks_of_another(source: Source) -> Iterator[str]:
 def _warn_of_little_gain(source: Source, costs: CostModel, progress: Progress) -> None:
     """Print a warning if pruned tiles are predicted to gain too little."""
     if source.chooses_types:
-        source, _ = with_assumed_types(source, costs)
+        source = with_assumed_types(source, costs)
     plans, _ = plans_as_asked(source, costs)
     assert source.outline is not None
     if found := little_gain(source, plans, costs, regime(plans.values(), source.outline, costs)):

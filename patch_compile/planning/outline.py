@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from masklearn.masks.name_globs import depth_of
-from masklearn.model.architectures import ARCHITECTURES, architecture_of
+from masklearn.model.architectures import ARCHITECTURES
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.config_shapes import sizes_of
 from masklearn.model.coverage import Coverage
@@ -61,7 +61,7 @@ def outline_of(checkpoint: Checkpoint, coverage: Coverage, fuse: Collection[str]
     ]
     head_covered = any(depth_of(name) is None for name in coverage.linears)
     names = (*coverage.linears, *(plan.name for plan in others))
-    architecture = architecture_of(checkpoint)
+    architecture = checkpoint.architecture
     groups = groups_by_name(names, architecture)
     return Outline(
         _model(checkpoint.path.resolve().name, config, head_covered, encoder=architecture.encoder),

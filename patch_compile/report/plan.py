@@ -13,7 +13,6 @@ from masklearn.masks.kinds.table import KINDS
 from masklearn.quant.table import weight_type
 from patch_compile.artifacts.plan import LinearRow
 from patch_compile.artifacts.plan_of_model import (
-    Builder,
     Memory,
     OtherTypes,
     PlanOfModel,
@@ -25,7 +24,7 @@ from patch_compile.artifacts.prediction import PAYS, PhaseRow, WholeRow
 from patch_compile.hardware.cards import rated_cards
 from patch_compile.planning.speed_goal import SpeedGoal
 from patch_compile.report.linears import ONE_PASS, linears_table, share_legend, skipped_lines
-from patch_compile.report.number_format import bytes_of, milliseconds, number, times
+from patch_compile.report.number_format import milliseconds, number, times
 from patch_compile.report.prediction import (
     asked_words,
     dequantised_line,
@@ -158,40 +157,17 @@ def _answer(result: PlanOfModel, whole: WholeRow | None) -> Iterator[str]:
         yield _ASSUMED_TYPES
     if result.asked.ratio is not None:
         yield Budget.of(result.asked.ratio).left_dense([row.name for row in result.linears])
-    yield _builder_line(result.builder)
 
 
 def _choices(result: PlanOfModel, whole: WholeRow | None) -> Iterator[str]:
-    """Yield what was chosen, with the reason, and what other choices would give."""
-    if result.rounding is not None:
-        yield f"{result.rounding:.0%} of the predicted loss is rounding's"
+    """Yield what was chosen, with the reason, and the types that are left out."""
     if result.chosen_tile is not None:
         yield tile_line(result.chosen_tile, SpeedGoal(result.asked.speedup, result.asked.budget_ms))
     if result.gaining and result.gaining.gaining:
         yield gain_line(result.gaining, result.card)
     if result.chosen_kinds is not None:
         yield kinds_line(result.chosen_kinds) if whole else f"kinds: {result.chosen_kinds.kinds}"
-    elif whole and (other := result.other):
-        speed, here = times(other.speedup), times(whole.end_to_end.speedup)
-        if (speed, other.bytes_after) != (here, result.totals.bytes_after):
-            yield _instead(f"--kinds {other.kinds}", other.ratio, speed, other.bytes_after, result, whole)
     yield from _left_out(result)
-
-
-def _instead(
-    option: str, ratio: float, speed: str, size: int, result: PlanOfModel, whole: WholeRow | None
-) -> str:
-    """Returns what another option would give for the same request: the speed-up end to end and the size of the linears."""
-    here = f" instead of {times(whole.end_to_end.speedup)}" if whole else ""
-    before = result.totals.bytes_after
-    small = max(size, before) < _SMALL
-    sizes = (
-        f"{bytes_of(size)} instead of {bytes_of(before)}"
-        if small
-        else f"{size / 1e9:.2f} GB instead of {before / 1e9:.2f}"
-    )
-    found = f"with {option}: {speed}{here}, linears of {sizes}"
-    return found if round(ratio, 3) == round(result.ratio, 3) else f"{found}, ratio {ratio:.4f}"
 
 
 def regime_line(points: Sequence[RegimePoint]) -> str:
@@ -245,13 +221,6 @@ def _gb(count: int) -> str:
     if 0 < count < _SMALL:
         return number(count / 1e9, 2)
     return f"{count / 1e9:.1f}" if count % 10**9 else f"{count // 10**9}"
-
-
-def _builder_line(builder: Builder | None) -> str:
-    """Returns in words that this machine's backend can't build for the target, empty if it can."""
-    if builder is None or builder.builds:
-        return ""
-    return f"{builder.backend} {builder.version} can't build for {builder.target}; TensorRT can, on that GPU"
 
 
 def _types(result: PlanOfModel) -> list[Table]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
 
-from masklearn import Baseline, BaselineRow, BesideBaselines
+from masklearn import Baseline, BesideBaselines
 from masklearn.base.printable import counted
 from patch_compile.artifacts.record import Unit
 from patch_compile.artifacts.report import Kind, OutputsReport
@@ -34,13 +34,6 @@ _ABOUT: dict[str, str] = {
     Baseline.DENSE: "the model as it is",
     Baseline.ROUNDED: "nothing pruned: the cost of rounding alone",
     Baseline.UNIFORM: "every tile 2:4",
-    Baseline.UNIFORM_8_16: "every tile 8:16",
-    Baseline.UNIFORM_12_16: "every tile 12:16",
-    Baseline.UNIFORM_6_8: "every tile 6:8",
-    Baseline.FFN_ONLY: "2:4 only in the feed-forward part",
-    Baseline.MAGNITUDE_TILES: "tiles ranked by mean |w|",
-    Baseline.RANDOM_TILES: "tiles drawn at random",
-    Baseline.DROPPED_BLOCKS: "whole blocks left out",
     Baseline.UNSTRUCTURED: "no structure: a reference that no kernel runs",
 }
 _BACKENDS = {"hf": "transformers", "onnx": "ONNX Runtime"}
@@ -104,21 +97,13 @@ def _losses(found: BesideBaselines) -> Iterator[str]:
 
 
 def beaten_lines(found: BesideBaselines) -> Iterator[str]:
+    result = found.result
     for row in found.rows[1:]:
         if row.name in found.beaten_by:
-            yield _beaten(found.result, row)
-
-
-def _beaten(result: BaselineRow, row: BaselineRow) -> str:
-    if row.name != Baseline.FFN_ONLY:
-        return (
-            f"{result.name} is worse than {row.name} and takes as many bytes or more ({result.bytes_per_weight:.3f} a "
-            f"weight against {row.bytes_per_weight:.3f})"
-        )
-    return (
-        f"{result.name} at ratio {result.ratio:.3f} is worse than FFN-only 2:4 at {row.ratio:.3f} (perplexity "
-        f"{result.perplexity:.2f} against {row.perplexity:.2f}): prune only the feed-forward part instead, or repair longer"
-    )
+            yield (
+                f"{result.name} is worse than {row.name} and takes as many bytes or more ({result.bytes_per_weight:.3f} a "
+                f"weight against {row.bytes_per_weight:.3f})"
+            )
 
 
 def tasks(found: TaskScores | None) -> Section:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from masklearn import open_text
-from masklearn.model.architectures import architecture_of
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.config_shapes import describe_checkpoint
 from patch_compile.artifacts.folder import OutFolder
@@ -37,10 +36,10 @@ def open_source(recipe: Recipe, *, weights: bool = True) -> Source:
         from patch_compile.sources.exported_graph.source import ExportedDecoder, ExportedEncoder
 
         checkpoint = Checkpoint.open(recipe.model)
-        exported = ExportedEncoder if architecture_of(checkpoint).encoder else ExportedDecoder
+        exported = ExportedEncoder if checkpoint.architecture.encoder else ExportedDecoder
         return exported(recipe, checkpoint)
     checkpoint = Checkpoint.open(recipe.model) if weights else describe_checkpoint(recipe.model)
-    kind = EncoderSource if architecture_of(checkpoint).encoder else DecoderSource
+    kind = EncoderSource if checkpoint.architecture.encoder else DecoderSource
     return kind(recipe, checkpoint)
 
 

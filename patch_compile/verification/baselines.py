@@ -87,7 +87,7 @@ def baselines_cache() -> Path:
 
 
 def _key(name: Baseline, source: Source, recipe: LearnRecipe, windows: NDArray[np.int64]) -> str:
-    settings = baseline_settings(name, recipe, source.checkpoint, source.coverage)
+    settings = baseline_settings(name, recipe)
     decides: Mapping[str, Any] = settings.model_dump(mode="json", exclude={"calib", "device"})
     text = None if recipe.calib is None else open_text(recipe.calib).fingerprint()
     tokens = hashlib.sha256(windows.astype("<i8").tobytes()).hexdigest()

@@ -53,12 +53,12 @@ def test_baselines_take_chosen_types_and_ratio(settings, make_model, tmp_path, m
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # of baselines
     build(asked(settings, narrow_model(make_model), speedup=1.06))
     masks = MaskSet.load(settings["out"] / "masks.safetensors")
-    asks = {"only": "pruned", "baselines": "dense-rounded,magnitude-tiles"}
+    asks = {"only": "pruned", "baselines": "dense-rounded,unstructured"}
     request = VerifyRequest.parse(asks)
     rows = {row.name: row for row in verify(settings["out"], request).baselines.rows}
     assert rows["sparsegpt"].bytes_per_weight == masks.packed_bytes_per_weight
-    assert rows["magnitude-tiles"].ratio == pytest.approx(masks.ratio, abs=0.02)
-    assert rows["magnitude-tiles"].bytes_per_weight <= rows["dense-rounded"].bytes_per_weight < 2.0
+    assert rows["unstructured"].ratio == pytest.approx(masks.ratio, abs=0.02)
+    assert rows["sparsegpt"].bytes_per_weight <= rows["dense-rounded"].bytes_per_weight < 2.0
 
 
 def test_more_speed_takes_more_int4(settings, make_model):
@@ -70,7 +70,7 @@ def test_more_speed_takes_more_int4(settings, make_model):
         assert planned.weights == "auto" and planned.whole.end_to_end.speedup >= speedup
     assert fours == sorted(fours) and fours[0] < fours[-1]
     recipe = Recipe.parse(asked(settings, model, speedup=1.003, include=["up_proj"]))
-    answer = learn(recipe, "magnitude-tiles")
+    answer = learn(recipe, "unstructured")
     assert any("weight types chosen for a speed-up of 1.003 on L4" in note for note in answer.notes)
     assert [row.ratio for row in answer.baselines.rows] == [pytest.approx(answer.ratio, abs=0.02)] * 2
 

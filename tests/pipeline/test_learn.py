@@ -84,13 +84,13 @@ def test_permuted_masks_bring_the_permuted_model(settings, tmp_path):
 
 def test_learn_compares_with_baselines(settings, tmp_path, capsys):
     recipe = Recipe.parse(settings | {"method": "sparsegpt", "out": tmp_path / "learned"})
-    answer = learn(recipe, "dense,ffn-only", force=False, resume=False)
-    assert [row.name for row in answer.baselines.rows] == ["sparsegpt", "dense", "ffn-only"]
+    answer = learn(recipe, "dense,uniform-2:4", force=False, resume=False)
+    assert [row.name for row in answer.baselines.rows] == ["sparsegpt", "dense", "uniform-2:4"]
     assert answer.baselines.text.name == Path(settings["eval_text"]).name
     assert not list((tmp_path / "learned").glob("scratch"))
     show(Result(answer).sections())
     shown = capsys.readouterr().out
-    assert "ffn-only" in shown and "% of tiles pruned" in shown
+    assert "uniform-2:4" in shown and "% of tiles pruned" in shown
     assert "`build` decides for its target how each linear is compiled" in shown
     assert not any(word in shown for word in ("plugin", "lowering", "MB"))  # only a build knows these
     with refused():
@@ -119,9 +119,7 @@ def test_baselines_spare_the_same_linears(settings, make_model, tmp_path):
         "lowering": "auto",
         "target": "l4",
     }
-    answer = learn(
-        Recipe.parse(small | {"out": out}), "magnitude-tiles,unstructured", force=False, resume=False
-    )
+    answer = learn(Recipe.parse(small | {"out": out}), "unstructured", force=False, resume=False)
     pruned = {name for name, count in zeros(out / "model").items() if count > zeros(model)[name]}
     assert len(pruned) == answer.learned.gains.gaining < len(answer.linears) == 7
     for row in answer.baselines.rows:

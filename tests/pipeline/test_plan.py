@@ -254,21 +254,6 @@ def test_a_target_too_small_says_so(tmp_path, capsys):
     assert "a6000: the model does not fit on A6000" in capsys.readouterr().out
 
 
-@pytest.mark.rtx
-def test_unbuildable_targets_are_named(small, capsys):
-    from patch_compile.engine.backend import default_backend
-
-    name, _ = default_backend()
-    if name != "tensorrt-rtx":
-        pytest.fail(f"this machine builds with {name}")
-    found = planned_for(small, ratio=0.4, target="h100")
-    assert found.builder is not None and not found.builder.builds and found.builder.target == "sm90"
-    show(Result(found).sections())
-    assert f"tensorrt-rtx {found.builder.version} can't build for sm90" in capsys.readouterr().out
-    show(Result(planned_for(small, ratio=0.4)).sections())
-    assert "can't build for" not in capsys.readouterr().out
-
-
 def test_linears_that_no_pattern_fits_are_named(small, capsys):
     show(Result(planned_for(small, ratio="mlp.*=0.5,v_proj=0")).sections())
     said = capsys.readouterr().out
@@ -359,12 +344,6 @@ def test_n16_tiles_leave_w8a8_out(small, tmp_path, capsys):
     assert "weights of w8a8 are left out: their tiles are dense, 2:4 or 6:8, and" in capsys.readouterr().out
     auto = planned_for(small, ratio=0.3, kinds="auto", weights="w8a8")
     assert {kind for row in auto.linears for kind in row.slabs.others} <= {"6:8"} and auto.whole
-
-
-def test_kinds_that_change_nothing_are_not_said(small, capsys):
-    for weights, kinds, said in (("float16", "2:4", True), ("w8a8", "2:4", True), ("w8a8", "2:4,6:8", False)):
-        show(Result(planned_for(small, ratio=0.3, weights=weights, kinds=kinds)).sections(every=True))
-        assert ("with --kinds auto: " in capsys.readouterr().out) is said
 
 
 def test_a_speed_takes_another_ratio_with_other_weights(small, capsys):

@@ -135,7 +135,7 @@ COMMANDS: dict[str, Callable[[Path], Result]] = {
     "export": of_export,
     "import-mask": of_import,
     "inspect": of_inspect,
-    "learn": lambda _: LearnedMasks(answer(baselines=beside_baselines("ffn-only")), Path("out")),
+    "learn": lambda _: LearnedMasks(answer(baselines=beside_baselines("uniform-2:4")), Path("out")),
     "plan": of_plan,
     "plan-encoder-table": partial(of_plan, architecture="bert"),
     "plan-table": of_plan,

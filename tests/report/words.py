@@ -175,9 +175,7 @@ def of_baselines() -> Iterator[tuple[str, Any]]:
     wanda, dense = row("wanda", 0.35, 90.0), row("dense", 0, 22.0)
     rounded = row("dense-rounded", 0, 22.5)
     for beaten_by, *rows in (
-        (("ffn-only",), wanda, row("ffn-only", 0.375, 80)),
-        (("random-tiles",), wanda, row("ffn-only", 0.2, 95), row("random-tiles", 0.35, 39)),
-        (("uniform-8:16",), row("oneshot", 0.25, 40.0, 1.625), row("uniform-8:16", 0.5, 39.0, 1.125)),
+        (("uniform-2:4",), row("oneshot", 0.25, 40.0, 1.625), row("uniform-2:4", 0.5, 39.0, 1.125)),
         ((), wanda, dense, rounded),
         ((), wanda, dense),
         ((), row("wanda", 0.35, float("inf")), dense, rounded),

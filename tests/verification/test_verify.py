@@ -354,9 +354,9 @@ def test_what_can_not_be_verified_is_refused(settings, monkeypatch, tmp_path):
 
 def test_baselines_are_made_once(built, out):
     """They come from the cache, because nothing that decides them has changed."""
-    made = verify(out, asked(only="pruned", baselines="ffn-only,uniform-2:4"))
+    made = verify(out, asked(only="pruned", baselines="unstructured,uniform-2:4"))
     names = [row.name for row in made.baselines.rows]
-    assert names == ["wanda", "dense", "uniform-2:4", "ffn-only"]
+    assert names == ["wanda", "dense", "uniform-2:4", "unstructured"]
     assert "baselines" in made.seconds
     again = verify(out, asked(only="pruned"))
     assert again.baselines.rows == made.baselines.rows
@@ -379,5 +379,5 @@ def test_changing_models_get_no_answer(built, out, monkeypatch, name):
 
     monkeypatch.setattr(baselines, "run_baselines", change_and_run)
     with refused():
-        verify(out, asked(only="pruned", baselines="ffn-only"))
+        verify(out, asked(only="pruned", baselines="uniform-2:4"))
     assert not list(baselines.baselines_cache().glob("*.json")) and not (out / "verify").exists()

@@ -31,7 +31,6 @@ from masklearn.methods.gradient.parametrization import (
 )
 from masklearn.methods.gradient.prior import Prior, prior_path, report_path, write_prior
 from masklearn.methods.gradient.settings import MaskSettings
-from masklearn.model.architectures import architecture_of
 from masklearn.model.linears import linear_modules
 from masklearn.task import Task
 from masklearn.training.head import Head, Labels, TargetDistribution, Teacher, head_loss
@@ -245,7 +244,7 @@ def _objective(
         ratio=ratio,
         norm=norm,
         tile_rate=task.recipe.learning_rate or settings.tile_rate(task.recipe.steps),
-        encoder=architecture_of(task.checkpoint).encoder,
+        encoder=task.checkpoint.architecture.encoder,
     )
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from masklearn import first_windows, open_text, write_text
 from masklearn.base.progress import unsaid
-from masklearn.model.architectures import architecture_of, longest_window
+from masklearn.model.architectures import longest_window
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.naming import from_stored, linear_name
 from masklearn.model.pretrained import load_config
@@ -56,7 +56,7 @@ def _windows_of(text: str, r: Recipe, tokenizer: Any, length: int) -> tuple[NDAr
 def _reachable_length(r: Recipe, note: Callable[[str], object]) -> int:
     """Returns eval_length, or the number of learned positions if that is smaller."""
     checkpoint = Checkpoint.open(r.model)
-    longest = longest_window(architecture_of(checkpoint), load_config(checkpoint.path))
+    longest = longest_window(checkpoint.architecture, load_config(checkpoint.path))
     if longest is None or r.eval_length <= longest:
         return r.eval_length
     note(f"evaluation text: windows of {longest} tokens, as far as the positions of the model reach")

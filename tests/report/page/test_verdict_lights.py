@@ -126,7 +126,7 @@ class TestLost:
 
     def test_a_simpler_way_that_loses_less_is_named(self, out: Out) -> None:
         _, lost, _ = lit(out, with_perplexity(verified(out), 10.1, baselines=baselines()))
-        assert lost.colour == "yellow" and "A simpler way of pruning loses less: ffn-only." in lost.why
+        assert lost.colour == "yellow" and "A simpler way of pruning loses less: uniform-2:4." in lost.why
 
 
 class TestFast:
