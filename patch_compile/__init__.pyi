@@ -266,7 +266,6 @@ def verify(
     fail_on: Sequence[str] = (),
     baselines: str | Sequence[str] | None = None,
     tasks: str | Sequence[str] = (),
-    task_backend: Literal["hf", "onnx"] = "hf",
     task_limit: int | None = None,
     task_folder: str | PathLike[str] | None = None,
     device: str | None = None,

@@ -221,10 +221,7 @@ class VerifyOptions:
         "cache keeps the results.", "NAMES",
         unset="those in the cache", parse=listed)] = ()
     tasks: Annotated[tuple[str, ...], _evaluation(
-        "Tasks of lm-evaluation-harness on local data; builtin is a small set that comes with patch-compile.", "NAMES",
-        parse=listed)] = ()
-    task_backend: Annotated[Literal["hf", "onnx"], _evaluation(
-        "Run the tasks with transformers (hf) or ONNX Runtime.")] = "hf"
+        "Tasks of lm-evaluation-harness for both checkpoints, in transformers.", "NAMES", parse=listed)] = ()
     task_limit: Annotated[int | None, _evaluation("Number of items of each task.", "N", unset="all", ge=1)] = None
     task_folder: Annotated[Path | None, _evaluation("Folder with your own task files.", "DIR")] = None
     device: Annotated[str | None, _evaluation(

@@ -35,14 +35,22 @@ COMMANDS = {
     "plan": ("model --ratio 0.4 --target a6000", 0),
     "plugin": ("", 1),  # pip may not ask an index for TensorRT's headers
     "run": ("built the --new-tokens 2", 0),
-    "verify": ("built --lengths 1,7 --tasks builtin --task-limit 2", 0),
+    "verify": ("built --lengths 1,7 --tasks own --task-folder tasks --task-limit 2", 0),
 }
 # fmt: on
+_TASK = """task: own
+dataset_path: json
+dataset_kwargs: {data_files: {test: items.jsonl}}
+test_split: test
+output_type: loglikelihood
+doc_to_text: '{{text}}'
+doc_to_target: ' {{word}}'
+"""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A poisoned folder with a model, a build of it, an ONNX file and a stand-in for Edge-LLM's exporter."""
+    """A poisoned folder with a model, a build of it, an ONNX file, a task and a stand-in for Edge-LLM's exporter."""
     folder = tmp_path_factory.mktemp("current")
     model = write_model(
         folder / "model", "llama", hidden_size=128, intermediate_size=192, num_hidden_layers=2
@@ -55,6 +63,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     shutil.copytree(folder / "built", folder / "twin")
     graphs.export(graphs.mlp, folder / "model.onnx")
+    (folder / "tasks").mkdir()
+    (folder / "tasks/own.yaml").write_text(_TASK)
+    (folder / "tasks/items.jsonl").write_text('{"text": "the cat", "word": "sat"}\n' * 2)
     (folder / "exporter").mkdir()
     stand_in(folder / "exporter")
     poison(folder)
