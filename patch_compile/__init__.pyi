@@ -31,15 +31,13 @@ from patch_compile.runtime import open_generator as open_generator
 def bench(
     path: str | PathLike[str],
     *,
-    runner: Literal["engine", "onnx"] | None = None,
     batch_size: str | Sequence[int] | None = None,
     prompt_tokens: str | Sequence[int] | None = None,
     past_tokens: str | Sequence[int] | None = None,
-    iterations: int | None = None,
-    warm_up: int | None = None,
+    iterations: int = 100,
+    warm_up: int = 10,
     against: str | Sequence[str] = ("dense", "uniform-2:4"),
     calibrate: bool = False,
-    keep: bool = False,
     trust: bool = False,
     force: bool = False,
 ) -> Result: ...

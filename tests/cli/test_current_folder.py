@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 # Arguments of each command, and its exit code. Paths are relative to the poisoned folder, which has all inputs.
 # fmt: off
 COMMANDS = {
-    "bench": ("built --runner onnx --batch-size 1 --prompt-tokens 8 --iterations 1 --warm-up 1 --against none", 0),
+    "bench": ("built", 1),  # it has no engine
     "build": ("model.onnx -o new --ratio 0.4 --method magnitude --tile 32x32 --backend onnx", 0),
     "compare": ("built twin", 0),
     "compile": ("model --mask built/masks.safetensors -o compiled --lowering plugin", 0),
@@ -117,10 +117,9 @@ def test_child_processes_run_no_folder_code(folder: Path, marks: Path, tmp_path:
     """Python lets the caller itself import from the current folder, which here is another folder at its start."""
     code = """
 import os, sys
-from patch_compile import PatchCompileError, bench, build, build_plugin, export
+from patch_compile import PatchCompileError, build, build_plugin, export
 
 os.chdir(sys.argv[1])
-bench("built", runner="onnx", batch_size=[1], prompt_tokens=[8], iterations=1, warm_up=1, against="none", force=True)
 build("model.onnx", "by-library", ratio=0.4, method="magnitude", tile=(32, 32), backend="onnx")
 export("built", format="edgellm", edgellm_python="exporter/python")
 try:
