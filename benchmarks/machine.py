@@ -1,12 +1,15 @@
 """Machine and day of a measured row."""
 
+import os
+import platform
 from datetime import UTC, datetime
+from pathlib import Path
 
+import psutil
 import torch
 
 from masklearn.base.device import usable_device
 from masklearn.model.modules import computes_in_bf16
-from patch_compile.timing.device import about_cpu
 
 
 def origin() -> dict[str, str]:
@@ -20,10 +23,13 @@ def machine() -> str:
     Seconds on different machines can't be compared: a step of SmolLM2-135M's repair takes 3.0 s on two cores of a Xeon
     with AMX, 5.9 s on two of an EPYC with AVX512-BF16 and 10.6 s on two that show only AVX2.
     """
-    cpu, device = about_cpu(), usable_device(None)
+    device, cores = usable_device(None), len(os.sched_getaffinity(0))
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    cpu = next(names, platform.machine())
     by_tiles = "AMX " * torch.cpu._is_amx_tile_supported()
     bf16 = f", {by_tiles}bf16" if computes_in_bf16(torch.device("cpu")) else ""
     gpu = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
     instructions = f"{torch.backends.cpu.get_cpu_capability()}{bf16}"
-    memory = f", {cpu.memory_bytes / 2**30:.0f} GiB" if cpu.memory_bytes else ""
-    return f"{gpu}{cpu.name} ({instructions}), {cpu.cores} cores{memory}"
+    memory = psutil.virtual_memory().total / 2**30
+    return f"{gpu}{cpu} ({instructions}), {cores} cores, {memory:.0f} GiB"

@@ -27,7 +27,6 @@ from masklearn.base.errors import HOW_TO_CORRECT, UsageError
 from masklearn.base.option import Option, listed
 from masklearn.base.printable import shown
 from masklearn.masks.kinds.allowed import parse_kinds
-from patch_compile.engine.backend import Runner
 from patch_compile.engine.options import ENGINE, EngineSettings
 from patch_compile.packing.fusion import FUSIONS, parse_fusions, spell_fusions
 
@@ -233,10 +232,7 @@ class VerifyOptions:
         "unstructured. The user's cache keeps the results.", "NAMES",
         unset="those in the cache", parse=listed)] = ()
     tasks: Annotated[tuple[str, ...], _evaluation(
-        "Tasks of lm-evaluation-harness on local data; builtin is a small set that comes with patch-compile.", "NAMES",
-        parse=listed)] = ()
-    task_backend: Annotated[Literal["hf", "onnx"], _evaluation(
-        "Run the tasks with transformers (hf) or ONNX Runtime.")] = "hf"
+        "Tasks of lm-evaluation-harness for both checkpoints, in transformers.", "NAMES", parse=listed)] = ()
     task_limit: Annotated[int | None, _evaluation("Number of items of each task.", "N", unset="all", ge=1)] = None
     task_folder: Annotated[Path | None, _evaluation("Folder with your own task files.", "DIR")] = None
     device: Annotated[str | None, _evaluation(
@@ -250,24 +246,18 @@ _sizes = partial(Option, metavar="N[,N…]", parse=listed, min_length=1)
 
 @dataclass(kw_only=True)
 class BenchOptions:
-    """Options of `bench`. None stands for the runner's default."""
+    """Options of `bench`."""
 
-    runner: Annotated[Runner | None, RUNNER] = None
-    batch_size: Annotated[tuple[Count, ...] | None, _sizes(
-        "Sequences in a batch.", unset="engine: 1,4,8,16; onnx: 1,4")] = None
-    prompt_tokens: Annotated[tuple[Count, ...] | None, _sizes(
-        "Tokens in a prompt.", unset="engine: 128,1024; onnx: 128")] = None
+    batch_size: Annotated[tuple[Count, ...] | None, _sizes("Sequences in a batch.", unset="1,4,8,16")] = None
+    prompt_tokens: Annotated[tuple[Count, ...] | None, _sizes("Tokens in a prompt.", unset="128,1024")] = None
     past_tokens: Annotated[tuple[Count, ...] | None, _sizes(
         "Tokens before a decode step.", unset="as `prompt_tokens`")] = None
-    iterations: Annotated[int | None, Option(
-        "Timed runs of each model.", "N", unset="engine: 100; onnx: 10", ge=1, le=_MOST_RUNS)] = None
-    warm_up: Annotated[int | None, Option(
-        "Untimed runs of each model before them.", "N", unset="engine: 10; onnx: 2", ge=0, le=_MOST_RUNS)] = None
+    iterations: Annotated[int, Option("Timed runs of each model.", "N", ge=1, le=_MOST_RUNS)] = 100
+    warm_up: Annotated[int, Option("Untimed runs of each model before them.", "N", ge=0, le=_MOST_RUNS)] = 10
     against: Annotated[tuple[str, ...], Option(
         "Models to time for comparison: dense, uniform-2:4, both (comma-separated) or none.", "NAMES",
         parse=listed)] = ("dense", "uniform-2:4")
-    calibrate: Annotated[bool, Option("Base later plans for this GPU on these times (engine).")] = False
-    keep: Annotated[bool, Option("Keep the dense and the uniform 2:4 model in OUT/bench/models.")] = False
+    calibrate: Annotated[bool, Option("Base later plans for this GPU on these times.")] = False
     trust: Annotated[bool, TRUST] = False
 
 

@@ -6,7 +6,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from time import monotonic
 
@@ -49,9 +49,10 @@ class Progress:
         self._say(line)
 
     @contextmanager
-    def stage(self, name: str, phases: Sequence[str] = ()) -> Iterator[Update]:
+    def stage(self, name: str, phases: Sequence[str] = (), *, bar: bool = True) -> Iterator[Update]:
         """Show a bar while the stage runs. A line with its seconds remains. phases: names of its phases, in their order."""
-        begin, shown = monotonic(), self._bar if self.console.is_terminal else self._lines
+        begin = monotonic()
+        shown = (self._bar if self.console.is_terminal else self._lines) if bar else nullcontext
         columns = (
             _whole("{task.description} {task.fields[place]}"),
             BarColumn(_BAR),
@@ -139,13 +140,13 @@ def _span(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
-def quiet_libraries(texts: Iterable[str | None] = ()) -> None:
+def quiet_libraries(texts: Iterable[str | None] = (), *, hubs: bool = False) -> None:
     """Silence progress bars and warnings of libraries, which a user would take for output of patch-compile.
 
-    Hubs are blocked unless one of the texts is a dataset on a hub.
+    Hubs are blocked unless `hubs`, or one of the texts is a dataset on a hub.
     """
     from masklearn import open_text
     from masklearn.model.hub import block_hubs
 
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    block_hubs(not any(text is not None and open_text(text).on_hub for text in texts))
+    block_hubs(not hubs and not any(text is not None and open_text(text).on_hub for text in texts))

@@ -36,7 +36,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "runtime": ("tests/runtime/",),
     "simulator": ("tests/attacks/test_simulator.py",),
     "serve-http": ("tests/samples/serve_http/",),
-    "tasks": ("tests/verification/tasks/",),
+    "tasks": ("tests/verification/test_tasks.py",),
     "types-for-speed": ("tests/planning/test_types_for_speed.py",),
     "verify": ("tests/verification/test_verify.py",),
 }

@@ -14,7 +14,7 @@ ERRORS = {
     "BuildCancelledError",
 }  # fmt: skip
 # Their texts depend on the machine: whether TensorRT and a GPU are there.
-WITHOUT_GOLDEN_TEXT = {"tests/timing/test_gpu.py"}
+WITHOUT_GOLDEN_TEXT = {"tests/timing/test_bench.py"}
 LOWER_CASE_NAMES = r"(nvcc|cuda-python|patch-compile|transformers)\b|g\+\+"
 
 

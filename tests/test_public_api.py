@@ -27,10 +27,8 @@ INNER = {
     ),
     # It starts pip as the program does, so that nothing of the current folder runs.
     "samples/packages.py": ("patch_compile.python_process",),
-    # A row names the machine as the program itself sees it: device, bf16 units, CPU.
-    "benchmarks/machine.py": (
-        "masklearn.model.modules", "masklearn.base.device", "patch_compile.timing.device",
-    ),
+    # A row names the machine as the program itself sees it: device, bf16 units.
+    "benchmarks/machine.py": ("masklearn.model.modules", "masklearn.base.device"),
     # Bars of runs that take half an hour.
     "benchmarks/quality/child.py": ("patch_compile.progress",),
     # It holds the model of NVIDIA's libraries, which no command prints, against published times of 16-bit and int8 products.

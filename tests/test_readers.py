@@ -36,7 +36,6 @@ ALLOWED = {
     "patch_compile/python_process.py": {"pickle.load"},  # between two processes of this program
     "patch_compile/planning/roofline/launch_work.py": {"json.loads"},
     "patch_compile/verification/last_words.py": {"json.loads"},
-    "patch_compile/verification/tasks/builtin/rows.py": {"json.loads"},
 }
 
 

@@ -16,13 +16,12 @@ def bench(
     *,
     force: Annotated[bool, Option("Replace the times of an earlier run.")] = False,
 ) -> Result:  # fmt: skip
-    """Compare OUT's speed with the dense and a uniform 2:4 model.
+    """Compare the speed of OUT's engine with a dense and a uniform 2:4 engine.
 
-    Prompts and decode steps of the three models are timed in alternation. A GPU runs their engines, and its clocks are
-    reported with the times. Without a GPU their ONNX files run in ONNX Runtime on the CPU; such times say nothing about a
-    GPU. Times are in milliseconds. They are written to OUT/bench/bench.json and shown in OUT/report.html.
+    Prompts and decode steps of the three engines are timed in alternation on the GPU, whose clocks are reported with the
+    times. Times are in milliseconds. They are written to OUT/bench/bench.json and shown in OUT/report.html.
 
-    Raises UsageError for an invalid setting, and PatchCompileError if the models cannot be run on this machine or do not
+    Raises UsageError for an invalid setting, and PatchCompileError if the engines cannot be run on this machine or do not
     fit into memory together.
     """
     from patch_compile.timing.request import BenchRequest

@@ -35,21 +35,14 @@ class Phase(StrEnum):
 
 
 class Library(StrEnum):
-    """Libraries that run the models."""
+    """Libraries that run the engines."""
 
-    ONNX_RUNTIME = "onnxruntime"  # on a CPU
     TENSORRT = "tensorrt"
     TENSORRT_RTX = "tensorrt-rtx"
 
     @property
     def words(self) -> str:
-        names = {Library.ONNX_RUNTIME: "ONNX Runtime", Library.TENSORRT: "TensorRT"}
-        return names.get(self, "TensorRT-RTX")
-
-    @property
-    def on_gpu(self) -> bool:
-        """True if it runs engines on a GPU."""
-        return self is not Library.ONNX_RUNTIME
+        return "TensorRT" if self is Library.TENSORRT else "TensorRT-RTX"
 
 
 class Timed(Record):
@@ -98,14 +91,12 @@ class BenchRow(Record):
 
 
 class TimedOn(Record):
-    """The device that the models were timed on, a GPU or a CPU. backend_version: version of the library that ran them."""
+    """The GPU that the engines were timed on. backend_version: version of the library that ran them."""
 
     name: str
     backend_version: str
     compute_capability: str | None = None
     driver: str | None = None
-    cores: int | None = None
-    memory_bytes: int | None = None
 
 
 class SlowedBy(StrEnum):
@@ -168,11 +159,10 @@ class Calibrated(Record):
 class BenchReport(FileRecord):
     """bench.json.
 
-    runner: the library that ran the models; busy: share of the CPU's cores that other processes kept busy; bytes: bytes of
-    each model's file; notes: remarks of the run.
+    runner: the library that ran the engines; bytes: bytes of each engine; notes: remarks of the run.
     """
 
-    SCHEMA: ClassVar[int] = 2  # 1 had sentences for the form of the models, for busy cores and for clocks
+    SCHEMA: ClassVar[int] = 2
     WHAT: ClassVar[str] = "the times of a benchmark"
     PLACE: ClassVar[str] = BENCH
 
@@ -180,7 +170,6 @@ class BenchReport(FileRecord):
     versions: dict[str, str]
     runner: Library
     device: TimedOn
-    busy: float
     clocks: Clocks | None
     rows: tuple[BenchRow, ...]
     bytes: dict[Contender, int | None]

@@ -1,7 +1,7 @@
 """The one place that spells paths in OUT. All are relative to OUT, as in the manifest.
 
 `…_NAME` is the last part of a path, for a file of the same kind in another folder: `bench` writes engines and ONNX
-files below `BENCH_MODELS`, and `verify` fills a temporary folder, which it then renames to `VERIFY_FOLDER`.
+files in a temporary folder, and `verify` fills one, which it then renames to `VERIFY_FOLDER`.
 """
 
 MANIFEST = "manifest.json"
@@ -36,7 +36,6 @@ EDGELLM_FOLDER = "edgellm"
 EDGELLM_ONNX = f"llm/{ONNX_NAME}"
 BENCH_FOLDER = "bench"
 BENCH = f"{BENCH_FOLDER}/bench.json"
-BENCH_MODELS = f"{BENCH_FOLDER}/models"
 
 # An unfinished OUT has this suffix. It contains:
 PARTIAL = ".partial"

@@ -244,13 +244,11 @@ class TaskRow(Record):
 class TaskScores(Record):
     """Scores of all tasks.
 
-    harness: name and version of the harness; backend: `hf` for transformers, `onnx` for ONNX Runtime; chat_template: True
-    if the model has a chat template, which is not applied; limit: number of items of each task, None for all; cut: tasks
-    that have more items than that.
+    harness: name and version of the harness; chat_template: True if the model has a chat template, which is not applied;
+    limit: number of items of each task, None for all; cut: tasks that have more items than that.
     """
 
     harness: str
-    backend: Literal["hf", "onnx"]
     rows: tuple[TaskRow, ...]
     chat_template: bool
     limit: int | None = None

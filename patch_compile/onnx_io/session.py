@@ -28,15 +28,13 @@ def open_session(
     providers: tuple[str, ...] = (CPU,),
     threads: int | None = None,
     *,
-    spinning: bool = True,
     mapped: bool = False,
 ) -> Any:
     """Open an ONNX Runtime session with a time limit for each run. It logs nothing: its warnings concern constant folding.
 
     threads: number of threads of an operator on a CPU, None for one thread per core. Some operators, such as a ReduceMean
-    over neither the first nor the last axis, round by their number. spinning: False to keep the session's threads from
-    spinning after a run, which takes cores from other sessions. mapped: leave weights in the file, and convert them in each
-    run; else the session holds its own copy in the types that it computes in.
+    over neither the first nor the last axis, round by their number. mapped: leave weights in the file, and convert
+    them in each run; else the session holds its own copy in the types that it computes in.
 
     Raises PatchCompileError if the file can't be loaded.
     """
@@ -47,8 +45,6 @@ def open_session(
     options = ort.SessionOptions()
     options.log_severity_level = SILENT
     options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
-    if not spinning:
-        options.add_session_config_entry("session.force_spinning_stop", "1")
     if mapped:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC  # others widen weights
         options.add_session_config_entry("session.disable_prepacking", "1")

@@ -31,7 +31,6 @@ _UNIFORM = (
     f"{Contender.UNIFORM}: every tile of every covered linear, by magnitude, compiled as the hybrid model was; which "
     "weights are kept makes no difference to time"
 )
-_BUSY = 0.25  # share of the cores; less other work hardly shows
 _GAIN = "speed-up"
 _LOCKS = {"sm_mhz": "--lock-gpu-clocks", "memory_mhz": "--lock-memory-clocks"}
 _STEADY = 0.03  # share of the median clock; a larger movement shows in the times
@@ -96,12 +95,6 @@ _COLUMNS: Columns = {
 
 def _timed_words(report: BenchReport) -> str:
     device, library = report.device, report.runner.words
-    if not report.runner.on_gpu:
-        return (
-            f"ONNX files in {library} {device.backend_version} on the CPU ({device.cores} cores). It says nothing about a "
-            "GPU, nor about what 2:4 gains: ONNX Runtime has no 2:4 kernels, and runs PatchLinear as the function it is "
-            "defined by, a dense product of weights that are unpacked when the model is loaded"
-        )
     return (
         f"engines of {library} {device.backend_version}, by the GPU's clock (CUDA events): inputs are there before and "
         "outputs stay there; a prompt runs as it is queued, a decode step as a CUDA graph, as the runtime runs them; "
@@ -120,11 +113,6 @@ def bench_notes(report: BenchReport) -> Iterator[str]:
     if Contender.UNIFORM in report.models:
         yield _UNIFORM
     yield from report.notes
-    if report.busy >= _BUSY:
-        yield (
-            f"other processes keep {report.busy:.0%} of the cores busy: times are longer than they need be; the models take "
-            "turns, so that their ratios hold better"
-        )
     if report.clocks:
         yield from _clock_warnings(report.clocks)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from operator import attrgetter
 
 from masklearn import Baseline, BesideBaselines
@@ -36,7 +36,6 @@ _ABOUT: dict[str, str] = {
     Baseline.UNIFORM: "every tile 2:4",
     Baseline.UNSTRUCTURED: "no structure: a reference that no kernel runs",
 }
-_BACKENDS = {"hf": "transformers", "onnx": "ONNX Runtime"}
 
 
 def where(found: ErrorAttribution | None) -> Section:
@@ -109,9 +108,8 @@ def beaten_lines(found: BesideBaselines) -> Iterator[str]:
 def tasks(found: TaskScores | None) -> Section:
     if found is None:
         return Section()
-    caption = f"{found.harness} on {_BACKENDS[found.backend]}; ± is one standard error"
-    asked = asked_words(chat_template=found.chat_template, limit=found.limit, cut=found.cut)
-    lines = [*asked, *filter(None, map(_difference, found.rows))]
+    caption = f"{found.harness} on transformers; ± is one standard error"
+    lines = [*_asked(found), *filter(None, map(_difference, found.rows))]
     return Section("Tasks", id="tasks", tables=[table_of(found.rows, _TASK_COLUMNS, caption)], lines=lines)
 
 
@@ -141,12 +139,12 @@ _TASK_COLUMNS: Columns = {
 }
 
 
-def asked_words(*, chat_template: bool, limit: int | None, cut: Sequence[str]) -> Iterator[str]:
-    """Yield remarks on how the tasks were asked. The arguments are fields of `TaskScores`."""
-    if chat_template:
+def _asked(found: TaskScores) -> Iterator[str]:
+    """Yield remarks on how the tasks were asked."""
+    if found.chat_template:
         yield "tasks: asked as plain text; the model has a chat template, which is not applied"
-    if cut:
-        yield f"tasks: the first {limit} documents of {', '.join(cut)}, not all"
+    if found.cut:
+        yield f"tasks: the first {found.limit} documents of {', '.join(found.cut)}, not all"
 
 
 def _difference(row: TaskRow) -> str:

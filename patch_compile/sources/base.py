@@ -350,17 +350,10 @@ class Source(ABC):
         """Returns the weight `[N, K]` of a linear of the dense model."""
         raise self._refusal(Capability.LEARN)
 
-    def dense_onnx(
-        self,
-        path: Path,  # noqa: ARG002
-        *,
-        logits: Literal["all", "last"] | None = None,  # noqa: ARG002
-        runnable: bool = False,  # noqa: ARG002
-    ) -> Path:
+    def dense_onnx(self, path: Path, *, runnable: bool = False) -> Path:  # noqa: ARG002
         """Returns the dense model as an ONNX file, either written to `path` or the source's own file.
 
-        logits: the positions of a decoder that get logits, None for the recipe's positions; runnable: make a file that ONNX
-        Runtime can run.
+        runnable: make a file that ONNX Runtime can run.
         """
         raise self._refusal(Capability.LEARN)
 

@@ -1,9 +1,7 @@
-"""Places that models are timed on: this machine's GPU for engines, its CPU for ONNX files in ONNX Runtime."""
+"""This machine's GPU, as the place that engines are timed on."""
 
 from __future__ import annotations
 
-import os
-import platform
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,24 +9,23 @@ from pathlib import Path
 from patch_compile.artifacts.bench import Library, TimedOn
 from patch_compile.artifacts.engine import EngineReport
 from patch_compile.artifacts.folder import OutFolder
-from patch_compile.artifacts.layout import ENGINE, ENGINE_REPORT, ONNX, RECIPE
+from patch_compile.artifacts.layout import ENGINE, ENGINE_REPORT, RECIPE
 from patch_compile.engine.backend import load_backend
 from patch_compile.errors import PatchCompileError, sentence
 from patch_compile.hardware.gpu import Gpu, local_gpu
 from patch_compile.hardware.nvml import Nvml, open_nvml
 from patch_compile.planning.cards import PlanCard, card_of_gpu
 from patch_compile.progress import Progress
-from patch_compile.runtime import Runner
 from patch_compile.runtime.engine_fit import engine_facts, why_not
 from patch_compile.timing.engine_runner import open_engine_runner
-from patch_compile.timing.timing import OnnxRunner, OwnProcess
+from patch_compile.timing.timing import OwnProcess
 
 
 @dataclass(frozen=True)
 class Place:
-    """Times engines on this machine's GPU with the library that built them, or ONNX files in ONNX Runtime on its CPU.
+    """Times engines on this machine's GPU with the library that built them.
 
-    card: None for a CPU and an unknown GPU; trust: see `open_generator`.
+    card: None for an unknown GPU; trust: see `open_generator`.
     """
 
     device: TimedOn
@@ -37,54 +34,23 @@ class Place:
     nvml: Nvml | None = None
     trust: bool = False
 
-    @property
-    def runner(self) -> Runner:
-        """Returns the part of a build that it runs."""
-        return Runner.ENGINE if self.library.on_gpu else Runner.ONNX
-
-    def open(self, model: str, file: Path) -> OwnProcess:
-        """Load a model in its own process."""
-        if self.library.on_gpu:
-            return OwnProcess(model, partial(open_engine_runner, file, trust=self.trust))
-        return OwnProcess(model, partial(OnnxRunner, file))
+    def open(self, model: str, engine: Path) -> OwnProcess:
+        """Load an engine in its own process."""
+        return OwnProcess(model, partial(open_engine_runner, engine, trust=self.trust))
 
 
-def choose_runner(out: OutFolder, asked: Runner | None, progress: Progress) -> Runner:
-    """Returns the requested runner, else the engine if this machine runs it, else ONNX Runtime.
+def find_place(out: OutFolder, progress: Progress, *, trust: bool = False) -> Place:
+    """Returns the place, described before an engine is loaded. It notes facts that can't be recorded.
 
-    Raises PatchCompileError if the requested runner can't be used, and if there is nothing to time.
+    trust: see `open_generator`. Raises PatchCompileError if this machine can't run the engine of OUT.
     """
-    if asked is not Runner.ONNX:
-        why_not = _why_no_engine(out)
-        if why_not is None:
-            return Runner.ENGINE
-        if asked is Runner.ENGINE:
-            raise PatchCompileError(
-                f"The engine of {out.path} can't be timed here",
-                sentence(why_not),
-                "Time its ONNX file: `--runner onnx`.",
-            )
-        progress.note(f"in ONNX Runtime, not its engine: {why_not}")
-    if not (out.path / ONNX).is_file():
+    engine, gpu = out.path / ENGINE, local_gpu()
+    why = why_not(engine_facts(engine)) if engine.is_file() else "there is none"
+    if gpu is None or why:
         raise PatchCompileError(
-            f"There is nothing to time in {out.path}",
-            f"It holds no {ONNX}.",
-            "Build it: `patch-compile build MODEL_DIR`.",
-        )
-    return Runner.ONNX
-
-
-def find_place(out: OutFolder, runner: Runner, progress: Progress, *, trust: bool = False) -> Place:
-    """Returns the place, described before a model is loaded. It notes facts that can't be recorded.
-
-    trust: see `open_generator`.
-    """
-    if runner is Runner.ONNX:
-        return Place(about_cpu(), Library.ONNX_RUNTIME)
-    gpu = local_gpu()
-    if gpu is None:
-        raise PatchCompileError(
-            "No GPU answers", "Engines run only on a GPU.", "Time its ONNX file: `--runner onnx`."
+            f"The engine of {out.path} can't be timed here",
+            sentence(why or "no GPU answers"),
+            "Build an engine, and time it on the GPU that it is for; the report has the predicted speed.",
         )
     nvml, why = open_nvml()
     if nvml is None:
@@ -92,12 +58,6 @@ def find_place(out: OutFolder, runner: Runner, progress: Progress, *, trust: boo
     backend = load_backend(engine_report(out).backend)
     device = _about_gpu(gpu, nvml, backend.version)
     return Place(device, Library(backend.name), card_of_gpu(gpu), nvml, trust)
-
-
-def _why_no_engine(out: OutFolder) -> str | None:
-    """Returns the reason why the engine of OUT can't be timed here, in words, or None if none is known beforehand."""
-    engine = out.path / ENGINE
-    return why_not(engine_facts(engine)) if engine.is_file() else "there is none"
 
 
 def engine_report(out: OutFolder) -> EngineReport:
@@ -112,22 +72,6 @@ def engine_report(out: OutFolder) -> EngineReport:
     return about
 
 
-def about_cpu() -> TimedOn:
-    """Returns the CPU's name, ONNX Runtime's version, the number of cores that this process may use, and the memory."""
-    import onnxruntime
-    import psutil
-
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return TimedOn(
-        name=next(names, "") or platform.processor() or platform.machine(),
-        backend_version=str(onnxruntime.__version__),
-        cores=len(os.sched_getaffinity(0)),
-        memory_bytes=psutil.virtual_memory().total,
-    )
-
-
 def _about_gpu(gpu: Gpu, nvml: Nvml | None, backend_version: str) -> TimedOn:
     """Returns the GPU's name and compute capability, and the driver's version if NVML is there."""
     major, minor = gpu.compute_capability
@@ -137,10 +81,3 @@ def _about_gpu(gpu: Gpu, nvml: Nvml | None, backend_version: str) -> TimedOn:
         compute_capability=f"{major}.{minor}",
         driver=nvml.driver if nvml else None,
     )
-
-
-def busy_share() -> float:
-    """Returns the share of the cores that work on this machine keeps busy before the timing."""
-    import psutil
-
-    return float(psutil.cpu_percent(interval=0.5)) / 100

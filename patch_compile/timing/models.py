@@ -1,8 +1,7 @@
-"""Files of the timed models. All models but the hybrid model are made for the benchmark, and removed afterwards."""
+"""Engines of the timed models. All but the hybrid model's are made for the benchmark, and removed afterwards."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -11,16 +10,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.base.durable import flush_tree
+from masklearn.base.durable import temporary_name
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.nm_codes import patterns_from_scores
 from masklearn.model.checkpoint import InputSnapshot
 from patch_compile.artifacts.bench import Contender
-from patch_compile.artifacts.engine import EngineReport
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.layout import (
-    BENCH_MODELS,
+    BENCH_FOLDER,
     ENGINE,
     ENGINE_NAME,
     ENGINE_REPORT_NAME,
@@ -30,12 +28,9 @@ from patch_compile.artifacts.layout import (
 )
 from patch_compile.artifacts.place import check_free_space
 from patch_compile.artifacts.plan import Plan
-from patch_compile.artifacts.stage_files import sha256_of
-from patch_compile.artifacts.workspace import key_of
 from patch_compile.planning.cost import CostModel
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
-from patch_compile.runtime import Runner
 from patch_compile.sources.base import Source
 from patch_compile.sources.open import check_unchanged, files_of_model
 from patch_compile.timing.device import engine_report
@@ -62,72 +57,30 @@ class UniformMasks(Mapping[str, LinearMask]):
         return len(self._like)
 
 
-_KEY = "key"
-
-
 @contextmanager
-def model_files(
-    which: tuple[Contender, ...],
-    runner: Runner,
-    out: OutFolder,
-    source: Source,
-    costs: CostModel | None,
-    progress: Progress,
-    *,
-    keep: bool,
+def engine_files(
+    which: tuple[Contender, ...], out: OutFolder, source: Source, costs: CostModel | None, progress: Progress
 ) -> Iterator[dict[Contender, Path]]:
-    """Yield the engine or the ONNX file of each model.
-
-    Models that are made go to OUT/bench/models, and are removed at the end unless `keep` is set. A model that an
-    earlier run kept there is reused if nothing that it is made of has changed.
-    """
-    made: list[Path] = []
-    found = InputSnapshot.of(lambda: _inputs(out, source) if set(which) - {Contender.HYBRID} else ())
+    """Yield the engine of each model. Engines that are made lie in a temporary folder of OUT."""
+    engines = {Contender.HYBRID: out.path / ENGINE}
+    others = [one for one in which if one is not Contender.HYBRID]
+    if not others:
+        yield engines
+        return
+    found = InputSnapshot.of(lambda: _inputs(out, source))
+    check_unchanged(source, out, "; or time only the hybrid model: --against none")
+    check_free_space(out.path, _needed(out, len(others)))
+    folder = out.path / temporary_name(BENCH_FOLDER)
     try:
-        if set(which) - {Contender.HYBRID}:
-            check_unchanged(source, out, "; or time only the hybrid model: --against none")
-            check_free_space(out.path / BENCH_MODELS, _needed(out, which, runner))
-        yield {one: _file_of(one, runner, out, source, costs, progress, made, found) for one in which}
+        for one in others:
+            onnx = write_contender(one, out, source, costs, folder, progress)
+            found.check()
+            engines[one] = build_contender(one, onnx, out, source.recipe, folder / one.folder, progress)
+            for part in engines[one].parent.glob(f"{ONNX_NAME}*"):
+                part.unlink()
+        yield {one: engines[one] for one in which}
     finally:
-        for folder in () if keep else made:
-            shutil.rmtree(folder, ignore_errors=True)
-        home = out.path / BENCH_MODELS
-        if home.is_dir() and not any(home.iterdir()):
-            home.rmdir()
-
-
-def _file_of(
-    which: Contender,
-    runner: Runner,
-    out: OutFolder,
-    source: Source,
-    costs: CostModel | None,
-    progress: Progress,
-    made: list[Path],
-    found: InputSnapshot,
-) -> Path:
-    engine = runner is Runner.ENGINE
-    if which is Contender.HYBRID:
-        return out.path / (ENGINE if engine else ONNX)
-    home = out.path / BENCH_MODELS / which.folder
-    file, key = home / (ENGINE_NAME if engine else ONNX_NAME), _key(which, runner, out, source.recipe, costs)
-    if file.is_file() and (home / _KEY).is_file() and (home / _KEY).read_text() == key:
-        progress.note(f"{which}: as an earlier run left it in {home}")
-        return file
-    made.append(home)
-    onnx = write_contender(which, out, source, costs, out.path / BENCH_MODELS, progress)
-    found.check()
-    if engine:
-        home.mkdir(parents=True, exist_ok=True)
-        built = build_contender(which, onnx, out, source.recipe, home, progress)
-        for part in home.glob(f"{ONNX_NAME}*"):
-            part.unlink()
-        assert built == file
-    elif onnx != file:  # the source is an ONNX file itself
-        return onnx
-    flush_tree(home)  # before the key says that it is whole
-    (home / _KEY).write_text(key)
-    return file
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _inputs(out: OutFolder, source: Source) -> Iterator[Path]:
@@ -136,29 +89,14 @@ def _inputs(out: OutFolder, source: Source) -> Iterator[Path]:
     yield _masks_file(out, source.recipe)
 
 
-def _key(which: Contender, runner: Runner, out: OutFolder, r: Recipe, costs: CostModel | None) -> str:
-    """Returns a hash of everything that a model is made of."""
-    settings = r.model_dump(mode="json", exclude={"out"})
-    built = EngineReport.of(out.path)
-    versions = importlib.metadata.version("patch-compile"), built and built.as_json()
-    masks = sha256_of(_masks_file(out, r)) if which is Contender.UNIFORM else None
-    return key_of(str(which), str(runner), out.manifest.model.sha256, settings, versions, repr(costs), masks)
-
-
-def _needed(out: OutFolder, which: tuple[Contender, ...], runner: Runner) -> int:
-    """Returns an upper bound of the disk space in bytes: the hybrid model's size and the bytes that packing saved."""
-    plan = Plan.of(out.path)
-    dense = file_bytes(out.path / ONNX) + (plan.saved_bytes if plan else 0)
-    return dense * (len(which) - 1) * (2 if runner is Runner.ENGINE else 1)
-
-
-def file_bytes(path: Path) -> int:
-    """Returns the bytes of an engine, or of an ONNX file with its external data."""
-    if path.suffix != ".onnx":
-        return path.stat().st_size
+def _needed(out: OutFolder, engines: int) -> int:
+    """Returns an upper bound of the disk space of engines and their ONNX files in bytes: twice the hybrid model's size and
+    the bytes that packing saved."""
     from patch_compile.onnx_io.external import external_files
 
-    return sum(file.stat().st_size for file in (path, *external_files(path)))
+    plan, onnx = Plan.of(out.path), out.path / ONNX
+    hybrid = sum(file.stat().st_size for file in (onnx, *external_files(onnx)))
+    return 2 * engines * (hybrid + (plan.saved_bytes if plan else 0))
 
 
 def write_contender(
@@ -175,7 +113,6 @@ def write_contender(
     model. costs: the cost model that OUT was planned by; lowering `auto` needs it.
     """
     path = folder / which.folder / ONNX_NAME
-    shutil.rmtree(path.parent, ignore_errors=True)
     path.parent.mkdir(parents=True)
     with progress.stage(f"{which} ONNX") as update:
         if which is Contender.DENSE:

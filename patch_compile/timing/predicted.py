@@ -102,12 +102,6 @@ def _costed(plan: LinearPlan, costs: CostModel) -> LinearPlan:
 def check_calibration(place: Place, source: Source) -> None:
     """Raises PatchCompileError, before anything is timed, if times on `place` can't calibrate a card."""
     fix = "Leave `--calibrate` out."
-    if not place.library.on_gpu:
-        raise PatchCompileError(
-            "--calibrate does not go with ONNX Runtime",
-            "The planner predicts engines on a GPU, of which ONNX Runtime's times on a CPU say nothing.",
-            f"Run it where a GPU runs the engine. {fix[:-1]} otherwise.",
-        )
     if why := source.why_not(Capability.PLAN):
         raise PatchCompileError(f"--calibrate does not go with {source.words}", why, fix)
     if place.card is None:

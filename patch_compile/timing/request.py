@@ -3,43 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
-from pydantic import BeforeValidator, model_validator
+from pydantic import BeforeValidator
 
+from masklearn.base.option import listed
 from masklearn.base.settings import Settings
 from patch_compile.artifacts.bench import Contender
-from patch_compile.engine.backend import Runner
 from patch_compile.errors import PatchCompileError
 from patch_compile.options import BenchOptions
 from patch_compile.sources.kinds import Sequences
 from patch_compile.timing.points import Point, grid_of
 
-# An engine's default profiles end at batch 8; a user's profiles may go further. A CPU takes seconds for work that takes
-# a GPU milliseconds.
-_BATCHES = {Runner.ENGINE: (1, 4, 8, 16), Runner.ONNX: (1, 4)}
-_TOKENS = {Runner.ENGINE: (128, 1024), Runner.ONNX: (128,)}
-_ITERATIONS = {Runner.ENGINE: 100, Runner.ONNX: 10}
+# An engine's default profiles end at batch 8; a user's profiles may go further.
+_BATCHES = (1, 4, 8, 16)
+_TOKENS = (128, 1024)
 _NONE = "none"
-_WARM_UP = {Runner.ENGINE: 10, Runner.ONNX: 2}
 
 
 def _against(value: Any) -> Any:
-    return parse_against(value if isinstance(value, str) else ",".join(value) or _NONE)
+    """Returns the names of models, none for `none`. Raises ValueError with the known names for any other name."""
+    names = listed(value)
+    if tuple(names) == (_NONE,):
+        return ()
+    known = [str(Contender.DENSE), str(Contender.UNIFORM)]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{name!r} is none of {', '.join(known)}, {_NONE}.")
+    return names
 
 
 class BenchRequest(Settings, BenchOptions):
     """The settings of `bench`, checked together."""
 
     against: Annotated[tuple[Contender, ...], BeforeValidator(_against)]
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.calibrate and self.runner is Runner.ONNX:
-            raise ValueError(
-                "The planner predicts engines on a GPU, of which ONNX Runtime's times say nothing"
-            )
-        return self
 
     @property
     def sizes(self) -> tuple[tuple[int, ...] | None, ...]:
@@ -51,12 +48,7 @@ class BenchRequest(Settings, BenchOptions):
         """Returns the models that are timed, in the order of bench.json."""
         return tuple(which for which in Contender if which in (*self.against, Contender.HYBRID))
 
-    def rounds(self, runner: Runner) -> tuple[int, int]:
-        """Returns the number of runs that count, and of warm-up runs before them."""
-        warm_up = _WARM_UP[runner] if self.warm_up is None else self.warm_up
-        return self.iterations or _ITERATIONS[runner], warm_up
-
-    def points(self, runner: Runner, sequences: Sequences) -> list[Point]:
+    def points(self, sequences: Sequences) -> list[Point]:
         """Returns the points to time for a model that takes such sequences.
 
         Raises PatchCompileError for more tokens than the model has positions, and for decode steps of an encoder.
@@ -66,8 +58,8 @@ class BenchRequest(Settings, BenchOptions):
             raise PatchCompileError(
                 "--past-tokens does not go with an encoder", "It has no decode steps.", "Leave it out."
             )
-        prompts = self.prompt_tokens or _fitting(_TOKENS[runner], positions)
-        behind = self.prompt_tokens or _TOKENS[runner]  # decode steps follow the prompts that were asked for
+        prompts = self.prompt_tokens or _fitting(_TOKENS, positions)
+        behind = self.prompt_tokens or _TOKENS  # decode steps follow the prompts that were asked for
         pasts = self.past_tokens or _fitting(behind, positions and positions - 1)
         pasts = pasts if sequences.decodes else ()
         for flag, sizes, room in (("--prompt-tokens", prompts, 0), ("--past-tokens", pasts, 1)):
@@ -77,26 +69,9 @@ class BenchRequest(Settings, BenchOptions):
                     f"It has {positions}.",
                     f"Give at most {positions - room}.",
                 )
-        return grid_of(self.batch_size or _BATCHES[runner], prompts, pasts)
+        return grid_of(self.batch_size or _BATCHES, prompts, pasts)
 
 
 def _fitting(sizes: Sequence[int], most: int | None) -> tuple[int, ...]:
     """Returns the sizes without repeats, larger ones cut to `most`."""
     return tuple(dict.fromkeys(size if most is None else min(size, most) for size in sizes))
-
-
-def parse_against(text: str) -> tuple[Contender, ...]:
-    """Parse comma-separated names of models; `none` stands for no model.
-
-    Raises ValueError with the known names for any other name.
-    """
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if names == [_NONE]:
-        return ()
-    known = [str(Contender.DENSE), str(Contender.UNIFORM)]
-    for name in names:
-        if name not in known:
-            raise ValueError(f"{name!r} is none of {', '.join(known)}.")
-    if not names:
-        raise ValueError(f"Give some of {', '.join(known)}, or none.")
-    return tuple(Contender(name) for name in dict.fromkeys(names))

@@ -20,7 +20,7 @@ from patch_compile.artifacts.bench import (
     Spread,
 )
 from patch_compile.artifacts.folder import OutFolder, kept_for_writing
-from patch_compile.artifacts.layout import BENCH, BENCH_FOLDER, BENCH_MODELS, REPORT
+from patch_compile.artifacts.layout import BENCH, BENCH_FOLDER, REPORT
 from patch_compile.artifacts.manifest import package_versions
 from patch_compile.artifacts.prediction import Calibration
 from patch_compile.artifacts.workspace import key_of
@@ -28,8 +28,8 @@ from patch_compile.errors import PatchCompileError, sentence
 from patch_compile.progress import Progress, quiet_libraries
 from patch_compile.report.page import renew_page
 from patch_compile.sources.open import source_of
-from patch_compile.timing.device import Place, busy_share, choose_runner, find_place
-from patch_compile.timing.models import file_bytes, model_files
+from patch_compile.timing.device import Place, find_place
+from patch_compile.timing.models import engine_files
 from patch_compile.timing.points import MakeFeed, Point
 from patch_compile.timing.predicted import calibrate, check_calibration, costs_of_build
 from patch_compile.timing.request import BenchRequest
@@ -64,7 +64,7 @@ def bench(path: Path, asked: BenchRequest, *, force: bool = False) -> BenchRepor
     """Time the models of OUT in turns, write bench.json and return its content.
 
     With `asked.calibrate` it fits the card to the times, for later plans. Raises PatchCompileError if OUT is damaged,
-    was timed before, or another process writes into it, and if this machine can't run the models or hold them in memory
+    was timed before, or another process writes into it, and if this machine can't run the engines or hold them in memory
     together.
     """
     with kept_for_writing(path):
@@ -76,13 +76,13 @@ def _bench(path: Path, asked: BenchRequest, force: bool) -> BenchReport:
     quiet_libraries()
     out = OutFolder.open(path)
     _check_new(out, force)
-    runner = choose_runner(out, asked.runner, progress)
+    place = find_place(out, progress, trust=asked.trust)
     subject = Subject(out, source_of(out), asked)
-    place = find_place(out, runner, progress, trust=asked.trust)
     if asked.calibrate:
         check_calibration(place, subject.source)
-    feeds = subject.feeds(runner)
-    _check_runs(subject, place, list(feeds))
+    feeds = subject.feeds()
+    if place.nvml:
+        check_memory(subject.engine_bytes(), place.nvml.free_bytes, len(asked.models))
     out.forget(BENCH_FOLDER, BENCH_FOLDER)
     report = _Contest(subject, place, progress).run(feeds)
     _keep(out, subject, report)
@@ -102,27 +102,19 @@ class _Contest:
     progress: Progress
 
     def run(self, feeds: Mapping[Point, MakeFeed]) -> BenchReport:
-        """Make the models, load them and time them. Returns the content of bench.json."""
-        subject, asked, progress = self.subject, self.subject.asked, self.progress
-        making = model_files(
-            asked.models,
-            self.place.runner,
-            subject.out,
-            subject.source,
-            costs_of_build(subject.out),
-            progress,
-            keep=asked.keep,
-        )
+        """Build the engines, load them and time them. Returns the content of bench.json."""
+        subject, progress = self.subject, self.progress
+        costs = costs_of_build(subject.out)
+        making = engine_files(subject.asked.models, subject.out, subject.source, costs, progress)
         with ExitStack() as stack:
             files = stack.enter_context(making)
-            nbytes = {str(which): file_bytes(file) for which, file in files.items()}
+            nbytes = {which: file.stat().st_size for which, file in files.items()}
             with progress.stage("loading"):
                 runners: dict[str, TimedModel] = {
                     which: stack.enter_context(closing(self.place.open(which, file)))
                     for which, file in files.items()
                 }
             takes = self._taken(runners, feeds)
-            busy = busy_share()
             watch = Watch(self.place.nvml.sample) if self.place.nvml else None
             rows = self._rows(runners, takes, watch)
             clocks = watch.clocks() if watch else None
@@ -131,7 +123,6 @@ class _Contest:
             versions=package_versions(),
             runner=self.place.library,
             device=self.place.device,
-            busy=busy,
             clocks=clocks,
             rows=tuple(rows),
             bytes={which: nbytes.get(which) for which in Contender},
@@ -163,14 +154,18 @@ class _Contest:
     def _rows(
         self, runners: Mapping[str, TimedModel], feeds: Mapping[Point, MakeFeed], watch: Watch | None
     ) -> list[BenchRow]:
-        iterations, warm_up = self.subject.asked.rounds(self.place.runner)
-        rows = []
+        asked, rows = self.subject.asked, []
         with self.progress.stage("timing") as update:
             for done, (point, make) in enumerate(feeds.items()):
                 update(str(point), done, len(feeds))
                 look = watch.look if watch else lambda: None
                 times = take_turns(
-                    runners, make, point.phase, iterations=iterations, warm_up=warm_up, after_round=look
+                    runners,
+                    make,
+                    point.phase,
+                    iterations=asked.iterations,
+                    warm_up=asked.warm_up,
+                    after_round=look,
                 )
                 rows.append(self._row(point, times))
         return rows
@@ -202,36 +197,11 @@ def _check_new(out: OutFolder, force: bool) -> None:
     out.check_replaceable(BENCH_FOLDER)
 
 
-def _check_runs(subject: Subject, place: Place, points: list[Point]) -> None:
-    """Raises PatchCompileError, before any model is made, if this machine can't run the models."""
-    import psutil
-
-    models = len(subject.asked.models)
-    if place.library.on_gpu:
-        if place.nvml:
-            check_memory(subject.engine_bytes(), place.nvml.free_bytes, models, "the GPU's memory")
-        return
-    if subject.source.graph_dtype == "bfloat16":
-        raise PatchCompileError(
-            "A bf16 model can't be timed in ONNX Runtime on a CPU",
-            "ONNX Runtime has no bf16 kernels there. Builds are proven by an fp32 copy that rounds like bf16, and its times "
-            "say nothing.",
-            "Build with `--dtype float16`, or time its engine on a GPU.",
-        )
-    check_memory(subject.onnx_runtime_bytes(points), psutil.virtual_memory().available, models)
-
-
 def _keep(out: OutFolder, subject: Subject, report: BenchReport) -> None:
-    """Write bench.json, renew the page that shows it, and record the new files in the manifest."""
+    """Write bench.json, renew the page that shows it, and record both in the manifest."""
     out.forget(BENCH_FOLDER, BENCH_FOLDER)
     report.write(out.path / BENCH)
-    kept = [
-        str(file.relative_to(out.path))
-        for file in sorted((out.path / BENCH_MODELS).rglob("*"))
-        if file.is_file()
-    ]
-    key = key_of(subject.asked.model_dump(mode="json"), report.date)
-    out.record(BENCH_FOLDER, key, [BENCH, *kept])
+    out.record(BENCH_FOLDER, key_of(subject.asked.model_dump(mode="json"), report.date), [BENCH])
     if (out.path / REPORT).is_file():  # `compile` writes no page
         renew_page(out.path)
 

@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from patch_compile.artifacts.bench import Phase, Timed
 from patch_compile.errors import PatchCompileError
-from patch_compile.onnx_io.session import open_session
 from patch_compile.python_process import ProcessEnded, PythonProcess
 from patch_compile.timing.points import MakeFeed
 
-_NUMPY_OF = {
-    "tensor(float16)": np.float16,
-    "tensor(float)": np.float32,
-    "tensor(double)": np.float64,
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
-    "tensor(bool)": np.bool_,
-}
-
 
 class TimedModel(Protocol):
-    """A loaded model, ready to be timed: an engine on a GPU, or an ONNX file in ONNX Runtime."""
+    """A loaded model, ready to be timed."""
 
     def refuses(self, make: MakeFeed) -> str:
         """Returns the reason why it can't run on these inputs, in words, empty if it can."""
@@ -44,53 +31,11 @@ class TimedModel(Protocol):
         """Free everything that it holds."""
 
 
-class OnnxRunner:
-    """Times an ONNX file, see `TimedModel`. Raises PatchCompileError if ONNX Runtime can't load the file.
-
-    By default, the threads of a session spin after a run, and would take cores from the session that runs next. The
-    runner switches this off.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._session: Any = open_session(path, spinning=False)
-        self._inputs = {one.name: one for one in self._session.get_inputs()}
-        self._binding: Any = None
-
-    def refuses(self, make: MakeFeed) -> str:  # noqa: ARG002
-        """See `TimedModel`. ONNX Runtime takes any size of a dynamic dimension, but not every type."""
-        kinds = {one.type for one in self._inputs.values()} - set(_NUMPY_OF)
-        return f"ONNX Runtime's CPU kernels do not take {', '.join(sorted(kinds))}" if kinds else ""
-
-    def prepare(self, make: MakeFeed, phase: Phase) -> None:  # noqa: ARG002
-        """See `TimedModel`."""
-        import onnxruntime as ort
-
-        self._binding = self._session.io_binding()
-        for name, array in make().items():
-            typed: NDArray[Any] = np.ascontiguousarray(
-                array.astype(_NUMPY_OF[self._inputs[name].type], copy=False)
-            )
-            self._binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(typed))
-        for output in self._session.get_outputs():
-            self._binding.bind_output(output.name, "cpu")
-
-    def run(self) -> float:
-        """See `TimedModel`."""
-        with self._session.limited() as limit:
-            start = time.perf_counter()
-            self._session.run_with_iobinding(self._binding, limit)
-            return (time.perf_counter() - start) * 1e3
-
-    def close(self) -> None:
-        """See `TimedModel`."""
-        self._binding = self._session = None
-
-
 class OwnProcess:
     """A model in its own process, where `open_runner` loads it. Models take turns: one process works at a time.
 
     Two engines can't always share a process: each may need its own PatchLinear plugin, and TensorRT takes only one of each
-    name. ONNX Runtime's sessions could, but would save no memory, since taking turns needs all of them loaded.
+    name.
 
     name: name of the model, in words. Raises PatchCompileError as `open_runner` does, and if the process ends.
     """

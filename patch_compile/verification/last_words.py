@@ -1,8 +1,4 @@
-"""Short texts whose last word a model is to find: the task that every build of a decoder runs.
-
-Texts and score are the same as in `builtin-continuation`, which lm-evaluation-harness runs for `verify`. A build needs no
-harness, and asks fewer texts.
-"""
+"""Short texts whose last word a model is to find: the task that every build of a decoder runs."""
 
 from __future__ import annotations
 
@@ -20,9 +16,7 @@ from masklearn.model.pretrained import token_ids
 from patch_compile.artifacts.proof import LastWords
 from patch_compile.runtime.decoder import Logits, Tokens
 
-_ITEMS = Path(__file__).parent / "tasks/builtin/continuation.jsonl"
-# Two models answer 32 items in 4.3 s on two cores (SmolLM2-135M, 722 tokens, ONNX Runtime 1.27, Xeon with AVX512).
-_ASKED = 32
+_ITEMS = Path(__file__).with_suffix(".jsonl")
 _ROWS = 8  # texts in a batch
 _KNOWS = 2.0  # standard errors above 0 from which a model is taken to know any answer
 
@@ -36,9 +30,9 @@ class LastWord:
 
 
 def last_words(tokenizer: Any, longest: int | None) -> list[LastWord]:
-    """Returns the first texts of the task that the tokenizer can spell. longest: number of tokens that the model can read,
+    """Returns the texts of the task that the tokenizer can spell. longest: number of tokens that the model can read,
     None for any number."""
-    lines = _ITEMS.read_text(encoding="utf-8").splitlines()[:_ASKED]
+    lines = _ITEMS.read_text(encoding="utf-8").splitlines()
     found = []
     for text in (json.loads(line)["text"] for line in lines):
         before, whole = (token_ids(tokenizer, part) for part in (text.rpartition(" ")[0], text))

@@ -76,7 +76,7 @@ def _verify(path: Path, request: VerifyRequest) -> VerifyReport:
     recipe = _recipe(out, request)
     source = open_source(recipe)
     recipe.check_held_out()
-    quiet_libraries([getattr(recipe, name) for name in source.texts])
+    quiet_libraries([getattr(recipe, name) for name in source.texts], hubs=bool(request.tasks))
     with out.replacing(VERIFY_FOLDER) as folder:
         (folder / SCRATCH).mkdir()
         found = Verification(out, source, request, folder, progress).report()
@@ -236,10 +236,10 @@ class Verification:
         """Run both models on tasks."""
         request = self.request
         if request.tasks:
-            from patch_compile.verification.tasks.run import run_tasks
+            from patch_compile.verification.tasks import run_tasks
 
-            with self.progress.stage("tasks") as update:
-                yield "tasks", run_tasks(self.out, request, progress=update, note=self.progress.note)
+            with self.progress.stage("tasks", bar=False):  # the harness shows its own
+                yield "tasks", run_tasks(self.out.path, self.source.recipe, request)
 
     def _proven(self) -> Answers:
         from patch_compile.verification.outputs import compare_outputs

@@ -16,9 +16,8 @@ from patch_compile.artifacts.bench import (
 from tests.artifacts.examples import phase_row
 
 
-def benched(library: Library = Library.TENSORRT) -> BenchReport:
+def benched() -> BenchReport:
     """Content of bench.json of a decoder."""
-    gpu = library.on_gpu
 
     def timed(median: float) -> Timed:
         return Timed(median_ms=median, p10_ms=median * 0.98, p90_ms=median * 1.07, runs=50)
@@ -36,19 +35,16 @@ def benched(library: Library = Library.TENSORRT) -> BenchReport:
             uniform=timed(uniform),
             speedup=speedup,
             speedup_p10_p90=(speedup * 0.97, speedup * 1.03),
-            limit=limit if gpu else None,
-            predicted=predicted if gpu else None,
+            limit=limit,
+            predicted=predicted,
         )
 
     return BenchReport(
         date="2026-11-25T18:00:00+00:00",
         versions={"patch-compile": "0.1.0"},
-        runner=library,
-        device=TimedOn(name="NVIDIA GeForce RTX 3090", backend_version="11.0")
-        if gpu
-        else TimedOn(name="x86-64", backend_version="1.23.2", cores=2),
-        busy=0.0,
-        clocks=_clocks() if gpu else None,
+        runner=Library.TENSORRT,
+        device=TimedOn(name="NVIDIA GeForce RTX 3090", backend_version="11.0"),
+        clocks=_clocks(),
         rows=(
             row(Phase.PREFILL, 16, 10.1, 11.7, 9.4, 1.67),
             row(Phase.DECODE, 16, 1.71, 1.49, 1.31, 1.54),

@@ -1,16 +1,13 @@
 import json
 from pathlib import Path
 
-import pytest
-
-from patch_compile.artifacts.bench import BenchReport, Library
+from patch_compile.artifacts.bench import BenchReport
 from tests.artifacts.benched import benched
 from tests.refusals import refused
 
 
-@pytest.mark.parametrize("library", [Library.TENSORRT, Library.ONNX_RUNTIME])
-def test_times_are_read_as_they_were_written(tmp_path: Path, library: Library) -> None:
-    report = benched(library)
+def test_times_are_read_as_they_were_written(tmp_path: Path) -> None:
+    report = benched()
     report.write(tmp_path / "bench/bench.json")
     assert BenchReport.of(tmp_path) == report
     written = json.loads((tmp_path / "bench/bench.json").read_text())

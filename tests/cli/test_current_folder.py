@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 # Arguments of each command, and its exit code. Paths are relative to the poisoned folder, which has all inputs.
 # fmt: off
 COMMANDS = {
-    "bench": ("built --runner onnx --batch-size 1 --prompt-tokens 8 --iterations 1 --warm-up 1 --against none", 0),
+    "bench": ("built", 1),  # it has no engine
     "build": ("model.onnx -o new --ratio 0.4 --method magnitude --tile 32x32 --backend onnx", 0),
     "compare": ("built twin", 0),
     "compile": ("model --mask built/masks.safetensors -o compiled --lowering plugin", 0),
@@ -35,14 +35,22 @@ COMMANDS = {
     "plan": ("model --ratio 0.4 --target a6000", 0),
     "plugin": ("", 1),  # pip may not ask an index for TensorRT's headers
     "run": ("built the --new-tokens 2", 0),
-    "verify": ("built --lengths 1,7 --tasks builtin --task-limit 2", 0),
+    "verify": ("built --lengths 1,7 --tasks own --task-folder tasks --task-limit 2", 0),
 }
 # fmt: on
+_TASK = """task: own
+dataset_path: json
+dataset_kwargs: {data_files: {test: items.jsonl}}
+test_split: test
+output_type: loglikelihood
+doc_to_text: '{{text}}'
+doc_to_target: ' {{word}}'
+"""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A poisoned folder with a model, a build of it, an ONNX file and a stand-in for Edge-LLM's exporter."""
+    """A poisoned folder with a model, a build of it, an ONNX file, a task and a stand-in for Edge-LLM's exporter."""
     folder = tmp_path_factory.mktemp("current")
     model = write_model(
         folder / "model", "llama", hidden_size=128, intermediate_size=192, num_hidden_layers=2
@@ -55,6 +63,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     shutil.copytree(folder / "built", folder / "twin")
     graphs.export(graphs.mlp, folder / "model.onnx")
+    (folder / "tasks").mkdir()
+    (folder / "tasks/own.yaml").write_text(_TASK)
+    (folder / "tasks/items.jsonl").write_text('{"text": "the cat", "word": "sat"}\n' * 2)
     (folder / "exporter").mkdir()
     stand_in(folder / "exporter")
     poison(folder)
@@ -106,10 +117,9 @@ def test_child_processes_run_no_folder_code(folder: Path, marks: Path, tmp_path:
     """Python lets the caller itself import from the current folder, which here is another folder at its start."""
     code = """
 import os, sys
-from patch_compile import PatchCompileError, bench, build, build_plugin, export
+from patch_compile import PatchCompileError, build, build_plugin, export
 
 os.chdir(sys.argv[1])
-bench("built", runner="onnx", batch_size=[1], prompt_tokens=[8], iterations=1, warm_up=1, against="none", force=True)
 build("model.onnx", "by-library", ratio=0.4, method="magnitude", tile=(32, 32), backend="onnx")
 export("built", format="edgellm=exporter/python")
 try:

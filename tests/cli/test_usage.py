@@ -75,7 +75,6 @@ BAD = {
     "rtol": [*NUMBER, "inf"],
     "check_error_stat": ["prayer"],
     "fail_on": ["ppl", "ppl:5%", "prayer:3", "kl:+5%", "kl:x"],
-    "task_backend": ["prayer"],
     "task_limit": COUNT,
     "iterations": COUNT,
     "warm_up": NUMBER,

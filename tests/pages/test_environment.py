@@ -12,8 +12,8 @@ FOLDERS = (
     "plugins/tensorrt",
     "benchmarks/kernels",
 )
-# A macro of TensorRT's headers, a constant of evaluate, and a name of sysconf.
-NO_VARIABLES = {"TRT_MAJOR_RTX", "DISABLE_MULTIPROC", "SC_CLK_TCK"}
+# A macro of TensorRT's headers, and a name of sysconf.
+NO_VARIABLES = {"TRT_MAJOR_RTX", "SC_CLK_TCK"}
 
 
 def variables() -> set[str]:

@@ -13,7 +13,7 @@ from masklearn.masks.record import (
     SpeedRecord,
     TrainRecord,
 )
-from patch_compile.artifacts.bench import BenchReport, Library, SlowedBy, Spread
+from patch_compile.artifacts.bench import BenchReport, SlowedBy, Spread
 from patch_compile.artifacts.engine import SparseTactics
 from patch_compile.artifacts.plan import Node, Reason, ReasonKind, Slower, Way
 from patch_compile.artifacts.proof import (
@@ -30,7 +30,7 @@ from patch_compile.artifacts.proof import (
 from patch_compile.artifacts.report import Kind
 from patch_compile.artifacts.verify import Question
 from patch_compile.artifacts.verify_schema import EngineNotRun, FirstDifference, NotRun
-from patch_compile.report.bench import bench_notes, times_table
+from patch_compile.report.bench import bench_notes
 from patch_compile.report.learned import learned_lines
 from patch_compile.report.prediction import choice_line, node_words, reason_words
 from patch_compile.report.quality import baselines, output_warnings
@@ -154,11 +154,8 @@ def of_times() -> Iterator[tuple[str, Any]]:
         seen = during.model_copy(update={"sm_mhz": Spread(min=1620, median=high, max=high)})
         yield f"up to {high} MHz", list(bench_notes(with_clocks(during=seen)))
     yield "slowed", list(bench_notes(with_clocks(slowed=(SlowedBy.POWER_LIMIT, SlowedBy.TEMPERATURE))))
-    for busy in (0.24, 0.5):
-        yield f"busy {busy}", list(bench_notes(benched().model_copy(update={"busy": busy})))
     noisy = benched().rows[0].model_copy(update={"speedup_p10_p90": (0.9, 1.1)})
     yield "noise", list(bench_notes(benched().model_copy(update={"rows": (noisy,)})))
-    yield "CPU", times_table(benched(Library.ONNX_RUNTIME)).caption
 
 
 def of_baselines() -> Iterator[tuple[str, Any]]:

@@ -5,16 +5,15 @@ from pydantic import ValidationError
 
 from patch_compile.artifacts.bench import Contender, Phase
 from patch_compile.onnx_io.graph_inputs import GraphInput
-from patch_compile.runtime import Runner
 from patch_compile.sources.kinds import Sequences
 from patch_compile.timing.points import Point, feed_of
-from patch_compile.timing.request import BenchRequest, parse_against
+from patch_compile.timing.request import BenchRequest
 from tests.refusals import refused
 
 
 def test_every_batch_with_every_prompt_and_every_past():
     points = BenchRequest(batch_size=(1, 4), prompt_tokens=(8, 16), past_tokens=(32,)).points(
-        Runner.ONNX, Sequences(99, 64, decodes=True)
+        Sequences(99, 64, decodes=True)
     )
     assert points == [
         *(Point(Phase.PREFILL, batch, tokens) for batch in (1, 4) for tokens in (8, 16)),
@@ -23,25 +22,23 @@ def test_every_batch_with_every_prompt_and_every_past():
 
 
 def test_sizes_that_nobody_gave_stay_within_the_positions():
-    points = BenchRequest().points(Runner.ENGINE, Sequences(99, 512, decodes=True))
+    points = BenchRequest().points(Sequences(99, 512, decodes=True))
     tokens = {phase: {p.tokens for p in points if p.phase is phase} for phase in Phase}
     assert tokens[Phase.PREFILL] == {128, 512} and tokens[Phase.DECODE] == {128, 511}
     assert {p.batch for p in points} == {1, 4, 8, 16}
 
 
 def test_decode_follows_the_asked_prompts():
-    points = BenchRequest(prompt_tokens=(16, 64)).points(Runner.ONNX, Sequences(99, 64, decodes=True))
+    points = BenchRequest(prompt_tokens=(16, 64)).points(Sequences(99, 64, decodes=True))
     tokens = {phase: [p.tokens for p in points if p.phase is phase and p.batch == 1] for phase in Phase}
     assert tokens[Phase.PREFILL] == [16, 64]
     assert tokens[Phase.DECODE] == [16, 63]  # a step needs a position of its own
 
 
 def test_an_encoder_has_prompts_alone():
-    assert {p.phase for p in BenchRequest().points(Runner.ONNX, Sequences(99, None, decodes=False))} == {
-        Phase.PREFILL
-    }
+    assert {p.phase for p in BenchRequest().points(Sequences(99, None, decodes=False))} == {Phase.PREFILL}
     with refused():
-        BenchRequest(past_tokens=(8,)).points(Runner.ONNX, Sequences(99, None, decodes=False))
+        BenchRequest(past_tokens=(8,)).points(Sequences(99, None, decodes=False))
 
 
 @pytest.mark.parametrize("setting", ["iterations", "warm_up"])
@@ -56,16 +53,16 @@ def test_runs_without_end_are_refused(setting):
 ])  # fmt: skip
 def test_more_tokens_than_positions_are_refused(asked):
     with refused():
-        asked.points(Runner.ONNX, Sequences(99, 64, decodes=True))
+        asked.points(Sequences(99, 64, decodes=True))
 
 
 def test_against():
-    assert parse_against("uniform-2:4, dense") == (Contender.UNIFORM, Contender.DENSE)
-    assert parse_against("none") == ()
-    assert BenchRequest(against=parse_against("dense")).models == (Contender.DENSE, Contender.HYBRID)
+    assert BenchRequest(against="uniform-2:4, dense").models == tuple(Contender)
+    assert BenchRequest(against="none").models == (Contender.HYBRID,)
+    assert BenchRequest(against="dense").models == (Contender.DENSE, Contender.HYBRID)
     for wrong in ("", "sparse", "none,dense"):
         with pytest.raises(ValueError):
-            parse_against(wrong)
+            BenchRequest(against=wrong)
 
 
 def test_inputs_match_the_decoders_past():

@@ -158,13 +158,9 @@ class Sources:
 
     @property
     def measured(self) -> list[tuple[BenchRow, float]]:
-        """Returns the benchmark's rows that compare an engine on a GPU with the dense engine, each with its speed-up.
-
-        It is empty if only ONNX Runtime was timed.
-        """
-        if self.bench is None or not self.bench.runner.on_gpu:
-            return []
-        return [(row, row.speedup) for row in self.bench.rows if row.speedup is not None]
+        """Returns the benchmark's rows that compare the engine with the dense engine, each with its speed-up."""
+        rows = self.bench.rows if self.bench else ()
+        return [(row, row.speedup) for row in rows if row.speedup is not None]
 
     @property
     def measured_first(self) -> dict[str, tuple[BenchRow, float]]:

@@ -382,7 +382,7 @@ def _of_verify(verify: VerifyReport) -> Iterator[Notice]:
 _NOT_MEASURED = {
     Kind.ENCODER: "where the error arises",
     Kind.DECODER: "where the error arises; what simpler ways of pruning lose (--baselines all); what the model loses on "
-    "tasks (--tasks builtin)",
+    "tasks (--tasks)",
 }
 _COMPILED_WRONGLY = "The hybrid ONNX differs from the pruned checkpoint by more than rounding explains"
 _BUILT_WRONGLY = "The engine differs from the hybrid ONNX by more than rounding explains"

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -209,13 +209,11 @@ class CheckpointSource(CheckpointModel):
             return write_hybrid(graph, checkpoint, masks, plan, path, r.dtype, update, fuse=r.fuse, dump=dump)
 
     @override
-    def dense_onnx(
-        self, path: Path, *, logits: Literal["all", "last"] | None = None, runnable: bool = False
-    ) -> Path:
+    def dense_onnx(self, path: Path, *, runnable: bool = False) -> Path:
         from patch_compile.passes.write import export_graph, write_dense
 
         r = self._recipe
-        graph = export_graph(self.model, dtype=r.dtype, opset=r.opset, logits=logits or r.logits)
+        graph = export_graph(self.model, dtype=r.dtype, opset=r.opset, logits=r.logits)
         write_dense(graph, self._checkpoint, path, r.dtype, runnable=runnable)
         return path
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -223,9 +223,7 @@ class OnnxSource(OutputSource):
             )
 
     @override
-    def dense_onnx(
-        self, path: Path, *, logits: Literal["all", "last"] | None = None, runnable: bool = False
-    ) -> Path:
+    def dense_onnx(self, path: Path, *, runnable: bool = False) -> Path:
         """Returns the file itself, or if `runnable` and it holds bfloat16 a copy next to `path` that ONNX Runtime can
         run."""
         return runnable_onnx(self.model, path.parent) if runnable else self.model

@@ -160,6 +160,4 @@ def _tasks() -> TaskScores:
         samples=100,
         difference=None,
     )
-    return TaskScores(
-        harness="lm-eval 0.4.13", backend="hf", rows=(choice, continuation), chat_template=False
-    )
+    return TaskScores(harness="lm-eval 0.4.13", rows=(choice, continuation), chat_template=False)

@@ -11,7 +11,7 @@ from onnx import helper
 
 from masklearn.base.durable import is_temporary
 from masklearn.masks.record import RepairRecord
-from patch_compile.artifacts.bench import Library, Phase
+from patch_compile.artifacts.bench import Phase
 from patch_compile.artifacts.verify import Outcome
 from patch_compile.artifacts.verify_schema import EngineNotRun, NotRun
 from patch_compile.report.page import write_page
@@ -68,10 +68,6 @@ class TestVerdict:
         said = words(write_page(out.write(None, timed)))
         assert "Measured slower than the dense engine for a whole run with batch 16: 0.86×." in said
         assert "measured, batch 16" in said and "neither predicted nor measured" not in said
-
-    def test_cpu_times_are_no_gpu_times(self, out: Out) -> None:
-        said = words(write_page(out.write(verified(out), benched(Library.ONNX_RUNTIME))))
-        assert "1.11× predicted" in said and "It says nothing about a GPU" in said
 
     def test_faults_come_first(self, out: Out) -> None:
         wrong = compiled().model_copy(update={"passed": False, "error": None})

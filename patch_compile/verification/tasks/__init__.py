@@ -1,1 +1,0 @@
-"""Runs tasks of lm-evaluation-harness on the dense and the pruned model, only with data on this machine."""
