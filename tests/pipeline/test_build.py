@@ -205,7 +205,9 @@ def test_bfloat16_is_proven_too(settings):
         onnx.TensorProto.BFLOAT16
     }
     # Unchanged files are linked from the build before; only the proof runs again.
-    again = build(settings | {"dtype": "bfloat16", "eval_windows": 1}, force=True)
+    longer = settings["out"].with_name("longer.txt")
+    longer.write_text(f"{Path(settings['eval_text']).read_text()} the cat")
+    again = build(settings | {"dtype": "bfloat16", "eval_text": str(longer)}, force=True)
     assert again["agreement"] == report["agreement"]
 
 
@@ -311,7 +313,7 @@ def test_a_person_sees_table_perplexity_and_sentences(settings):
         "192",
         "Compiled right? ✓ yes",
         "Pruned how much? ",
-        "the cat sat",
+        "The capital of France is",
         "SiLU·mul with up_proj ×",
         "(no engine: backend onnx)",
     ):
