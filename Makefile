@@ -31,7 +31,7 @@ PYTEST := OMP_NUM_THREADS=1 MKL_CBWR=AUTO,STRICT $(ARCHS) PATCH_COMPILE_MODEL=$(
 
 # The quick tests, which enter every room: tests/parts.py.
 test: fetched
-	$(PYTEST) --part quick
+	$(PYTEST) --quick
 
 # All tests, in one run: each of its processes takes half a minute to find them.
 test-full: fetched compiled
@@ -54,9 +54,9 @@ durations: fetched compiled
 	$(BIN)/python -m tests.durations build/durations.xml
 
 # What commands print, what the page says, and the texts of refusals are compared with golden files: this writes them anew, to
-# be read before a commit. It runs for minutes; `GOLDEN=write pytest FILE` renews the texts of one file of tests.
+# be read before a commit. It runs half of all tests; `GOLDEN=write pytest FILE` renews the texts of one file of tests.
 golden: .venv/installed models
-	GOLDEN=write $(PYTEST) --part golden
+	GOLDEN=write $(PYTEST) $$(grep -rlE 'refus|compare_with_golden|assert_changes' tests --include='test_*.py')
 
 # report.html is tested in a Chromium: Debian's, where none is found and it may be installed; else those tests are skipped.
 chromium: .venv/installed
@@ -91,8 +91,8 @@ edgellm: .venv/installed models .cache/edgellm/installed
 	.cache/edgellm/bin/python -m pip install --quiet 'tensorrt-edgellm[export]==0.11.0'
 	touch $@
 
-# Attacks the program at full size: an hour or more on all cores. What held and what broke goes to build/torture/RESULTS.jsonl.
-# ATTACKS="faults server" runs some. Fails when anything broke.
+# Attacks the program at full size: an hour or more on all cores. Prints what held and what broke.
+# ATTACKS="faults readers" runs some. Fails when anything broke.
 torture: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.attacks $(ATTACKS)
 

@@ -20,7 +20,7 @@ from patch_compile.hardware import cards
 from patch_compile.onnx_export import trace
 from tests.builds import TINY
 from tests.fp32 import compute_in_fp32
-from tests.parts import PARTS, of_part
+from tests.parts import is_quick
 from tests.refusals import COLLECTED, refusals_of
 from tests.traces import Traces, kept_traces
 
@@ -106,8 +106,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--part`."""
-    parser.addoption("--part", choices=PARTS, help="run one part of the tests (default: all)")
+    """Add `--quick`."""
+    parser.addoption("--quick", action="store_true", help="run the quick tests")
 
 
 def pytest_make_parametrize_id(val: Any) -> str | None:
@@ -123,11 +123,11 @@ def pytest_make_parametrize_id(val: Any) -> str | None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests of other parts."""
+    """Leave out tests that are not quick, if only the quick tests run."""
     config.stash[COLLECTED] = tuple(items)
-    if part := config.getoption("part"):
-        items[:], others = of_part(part, items)
-        config.hook.pytest_deselected(items=others)
+    if config.getoption("quick"):
+        config.hook.pytest_deselected(items=[item for item in items if not is_quick(item)])
+        items[:] = filter(is_quick, items)
 
 
 def pytest_collection_finish() -> None:

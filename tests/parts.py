@@ -1,21 +1,16 @@
-"""The parts of the tests: `quick`, which `make test` runs, and `golden`.
+"""The quick tests, which `make test` runs.
 
 A file of tests is quick if it took less than SLOW seconds by durations.txt, or is not in durations.txt yet. In other files
 only tests with the mark `quick` are quick: one real run of each kind, so that `make test` enters every room. Tests with
-the mark `sweep`, one more architecture each, are never quick. `make golden` runs the tests, quick or not, that compare a
-text with a golden file.
+the mark `sweep`, one more architecture each, are never quick.
 """
 
 import re
-from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-from tests.refusals import has_golden_text
-
-PARTS = ("quick", "golden")
 SLOW = 5.0  # seconds
 _HERE = Path(__file__).parent
 _FILE = re.compile(r" *(\d+\.\d) +\d+ (tests/\S+\.py)")
@@ -33,16 +28,7 @@ def slow_files() -> frozenset[str]:
     return frozenset(match[2] for match in found if match and float(match[1]) >= SLOW)
 
 
-def of_part(part: str, items: Iterable[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Item]]:
-    """Returns the tests of a part, and the others."""
-    own: tuple[list[pytest.Item], list[pytest.Item]] = [], []
-    for item in items:
-        inside = has_golden_text(item) if part == "golden" else _is_quick(item)
-        own[not inside].append(item)
-    return own
-
-
-def _is_quick(item: pytest.Item) -> bool:
+def is_quick(item: pytest.Item) -> bool:
     file = item.path.relative_to(_HERE.parent).as_posix()
     quick = file not in slow_files() or item.get_closest_marker("quick") is not None
     return quick and item.get_closest_marker("sweep") is None

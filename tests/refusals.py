@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from difflib import ndiff
 from functools import cache
 from pathlib import Path
-from types import CodeType
 from typing import Any
 
 import pytest
@@ -138,30 +137,6 @@ def _add(said: str, varies: str | None) -> None:
 def key_of(item: pytest.Item) -> str:
     """Returns a test's name in its golden file."""
     return item.path.name + item.nodeid[item.nodeid.index("::") :]
-
-
-def has_golden_text(item: pytest.Item) -> bool:
-    """Whether a test, a function of ours that it calls, or a fixture of it may compare a text with a golden file."""
-    fixtures: Any = getattr(item, "_fixtureinfo", None)
-    found = [own[-1].func for own in fixtures.name2fixturedefs.values()] if fixtures else []
-    ahead, seen = [getattr(item, "function", None), *found], set[Any]()
-    while ahead:
-        one = ahead.pop()
-        if one in (refused, refusal, stale) or getattr(one, "__name__", "") == "compare_with_golden":
-            return True
-        if inspect.isfunction(one) and one not in seen and one.__module__.startswith("tests."):
-            seen.add(one)
-            one = inspect.unwrap(one)
-            called = (one.__globals__.get(name) for name in _names_in(one.__code__))
-            ahead += [other for other in called if inspect.isfunction(other)]
-    return key_of(item) in golden_texts(item.path.with_name(NAME))
-
-
-@cache
-def _names_in(code: CodeType) -> frozenset[str]:
-    """Returns the names that a function uses, also in functions inside it."""
-    inner = (_names_in(one) for one in code.co_consts if isinstance(one, CodeType))
-    return frozenset(code.co_names).union(*inner)
 
 
 def _adds(item: pytest.Item) -> bool:

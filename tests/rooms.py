@@ -13,25 +13,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _SUFFIXES = (".py", ".cu", ".cuh", ".cpp", ".h", ".sh")
-_WIDTH = 120
+Room = tuple[str, str]
 
 
-def room_of(path: str) -> tuple[str, str]:
+def room_of(path: str) -> Room:
     """Returns package and room of a file, such as ("masklearn", "masks"); the room "." is the package's own folder."""
     parts = Path(path).parts
     return (parts[0], parts[1]) if len(parts) > 2 else (parts[0] if len(parts) == 2 else ".", ".")
 
 
-def lines(folder: Path) -> dict[tuple[str, str], Counter[str]]:
+def lines(folder: Path) -> dict[Room, Counter[str]]:
     """Returns the numbers of `lines` and `files` of each room of a checkout."""
-    found: dict[tuple[str, str], Counter[str]] = {}
+    found: dict[Room, Counter[str]] = {}
     for path in _files(folder):
         if path.suffix in _SUFFIXES:
             found.setdefault(room_of(str(path)), Counter()).update(_size(folder / path))
     return found
 
 
-def over_budget(folder: Path, rooms: dict[tuple[str, str], Counter[str]]) -> Iterator[str]:
+def over_budget(folder: Path, rooms: dict[Room, Counter[str]]) -> Iterator[str]:
     """Yield a sentence for each part that is larger than tests/budget.toml allows. rooms: from `lines`."""
     budget = folder / "tests/budget.toml"
     for name, part in tomllib.loads(budget.read_text(encoding="utf-8")).items():
@@ -47,18 +47,16 @@ def over_budget(folder: Path, rooms: dict[tuple[str, str], Counter[str]]) -> Ite
 
 def _files(folder: Path, *globs: str) -> Iterator[Path]:
     listed = _git(folder, "ls-files", "-z", "--", *(f":(glob){glob}" for glob in globs))
-    for path in filter(None, listed.split("\0")):
-        if (folder / path).is_file():
-            yield Path(path)
+    return (Path(path) for path in listed.split("\0") if (folder / path).is_file())
 
 
 def _size(path: Path) -> Counter[str]:
     return Counter(lines=path.read_bytes().count(b"\n"), files=1)
 
 
-def changes(folder: Path, base: str) -> Counter[tuple[str, str]]:
+def changes(folder: Path, base: str) -> Counter[Room]:
     """Returns the lines that each room has gained since a commit, less than 0 where it lost some."""
-    found: Counter[tuple[str, str]] = Counter()
+    found: Counter[Room] = Counter()
     for row in _git(folder, "diff", "--numstat", "--no-renames", base).splitlines():
         added, removed, path = row.split("\t")
         if path.endswith(_SUFFIXES):
@@ -66,47 +64,33 @@ def changes(folder: Path, base: str) -> Counter[tuple[str, str]]:
     return found
 
 
-def paragraph(package: str, rooms: dict[str, Counter[str]], changed: dict[str, int]) -> Iterator[str]:
-    """Yield the lines of text about a package: its sums, then its rooms, the largest first."""
-    total, change = sum(rooms.values(), Counter()), sum(changed.values())
-    line = f"{package}: {total['lines']:,} lines{_signed(change)} in {total['files']} files"
-    parts = [
-        f"{room} {sizes['lines']:,}{_signed(changed.get(room, 0))}"
-        for room, sizes in sorted(rooms.items(), key=lambda item: -item[1]["lines"])
-    ]
-    yield line
-    line = " "
-    for part in parts if len(parts) > 1 else ():
-        if len(line) + len(part) > _WIDTH:
-            yield line
-            line = " "
-        line += f" {part},"
-    if line.strip():
-        yield line.removesuffix(",")
-
-
-def _signed(change: int) -> str:
-    return f" ({change:+,})" if change else ""
+def table(rooms: dict[Room, Counter[str]], changed: Counter[Room]) -> Iterator[str]:
+    """Yield a line for each package, and a line for each of its rooms, the largest first."""
+    of_package: dict[str, Counter[str]] = {}
+    for (package, _), size in rooms.items():
+        of_package.setdefault(package, Counter()).update(size)
+    for package, total in sorted(of_package.items()):
+        yield f"{package}: {total['lines']:,} lines in {total['files']} files"
+        own = [(room, size["lines"]) for room, size in rooms.items() if room[0] == package]
+        for room, count in sorted(own, key=lambda item: -item[1]):
+            yield (
+                f"  {count:7,} {changed[room]:+6,} {room[1]}"
+                if changed[room]
+                else f"  {count:7,}        {room[1]}"
+            )
 
 
 def _git(folder: Path, *arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout
 
 
-def _followed(folder: Path) -> str | None:
-    command = ["git", "merge-base", "HEAD", "@{upstream}"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
 def main(arguments: list[str]) -> int:
-    folder = Path(__file__).parents[1]
-    base = arguments[0] if arguments else _followed(folder)
-    found, changed = lines(folder), changes(folder, base) if base else Counter()
-    for package in sorted({package for package, _ in found}):
-        rooms = {room: sizes for (owner, room), sizes in found.items() if owner == package}
-        own = {room: change for (owner, room), change in changed.items() if owner == package}
-        print("\n".join(paragraph(package, rooms, own)))
+    folder, base = Path(__file__).parents[1], "".join(arguments)
+    if not base:
+        command = ["git", "merge-base", "HEAD", "@{upstream}"]
+        base = subprocess.run(command, cwd=folder, capture_output=True, text=True).stdout.strip()
+    found, changed = lines(folder), changes(folder, base) if base else Counter[Room]()
+    print("\n".join(table(found, changed)))
     grown = ", ".join(f"{'/'.join(room)} {change:+,}" for room, change in changed.most_common() if change > 0)
     too_large = list(over_budget(folder, found))
     for line in too_large:

@@ -28,10 +28,10 @@ def test_a_change_shows_in_its_room(tmp_path):
     (tmp_path / "pack" / "plan" / "one.py").write_text("a\n" * 1200)
     found, changed = rooms.lines(tmp_path), rooms.changes(tmp_path, "HEAD")
     assert changed == {("pack", "plan"): 200}
-    by_room = {room: sizes for (_, room), sizes in found.items()}
-    assert list(rooms.paragraph("pack", by_room, {"plan": 200})) == [
-        "pack: 1,205 lines (+200) in 2 files",
-        "  plan 1,200 (+200), . 5",
+    assert list(rooms.table(found, changed)) == [
+        "pack: 1,205 lines in 2 files",
+        "    1,200   +200 plan",
+        "        5        .",
     ]
 
 
@@ -55,8 +55,7 @@ def test_more_than_the_budget_fails(tmp_path):
 
 def test_durations_are_added_up_by_file(tmp_path):
     (tmp_path / "junit.xml").write_text(JUNIT)
-    durations.main([str(tmp_path / "junit.xml"), str(tmp_path / "durations.txt")])
-    lines = (tmp_path / "durations.txt").read_text().splitlines()
+    lines = durations.report(tmp_path / "junit.xml").splitlines()
     assert "    6.0     2 tests/planning/test_a.py" in lines
     assert lines[-1] == "    5.5 tests/planning/test_a.py::test_one[1]"
     assert "    2.0     1 tests/test_c.py" in lines

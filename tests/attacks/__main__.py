@@ -1,9 +1,8 @@
-"""Attacks the program, prints rows as in docs/status/reliability.md, and adds them to build/torture/RESULTS.jsonl.
+"""Attacks the program, and prints rows as in docs/status/reliability.md, and what broke.
 
     python -m tests.attacks                 # every attack but `fuzz`, at full size
-    python -m tests.attacks faults server   # some of them
-    python -m tests.attacks --small faults  # the few attempts that `make test-full` makes too
-    python -m tests.attacks hostile --only "onnx: " FIFO  # inputs whose kind and name contain one of these words
+    python -m tests.attacks faults readers  # some of them
+    python -m tests.attacks hostile --only "onnx: " FIFO  # inputs whose names contain one of these words
     python -m tests.attacks faults --only "oneshot with repair" --count 450 --seed 1  # so many of one scenario, drawn
     python -m tests.attacks readers --only masks   # one reader
     python -m tests.attacks mosaics --only 1003    # the problem of a seed
@@ -20,16 +19,14 @@ import argparse
 import multiprocessing
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from tests.attacks.attack import BUILD, run
+from tests.attacks.attack import run
 
 # Modules with a function `attack`, by name on the command line. They run in this order.
 MODULES = {
     "faults": "tests.attacks.faults.sweep",
     "readers": "tests.attacks.reader",
     "mosaics": "tests.attacks.mosaic",
-    "server": "tests.attacks.server",
     "hostile": "tests.attacks.hostile.cases",
     "plugin": "tests.attacks.plugin",
     "simulate": "tests.attacks.simulator.simulate",
@@ -43,29 +40,26 @@ def main(arguments: Sequence[str]) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MODULES)}")
-    parser.add_argument("--small", action="store_true", help="the few attempts that the tests make too")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", choices=[*MODULES, []], help=f"of {', '.join(MODULES)}"
+    )
     parser.add_argument("--only", nargs="+", metavar="WORD", help="a part of the attack")
     parser.add_argument(
         "--count", "--steps", type=int, help="of attempts of `faults`, steps of `simulate`, seconds of `fuzz`"
     )
     parser.add_argument("--seed", type=int, help="of what is drawn")
-    parser.add_argument("--results", type=Path, default=BUILD / "RESULTS.jsonl", help="file to append to")
     given = vars(parser.parse_args(arguments))
-    names, results = given.pop("names"), given.pop("results")
-    if unknown := set(names) - set(MODULES):
-        parser.error(f"unknown: {', '.join(sorted(unknown))}")
-    results.parent.mkdir(parents=True, exist_ok=True)
+    names = given.pop("names")
     options = {name: value for name, value in given.items() if value}
-    codes = []
     print(
         "| module | attack | size | tried | held | broken |\n| --- | --- | --- | --: | --: | --: |",
         flush=True,
     )
+    codes = []
     for name in names or [name for name in MODULES if name != "fuzz"]:
         # In a process of its own: `hostile` forks, and may not have threads.
         process = multiprocessing.get_context("spawn").Process(
-            target=run, args=(name, MODULES[name], options, results)
+            target=run, args=(name, MODULES[name], options)
         )
         process.start()
         process.join()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import json
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,21 +30,13 @@ class Attack:
         )
 
 
-def run(name: str, module: str, options: Mapping[str, Any], results: Path) -> None:
-    """Run the attack of a module, and end this process, with exit code 1 if anything broke."""
-    from benchmarks.machine import origin
-
-    began = time.monotonic()
+def run(name: str, module: str, options: Mapping[str, Any]) -> None:
+    """Run the attack of a module, print its results, and end this process, with exit code 1 if anything broke."""
     found: list[Attack] = importlib.import_module(module).attack(**options)
-    size = "small" if options.get("small") else "part" if "only" in options else "full"
-    size = f"{options['count']:,}" if "count" in options else size
-    about = {"module": name, "size": size, "seconds": round(time.monotonic() - began), **origin()}
-    with results.open("a") as file:
-        for one in found:
-            tried, broken = one.tried, len(one.broken)
-            print(f"| {name} | {one.words} | {size} | {tried:,} | {tried - broken:,} | {broken:,} |")
-            line = about | {"attack": one.words, "tried": tried, "held": tried - broken, "broken": one.broken}
-            file.write(json.dumps(line) + "\n")
+    size = f"{options['count']:,}" if "count" in options else "part" if "only" in options else "full"
+    for one in found:
+        tried, broken = one.tried, len(one.broken)
+        print(f"| {name} | {one.words} | {size} | {tried:,} | {tried - broken:,} | {broken:,} |")
     lines = [f"- {one.words}: {line}" for one in found for line in one.broken]
     print(*lines, sep="\n", end="\n" * bool(lines), flush=True)
     sys.exit(bool(lines))

@@ -43,7 +43,7 @@ from tests.plugins.host_kernel import (
 )
 from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES, Case, without_panels
 
-_SMALL, _FULL = 10, 3000
+_COUNT = 3000
 _NUMBERS = {INT8: packer.INT8, W8A8: packer.W8A8, INT4: packer.INT4}
 
 
@@ -282,11 +282,11 @@ def _kernels(kernels: Sequence[HostKernel], mosaic: Mosaic) -> Iterator[str]:
         yield f"{list(kernel.configs())[config]} gives other bits in another order of blocks or copies"
 
 
-def attack(*, small: bool = False, only: Sequence[str] = ()) -> list[Attack]:
+def attack(*, only: Sequence[str] = ()) -> list[Attack]:
     """Compute the problems of seeds that the tests do not take. only: these seeds."""
     BUILD.mkdir(parents=True, exist_ok=True)
     compilers = (compile_host_kernel, compile_integer_kernel, compile_byte_kernel)
     kernels = [compiled(BUILD) for compiled in compilers] if COMPILER else []
-    seeds = [*map(int, only)] or range(1000, 1000 + (_SMALL if small else _FULL))
+    seeds = [*map(int, only)] or range(1000, 1000 + _COUNT)
     wrong = [" | ".join(found) for seed in seeds if (found := list(faults(seed, kernels)))]
     return [Attack("random mosaics, packed and computed", len(seeds), tuple(wrong))]

@@ -21,7 +21,7 @@ CORPUS = Path(__file__).with_name("corpus")
 FOUND, REFUSED = "found-", "refused-"
 _OURS = ("masklearn", "patch_compile")
 _MOST_SECONDS = 10.0  # of the processor, for one input, times the slowness of the machine
-_SMALL, _FULL = 20, 3000  # mutations of each reader
+_COUNT = 3000  # mutations of each reader
 
 
 @dataclass(frozen=True)
@@ -121,25 +121,22 @@ def mutants(reader: Reader, count: int) -> Iterator[tuple[int, bytes, bool]]:
         yield seed, mutated, mutated != data
 
 
-def attack(*, small: bool = False, only: Sequence[str] = ()) -> list[Attack]:
+def attack(*, only: Sequence[str] = ()) -> list[Attack]:
     """Read mutations of each reader's corpus; mutations that break it are kept in build/torture. only: names of readers."""
     from tests.attacks.readers import READERS
 
     logging.disable(logging.ERROR)
-    count = _SMALL if small else _FULL
     with TemporaryDirectory() as folder:
         return [
-            Attack(
-                f"mutated bytes: {name}", count // one.cost, tuple(_broken(one, count, Path(folder) / name))
-            )
+            Attack(f"mutated bytes: {name}", _COUNT // one.cost, tuple(_broken(one, Path(folder) / name)))
             for name, one in READERS.items()
             if not only or name in only
         ]
 
 
-def _broken(reader: Reader, count: int, folder: Path) -> Iterator[str]:
+def _broken(reader: Reader, folder: Path) -> Iterator[str]:
     folder.mkdir()
-    for seed, data, _ in mutants(reader, count):
+    for seed, data, _ in mutants(reader, _COUNT):
         if crash := attempt(reader, data, folder):
             kept = placed(BUILD, f"{reader.name}-{crash.name}", data)
             yield f"seed {seed}: {crash.details.strip().splitlines()[-1][:200]}: {kept}"

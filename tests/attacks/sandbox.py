@@ -18,21 +18,21 @@ import stat
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
 
 import psutil
 
-from tests.attacks.hostile.case import Case, Sound
 from tests.work import slowness
 
 MEMORY = 1_500 << 20  # bytes of address space beyond what the imports take
 SECONDS = 20  # of the processor, times the slowness of the machine; and of a wait for nothing
 _LOOK = 0.5  # seconds between two looks at a command that may wait for ever
 _BUSY = (psutil.STATUS_RUNNING, psutil.STATUS_DISK_SLEEP)
+_CODES = (0, 1, 2, 3, 5)  # ok, user or machine, usage, accuracy, not checked
 _ESCAPED, _NOT_MADE = 99, 98  # exit codes of ours
 _NOISE = re.compile(r"Traceback \(most recent call last\)|\b\w{1,40}Warning: |^\[W\d+ ", re.MULTILINE)
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -40,101 +40,25 @@ _OUTPUTS = ("out", ".out", "masks-out", ".masks-out")
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Result of one command. faults: rules that it broke, empty if it held."""
+class Case:
+    """A hostile input, and a command that reads it.
 
-    kind: str
+    make: writes the input to the current folder of the command, from the folder of sound files; named: texts of which each
+    complaint must contain one; env: additional environment variables; writes: beginnings of the paths that the command may
+    write besides `out`.
+    """
+
     name: str
+    make: Callable[[Path, Path], object]
     command: str
-    code: int
-    seconds: float
-    faults: tuple[str, ...]
-    output: str
-
-    def __str__(self) -> str:
-        return f"{self.kind}: {self.name} | {self.command} | {self.code}, {self.seconds} s | {'; '.join(self.faults)}"
+    named: tuple[str, ...] = ("stranger",)
+    env: Mapping[str, str] = field(default_factory=dict)
+    writes: tuple[str, ...] = ()
+    codes: tuple[int, ...] = _CODES
 
 
-@dataclass
-class Running:
-    """A command that was started. `poll` gives its verdict once it has ended."""
-
-    case: Case
-    command: str
-    box: Path
-    pid: int
-    busy: float  # time at which it was last seen to be busy
-    looked: float = 0.0
-    used: float = 0.0
-
-    def poll(self) -> Verdict | None:
-        """Returns the verdict, or None while the command runs. It kills a command that waits for ever."""
-        pid, status, usage = os.wait4(self.pid, os.WNOHANG)
-        late = not pid and self._waits_for_ever()
-        if not pid and not late:
-            return None
-        if not pid:
-            os.killpg(self.pid, signal.SIGKILL)
-            _, status, usage = os.wait4(self.pid, 0)
-        code = os.waitstatus_to_exitcode(status)
-        streams = ((self.box / name).read_text("utf-8", "backslashreplace") for name in ("stdout", "stderr"))
-        output = "".join(streams)
-        faults = (*self._of_end(code, output, late=late), *_of_output(output), *self._of_files())
-        seconds = round(usage.ru_utime + usage.ru_stime, 2)
-        shutil.rmtree(self.box, ignore_errors=True)
-        return Verdict(self.case.kind, self.case.name, self.command, code, seconds, faults, output[-3000:])
-
-    def _waits_for_ever(self) -> bool:
-        """Returns True if none of the command's processes has computed, or waited for processor or disk, for long.
-
-        A command that computes for ever is ended by the limit on its use of the processor, however busy the machine is.
-        """
-        now = time.monotonic()
-        if now < self.looked + _LOOK:
-            return False
-        self.looked = now
-        with suppress(psutil.NoSuchProcess):
-            process = psutil.Process(self.pid)
-            all_of = [process, *process.children(recursive=True)]
-            used = sum(sum(one.cpu_times()) for one in all_of)
-            if used != self.used or any(one.status() in _BUSY for one in all_of):
-                self.busy, self.used = now, used
-        return now > self.busy + SECONDS
-
-    def _of_end(self, code: int, output: str, *, late: bool) -> Iterator[str]:
-        if code == _NOT_MADE:
-            yield "could not be made"
-        elif late:
-            yield "waits for ever"
-        elif code in (-signal.SIGXCPU, -signal.SIGKILL):
-            yield f"takes more than {SECONDS} s of the machine of the limits"
-        elif code < 0:
-            yield f"dies of {signal.Signals(-code).name}"
-        elif code not in self.case.codes:
-            yield f"exits with {code}"
-        elif code in (1, 2) and not any(name in output for name in self.case.named):
-            yield f"complains without naming {self.case.named[0]}"
-
-    def _of_files(self) -> Iterator[str]:
-        if (self.box / "canary").exists():
-            yield "runs code of the input"
-        file, after = self.box / "before", _listing(self.box, self.case.writes)
-        before = json.loads(file.read_text()) if file.exists() else after
-        yield from (f"writes {name}" for name in sorted(after) if before.get(name) != after[name])
-        yield from (f"removes {name}" for name in sorted(before.keys() - after.keys()))
-
-
-def _of_output(output: str) -> Iterator[str]:
-    if "There is not enough memory" in output:
-        yield f"needs more than {MEMORY >> 20} MiB"
-    if noise := _NOISE.search(output):
-        yield f"prints {noise.group().strip()!r}"
-    if control := _CONTROLS.search(output):
-        yield f"prints the control character {control.group()!r}"
-
-
-def start(case: Case, command: str, sound: Sound, box: Path) -> Running:
-    """Start a process that makes the input in `box` and runs the command on it."""
+def judged(case: Case, sound: Path, box: Path) -> list[str]:
+    """Make the input in `box` and run the command on it. Returns the rules that it broke; the last is its output."""
     shutil.rmtree(box, ignore_errors=True)
     for name in ("case", "home", "tmp"):
         (box / name).mkdir(parents=True)
@@ -154,13 +78,79 @@ def start(case: Case, command: str, sound: Sound, box: Path) -> Running:
             "HOSTILE_CANARY": f"{box}/canary",
         } | case.env
         try:
-            return run_command(shlex.split(command.replace("SOUND", str(sound.root))))
+            return run_command(shlex.split(case.command.replace("SOUND", str(sound))))
         except BaseException:
             traceback.print_exc()
             return _ESCAPED
 
-    pid = forked(run, box / "stdout", box / "stderr", _NOT_MADE)
-    return Running(case, command, box, pid, time.monotonic())
+    code = _end_of(forked(run, box / "stdout", box / "stderr", _NOT_MADE))
+    streams = ((box / name).read_text("utf-8", "backslashreplace") for name in ("stdout", "stderr"))
+    output = "".join(streams)
+    faults = [*_of_end(case, code, output), *_of_output(output), *_of_files(case, box)]
+    shutil.rmtree(box, ignore_errors=True)
+    return [*faults, repr(output[-600:])] if faults else []
+
+
+def _end_of(pid: int) -> int | None:
+    """Returns the exit code of a command, None if it waited for ever and was killed.
+
+    It waits if none of its processes has computed, or waited for processor or disk, for long. A command that computes for
+    ever is ended by the limit on its use of the processor, however busy the machine is.
+    """
+    looked = busy = time.monotonic()
+    before = 0.0
+    while True:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+        now = time.monotonic()
+        if now < looked + _LOOK:
+            continue
+        looked = now
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            all_of = [process, *process.children(recursive=True)]
+            used = sum(sum(one.cpu_times()) for one in all_of)
+            if used != before or any(one.status() in _BUSY for one in all_of):
+                busy, before = now, used
+        if now > busy + SECONDS:
+            os.killpg(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            return None
+
+
+def _of_end(case: Case, code: int | None, output: str) -> Iterator[str]:
+    if code is None:
+        yield "waits for ever"
+    elif code == _NOT_MADE:
+        yield "could not be made"
+    elif code in (-signal.SIGXCPU, -signal.SIGKILL):
+        yield f"takes more than {SECONDS} s of the machine of the limits"
+    elif code < 0:
+        yield f"dies of {signal.Signals(-code).name}"
+    elif code not in case.codes:
+        yield f"exits with {code}"
+    elif code in (1, 2) and not any(name in output for name in case.named):
+        yield f"complains without naming {case.named[0]}"
+
+
+def _of_files(case: Case, box: Path) -> Iterator[str]:
+    if (box / "canary").exists():
+        yield "runs code of the input"
+    file, after = box / "before", _listing(box, case.writes)
+    before = json.loads(file.read_text()) if file.exists() else after
+    yield from (f"writes {name}" for name in sorted(after) if before.get(name) != after[name])
+    yield from (f"removes {name}" for name in sorted(before.keys() - after.keys()))
+
+
+def _of_output(output: str) -> Iterator[str]:
+    if "There is not enough memory" in output:
+        yield f"needs more than {MEMORY >> 20} MiB"
+    if noise := _NOISE.search(output):
+        yield f"prints {noise.group().strip()!r}"
+    if control := _CONTROLS.search(output):
+        yield f"prints the control character {control.group()!r}"
 
 
 def forked(run: Callable[[], int], stdout: Path, stderr: Path, failed: int) -> int:

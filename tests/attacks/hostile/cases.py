@@ -1,4 +1,8 @@
-"""The list of all hostile inputs, the sample that `make test-full` takes, and the attack that feeds them to commands."""
+"""Hostile files, folders and words: each broke a command once, or is the sharpest of its kind.
+
+A case is a sound file with one thing wrong. `readers` and `fuzz` change all fields of all formats. They can't see that a
+command names the file, stays within its OUT, its time and its memory, and neither runs nor prints what it is given.
+"""
 
 from __future__ import annotations
 
@@ -6,130 +10,293 @@ import gc
 import importlib
 import os
 import pkgutil
-import shutil
 import tempfile
-import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
+from typing import Any
 
+import onnx
+from onnx import TensorProto, helper
+
+from patch_compile.artifacts import layout
 from tests.attacks.attack import BUILD, Attack
-from tests.attacks.hostile.archives import archive_cases
-from tests.attacks.hostile.case import LEARN, ONNX_BUILD, Case, Sound, cases
-from tests.attacks.hostile.graphs import graph_cases
-from tests.attacks.hostile.models import model_cases
-from tests.attacks.hostile.options import word_cases
-from tests.attacks.hostile.outs import BENCH, COMPARE, INSPECT, RUN, VERIFY, WRITES, out_cases
-from tests.attacks.hostile.sound import make_sound
-from tests.attacks.hostile.tensors import tensor_cases
-from tests.attacks.hostile.texts import text_cases
-from tests.attacks.sandbox import Running, Verdict, start
-from tests.attacks.values import draw
+from tests.attacks.hostile import changes
+from tests.attacks.hostile.changes import (
+    CANARY,
+    FIFO,
+    GIB_OF_ZEROS,
+    alone,
+    changed,
+    graph,
+    in_model,
+    in_out,
+    link,
+    write,
+)
+from tests.attacks.sandbox import Case, judged
+from tests.attacks.values import nested
 
-# Kinds of inputs, in words for docs/status/reliability.md.
-KINDS = {
-    "control": "inputs with nothing wrong in them, which every command accepts",
-    "safetensors": "weights (`model.safetensors`): headers, lengths, shapes, types, numbers",
-    "masks": "masks (`masks.safetensors`): each field of the metadata, tile maps, patterns",
-    "config": "`config.json`: each field with values of other types and sizes",
-    "tokenizer": "`tokenizer.json`, `tokenizer_config.json`, `generation_config.json`",
-    "index": "`model.safetensors.index.json`",
-    "model folder": "links, FIFOs, devices and folders in a model's folder",
-    "code": "Python code and pickles that come with a model",
-    "npz masks": "archives of masks (`.npz`)",
-    "npz inputs": "archives of calibration inputs (`.npz`)",
-    "parquet": "Parquet files",
-    "onnx": "ONNX files: damaged, nested, circular, with lying shapes and data outside",
-    "hybrid onnx": "ONNX files with PatchLinear nodes that lie",
-    "texts": "texts: plain, JSON, JSON lines, folders",
-    "recipes": "recipes (YAML): each setting, bombs, tags",
-    "OUT": "builds of strangers: each field of each JSON file, names that lead outside, unfinished builds",
-    "engines": "engines that are none",
-    "planted code": "compiled code where a loader may look for it",
-    "words": "values of options",
-    "paths": "paths of inputs and of OUT",
-    "environment": "environment variables",
+_SHORT = (
+    "--ratio 0.4 --method {} --tile 32x32 --calib {} --eval SOUND/eval.txt --eval-windows 1 --eval-length 16"
+)
+_LEARN = _SHORT.format("magnitude", "SOUND/text.txt")
+_WANDA = _SHORT.format("wanda --windows 1 --length 16", "{}")  # it reads text
+_MADE = "--backend onnx --lowering plugin"
+LEARN, PLAN, INSPECT = f"learn stranger -o out {_LEARN}", "plan stranger --ratio 0.4", "inspect stranger"
+TOKENIZED = f"learn stranger -o out {_WANDA.format('SOUND/text.txt')}"
+OF_WEIGHTS, WEIGHTS = f"{INSPECT}/model.safetensors", "model.safetensors"
+_W = "model.layers.0.self_attn.q_proj.weight"
+IMPORT = "import-mask stranger.npz --model SOUND/model -o masks-out.safetensors"
+ONNX = f"inspect {changes.ONNX}"
+_BUILD = f"build {changes.ONNX} -o out --ratio 0.4 --method {{}} --tile 32x32 {_MADE}"
+ONNX_BUILD, ONNX_SOLVE = _BUILD.format("magnitude"), f"{_BUILD.format('sparsegpt')} --calib inputs.npz"
+ONNX_RUN = f"run {changes.ONNX} 'the cat' --runner onnx --tokenizer SOUND/model --new-tokens 2"
+INPUTS = f"{_BUILD.format('wanda').replace(changes.ONNX, 'SOUND/model.onnx')} --calib stranger.npz"
+RECIPE = f"build --recipe stranger.yaml -o out --force {_MADE}"
+RUN, RUN_ENGINE = (f"run stranger 'the cat' --new-tokens 2{runner}" for runner in (" --runner onnx", ""))
+VERIFY = "verify stranger --only pruned --lengths {}"
+REBUILD = f"build SOUND/model -o stranger --force {_LEARN} {_MADE}"
+RESUME = f"learn SOUND/model -o stranger --resume {_LEARN}"
+ENGINE = f"inspect stranger/{layout.ENGINE}"
+RED, UP = "\x1b[31mred", "../../outside"
+_STATE: dict[str, Any] = {
+    "made_by": "patch-compile",
+    "stages": {"masks": {"key": "0", "files": {"masks.safetensors": "0"}}},
 }
-_EACH = 3  # inputs of each kind in the sample
-_OF_MODELS = (
-    INSPECT,
-    f"{INSPECT}/model.safetensors",
-    "plan stranger --ratio 0.4",
-    f"learn stranger -o out {LEARN}",
+_ALIASES = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}' if i else 'x'] * 9)}]\n" for i in range(30))
+_GROWS = {
+    "type": "Sequence",
+    "normalizers": [{"type": "Replace", "pattern": {"String": "t"}, "content": "t" * 100}] * 5,
+}
+_OWN = {"auto_map": {"AutoConfig": "stranger.Stranger", "AutoModelForCausalLM": "stranger.Stranger"}}
+
+
+def _reads(file: str) -> str:
+    return f"learn SOUND/model -o out {_WANDA.format(file)}"
+
+
+def _both(*makes: Any) -> Any:
+    return lambda sound, folder: [make(sound, folder) for make in makes]
+
+
+def _entry(**settings: Any) -> Any:
+    return in_model(WEIGHTS, changes.header(lambda header: header[_W].update(settings)))
+
+
+def _mask(change: Any) -> Any:
+    return changed("masks.safetensors", "", changes.header(change), to="stranger.safetensors")
+
+
+def _named(place: str, *, stage: bool = False) -> Any:
+    """A manifest that names a file which a later step would read or remove."""
+
+    def change(manifest: Any) -> None:
+        files = next(iter(manifest["stages"].values()))["files"] if stage else manifest["files"]
+        files[place] = "0" * 64
+
+    return in_out(layout.MANIFEST, changes.rewrite(change))
+
+
+def _input(shape: Any, kind: int = TensorProto.FLOAT) -> Any:
+    return graph(lambda model: model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", kind, shape)))
+
+
+def _loop(source: str, *given: Any) -> Any:
+    return graph(changes.loop(*given), source)
+
+
+def _patch(**attributes: Any) -> Any:
+    return graph(changes.patch(**attributes), f"out/{layout.ONNX}")
+
+
+def _state(content: Any) -> Any:
+    return alone(f"stranger.partial/{layout.STATE}", content if callable(content) else write(content))
+
+
+_SOUND = _both(changed("model", "", lambda path: None), alone("stranger-link", link("stranger")))
+_SWOLLEN = alone("stranger.parquet", changes.repeated)
+_NEGATIVE = "{'descr': '|u1', 'fortran_order': False, 'shape': (-512,)}"
+_BYTES = "{{'descr': '|u1', 'fortran_order': False, 'shape': ({},)}}"
+_ROWS = "{'descr': '<f4', 'fortran_order': False, 'shape': (33554432, 64)}"
+# Name, maker, command. A rule that differs is in `_RULES`.
+_INPUTS: tuple[tuple[str, Any, str], ...] = (
+    ("weights: called with colours", in_model(WEIGHTS, changes.header(lambda h: h.update({RED: h.pop(_W)}))), LEARN),
+    ("weights: none, of sides beyond numpy", _entry(shape=[2**62, 2**62, 0], data_offsets=[0, 0]), OF_WEIGHTS),
+    ("weights: no rows", _entry(shape=[0, 64], data_offsets=[0, 0]), LEARN),
+    ("weights: sides that wrap", _entry(shape=[2**32, 2**32]), OF_WEIGHTS),
+    ("weights: bytes beyond the file", _entry(data_offsets=[0, 2**40]), LEARN),
+    ("weights: digits for a side", _entry(shape=["@digits@", 1]), PLAN),
+    ("weights: a long header", in_model(WEIGHTS, write(b"\xff" * 7 + b"\x7f{}")), OF_WEIGHTS),
+    ("weights: a deep header", in_model(WEIGHTS, write((10**6).to_bytes(8, "little") + b"[" * 10**6)), OF_WEIGHTS),
+    ("weights: 3e38", in_model(WEIGHTS, changes.number(_W, 3e38)), LEARN),
+    ("weights: NaN", in_model(WEIGHTS, changes.number(_W, float("nan"))), TOKENIZED),
+    ("weights: a pickle", in_model(WEIGHTS, changes.pickle_of_torch), LEARN),
+    ("masks: deep metadata", _mask(lambda h: h["__metadata__"].update(extra="[" * 10**5)), "inspect stranger.safetensors"),
+    ("masks: a flat pattern", _mask(lambda h: [one.update(dtype="F64", shape=[8]) for name, one in h.items()
+        if name.endswith(".pattern")]), "plan SOUND/model --mask stranger.safetensors"),
+    ("config: a million layers", in_model("config.json", changes.fields(num_hidden_layers=10**6)), LEARN),
+    ("config: wide layers", in_model("config.json", changes.fields(hidden_size=10**9)), PLAN),
+    ("config: coloured type", in_model("config.json", changes.fields(model_type=RED)), LEARN),
+    ("config: digits", in_model("config.json", changes.fields(vocab_size="@digits@")), PLAN),
+    ("config: deep", in_model("config.json", write(b'{"a":' * 100_000 + b"1" + b"}" * 100_000)), INSPECT),
+    ("config: a FIFO", in_model("config.json", FIFO), INSPECT),
+    ("config: /dev/zero", in_model("config.json", link("/dev/zero")), LEARN),
+    ("config: a link to itself", in_model("config.json", link("config.json")), PLAN),
+    ("tokenizer: fills the memory", in_model("tokenizer.json", changes.fields(normalizer=_GROWS)), TOKENIZED),
+    ("tokenizer: a template without end", in_model("tokenizer_config.json",
+        changes.fields(chat_template="{% for a in range(999999999) %}{{ a }}{% endfor %}")), TOKENIZED),
+    ("tokenizer: a FIFO", in_model("tokenizer.json", FIFO), TOKENIZED),
+    *((f"index: a shard at {place!r}", in_model("model.safetensors.index.json", write({"weight_map": {_W: place}})), LEARN)
+        for place in (UP, "/etc/passwd", "a\0b", "\ud800", RED)),
+    *((f"folder: a link to {to}", in_model(name, link(to)), LEARN)
+        for to, name in (("/etc", "data"), ("/dev/zero", "z.json"), (".", "self"))),
+    ("folder: a FIFO beside", in_model("extra.json", FIFO), LEARN),
+    ("folder: a coloured name", in_model(f"{RED}.json", write(b"{}")), INSPECT),
+    ("code: a model's own", _both(in_model("config.json", changes.fields(**_OWN, model_type="stranger")),
+        alone("stranger/stranger.py", write(CANARY))), LEARN),
+    ("code: a tokenizer's own", _both(in_model("tokenizer_config.json", changes.fields(
+        auto_map={"AutoTokenizer": ["stranger.Stranger", None]}, tokenizer_class="StrangerTokenizer")),
+        alone("stranger/stranger.py", write(CANARY))), TOKENIZED),
+    ("code: a pickle beside", in_model("pytorch_model.bin", changes.pickle_of_torch), TOKENIZED),
+    ("npz masks: a bomb", alone("stranger.npz", changes.npz(
+        f"{_W}.npy", changes.npy(_BYTES.format(40 << 30)), 1 << 30)), IMPORT),
+    ("npz masks: a pickle", alone("stranger.npz", changes.npz(f"{_W}.npy", changes.pickled())), IMPORT),
+    ("npz masks: negative", alone("stranger.npz", changes.npz(f"{_W}.npy", changes.npy(_NEGATIVE, bytes(512)))), IMPORT),
+    ("npz masks: deep", alone("stranger.npz", changes.npz(f"{_W}.npy", changes.npy("(" * 20_000))), IMPORT),
+    ("npz masks: a path", alone("stranger.npz", changes.npz(f"{UP}.npy", changes.npy(_BYTES.format(1), b"1"))), IMPORT),
+    ("npz inputs: a bomb", alone("stranger.npz", changes.npz("x.npy", changes.npy(_ROWS), 1 << 30)), INPUTS),
+    ("npz inputs: a pickle", alone("stranger.npz", changes.npz("x.npy", changes.pickled())), INPUTS),
+    ("text: a swollen Parquet file", _SWOLLEN, _reads("stranger.parquet")),
+    ("text: a swollen file of a dataset", alone("stranger/train.parquet", changes.repeated), _reads("stranger::train")),
+    ("text: a dataset's script", alone("stranger/stranger.py", write(CANARY)), _reads("stranger::train")),
+    ("text: a GiB of zeros", alone("stranger.txt", GIB_OF_ZEROS), _reads("stranger.txt")),
+    ("text: a FIFO", alone("stranger.jsonl", FIFO), _reads("stranger.jsonl")),
+    ("text: a word of 30 MB", alone("stranger.txt", write(b"c" * 30_000_000)), _reads("stranger.txt")),
+    ("text: half a character", alone("stranger.jsonl", write(b'{"text": "\\ud800"}\n')), _reads("stranger.jsonl")),
+    ("text: a coloured key", alone("stranger.jsonl", write(b'{"\\u001b[31m": 1}\n')), _reads("stranger.jsonl")),
+    ("text: deep", alone("stranger.json", write(b"[" * 200_000)), _reads("stranger.json")),
+    ("recipe: a FIFO", alone("stranger.yaml", FIFO), RECIPE),
+    *((f"recipe: {name}", alone("stranger.yaml", write(content)), RECIPE) for name, content in {
+        "aliases": _ALIASES, "an alias of itself": "a: &a [*a]\n", "deep": "[" * 5000, "digits": f"seed: {'9' * 5000}\n",
+        "Python": f"model: !!python/object/apply:builtins.exec [\"{CANARY}\"]\n", "a raw escape": f"model: {RED}\n",
+        "NaN": "model: stranger\nratio: .nan\n", "OUT above": "model: stranger\nout: ../..\n"}.items()),
+    ("onnx: a FIFO", alone(changes.ONNX, FIFO), ONNX_BUILD),
+    *((f"onnx: a linear called {name[:12]!r}", graph(changes.renamed(f"{name}.weight")), ONNX_SOLVE)
+        for name in (f"../{UP}", "/outside", "x" * 300, RED)),
+    ("onnx: a loop", _loop("model.onnx", "second", TensorProto.FLOAT, [64, 64], "Relu"), ONNX_BUILD),
+    ("onnx: 3e38", graph(lambda m: m.graph.initializer[0].CopyFrom(
+        helper.make_tensor("first", TensorProto.FLOAT, [64, 64], [3e38] * 4096))), ONNX_SOLVE),
+    ("onnx: no operator of ONNX Runtime", graph(
+        lambda m: m.graph.node[0].MergeFrom(onnx.NodeProto(op_type="Stranger", name=RED))), ONNX_BUILD),
+    ("onnx: a circle", graph(lambda m: m.graph.node[0].input.__setitem__(0, "y")), ONNX_BUILD),
+    ("onnx: an input of text", _input(["r", 64], TensorProto.STRING), ONNX_SOLVE),
+    ("onnx: an input without rows", _input([0, 64]), ONNX_BUILD),
+    ("onnx: functions 2**40", graph(changes.functions(40)), ONNX_BUILD),
+    ("onnx: a function of itself", graph(changes.functions(1, own=True)), ONNX),
+    ("onnx: deep", graph(changes.nested_graphs), ONNX),
+    ("onnx: data above", graph(changes.outside(location=UP)), ONNX_BUILD),
+    ("onnx: data of the system", graph(changes.outside(location="/etc/passwd")), ONNX_BUILD),
+    ("onnx: long data", graph(changes.outside(location=changes.ONNX, length=str(2**62))), ONNX_BUILD),
+    ("onnx: sides that wrap", graph(changes.weight(dims=[2**32, 2**32])), ONNX_BUILD),
+    ("onnx: no columns", graph(changes.weight(dims=[64, 0], raw_data=b"")), ONNX_BUILD),
+    ("onnx: an unknown type", graph(changes.weight(data_type=99)), ONNX),
+    ("onnx: IR version 2**62", graph(lambda m: setattr(m, "ir_version", 2**62)), ONNX_BUILD),
+    ("onnx: coloured metadata", graph(lambda m: m.metadata_props.add(key=RED, value=RED)), ONNX),
+    ("hybrid: a huge index", _patch(index=[2**63 - 1] * 9), ONNX),
+    ("hybrid: a negative index", _patch(index=[-(2**63)] * 9), ONNX_RUN),
+    ("hybrid: huge sides", _patch(in_features=2**62, out_features=2**62), ONNX),
+    ("hybrid: no panel rows", _patch(panel_rows=0), ONNX),
+    ("hybrid: a coloured plugin", _patch(plugin_namespace=RED), ONNX),
+    ("hybrid: a loop", _loop(f"out/{layout.ONNX}", "input_ids", TensorProto.INT64, None, "Abs"), ONNX_RUN),
+    ("OUT: names a file above", _named(UP), REBUILD),
+    ("OUT: a stage names a file above", _named(UP, stage=True), REBUILD),
+    ("OUT: names half a character", _named("\ud800"), VERIFY.format(1)),
+    ("OUT: a report that is a FIFO", in_out(layout.REPORT, FIFO), INSPECT),
+    ("OUT: a deep report", in_out(layout.REPORT, write(b"[" * 200_000)), "compare stranger SOUND/out"),
+    ("OUT: a recipe with a tag", in_out(layout.RECIPE, write("model: !stranger x\n")),
+        VERIFY.format(1)),
+    ("OUT: logits not finite", in_out(f"{layout.ONNX}.data",
+        lambda path: path.write_bytes(b"\xff\x7f" * (path.stat().st_size // 2))), RUN),
+    ("OUT: a deep config", in_out(f"{layout.MODEL}/config.json", changes.fields(text_config=nested(300))), RUN),
+    ("OUT: unfinished, replaces a folder above", _state(_STATE | {"replaces": UP}), RESUME),
+    ("OUT: unfinished, of a file above", _state({**_STATE, "stages": {"masks": {"key": "0", "files": {UP: "0"}}}}), RESUME),
+    ("OUT: unfinished, a FIFO", _state(FIFO), RESUME),
+    *((f"engine: {name}", in_out(layout.ENGINE, change), command) for command in (ENGINE, RUN_ENGINE) for name, change in {
+        "empty": write(b""), "a FIFO": FIFO, "/dev/zero": link("/dev/zero"),
+        "long names": write(b'header {\n}\nmain {\n x={ name="' + b"[profile 1" * 500_000 + b'" }\n\0'),
+        "unclosed": write(b'header {\n}\nmain {\n x={ name="q" input={' + b'"a" ' * 300_000 + b" }\n\0"),
+        "coloured": write(b"header {\n  accelerators={\x1b[31m }\n}\nmain {\n\0")}.items()),
+    *((f"code: a plugin at {place}, {command.split()[0]}", lambda sound, folder, place=place: in_out(
+        place, write((sound / "planted.so").read_bytes()))(sound, folder), command)
+        for place in (f"{layout.ENGINE_FOLDER}/libpatch_linear.so", "libpatch_linear.so", layout.ENGINE)
+        for command in (RUN_ENGINE, INSPECT, ENGINE, "verify stranger --only built --lengths 1")),
+    *((f"words: {words[:30]!r}", _SOUND, f"{LEARN} {words}") for words in (
+        "--include 're:(a+)+$'", f"--seed {'9' * 5000}", "--ratio ٣", f"--exclude '{RED}'", "--calib /dev/zero")),
+    ("words: --lengths of digits", changed("out", "", lambda path: None), VERIFY.format("9" * 30)),
+    *((f"paths: OUT is {out!r}", _SOUND, f"learn stranger -o {quote(out)} {_LEARN} --force") for out in (
+        "", ".", "..", "/dev/null", "stranger", "stranger-link", "stranger/..", "stranger/config.json", RED, "\udcff")),
+    *((f"paths: a model {path!r}", _SOUND, f"plan {quote(path)} --ratio 0.4") for path in (
+        "", "/dev/stdin", "/proc/self/mem", "stranger/config.json/x", "\udcff\udcfe", "x/" * 5000)),
+    *((f"environment: {name}", _SOUND, command) for command in (LEARN, "doctor") for name in (
+        "RANK=7", "WORLD_SIZE=stranger", "LOCAL_RANK=-1", "CXX=touch canary;", "TMPDIR=/nowhere/at/all", "HOME=/nowhere",
+        "PYTHONWARNINGS=error", "OMP_NUM_THREADS=-4", "PATCH_COMPILE_LEARN_RATIO=nan")),
+    *((f"control: {command.split()[0]} {what}", changed(what, "", lambda path: None, to=name), command)
+        for what, name, commands in (
+            ("model", "stranger", (INSPECT, OF_WEIGHTS, PLAN, LEARN)), ("model.onnx", changes.ONNX, (ONNX, ONNX_BUILD)),
+            ("out", "stranger", (INSPECT, RUN, VERIFY.format(1))), ("text.txt", "stranger.txt", (_reads("stranger.txt"),)))
+        for command in commands),
+)  # fmt: skip
+_BESIDE = (
+    layout.VERIFY_FOLDER,
+    layout.BENCH_FOLDER,
+    layout.MANIFEST,
+    "report.",
+    ".",
+    layout.PAGE,
+    layout.CARD,
 )
-_OF_FILES = (
-    "inspect stranger.safetensors",
-    "compile SOUND/model --mask stranger.safetensors -o out",
-    "inspect stranger.onnx",
-    ONNX_BUILD.format("stranger.onnx"),
-    f"learn SOUND/model -o out {LEARN} --calib stranger.txt --method wanda --windows 1 --length 16",
-)
+_WRITES = tuple(f"stranger/{name}" for name in _BESIDE)
+# By the beginning of a name: the rules that differ.
+_RULES: dict[str, dict[str, Any]] = {
+    "onnx": {"named": ("stranger", "first", "second"), "env": {"PATCH_COMPILE_ONNX_SECONDS": "8"}},
+    "hybrid": {"env": {"PATCH_COMPILE_ONNX_SECONDS": "5"}},
+    "OUT: ": {"writes": ("stranger",)},
+    "words": {"named": ("",), "writes": _WRITES},
+    "paths": {"named": ("",), "writes": (RED, "\udcff")},
+    "code: a plugin": {"writes": _WRITES},
+    "control": {"codes": (0,), "writes": _WRITES},
+}
 _IMPORTED_FIRST = (
     "torch", "transformers", "transformers.models.llama.modeling_llama", "torch.onnx._internal.exporter._core", "onnx",
     "onnx_ir", "onnxscript", "onnxruntime", "pyarrow.parquet", "datasets", "accelerate", "scipy.linalg", "tokenizers",
-    "numba", "lm_eval.tasks",
+    "numba",
 )  # fmt: skip
 
 
-def _controls(sound: Sound) -> Iterator[Case]:
-    """Inputs with nothing wrong: they show that the other cases fail only for their hostile part."""
-
-    def copy(*files: tuple[str, str]):
-        return lambda sound, folder: [sound.copy(source, folder / to) for source, to in files]
-
-    files = ("masks.safetensors", "model.onnx", "text.txt")
-    copied = copy(*((file, f"stranger{Path(file).suffix}") for file in files))
-    of_builds = (INSPECT, RUN, COMPARE, VERIFY, BENCH)
-    yield from cases("control", _OF_MODELS, [("a model", copy(("model", "stranger")))], codes=(0,))
-    yield from cases("control", _OF_FILES, [("files", copied)], codes=(0,))
-    makes = [("a build", copy(("out", "stranger")))]
-    yield from cases("control", of_builds, makes, codes=(0,), writes=WRITES)
-
-
-_FAMILIES = (
-    _controls, tensor_cases, model_cases, archive_cases, graph_cases, text_cases, out_cases, word_cases,
-)  # fmt: skip
-
-
-def all_cases(sound: Sound) -> list[Case]:
-    """Returns every input, always the same and in the same order. Raises AssertionError if two have one name."""
-    found = [case for family in _FAMILIES for case in family(sound)]
-    twice = [name for name, count in Counter(map(str, found)).items() if count > 1]
-    assert not twice, twice
+def all_cases() -> list[Case]:
+    """Returns every input. Names differ."""
+    found = []
+    for name, make, command in _INPUTS:
+        rules = next((rules for start, rules in _RULES.items() if name.startswith(start)), {})
+        if name.startswith("environment"):
+            variable, _, value = name.partition(": ")[2].partition("=")
+            name, rules = f"{name}, {command.split()[0]}", {"named": ("",), "env": {variable: value}}
+        found.append(Case(name, make, command, **rules))
     return found
 
 
-def sample(found: Sequence[Case]) -> list[Case]:
-    """Returns some inputs of each kind, always the same."""
-    taken = []
-    for kind in KINDS:
-        of_kind = [case for case in found if case.kind == kind]
-        taken += draw(f"sample/{kind}").sample(of_kind, min(_EACH, len(of_kind)))
-    return taken
-
-
-def attack(*, small: bool = False, only: Sequence[str] = ()) -> list[Attack]:
-    """Returns one attack for each kind of input. It counts inputs; an input that breaks any of its commands is broken.
-
-    only: take the inputs whose kind and name contain one of these words.
-    """
-    place = BUILD / "sound"
-    if not only:  # files of an older version of the program would be hostile themselves
-        shutil.rmtree(place, ignore_errors=True)
-    sound = make_sound(place)
-    taken = sample(all_cases(sound)) if small else all_cases(sound)
-    taken = [case for case in taken if not only or any(word in str(case) for word in only)]
+def attack(*, only: Sequence[str] = ()) -> list[Attack]:
+    """Give every input to its command. only: the inputs whose names contain one of these words."""
+    sound = changes.make_sound(BUILD / "sound")
+    taken = [case for case in all_cases() if not only or any(word in case.name for word in only)]
     _prepare()
-    broken: dict[str, dict[str, str]] = {}
-    for verdict in _verdicts(taken, sound, 1 if small else os.cpu_count() or 1):
-        if verdict.faults:
-            broken.setdefault(verdict.kind, {})[verdict.name] = f"{verdict} | {verdict.output[-600:]!r}"
-    count = Counter(case.kind for case in taken)
-    return [
-        Attack(words, count[kind], tuple(broken.get(kind, {}).values()))
-        for kind, words in KINDS.items()
-        if count[kind]
-    ]
+    with tempfile.TemporaryDirectory(prefix="hostile-", ignore_cleanup_errors=True) as folder:
+        judgements = ((case, judged(case, sound, Path(folder) / "box")) for case in taken)
+        broken = [
+            f"{case.name} | {case.command} | {'; '.join(faults)}" for case, faults in judgements if faults
+        ]
+    return [Attack("hostile files, folders, words and variables", len(taken), broken)]
 
 
 def _prepare() -> None:
@@ -147,20 +314,3 @@ def _prepare() -> None:
             if not module.name.endswith("__main__"):
                 importlib.import_module(module.name)
     gc.freeze()  # no fork copies the memory of these modules to count what refers to it
-
-
-def _verdicts(taken: Iterable[Case], sound: Sound, jobs: int) -> Iterator[Verdict]:
-    """Yield the verdict of every command of every case, in the order in which they end."""
-    waiting = [(case, command) for case in taken for command in case.commands][::-1]
-    running: list[Running] = []
-    with tempfile.TemporaryDirectory(prefix="hostile-", ignore_cleanup_errors=True) as root:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                case, command = waiting.pop()
-                running.append(start(case, command, sound, Path(root) / f"{len(waiting)}"))
-            ended = [(one, verdict) for one in running if (verdict := one.poll())]
-            for one, verdict in ended:
-                running.remove(one)
-                yield verdict
-            if not ended:
-                time.sleep(0.01)

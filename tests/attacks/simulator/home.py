@@ -16,12 +16,10 @@ from pathlib import Path
 from patch_compile.artifacts.layout import MASKS, MODEL, PARTIAL, STATE
 from patch_compile.artifacts.record import write_json
 from patch_compile.artifacts.stage_files import remove
-from tests.attacks.faults.scenario import snapshot
 from tests.cli.poison import poison
 from tests.conftest import TEXT, texts_in, write_model
 
-SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1}
-PUBLISHED, BROUGHT = "published", "out/src"
+PUBLISHED = "published"
 _RECIPE = "ratio: {}\nmethod: magnitude\nrepair: none\ntile: 32x32\n"
 _PRECIOUS = "This is the user's.\n"
 
@@ -36,32 +34,36 @@ class Home:
         self.path, self._template, self._aside = (folder / name for name in ("home", "template", "aside"))
         self.work = self.path / "work"
         self.work.mkdir(parents=True)
-        write_model(self.work / "model", "llama", **SIZES)
+        write_model(self.work / "model", "llama", hidden_size=64, intermediate_size=96, num_hidden_layers=1)
         texts_in(self.work)
         (self.work / "recipe.yaml").write_text(_RECIPE.format(0.4))
         self.theirs: set[str] = set()
         self.planted: list[Path] = []
-        self._first: dict[str, bytes | None] = {}
-        self._begun: dict[str, Entry] = {}
+        self.changes = _CHANGES
 
     def finish(self, masks: Path, others: Path) -> None:
         """Complete the inputs: a build whose masks become inputs, and another one for when the user changes them."""
         shutil.copy(masks / MASKS, self.work / MASKS)
         shutil.copytree(masks / MODEL, self.work / PUBLISHED)
-        self._other_masks = (others / MASKS).read_bytes()
+        other_masks = (others / MASKS).read_bytes()
+        self.changes = _CHANGES | {MASKS: lambda content: other_masks}
         for build in (masks, others):
             shutil.rmtree(build)
-        (self.path / "precious/folder").mkdir(parents=True)
         for name in ("precious/file", "precious/folder/file", ".bashrc", "work/out.txt", "work/.git/config"):
-            (self.path / name).parent.mkdir(exist_ok=True)
+            (self.path / name).parent.mkdir(parents=True, exist_ok=True)
             (self.path / name).write_text(_PRECIOUS)
-        self._first = {name: _bytes_of(self.work / name) for name in self.inputs}
         poison(self.work)
+        self.keep_all()
+        self._first = {path for path, kind in self._begun.items() if kind[0] == "file"}
+
+    def keep_all(self) -> None:
+        """Let `reset` restore what is there now. The user's files are those of `finish`."""
+        shutil.rmtree(self._template, ignore_errors=True)
         shutil.copytree(self.path, self._template)
         self._begun = self.entries()
 
     def reset(self) -> None:
-        """Begin anew, with only the user's files."""
+        """Begin anew."""
         now = self.entries()
         for path in reversed(now):  # a folder comes before what is in it
             if now[path] != self._begun.get(path):
@@ -72,20 +74,11 @@ class Home:
             elif now.get(path) != entry:
                 shutil.copy2(self._template / path, self.path / path)
         self._begun = self.entries()
-        self.theirs, self.planted = {path for path, kind in self._begun.items() if kind[0] == "file"}, []
+        self.theirs, self.planted = set(self._first), []
 
     def entries(self) -> dict[str, Entry]:
         """Returns everything in the home, by path in it."""
         return dict(_entries(str(self.path), ""))
-
-    @property
-    def inputs(self) -> list[str]:
-        """The files that `write` changes: all files of the model's folder, two that may join them, and the other inputs."""
-        return [f"model/{name}" for name in _CHANGES] + ["text.txt", "recipe.yaml", MASKS]
-
-    def act(self, action: str, *words: str) -> None:
-        """Do what a user, or a stranger who made a folder, does: one of the methods below."""
-        getattr(self, f"_{action}")(*words)
 
     def alone(
         self, names: list[str], prior: Path | None, run: Callable[[], int], out: str, keep: Path
@@ -97,10 +90,11 @@ class Home:
         self.path.rename(self._aside)
         self.work.mkdir(parents=True)
         try:
-            for name in names:
-                _copy(self._aside / "work" / name, self.work / name)
-            if prior:
-                _copy(prior, self.work / out)
+            for source, name in [*((self._aside / "work" / name, name) for name in names), (prior, out)]:
+                if source:
+                    (self.work / name).parent.mkdir(parents=True, exist_ok=True)
+                    copy = shutil.copytree if source.is_dir() else shutil.copy2
+                    copy(source, self.work / name)
             code = run()
             if (self.work / out).exists():
                 (self.work / out).rename(keep)
@@ -109,25 +103,18 @@ class Home:
             shutil.rmtree(self.path)
             self._aside.rename(self.path)
 
+    def act(self, action: str, *words: str) -> None:
+        """Do what a user, or a stranger who made a folder, does: one of the methods below."""
+        getattr(self, f"_{action}")(*words)
+
     def _write(self, version: str, name: str) -> None:
         """Change an input, or (version 0) put it back."""
-        first, place = self._first[name], self.work / name
-        changed = first if version == "0" else self._changed(name, first)
+        first, place = self._template / "work" / name, self.work / name
+        content = first.read_bytes() if first.exists() else None
         place.unlink(missing_ok=True)
-        if changed is not None:
-            place.parent.mkdir(exist_ok=True)
-            place.write_bytes(changed)
+        if version == "1" or content is not None:
+            place.write_bytes(self.changes[name](content or b"{}") if version == "1" else content)
             self.theirs.add(f"work/{name}")
-
-    def _changed(self, name: str, first: bytes | None) -> bytes:
-        match name.split("/"):
-            case ["model", of_model]:
-                return _CHANGES[of_model](first or b"{}")
-            case ["text.txt"]:
-                return " ".join(reversed(TEXT.split())).encode()
-            case ["recipe.yaml"]:
-                return _RECIPE.format(0.3).encode()
-        return self._other_masks
 
     def _link(self, kind: str, name: str) -> None:
         """Plant a link at a path, in place of what is there. An unfinished build gets the mark that it is ours."""
@@ -147,19 +134,17 @@ class Home:
         self.planted.append(place)
 
     def _keep(self, name: str) -> None:
-        """Put a file of the user at a path where nothing is."""
+        """Put a file of the user at a path where nothing is, or a copy of the model as a folder."""
         place = self.work / name
-        if place.parent.is_dir() and not os.path.lexists(place):
+        if not place.parent.is_dir() or os.path.lexists(place):
+            return
+        if name.endswith("src"):
+            shutil.copytree(self.work / "model", place)
+        else:
             place.write_text(_PRECIOUS)
-            self.planted.append(place)
-            self.theirs.add(f"work/{name}")
-
-    def _bring(self) -> None:
-        """Put a copy of the model into OUT."""
-        if (self.work / BROUGHT).parent.is_dir() and not os.path.lexists(self.work / BROUGHT):
-            shutil.copytree(self.work / "model", self.work / BROUGHT)
-            self.planted.append(self.work / BROUGHT)
-            self.theirs |= {f"work/{BROUGHT}/{name}" for name in snapshot(self.work / BROUGHT)}
+        self.planted.append(place)
+        files = [place, *place.rglob("*")]
+        self.theirs |= {str(file.relative_to(self.path)) for file in files if file.is_file()}
 
     def _damage(self, name: str) -> None:
         """Lose half of a file that a command wrote."""
@@ -177,51 +162,24 @@ class Home:
         self.theirs = {one for one in self.theirs if not gone & {one, *map(str, Path(one).parents)}}
         self.planted = []
 
-    def _clear(self) -> None:
-        """Remove all builds."""
-        self._tidy()
-        for place in self.work.iterdir():
-            if f"work/{place.name}" not in self.theirs and place.name.lstrip(".").startswith(
-                ("out", "other")
-            ):
-                remove(place)
-
 
 def _json_with(**settings: object) -> Callable[[bytes], bytes]:
     return lambda content: json.dumps(json.loads(content) | settings, indent=2).encode()
 
 
-def _other_words(content: bytes) -> bytes:
-    """Two words of the tokenizer change places."""
-    said = json.loads(content)
-    words = said["model"]["vocab"]
-    first, second = (word for word in ("cat", "sat") if word in words)
-    words[first], words[second] = words[second], words[first]
-    return json.dumps(said).encode()
-
-
-# How each file of the model changes. Two are not there at first.
+# How each input changes. Two files of the model are not there at first.
 _CHANGES: dict[str, Callable[[bytes], bytes]] = {
-    "config.json": _json_with(transformers_version="4.99.0"),
-    "generation_config.json": _json_with(temperature=0.5, do_sample=True),
-    "tokenizer.json": _other_words,
-    "tokenizer_config.json": _json_with(model_max_length=77),
-    "model.safetensors": lambda content: content[:-64] + bytes(64),
-    "chat_template.jinja": lambda content: b"{{ messages }}",
-    "README.md": lambda content: b"---\nlicense: mit\n---\n",
-}
-
-
-def _bytes_of(path: Path) -> bytes | None:
-    return path.read_bytes() if path.exists() else None
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_dir():
-        shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
-    else:
-        shutil.copy2(source, target)
+    "model/config.json": _json_with(transformers_version="4.99.0"),
+    "model/generation_config.json": _json_with(temperature=0.5, do_sample=True),
+    # Two words change places.
+    "model/tokenizer.json": lambda text: text.replace(b'"cat"', b"@").replace(b'"sat"', b'"cat"').replace(b"@", b'"sat"'),
+    "model/tokenizer_config.json": _json_with(model_max_length=77),
+    "model/model.safetensors": lambda content: content[:-64] + bytes(64),
+    "model/chat_template.jinja": lambda content: b"{{ messages }}",
+    "model/README.md": lambda content: b"---\nlicense: mit\n---\n",
+    "text.txt": lambda content: " ".join(reversed(TEXT.split())).encode(),
+    "recipe.yaml": lambda content: _RECIPE.format(0.3).encode(),
+}  # fmt: skip
 
 
 def _entries(top: str, folder: str) -> Iterator[tuple[str, Entry]]:

@@ -5,6 +5,7 @@
 - OUT is what the same command makes in an empty place. After a refusal or a fault, the earlier OUT is whole.
 - No code of the surroundings has run, and the command has ended in words.
 
+A step is a line: a command, with a fault in front (`KILL@17 learn model -o out …`), or what the user does, see `Home`.
 A sequence that breaks is shrunk: steps are dropped for as long as it still breaks.
 """
 
@@ -17,8 +18,8 @@ import random
 import re
 import shutil
 import tempfile
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from patch_compile.artifacts.folder import faulty_files
@@ -29,9 +30,9 @@ from patch_compile.artifacts.stage_files import remove
 from tests.attacks.attack import Attack
 from tests.attacks.faults.runs import Run, Runner, runner
 from tests.attacks.faults.scenario import differences, snapshot
+from tests.attacks.faults.shim import Fault
 from tests.attacks.faults.sweep import of_words
 from tests.attacks.simulator.home import PUBLISHED, Entry, Home
-from tests.attacks.simulator.steps import ADDING, BUILDERS, READING, Command, Drawer
 from tests.cli.poison import MARKS, marked
 
 _EPISODE = 20  # steps, after which all begins anew
@@ -39,6 +40,108 @@ _KEPT = 200  # results in empty places that stay on the disk
 _CODES = (0, 1, 2, 5)  # 5: `verify` found nothing to check
 _RANDOM = re.compile("[0-9a-f]{16}")
 Entries = dict[str, Entry]
+
+# Commands that replace OUT, those that add a folder to it, those that change nothing, and what the user does, with how
+# often each is drawn. Words of `_WORDS` are drawn too.
+BUILDERS = {
+    "learn MODEL -o OUT --ratio 0.4 --method magnitude --repair none --tile 32x32": 8,
+    "learn MODEL -o OUT --ratio 0.3 --method wanda --calib text.txt --windows 2 --length 16 --repair none --tile 32x32": 8,
+    "compile MODEL --mask masks.safetensors -o OUT --lowering plugin": 4,
+    "build MODEL -o OUT --recipe recipe.yaml --backend onnx --lowering plugin --eval eval.txt --eval-windows 1 "
+    "--eval-length 16 --calib text.txt --windows 2 --length 16": 5,
+    f"import-mask {PUBLISHED} --model MODEL -o other.safetensors --tile 32x32": 2,
+}
+ADDING = {
+    "verify OUT --only compiled --lengths 1": 3,
+    "export OUT": 1,
+}
+READING = {
+    "inspect OUT": 4, "inspect MODEL": 1, "plan MODEL --ratio 0.4 --target a6000": 1, "run OUT cat --new-tokens 1": 1,
+}  # fmt: skip
+_USER = {"write VERSION INPUT": 4, "keep KEPT": 2, "link LINK WRITTEN": 3, "damage WRITTEN": 1, "tidy": 2}
+_WORDS: dict[str, dict[str, int]] = {
+    "MODEL": {"model": 20, "out/src": 1, "out/model": 1, PUBLISHED: 1},
+    "OUT": {"out": 30, "other": 4} | dict.fromkeys(
+        ("./out", "model/out", "model", ".", "out/model", ".git", "text.txt"), 1),
+    "VERSION": {"0": 1, "1": 3},
+    "KEPT": dict.fromkeys(("out/notes.txt", "out/.git", "out/verify/mine", "out/model/mine.safetensors",
+                           "out.partial/mine", "out/scratch", "out/src"), 1),
+    "LINK": dict.fromkeys(("file", "folder", "nothing", "hard"), 1),
+}  # fmt: skip
+_FAULTS = {
+    Fault.KILL: 6, Fault.POWER: 2, Fault.TORN: 2, Fault.FULL: 1, Fault.EIO: 2, Fault.INTERRUPT: 2, Fault.TERMINATE: 1,
+}  # fmt: skip
+_LATEST = 280  # operations of the longest command
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of a step. flags: `--force` and `--resume`, which change no result."""
+
+    words: tuple[str, ...]
+    flags: tuple[str, ...] = ()
+    fault: Fault = Fault.NONE
+    at: int = 0
+
+    @classmethod
+    def parse(cls, line: str) -> Command | None:
+        """Returns the command of a step, None for what the user does."""
+        first, *words = line.split()
+        name, marked, number = first.partition("@")
+        words = words if marked else [first, *words]
+        if hasattr(Home, f"_{words[0]}"):
+            return None
+        flags = tuple(word for word in words if word in ("--force", "--resume"))
+        given = tuple(word for word in words if word not in flags)
+        return cls(given, flags, Fault[name] if marked else Fault.NONE, int(number or 0))
+
+    @property
+    def out(self) -> str:
+        """The path that the command may change."""
+        return (self._after("-o") or self.words[1]).removeprefix("./") or "."
+
+    @property
+    def dump(self) -> str | None:
+        """Another path that it may change."""
+        return self._after("--dump-passes")
+
+    def _after(self, option: str) -> str | None:
+        return self.words[self.words.index(option) + 1] if option in self.words else None
+
+    @property
+    def builds(self) -> bool:
+        return "-o" in self.words
+
+    @property
+    def adds(self) -> bool:
+        return self.words[0] in {line.split()[0] for line in ADDING}
+
+
+def drawn(rng: random.Random, written: Collection[str], inputs: Collection[str], count: int) -> list[str]:
+    """Returns steps. The first is a build, without which most commands do nothing.
+
+    written: paths that commands write, for links; inputs: files that the user changes.
+    """
+    words = _WORDS | {"WRITTEN": dict.fromkeys(written, 1), "INPUT": dict.fromkeys(inputs, 1)}
+
+    def one(weights: dict[str, int]) -> str:
+        return rng.choices([*weights], [*weights.values()])[0]
+
+    def step() -> str:
+        (lines,) = rng.choices((BUILDERS, ADDING, READING, _USER), (10, 6, 2, 10))
+        line = one(lines)
+        line = " ".join(one(words[word]) if word in words else word for word in line.split())
+        if lines is BUILDERS:
+            line += " --force" * (rng.random() < 0.7) + " --resume" * (rng.random() < 0.5)
+        if lines in (BUILDERS, ADDING) and rng.random() < 0.4:
+            line = f"{rng.choices([*_FAULTS], [*_FAULTS.values()])[0].name}@{rng.randint(1, _LATEST)} {line}"
+        return line
+
+    return [_plain(one(BUILDERS)), *(step() for _ in range(count - 1))]
+
+
+def _plain(line: str) -> str:
+    return line.replace("MODEL", "model").replace("OUT", "out")
 
 
 class Simulator:
@@ -52,60 +155,61 @@ class Simulator:
         self._marks = folder / MARKS
         shutil.rmtree(self._folder, ignore_errors=True)
         self.home = Home(self._folder)
-        self._alone: OrderedDict[str, tuple[int, Path]] = OrderedDict()
+        self._alone: dict[str, tuple[int, Path]] = {}
         self._known: dict[str, str] = {}  # the key of the result that each OUT has
         for line, name in zip(list(BUILDERS)[:2], ("masks", "others"), strict=True):
-            done = self._run(Command.parse(_drawn(line).replace(" out ", f" {name} ")))
+            done = self._run(Command.parse(_plain(line).replace(" out ", f" {name} ")))
             assert done.code == 0, done.stderr
         self.home.finish(self.home.work / "masks", self.home.work / "others")
-        self.written = self._trace()
+        lines = (f"{_plain(line)}{' --force' * (' -o ' in line)}" for line in (*BUILDERS, *ADDING, *READING))
+        self.written = sorted(
+            path for path in self.writes(*lines) if path.startswith(("out/", "out.", "other"))
+        )
+
+    def writes(self, *lines: str) -> dict[str, bool]:
+        """Do steps from the beginning. Returns the paths that they write, but no random names, and True for folders."""
+        self.home.reset()
+        found: dict[str, bool] = {}
+        for line in lines:
+            before = snapshot(self.home.work)
+            run = self._run(Command.parse(line))
+            assert run.code == 0 or line in map(_plain, ADDING), run.stderr
+            now = snapshot(self.home.work)
+            top = f"{self.home.work}/"
+            found |= {one.path.removeprefix(top): one.name == "mkdir" for one in run.operations
+                      if one.kind in "cg" and one.path.startswith(top)}  # fmt: skip
+            found |= {name: kind == "folder" for name, kind in now.items() if before.get(name) != kind}
+        self._marks.unlink(missing_ok=True)
+        return {path: folder for path, folder in found.items() if not _RANDOM.search(path)}
 
     def episode(self, seed: int, count: int = _EPISODE) -> list[str]:
         """Returns the steps of a seed."""
-        return Drawer(self.written, self.home.inputs, random.Random(seed)).steps(count)
+        return drawn(random.Random(seed), self.written, self.home.changes, count)
 
     def broken(self, steps: Sequence[str]) -> tuple[int, list[str]] | None:
         """Do the steps from the beginning. Returns the number of those that were done and what broke, None if all held."""
         self.home.reset()
         self._known.clear()
+        if len(self._alone) > _KEPT:
+            for _, keep in self._alone.values():
+                remove(keep)
+            self._alone.clear()
         for number, line in enumerate(steps, 1):
             if faults := self._step(line):
                 return number, faults
         return None
 
     def shrunk(self, steps: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Returns the fewest of the steps that still break so, found by dropping ever smaller parts, and what breaks."""
+        """Returns fewer of the steps that still break so, found by dropping each, and what breaks."""
         found = self.broken(steps)
         assert found is not None, f"it does not break again: {steps}"
         steps, faults = list(steps[: found[0]]), found[1]
-        size = len(steps) // 2
-        while size:
-            start, dropped = 0, False
-            while start < len(steps):
-                fewer = steps[:start] + steps[start + size :]
-                found = self.broken(fewer)
-                if found and _kinds(found[1]) & _kinds(faults):
-                    steps, faults, dropped = fewer[: found[0]], found[1], True
-                else:
-                    start += size
-            size = size if dropped and size == 1 else size // 2
+        for at in reversed(range(len(steps))):
+            fewer = steps[:at] + steps[at + 1 :]
+            found = self.broken(fewer)
+            if found and _kinds(found[1]) & _kinds(faults):
+                steps, faults = fewer[: found[0]], found[1]
         return steps, faults
-
-    def _trace(self) -> list[str]:
-        """Run every command once. Returns the paths that they write, but no random names."""
-        self.home.reset()
-        found, work = set[str](), self.home.work
-        for line in (*BUILDERS, *ADDING, *READING):
-            run = self._run(Command.parse(f"{_drawn(line)}{' --force' * (' -o ' in line)}"))
-            assert run.code == 0 or line in ADDING, run.stderr
-            found |= {one.path.removeprefix(f"{work}/") for one in run.operations if one.kind in "cg"}
-            found |= {str(path.relative_to(work)) for path in (work / "out").rglob("*")}
-        self._marks.unlink(missing_ok=True)
-        return sorted(
-            one
-            for one in found
-            if not _RANDOM.search(one) and one.startswith(("out", "other")) and one != "out"
-        )
 
     def _run(self, command: Command) -> Run:
         words = (*command.words, *command.flags)
@@ -117,22 +221,19 @@ class Simulator:
         command = Command.parse(line)
         if command is None:
             self.home.act(*line.split())
-            for out in [one for one in self._known if line.startswith(("link", "damage", "clear"))]:
-                del self._known[out]
+            if line.startswith(("link", "damage")):
+                self._known.clear()
             return []
         before = self.home.entries()
         run = self._run(command)
         after = self.home.entries()
-        return [
-            *self._of_end(command, run),
-            *self._of_places(command, before, after),
-            *self._of_out(command, run, before, after),
-        ]
+        of_out = self._of_out(command, run, before, after)
+        return [*self._of_end(command, run), *self._of_places(command, before, after), *of_out]
 
     def _of_end(self, command: Command, run: Run) -> Iterator[str]:
         if run.code not in (*_CODES, *(command.fault.exit_codes if run.hit else ())):
             yield f"it exits with {run.code}: {run.stderr[-300:]}"
-        if command.name != "inspect":  # it says in its result what is wrong
+        if command.words[0] != "inspect":  # it says in its result what is wrong
             yield from of_words(run)
         yield from (f"outside: {line}" for line in run.outside)
         yield from (f"it runs {name}.py of the current folder" for _, name in sorted(marked(self._marks)))
@@ -140,60 +241,47 @@ class Simulator:
 
     def _of_places(self, command: Command, before: Entries, after: Entries) -> Iterator[str]:
         """Yield what changed of the user's, or outside OUT and the folders next to it that a build needs."""
-        name = PurePosixPath(command.out).name
+        name, own = re.escape(PurePosixPath(command.out).name), re.escape(command.out)
         beside = re.compile(
-            rf"work/({re.escape(command.out)}({PARTIAL})?|.*\.{re.escape(name)}\.(replaced-)?[0-9a-f]{{16}}(\.part)?)(/.*)?"
+            rf"work/({own}({PARTIAL})?|{command.dump}|.*\.{name}\.(replaced-)?[0-9a-f]{{16}}(\.part)?)(/.*)?"
         )
+        above = {str(folder) for folder in PurePosixPath("work", command.out).parents}
         for path in sorted(before.keys() | after.keys()):
-            if before.get(path) == after.get(path):
-                continue
-            above = path not in before and path in map(str, PurePosixPath("work", command.out).parents)
-            own = (command.builds or command.adds) and (above or beside.fullmatch(path))
-            if path in self.home.theirs or not own:
+            may = (command.builds or command.adds) and (
+                (path in above and path not in before) or beside.fullmatch(path)
+            )
+            if before.get(path) != after.get(path) and (path in self.home.theirs or not may):
                 what = "vanished" if path not in after else "changed" if path in before else "appeared"
                 yield f"{path} {what}"
 
     def _of_out(self, command: Command, run: Run, before: Entries, after: Entries) -> Iterator[str]:
-        was, now = _inside(before, command.out), _inside(after, command.out)
+        """Yield how OUT differs from what the command makes in an empty place, if it is not the earlier OUT."""
+        out, killed = command.out, run.hit is not None
+        prior = self._known.get(out) if command.adds else None
         if command.adds:
-            yield from self._of_added(command, run, changed=was != now)
-        elif command.builds and (
-            run.code == 0 or not _is_earlier(command.out, before, after, killed=run.hit is not None)
-        ):
-            yield from self._of_built(command, run)
-
-    def _of_built(self, command: Command, run: Run) -> Iterator[str]:
-        self._known.pop(command.out, None)
-        key, code, alone = self._of_alone(command, None)
+            earlier = prior is None or _inside(before, out) == _inside(after, out)
+        else:
+            earlier = bool(run.code) and _is_earlier(out, before, after, killed=killed)
+        if earlier or not (command.adds or command.builds):
+            return
+        self._known.pop(out, None)
+        # The key of a dump follows from nothing.
+        if command.dump or (command.adds and run.code):
+            yield from faulty_files(self.home.work / out, Manifest.read(self.home.work / out / MANIFEST))
+            return
+        key, code, alone = self._of_alone(command, prior)
         if code:
             yield f"OUT has changed (exit code {run.code}), and in an empty place the command is refused ({code})"
-        elif found := self._differences(command.out, alone, killed=run.hit is not None):
+        elif found := self._differences(out, alone, killed=killed):
             yield f"OUT is not the result of the command (exit code {run.code}): {', '.join(found)}"
         else:
-            self._known[command.out] = key
-
-    def _of_added(self, command: Command, run: Run, *, changed: bool) -> Iterator[str]:
-        prior = self._known.get(command.out)
-        if prior is None or prior not in self._alone or not changed:
-            return
-        del self._known[command.out]
-        if run.code == 0 and command.recorded:
-            key, code, alone = self._of_alone(command, prior)
-            if code:
-                yield f"in an empty place the command ends with {code}"
-            elif found := self._differences(command.out, alone, killed=run.hit is not None):
-                yield f"OUT is not the result of the commands: {', '.join(found)}"
-            self._known[command.out] = key
-        else:
-            out = self.home.work / command.out
-            yield from faulty_files(out, Manifest.read(out / MANIFEST))
+            self._known[out] = key
 
     def _differences(self, out: str, alone: Path, *, killed: bool) -> list[str]:
         place, but = self.home.work / out, {LOCK, STATE} if killed else {LOCK}
         if alone.is_file():
             return [] if place.is_file() and place.read_bytes() == alone.read_bytes() else ["other bytes"]
-        for one in self.home.theirs:
-            path = PurePosixPath(one)
+        for path in map(PurePosixPath, self.home.theirs):
             if path.is_relative_to(f"work/{out}"):
                 inside = path.relative_to(f"work/{out}")
                 but |= {str(part) for part in (inside, *inside.parents) if not (alone / part).exists()}
@@ -204,28 +292,24 @@ class Simulator:
         work, out = self.home.work, command.out
         names = {"model", PUBLISHED, "text.txt", "eval.txt"} if command.adds else set[str]()
         names |= {
-            word for word in command.words[1:] if word not in (out, f"./{out}") and (work / word).exists()
+            word
+            for word in command.words[1:]
+            if word not in (out, f"./{out}", command.dump) and (work / word).exists()
         }
         inputs = [(name, snapshot(work / name) or _digest(work / name)) for name in sorted(names)]
         key = hashlib.sha256(json.dumps([command.words, inputs, prior]).encode()).hexdigest()
         if key not in self._alone:
             keep, start = self._folder / key[:24], None if prior is None else self._alone[prior][1]
-            code = self.home.alone(
-                sorted(names), start, lambda: self._run(Command(command.words)).code, out, keep
+            run = Command(command.words)
+            self._alone[key] = (
+                self.home.alone(sorted(names), start, lambda: self._run(run).code, out, keep),
+                keep,
             )
-            self._alone[key] = code, keep
-            if len(self._alone) > _KEPT:
-                remove(self._alone.popitem(last=False)[1][1])
-        self._alone.move_to_end(key)
         return key, *self._alone[key]
 
 
 def _kinds(faults: Sequence[str]) -> set[str]:
     return {fault.partition(":")[0] for fault in faults}
-
-
-def _drawn(line: str) -> str:
-    return line.replace("MODEL", "model").replace("OUT", "out")
 
 
 def _digest(path: Path) -> str:
@@ -257,7 +341,7 @@ def serving() -> Iterator[tuple[Path, Runner]]:
         with runner(folder / "runner", folder / "cache", **variables) as server:
             home = Home(folder / "warm")
             for line in (*list(BUILDERS)[:2], list(BUILDERS)[3], next(iter(ADDING)), *list(READING)[:3]):
-                server.warm(*_drawn(line).split(), *["--force"] * (" -o " in line), folder=home.work)
+                server.warm(*_plain(line).split(), *["--force"] * (" -o " in line), folder=home.work)
             yield folder, server
 
 
@@ -274,13 +358,11 @@ def simulate(simulator: Simulator, count: int, seed: int) -> Attack:
     return Attack("commands, faults, links, changed inputs and files of the user, drawn", count, broken)
 
 
-def attack(
-    *, small: bool = False, only: Sequence[str] = (), count: int | None = None, seed: int = 0
-) -> list[Attack]:
+def attack(*, only: Sequence[str] = (), count: int = 20_000, seed: int = 0) -> list[Attack]:
     """Simulate. count: of steps; seed: of the first episode; only: the steps of the only episode."""
     with serving() as served:
         simulator = Simulator(*served)
         if not only:
-            return [simulate(simulator, count or (300 if small else 20_000), seed)]
+            return [simulate(simulator, count, seed)]
         found = simulator.broken(only)
         return [Attack("given steps", len(only), ["; ".join(found[1])] if found else [])]

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from masklearn.base import durable
-from patch_compile import python_process
 from patch_compile.artifacts import folder, place, stage_files
 from patch_compile.pipeline import prepare, resumed
-
-
-def runs_code_of_the_current_folder() -> None:
-    """Other Pythons import from the current folder."""
-    os.environ.pop("PYTHONSAFEPATH", None)
-    python_process._FORBIDS = "ALLOWS"
 
 
 def writes_through_links() -> None:
