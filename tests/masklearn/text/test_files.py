@@ -115,6 +115,7 @@ def test_texts_beyond_the_bounds(
     [
         ("a.jsonl", b'{"text": "a"}\n\n{"text": \n'),
         ("a.jsonl", b'{"text": "a"}\n["b"]\n'),
+        ("a.jsonl", b'{"text": "a"}\nnull\n'),
         ("a.jsonl", b'{"text": "a"}\n{"text": 4}\n'),
         ("a.jsonl", b'{"text": "caf\xe9"}\n'),
         ("a.json", b'{\n "text": "a"\n}'),
