@@ -180,9 +180,7 @@ def token_pool(
     ids, alone = _read_ids(tokenizer, source, count * length, training * length, characters, progress)
     if recipe.windows is None:
         count = max(1, min(count, ids.size // length))
-    windows = _draw(
-        _cut(ids, length, count, f"The text at {source.spec}"), count, training, seed, alone // length
-    )
+    windows = _draw(_cut(ids, length, count, source.spec), count, training, seed, alone // length)
     _set_ends(windows, tokenizer, _start_token(checkpoint.path))
     return pool_of(windows, count, recipe, source.kind, source.name)
 
@@ -245,7 +243,7 @@ def first_windows(tokenizer: Any, spec: str | Path, length: int, count: int) -> 
     """
     source = open_text(spec)
     ids, _ = _read_ids(tokenizer, source, count * length, 0, 0)
-    return _cut(ids, length, count, f"The text at {source.spec}")[:count].astype(np.int64)
+    return _cut(ids, length, count, source.spec)[:count].astype(np.int64)
 
 
 def _read_ids(
@@ -322,17 +320,13 @@ def _tokenised_together(pieces: Iterator[str]) -> Iterator[str]:
     yield "".join(held)
 
 
-def _cut(ids: NDArray[np.int32], length: int, count: int | None, what: str) -> NDArray[np.int32]:
-    """Returns all windows of a text, `[available, length]`.
-
-    what: name of the text for errors. Raises MaskLearnError if there are fewer than `count`, or none.
-    """
+def _cut(ids: NDArray[np.int32], length: int, count: int, spec: str) -> NDArray[np.int32]:
+    """Returns all windows of a text, `[available, length]`. Raises MaskLearnError if there are fewer than `count`."""
     available = ids.size // length
-    wanted = max(available if count is None else count, 1)
-    if available < wanted:
+    if available < count:
         raise MaskLearnError(
-            f"{what} is too short",
-            f"It has {ids.size} tokens, and {counted(wanted, 'window')} of {length} would take {wanted * length}.",
+            f"The text at {spec} is too short",
+            f"It has {ids.size} tokens, and {counted(count, 'window')} of {length} would take {count * length}.",
             "Give a longer text, or fewer or shorter windows.",
         )
     return ids[: available * length].reshape(available, length)

@@ -1,11 +1,16 @@
 """Reads local files of plain text, JSON lines, JSON arrays and Parquet as streams of characters, finds the column of records
 that holds the text, and refuses chats.
+
+`datasets` reads none of these files here. Its JSON reader refuses a key that first comes after 10 MB, makes times of dates
+and holds a whole damaged file; its Parquet reader repeats a text that a file stores once until memory is full.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
-from itertools import chain, count
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -15,9 +20,24 @@ from masklearn.base.safe_read import json_type, parse_json
 if TYPE_CHECKING:
     import pyarrow
 
+PLAIN = (".txt", ".text", ".md", "")  # a name without a suffix is plain text too
+RECORDS = (".jsonl", ".ndjson", ".parquet", ".json")
+TABLES = (".csv", ".tsv")  # only tasks have such files
+BETWEEN = "\n\n"  # joins documents, as rows of WikiText-2 usually are joined to measure perplexity
+
 _TEXT = "text"
 _CHAT_NAMES = ("messages", "conversations", "conversation")
 _SPEAKERS = ("role", "from")  # key of the speaker, in the two formats of chat datasets
+_CHUNK = 1_000_000  # characters
+_ROWS = 256  # rows of a Parquet file in memory at a time
+# Characters of a line and of an array in JSON. Each is parsed as a whole, and may take 20 times its text in memory.
+_LONGEST_LINE, _LARGEST_ARRAY = 2**26, 2**28
+# A Parquet file of some hundred bytes can hold one text a million times. This many characters are read of any file, and
+# this many more for each of its bytes; real text is compressed to a tenth.
+_READ_ANYWAY, _READ_PER_BYTE = 2**22, 256
+_LARGEST_GROUP = 2**31  # bytes of a row group, and the format's largest page
+# Consecutive blank rows. A file of blanks would be read to its end, however large.
+_MOST_BLANK = 2**22
 
 
 class Column(StrEnum):
@@ -35,20 +55,23 @@ def text_column(columns: Mapping[str, Column], where: str, wanted: str | None = 
     where: name of the text for errors. Raises MaskLearnError if there is no such column, it holds no text, several
     columns hold strings, or the records are chats: a chat template is never applied silently.
     """
-    if wanted is not None:
-        return _checked(columns, where, wanted)
-    if columns.get(_TEXT) in (Column.STRING, Column.UNKNOWN):
-        return _TEXT
-    chats = [name for name, kind in columns.items() if kind is Column.CHAT or name in _CHAT_NAMES]
-    if chats:
-        raise _chat(where, chats[0])
-    strings = [name for name, kind in columns.items() if kind is Column.STRING]
+    if columns.get(wanted or _TEXT) in (Column.STRING, Column.UNKNOWN):
+        return wanted or _TEXT
+    asked = {name: kind for name, kind in columns.items() if wanted in (None, name)}
+    if chats := [name for name, kind in asked.items() if kind is Column.CHAT or name in _CHAT_NAMES]:
+        raise MaskLearnError(
+            f"The records of {where} are chats (column {chats[0]!r})",
+            "The model's chat template makes text of chats; it is never applied silently.",
+            "Render them with the tokenizer's apply_chat_template and give the result as .txt or as `text` in .jsonl.",
+        )
+    strings = [name for name, kind in asked.items() if kind is Column.STRING]
     if len(strings) == 1:
         return strings[0]
+    listed = ", ".join(f"{name} ({kind.value})" for name, kind in columns.items()) or "none"
     raise MaskLearnError(
-        f"{where} has no column that is clearly its text",
-        f"No column is named {_TEXT!r}, and {len(strings)} hold strings. Columns: {_listed(columns)}.",
-        "Name the column at the end: FILE:COLUMN, or NAME:CONFIG:SPLIT:COLUMN for a dataset.",
+        f"{where} has no column {f'{wanted!r} of strings' if wanted else 'that is clearly its text'}",
+        f"Columns: {listed}.",
+        "Name a column of strings at the end: FILE:COLUMN, or NAME:CONFIG:SPLIT:COLUMN for a dataset.",
     )
 
 
@@ -60,39 +83,9 @@ def columns_of_schema(schema: "pyarrow.Schema") -> dict[str, Column]:
     return {field.name: _arrow_kind(field.type) for field in schema}
 
 
-def _checked(columns: Mapping[str, Column], where: str, wanted: str) -> str:
-    if wanted not in columns:
-        raise MaskLearnError(
-            f"{where} has no column {wanted!r}", f"Columns: {_listed(columns)}.", "Name one of them."
-        )
-    if columns[wanted] is Column.CHAT:
-        raise _chat(where, wanted)
-    if columns[wanted] is Column.OTHER:
-        raise MaskLearnError(
-            f"The column {wanted!r} of {where} holds no strings",
-            f"Columns: {_listed(columns)}.",
-            "Name a column of strings.",
-        )
-    return wanted
-
-
-def _chat(where: str, column: str) -> MaskLearnError:
-    return MaskLearnError(
-        f"The records of {where} are chats (column {column!r})",
-        "The model's chat template makes text of chats; it is never applied silently.",
-        "Render them with the tokenizer's apply_chat_template and give the result as .txt or as `text` in .jsonl.",
-    )
-
-
-def _listed(columns: Mapping[str, Column]) -> str:
-    return ", ".join(f"{name} ({kind.value})" for name, kind in columns.items()) or "none"
-
-
 def _kind(value: Any) -> Column:
-    if isinstance(value, str):
-        return Column.STRING
-    if value is None:
-        return Column.UNKNOWN
+    if value is None or isinstance(value, str):
+        return Column.UNKNOWN if value is None else Column.STRING
     turns = isinstance(value, list) and value and isinstance(value[0], dict)
     return Column.CHAT if turns and any(key in value[0] for key in _SPEAKERS) else Column.OTHER
 
@@ -111,47 +104,44 @@ def _arrow_kind(kind: Any) -> Column:
     return Column.CHAT if speakers else Column.OTHER
 
 
-PLAIN = (".txt", ".text", ".md", "")  # a name without a suffix is plain text too
-RECORDS = (".jsonl", ".ndjson", ".parquet", ".json")
-TABLES = (".csv", ".tsv")  # only tasks have such files
-BETWEEN = "\n\n"  # joins documents, as rows of WikiText-2 usually are joined to measure perplexity
-
-_CHUNK = 1_000_000  # characters
-_ROWS = 256  # rows of a Parquet file in memory at a time
-_LARGEST_ARRAY = 2**28  # bytes; a JSON array is parsed as a whole, and may take 20 times its text in memory
-# A Parquet file of some hundred bytes can hold one text a million times. This many characters are read of any file, and
-# this many more for each of its bytes; real text is compressed to a tenth.
-_READ_ANYWAY, _READ_PER_BYTE = 2**22, 256
-_LARGEST_GROUP = 2**31  # bytes of a row group, and the format's largest page
-_LONGEST_LINE = 2**26  # characters; a line of JSON is parsed as a whole
-# Consecutive blank characters and rows. A file of blanks would be read to its end, however large.
-_MOST_BLANK = 2**22
-
-
 def file_text(path: Path, column: str | None = None) -> Iterator[str]:
     """Yield pieces whose concatenation is the text of a file. A blank line joins documents.
 
     Raises MaskLearnError if the file is not UTF-8, is not of the format of its suffix, or has no column of text.
     """
     if path.suffix.lower() in PLAIN:
-        yield from _plain(path)
-        return
-    for i, document in enumerate(file_documents(path, column)):
+        with _utf8(path) as file:
+            yield from iter(partial(file.read, _CHUNK), "")
+    else:
+        yield from joined(file_documents(path, column))
+
+
+def joined(documents: Iterable[str]) -> Iterator[str]:
+    for i, document in enumerate(documents):
         yield BETWEEN + document if i else document
 
 
 def file_documents(path: Path, column: str | None = None) -> Iterator[str]:
     """Yield the documents of a file of records in order, without blank documents. A line of plain text is a
     document, as in a dataset. Raises MaskLearnError as `file_text`."""
-    suffix = path.suffix.lower()
-    read = _text_lines if suffix in PLAIN else {".parquet": _parquet, ".json": _json}.get(suffix, _json_lines)
-    blank = 0
-    for text in read(path, column):
+    blank, suffix = 0, path.suffix.lower()
+    if suffix == ".parquet":
+        texts = _parquet(path, column)
+    elif suffix in PLAIN:
+        text_column({_TEXT: Column.STRING}, str(path), column)
+        texts = (line.rstrip("\n") for _, line in _lines(path))
+    else:
+        texts = record_texts(_records(path), str(path), column)
+    for text in texts:
         if text and not text.isspace():
             blank = 0
             yield text
-        elif (blank := blank + len(text or "") + 1) > _MOST_BLANK:
-            raise _blank(path)
+        elif (blank := blank + 1) > _MOST_BLANK:
+            raise MaskLearnError(
+                f"{path} is empty",
+                f"More than {_MOST_BLANK:,} consecutive rows of it are blank.",
+                "Give a file of documents.",
+            )
 
 
 def check_records(path: Path) -> None:
@@ -163,133 +153,85 @@ def check_records(path: Path) -> None:
     if suffix == ".parquet":
         _check_columns(path)
     elif suffix not in TABLES:
-        with _utf8(path):
-            if suffix == ".json" and _is_array(path):
-                return
-            with path.open(encoding="utf-8-sig") as file:
-                for _ in _lines(path, file):
-                    pass
+        deque(_lines(path), maxlen=0)
 
 
-def record_texts(
-    records: Iterable[tuple[str, Mapping[str, Any]]], where: str, column: str | None
-) -> Iterator[str | None]:
-    """Yield the text of every record, or None if it has no text. The first record determines the column.
+def record_texts(records: Iterable[tuple[str, Any]], where: str, column: str | None) -> Iterator[str | None]:
+    """Yield the text of every record, or None if it has no text. The first record with columns determines
+    which holds the text.
 
-    records: pairs (place, record) in order; where: name of the text for errors; column: None to find it.
-    Raises MaskLearnError with the place if a text is not a string.
+    records: pairs (place, record) in order, {} for a blank line; where: name of the text for errors; column: None to
+    find it. Raises MaskLearnError with the place if a record is no object or a text is not a string.
     """
-    records = iter(records)
-    first = next(records, None)
-    if first is None:
-        return
-    name = text_column(columns_of_record(first[1]), where, column)
-    for place, record in chain([first], records):
+    name = None
+    for place, record in records:
+        if record == {}:
+            yield None
+            continue
+        if not isinstance(record, dict):
+            raise _wrong(place, f"It is {json_type(record)}, not an object.")
+        name = text_column(columns_of_record(record), where, column) if name is None else name
         text = record.get(name)
         if not isinstance(text, str | None):
-            raise MaskLearnError(
-                f"{place}: {name!r} is {type(text).__name__}, not a string",
-                "The first record decides which column is the text.",
-                "Name another column (FILE:COLUMN), or mend the record.",
-            )
+            raise _wrong(place, f"{name!r} is {type(text).__name__}, not a string.")
         yield text
 
 
-def _plain(path: Path) -> Iterator[str]:
-    # utf-8-sig removes a byte order mark.
-    with _utf8(path), path.open(encoding="utf-8-sig") as file:
-        while piece := file.read(_CHUNK):
-            yield piece
+def _records(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the place and value of each line, {} for a blank line, or of each element of an array."""
+    for number, text in _lines(path):
+        place = f"{path}, line {number}" if number else str(path)
+        try:
+            value = {} if text.isspace() else parse_json(text, finite=False)
+        except ValueError as error:
+            raise _wrong(place, str(error)) from error
+        if number:
+            yield place, value
+        else:
+            yield from ((f"{path}, element {i}", item) for i, item in enumerate(value))
 
 
-def _text_lines(path: Path, column: str | None) -> Iterator[str]:
-    text_column({_TEXT: Column.STRING}, str(path), column)
-    with _utf8(path), path.open(encoding="utf-8-sig") as file:
-        yield from (line.rstrip("\n") for _, line in _lines(path, file))
-
-
-def _json_lines(path: Path, column: str | None) -> Iterator[str | None]:
-    with _utf8(path), path.open(encoding="utf-8-sig") as file:
-        lines = ((f"{path}, line {i}", line) for i, line in _lines(path, file))
-        yield from record_texts(((place, _record(place, line)) for place, line in lines), str(path), column)
-
-
-def _lines(path: Path, file: TextIO) -> Iterator[tuple[int, str]]:
-    blank = 0
-    for number in count(1):
-        line = file.readline(_LONGEST_LINE)
-        if not line:
-            return
-        if len(line) == _LONGEST_LINE:
-            raise MaskLearnError(
-                f"{path}, line {number} has more than {_LONGEST_LINE:,} characters",
-                "A line is one document, and is parsed as a whole.",
-                "Write shorter documents, each on its line.",
-            )
-        if not line.isspace():
-            blank = 0
-            yield number, line
-        elif (blank := blank + len(line)) > _MOST_BLANK:
-            raise _blank(path)
-
-
-def _json(path: Path, column: str | None) -> Iterator[str | None]:
-    """Read a .json file: an array of objects if it begins with `[`, else one object per line."""
-    with _utf8(path):
-        array = _is_array(path)
-    if not array:
-        yield from _json_lines(path, column)
-        return
-    with _utf8(path):
-        content = path.read_text(encoding="utf-8-sig")
-    try:
-        items = parse_json(content, finite=False)
-    except ValueError as error:
-        raise _not_json(str(path), error) from error
-    named = ((f"{path}, element {i}", item) for i, item in enumerate(items))
-    yield from record_texts(((place, _object(place, item)) for place, item in named), str(path), column)
-
-
-def _is_array(path: Path) -> bool:
-    """Returns True if a .json file is an array. Raises MaskLearnError if it is too large for that, or blank."""
-    with path.open(encoding="utf-8-sig") as file:
-        start = file.read(_MOST_BLANK).lstrip()[:1]
-        if not start and file.read(1):
-            raise _blank(path)
-    size = path.stat().st_size
-    if start == "[" and size > _LARGEST_ARRAY:
-        raise MaskLearnError(
-            f"{path} is a JSON array of {size / 2**30:.1f} GiB",
-            "An array is parsed as a whole, and this array is too large for that.",
-            "Convert it to JSON lines (.jsonl), which are read one at a time.",
-        )
-    return start == "["
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the number and text of each line. An array in a .json file, which begins with `[`, comes whole as line 0."""
+    with _utf8(path) as file:
+        array = path.suffix.lower() == ".json" and file.read(_MOST_BLANK).lstrip().startswith("[")
+        file.seek(0)
+        read, most = (file.read, _LARGEST_ARRAY) if array else (file.readline, _LONGEST_LINE)
+        for number in count(not array):
+            if not (text := read(most)):
+                return
+            if len(text) == most:
+                raise MaskLearnError(
+                    f"{path}{'' if array else f', line {number}'} has more than {most:,} characters",
+                    f"{'An array' if array else 'A line'} is parsed as a whole, and this is too large for that.",
+                    "Write each document as a line of its own (.jsonl), and shorter documents.",
+                )
+            yield number, text
 
 
 def _check_columns(path: Path) -> None:
     """Raise MaskLearnError if a Parquet file repeats a text without end, in any column."""
     from pyarrow import parquet, types
 
-    with _parquet_errors(path):
-        schema = parquet.read_schema(path)
-        nested = [field.name for field in schema if types.is_nested(field.type)]
+    with _parquet_errors(path), parquet.ParquetFile(path) as file:
+        _check_groups(path, file.metadata)
+        columns = columns_of_schema(file.schema_arrow)
+        nested = [field for field in file.schema_arrow if types.is_nested(field.type)]
+        if any(_has_dictionary(field.type) for field in nested):
+            raise MaskLearnError(
+                f"{path} has a nested column that stores each text once",
+                "Its size for a program that repeats the texts can't be bounded.",
+                "Write the column without dictionaries.",
+            )
         left = _READ_ANYWAY + _READ_PER_BYTE * path.stat().st_size
-        with parquet.ParquetFile(path) as file:
-            _check_groups(path, file.metadata)
-            if any(_has_dictionary(schema.field(name).type) for name in nested):
-                raise MaskLearnError(
-                    f"{path} has a nested column that stores each text once",
-                    "Its size for a program that repeats the texts can't be bounded.",
-                    "Write the column without dictionaries.",
-                )
-            for batch in file.iter_batches(batch_size=_ROWS, columns=nested) if nested else ():
-                left -= batch.nbytes
-                if left < 0:
-                    raise _repeated(path)
-    for name, kind in columns_of_schema(schema).items():
+        for batch in (
+            file.iter_batches(batch_size=_ROWS, columns=[field.name for field in nested]) if nested else ()
+        ):
+            if (left := left - batch.nbytes) < 0:
+                raise _repeated(path)
+    for name, kind in columns.items():
         if kind is Column.STRING:
-            for _ in _parquet(path, name):
-                pass
+            deque(_parquet(path, name), maxlen=0)
 
 
 def _has_dictionary(kind: Any) -> bool:
@@ -349,31 +291,6 @@ def _check_groups(path: Path, metadata: Any) -> None:
             )
 
 
-def _record(place: str, line: str) -> Mapping[str, Any]:
-    try:
-        return _object(place, parse_json(line, finite=False))
-    except ValueError as error:
-        raise _not_json(place, error) from error
-
-
-def _object(place: str, value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise MaskLearnError(
-            f"{place} is {json_type(value)}, not an object",
-            "Each document is an object whose `text` holds it.",
-            'Write {"text": "..."} for each document.',
-        )
-    return value
-
-
-def _blank(path: Path) -> MaskLearnError:
-    return MaskLearnError(
-        f"{path} is empty",
-        f"More than {_MOST_BLANK:,} consecutive characters or rows of it are blank.",
-        "Give a file of documents.",
-    )
-
-
 def _repeated(path: Path) -> MaskLearnError:
     return MaskLearnError(
         f"{path} holds the same text again and again",
@@ -382,19 +299,20 @@ def _repeated(path: Path) -> MaskLearnError:
     )
 
 
-def _not_json(place: str, error: ValueError) -> MaskLearnError:
+def _wrong(place: str, why: str) -> MaskLearnError:
     return MaskLearnError(
-        f"{place} is not JSON",
-        str(error),
-        "Give an object a line, or an array of objects in a .json file.",
+        f"{place} is not a record with text",
+        why,
+        'Give an object such as {"text": "..."} a line, or an array of objects in a .json file.',
     )
 
 
 @contextmanager
-def _utf8(path: Path) -> Iterator[None]:
-    """Raise a decoding error as a MaskLearnError that names the file and the place in it."""
+def _utf8(path: Path) -> Iterator[TextIO]:
+    """Open a text. A decoding error is raised as a MaskLearnError that names the file and the place in it."""
     try:
-        yield
+        with path.open(encoding="utf-8-sig") as file:  # which removes a byte order mark
+            yield file
     except UnicodeDecodeError as error:
         raise MaskLearnError(
             f"The text at {path} is not UTF-8", str(error), "Convert it to UTF-8."

@@ -3,11 +3,13 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from masklearn.base.errors import MaskLearnError
@@ -21,6 +23,7 @@ from masklearn.text.files import (
     columns_of_schema,
     file_documents,
     file_text,
+    joined,
     record_texts,
     text_column,
 )
@@ -40,27 +43,27 @@ def dataset_documents(
     """
     where = str(name)
     if Path(where).is_dir():
-        with _user_errors(where):
-            files = _data_files(where, config)
-        for file in files[_split(where, files, split)]:
+        for file in _files_of_split(where, config, split):
             yield from file_documents(_readable(file), column)
         return
-    rows = _rows(where, config, split)
-    if rows.features is not None:
-        column = text_column(columns_of_schema(rows.features.arrow_schema), where, column)
+    from datasets import load_dataset
+    from datasets.utils import logging
+
     with _user_errors(where):
+        with without_bars(logging):
+            splits = load_dataset(where, config, streaming=True)
+        rows = splits[_split(where, splits, split)]
+        if rows.features is not None:
+            column = text_column(columns_of_schema(rows.features.arrow_schema), where, column)
         named = ((f"{where}, row {i}", row) for i, row in enumerate(rows, start=1))
         yield from (text for text in record_texts(named, where, column) if text and not text.isspace())
 
 
-def _rows(where: str, config: str | None, split: str | None) -> Any:
-    """Returns the split as an `IterableDataset`."""
-    from datasets import load_dataset
-    from datasets.utils import logging
-
-    with _user_errors(where), without_bars(logging):
-        splits = load_dataset(where, config, streaming=True)
-    return splits[_split(where, splits, split)]
+def _files_of_split(where: str, config: str | None, split: str | None) -> list[Path]:
+    """Returns the data files of a split of a local dataset."""
+    with _user_errors(where):
+        splits = _data_files(where, config)
+    return [Path(file) for file in splits[_split(where, splits, split)]]
 
 
 def _split(where: str, splits: Mapping[str, Any], asked: str | None) -> str:
@@ -80,10 +83,9 @@ def check_dataset(where: str, config: str | None = None, **places: Any) -> None:
 
     where, config, places: the dataset, as `datasets.load_dataset` takes it: `data_files` and `data_dir`.
     """
-    for files in _data_files(where, config, **places).values():
-        for file in files:
-            if Path(file).is_file():
-                check_records(_readable(file, TABLES))
+    for file in chain(*_data_files(where, config, **places).values()):
+        if Path(file).is_file():
+            check_records(_readable(Path(file), *TABLES))
 
 
 def _data_files(where: str, config: str | None, **places: Any) -> dict[str, list[str]]:
@@ -91,20 +93,22 @@ def _data_files(where: str, config: str | None, **places: Any) -> dict[str, list
     from datasets import load_dataset_builder
     from datasets.utils import logging
 
-    with without_bars(logging):
-        builder = load_dataset_builder(where, config, **places)
+    with without_bars(logging), TemporaryDirectory() as folder:
+        # Without a network a dataset of the hub is only in the user's own cache.
+        cache = folder if Path(where).is_dir() else None
+        builder = load_dataset_builder(where, config, cache_dir=cache, **places)
     return {str(split): list(files) for split, files in (builder.config.data_files or {}).items()}
 
 
-def _readable(file: str, more: tuple[str, ...] = ()) -> Path:
-    """Returns the path of a data file. Raises MaskLearnError for other formats, of which archives are some."""
-    if not file.lower().endswith(known := (*_SUFFIXES, *more)):
+def _readable(file: Path, *more: str) -> Path:
+    """Returns the path of a file. Raises MaskLearnError for other formats, of which archives are some."""
+    if file.suffix.lower() not in (known := (*_SUFFIXES, *more)):
         raise MaskLearnError(
-            f"{file} is not a file that is read",
-            f"Data files of {', '.join(known)} are.",
+            f"{file} is not a text that can be read",
+            f"Files of {', '.join(filter(None, known))} can be.",
             "Convert it to one of these formats.",
         )
-    return Path(file)
+    return file
 
 
 @contextmanager
@@ -116,17 +120,11 @@ def _user_errors(where: str) -> Iterator[None]:
         raise
     except Exception as error:  # malformed files make `datasets` and its readers raise errors of many types
         raise MaskLearnError(
-            f"The dataset {where!r} cannot be read", f"{type(error).__name__}: {error}", _remedy(where)
+            f"The dataset {where!r} cannot be read",
+            f"{type(error).__name__}: {error}",
+            f"Spell it {SPELLING}. A folder needs sound files, and a dataset of the hub needs a network or a copy in "
+            "the cache of `datasets`.",
         ) from error
-
-
-def _remedy(where: str) -> str:
-    if Path(where).is_dir():
-        return f"Mend its files or give another CONFIG or SPLIT: {SPELLING}."
-    return (
-        f"No local file or folder has this name either. A dataset is spelled {SPELLING}; "
-        "it needs a network, or a copy in the cache of `datasets`."
-    )
 
 
 _SUFFIXES = tuple(suffix for suffix in (*PLAIN, *RECORDS) if suffix)
@@ -172,8 +170,7 @@ class TextSource:
         read = [self.column, self.dataset[1:] if self.files and self.dataset else self.dataset]
         total = hashlib.sha256(json.dumps([self.kind.value, *read]).encode())
         for path in self.files:
-            with path.open("rb") as file:
-                total.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
+            total.update(f"{path.name} {_sha256(path)}".encode())
         return total.hexdigest()
 
     def contents(self) -> frozenset[str]:
@@ -181,19 +178,12 @@ class TextSource:
 
         Two texts that share one are not independent. Raises MaskLearnError if a dataset can't be read.
         """
-        files: Iterable[Path] = self.files
-        if self.dataset is not None:
-            where, config, split = self.dataset
-            if self.on_hub:
-                return frozenset([f"{where}:{config or ''}:{split or _SPLIT}"])
-            with _user_errors(where):
-                splits = _data_files(where, config)
-            files = map(Path, splits[_split(where, splits, split)])
-        digests = []
-        for path in files:
-            with path.open("rb") as file:
-                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-        return frozenset(digests)
+        if self.dataset is None:
+            return frozenset(map(_sha256, self.files))
+        if not self.on_hub:
+            return frozenset(map(_sha256, _files_of_split(*self.dataset)))
+        where, config, split = self.dataset
+        return frozenset([f"{where}:{config or ''}:{split or _SPLIT}"])
 
     def pieces(self) -> Iterator[str]:
         """Yield pieces whose concatenation is the text. A blank line joins documents.
@@ -201,8 +191,7 @@ class TextSource:
         Raises MaskLearnError if the text can't be read, as `file_text` and `dataset_documents` do.
         """
         if self.dataset is not None:
-            for i, document in enumerate(dataset_documents(*self.dataset, self.column)):
-                yield BETWEEN + document if i else document
+            yield from joined(dataset_documents(*self.dataset, self.column))
             return
         for i, file in enumerate(self.files):
             if i:
@@ -228,14 +217,9 @@ def open_text(spec: str | Path) -> TextSource:
     return _folder(path) if rest is None else _local_dataset(path, rest)
 
 
-def read_text(spec: str | Path) -> str:
-    """Returns the whole text of `open_text(spec)`. Raises MaskLearnError if it is blank or can't be read."""
-    text = "".join(open_text(spec).pieces())
-    if not text.strip():
-        raise MaskLearnError(
-            f"The text at {spec} is empty", "It holds only blanks.", "Give a text with words in it."
-        )
-    return text
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _existing(text: str) -> tuple[Path | None, str | None]:
@@ -256,13 +240,7 @@ def _exists(path: Path) -> bool:
 
 
 def _file(path: Path, column: str | None) -> TextSource:
-    suffix = path.suffix.lower()
-    if suffix not in (*PLAIN, *RECORDS):
-        raise MaskLearnError(
-            f"{path} is not a text that can be read",
-            f"Its suffix is {suffix}; files of {', '.join(_SUFFIXES)} can be.",
-            "Convert it to one of these formats.",
-        )
+    suffix = _readable(path, "").suffix.lower()
     if column is not None and (suffix in PLAIN or not column or ":" in column):
         raise MaskLearnError(
             f"{path} has no column {column!r}",
