@@ -52,7 +52,7 @@ _HOMES = {
         "task": "Task by_ratio",
         "text.calibrate": "TokenPool first_windows token_pool",
         "text.selftext": "check_writes write_text",
-        "text.source": "SourceKind check_dataset open_text",
+        "text.source": "SourceKind open_text",
         "traits": "FISHER_WINDOWS METHODS Criterion Repair Requires lacking method_names",
     }.items()
     for name in names.split()

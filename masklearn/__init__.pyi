@@ -75,7 +75,6 @@ from masklearn.text.calibrate import token_pool as token_pool
 from masklearn.text.selftext import check_writes as check_writes
 from masklearn.text.selftext import write_text as write_text
 from masklearn.text.source import SourceKind as SourceKind
-from masklearn.text.source import check_dataset as check_dataset
 from masklearn.text.source import open_text as open_text
 from masklearn.traits import FISHER_WINDOWS as FISHER_WINDOWS
 from masklearn.traits import METHODS as METHODS

@@ -172,7 +172,7 @@ class Recipe(LearnSettings, BuildOptions):
         if self.calib is None or self.eval_text is None:
             return
         calib, evaluated = open_text(self.calib), open_text(self.eval_text)
-        if calib.contents() & evaluated.contents():
+        if calib.shares(evaluated):
             same = "" if calib.spec == evaluated.spec else f"By its sha256 it holds text of {self.calib}. "
             raise PatchCompileError(
                 f"The evaluation text {self.eval_text} is also calibration text",

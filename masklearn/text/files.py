@@ -5,7 +5,6 @@ that holds the text, and refuses chats.
 and holds a whole damaged file; its Parquet reader repeats a text that a file stores once until memory is full.
 """
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
 PLAIN = (".txt", ".text", ".md", "")  # a name without a suffix is plain text too
 RECORDS = (".jsonl", ".ndjson", ".parquet", ".json")
-TABLES = (".csv", ".tsv")  # only tasks have such files
 BETWEEN = "\n\n"  # joins documents, as rows of WikiText-2 usually are joined to measure perplexity
 
 _TEXT = "text"
@@ -144,18 +142,6 @@ def file_documents(path: Path, column: str | None = None) -> Iterator[str]:
             )
 
 
-def check_records(path: Path) -> None:
-    """Raise MaskLearnError for a file of records beyond the bounds of `file_text`, whatever its columns are.
-
-    Other programs read a whole line, array or batch, and each copy of a text that is stored once.
-    """
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        _check_columns(path)
-    elif suffix not in TABLES:
-        deque(_lines(path), maxlen=0)
-
-
 def record_texts(records: Iterable[tuple[str, Any]], where: str, column: str | None) -> Iterator[str | None]:
     """Yield the text of every record, or None if it has no text. The first record with columns determines
     which holds the text.
@@ -207,38 +193,6 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                     "Write each document as a line of its own (.jsonl), and shorter documents.",
                 )
             yield number, text
-
-
-def _check_columns(path: Path) -> None:
-    """Raise MaskLearnError if a Parquet file repeats a text without end, in any column."""
-    from pyarrow import parquet, types
-
-    with _parquet_errors(path), parquet.ParquetFile(path) as file:
-        _check_groups(path, file.metadata)
-        columns = columns_of_schema(file.schema_arrow)
-        nested = [field for field in file.schema_arrow if types.is_nested(field.type)]
-        if any(_has_dictionary(field.type) for field in nested):
-            raise MaskLearnError(
-                f"{path} has a nested column that stores each text once",
-                "Its size for a program that repeats the texts can't be bounded.",
-                "Write the column without dictionaries.",
-            )
-        left = _READ_ANYWAY + _READ_PER_BYTE * path.stat().st_size
-        for batch in (
-            file.iter_batches(batch_size=_ROWS, columns=[field.name for field in nested]) if nested else ()
-        ):
-            if (left := left - batch.nbytes) < 0:
-                raise _repeated(path)
-    for name, kind in columns.items():
-        if kind is Column.STRING:
-            deque(_parquet(path, name), maxlen=0)
-
-
-def _has_dictionary(kind: Any) -> bool:
-    from pyarrow import types
-
-    inside = (kind.field(i).type for i in range(kind.num_fields))
-    return types.is_dictionary(kind) or any(map(_has_dictionary, inside))
 
 
 @contextmanager

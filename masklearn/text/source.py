@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,8 +17,6 @@ from masklearn.text.files import (
     BETWEEN,
     PLAIN,
     RECORDS,
-    TABLES,
-    check_records,
     columns_of_schema,
     file_documents,
     file_text,
@@ -78,17 +75,7 @@ def _split(where: str, splits: Mapping[str, Any], asked: str | None) -> str:
     return wanted
 
 
-def check_dataset(where: str, config: str | None = None, **places: Any) -> None:
-    """Raise MaskLearnError if another program should not read a local data file of a dataset, as `check_records` does.
-
-    where, config, places: the dataset, as `datasets.load_dataset` takes it: `data_files` and `data_dir`.
-    """
-    for file in chain(*_data_files(where, config, **places).values()):
-        if Path(file).is_file():
-            check_records(_readable(Path(file), *TABLES))
-
-
-def _data_files(where: str, config: str | None, **places: Any) -> dict[str, list[str]]:
+def _data_files(where: str, config: str | None) -> dict[str, list[str]]:
     """Returns the data files of each split. `datasets` finds them and reads none."""
     from datasets import load_dataset_builder
     from datasets.utils import logging
@@ -96,16 +83,16 @@ def _data_files(where: str, config: str | None, **places: Any) -> dict[str, list
     with without_bars(logging), TemporaryDirectory() as folder:
         # Without a network a dataset of the hub is only in the user's own cache.
         cache = folder if Path(where).is_dir() else None
-        builder = load_dataset_builder(where, config, cache_dir=cache, **places)
+        builder = load_dataset_builder(where, config, cache_dir=cache)
     return {str(split): list(files) for split, files in (builder.config.data_files or {}).items()}
 
 
 def _readable(file: Path, *more: str) -> Path:
     """Returns the path of a file. Raises MaskLearnError for other formats, of which archives are some."""
-    if file.suffix.lower() not in (known := (*_SUFFIXES, *more)):
+    if file.suffix.lower() not in (*_SUFFIXES, *more):
         raise MaskLearnError(
             f"{file} is not a text that can be read",
-            f"Files of {', '.join(filter(None, known))} can be.",
+            f"Files of {', '.join(_SUFFIXES)} can be.",
             "Convert it to one of these formats.",
         )
     return file
@@ -173,17 +160,29 @@ class TextSource:
             total.update(f"{path.name} {_sha256(path)}".encode())
         return total.hexdigest()
 
-    def contents(self) -> frozenset[str]:
-        """Returns the sha256 of each file that is read, or the name of the split of a dataset on the hub.
+    def shares(self, other: "TextSource") -> bool:
+        """Returns True if both read a file of the same bytes, or the same split of a dataset on the hub.
 
-        Two texts that share one are not independent. Raises MaskLearnError if a dataset can't be read.
+        Such texts are not independent. Raises MaskLearnError if a dataset can't be read.
         """
-        if self.dataset is None:
-            return frozenset(map(_sha256, self.files))
-        if not self.on_hub:
-            return frozenset(map(_sha256, _files_of_split(*self.dataset)))
+        if self.on_hub or other.on_hub:
+            return self.on_hub and other.on_hub and self._split_on_hub() == other._split_on_hub()
+        one, two = self._by_size(), other._by_size()
+        return any(
+            not set(map(_sha256, one[size])).isdisjoint(map(_sha256, two[size])) for size in one.keys() & two
+        )
+
+    def _split_on_hub(self) -> tuple[str, str, str]:
+        assert self.dataset is not None
         where, config, split = self.dataset
-        return frozenset([f"{where}:{config or ''}:{split or _SPLIT}"])
+        return where, config or "", split or _SPLIT
+
+    def _by_size(self) -> dict[int, list[Path]]:
+        """Returns the files that are read by their bytes, because most texts differ in these."""
+        found: dict[int, list[Path]] = {}
+        for file in self.files if self.dataset is None else _files_of_split(*self.dataset):
+            found.setdefault(file.stat().st_size, []).append(file)
+        return found
 
     def pieces(self) -> Iterator[str]:
         """Yield pieces whose concatenation is the text. A blank line joins documents.

@@ -20,6 +20,9 @@ GONE = {
     "--verbose": "report.html names each node that stays dense with its reason.",
     "--version-compatible": "`--compatible versions` lets later versions of the backend run the engine.",
     "--weight-streaming": "Weights stay on the GPU: int8 and int4 (`--weights`) make them smaller.",
+    "bench --keep": "Engines for comparison are built again in each run.",
+    "bench --runner": "It times engines; without a GPU the report has the predicted speed, and `polygraphy run "
+    "OUT/onnx/model.onnx --onnxrt` times an ONNX file.",
     "build --bytes": "`learn --bytes` learns masks by size, and `build --mask` compiles them.",
     "compare --force": "It prints one table, and `--json` gives its numbers; nothing is written.",
     "compare --out": "It prints one table, and `--json` gives its numbers to a plotter.",
@@ -27,4 +30,5 @@ GONE = {
     "verify --new-tokens": "Each build's report shows how both models continue a prompt; `run` continues any other.",
     "verify --sensitivity": "`where` ranks linears by their error.",
     "verify --sensitivity-tokens": "`where` ranks linears by their error.",
+    "verify --task-backend": "Tasks run on both checkpoints in transformers.",
 }

@@ -123,7 +123,7 @@ def link(to: str) -> Change:
 
 
 FIFO = _instead(os.mkfifo)
-GIB_OF_ZEROS = _instead(lambda path: (path.touch(), os.truncate(path, 1 << 30)))
+GIBS_OF_ZEROS = _instead(lambda path: (path.touch(), os.truncate(path, 4 << 30)))
 
 
 def pickle_of_torch(path: Path) -> None:

@@ -1,4 +1,3 @@
-import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from masklearn.text import SourceKind, files, open_text
-from masklearn.text.source import check_dataset
+from masklearn.text import SourceKind, open_text
 from tests.refusals import refused
 
 
@@ -140,13 +138,14 @@ def test_texts_share_files_by_their_content(tmp_path: Path, dataset: Path) -> No
     (tmp_path / "other.txt").write_text("three")
 
     def shares(*specs: Path | str) -> bool:
-        one, other = (open_text(spec).contents() for spec in specs)
-        return bool(one & other)
+        one, other = (open_text(spec) for spec in specs)
+        return one.shares(other)
 
     assert shares(first, tmp_path / "copy.txt") and not shares(first, tmp_path / "other.txt")
     assert shares(f"{dataset}:small", f"{dataset}:small:train:title")
     assert not shares(f"{dataset}:small:train", f"{dataset}:small:test")
     assert shares("owner/name", "owner/name::train") and not shares("owner/name", "owner/name::test")
+    assert not shares("owner/name", first)
 
 
 CARD = """---
@@ -232,31 +231,6 @@ def test_lines_of_a_dataset_are_documents(tmp_path: Path) -> None:
     assert read_text(f"{folder}::train") == "a\n\nb "
     with refused():
         read_text(f"{folder}::train:body")
-
-
-@pytest.mark.parametrize(("nested", "told"), [(False, False), (True, False), (False, True), (True, True)])
-def test_data_for_other_programs_is_bounded(tmp_path: Path, nested: bool, told: bool) -> None:
-    repeated(tmp_path / "a.parquet", nested=nested, told=told)
-    with refused():
-        check_dataset("parquet", data_files={"test": str(tmp_path / "a.parquet")})
-
-
-def test_long_lines_are_for_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_LONGEST_LINE", 16)
-    write(tmp_path, a_json='{"text": "a longer text"}\n')
-    with refused():
-        check_dataset("json", data_files=str(tmp_path / "a.json"))
-
-
-def test_archives_are_for_no_program(tmp_path: Path) -> None:
-    with gzip.open(tmp_path / "a.jsonl.gz", "wt") as file:
-        file.write('{"text": "a"}\n')
-    with refused():
-        check_dataset("json", data_files=str(tmp_path / "a.jsonl.gz"))
-    write(tmp_path, a_jsonl='{"text": "a"}\n', b_json='[{"text": ["a"]}]', c_csv="text\na\n")
-    pq.write_table(pa.table({"n": [1], "texts": [["a"]], "text": ["a"]}), tmp_path / "d.parquet")
-    for kind, name in (("json", "a.jsonl"), ("json", "b.json"), ("csv", "c.csv"), ("parquet", "d.parquet")):
-        check_dataset(kind, data_files=str(tmp_path / name))
 
 
 def test_a_dataset_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
