@@ -6,7 +6,7 @@ TEXTS := .cache/texts
 # Where no CUDA compiler is installed, the plugin is built with the one from the package index.
 NVCC_EXTRA := $(shell command -v nvcc >/dev/null || test -x /usr/local/cuda/bin/nvcc || echo ,nvcc)
 
-.PHONY: demo play test test-full durations golden fetched compiled chromium minilm families mutate tensorrt-versions edgellm fuzz torture lint format plugin wheels bench-quality reproduce docs docs-test screenshots release models audit lowest newest lock clean
+.PHONY: demo play test test-full durations golden fetched compiled chromium families mutate tensorrt-versions edgellm fuzz torture lint format plugin wheels reproduce docs docs-test screenshots release models audit lowest newest lock
 
 # The first command plans a model that people serve, from its config alone, for twice its speed: there tiles pay. The second builds
 # a small model, to look at what a build makes: its weight types gain, its tiles do not, and the build says so. For a first look
@@ -39,14 +39,14 @@ test-full: fetched compiled
 
 # What the tests need besides packages.
 fetched: .venv/installed
-	$(MAKE) -j3 models chromium minilm
+	$(MAKE) -j3 models chromium .cache/models/minilm
+
+.cache/models/minilm:
+	$(BIN)/python samples/models.py minilm $@
 
 # The plugin with all kernels, which tests take instead of compiling some. Without a compiler they are skipped.
 compiled: .venv/installed
 	-$(ARCHS) $(BIN)/patch-compile plugin --backend tensorrt-rtx
-
-minilm: .venv/installed
-	$(BIN)/python samples/models.py minilm .cache/models/minilm
 
 # How long each test takes, in tests/durations.txt.
 durations: fetched compiled
@@ -136,11 +136,6 @@ wheels: .venv/installed
 	rm -rf dist/*.whl dist/unpacked
 	$(BIN)/python packaging/make_wheels.py dist $(WHEELS)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m wheels tests/wheels
-
-# EVAL: held-out text, never the calibration text; the table in docs/explanation/quality.md is on the head of WikiText-2's test set.
-bench-quality: .venv/installed models
-	$(BIN)/python -m benchmarks.quality.run $(MODEL) --calib $(TEXTS)/calib.txt --eval $(or $(EVAL),$(TEXTS)/eval.txt) \
-	  --tile 64x64 --tile 128x128 --seeds 3
 
 # The same model twice: with other threads, working folder, name of OUT, hashes, time zone, locale and umask. Fails when
 # a byte differs that is neither a time nor a path. On the sample model some twenty minutes.
@@ -236,6 +231,3 @@ LOCK := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --
 	$(PYTHON) -m venv .cache/tools
 	.cache/tools/bin/pip install --quiet 'uv>=0.9,<1' 'pip-audit>=2.10,<3' 'cyclonedx-bom>=7.5,<8'
 	touch $@
-
-clean:
-	rm -rf .venv .cache out build dist

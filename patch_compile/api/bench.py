@@ -16,7 +16,7 @@ def bench(
     *,
     force: Annotated[bool, Option("Replace the times of an earlier run.")] = False,
 ) -> Result:  # fmt: skip
-    """Compare the speed of OUT's engine with a dense and a uniform 2:4 engine.
+    """Time OUT's engine, a dense and a uniform 2:4 engine in turns.
 
     Prompts and decode steps of the three engines are timed in alternation on the GPU, whose clocks are reported with the
     times. Times are in milliseconds. They are written to OUT/bench/bench.json and shown in OUT/report.html.
