@@ -16,6 +16,7 @@ from masklearn.masks.name_globs import kind_of, short_kinds
 from masklearn.masks.record import TileSummary
 from masklearn.quant.table import weight_type
 from patch_compile.artifacts.command_results import MaskedLinear
+from patch_compile.artifacts.layout import PAGE
 from patch_compile.artifacts.plan import LinearRow, LinearTimes, Skipped, Times, Totals
 from patch_compile.artifacts.record import Shown, Unit
 from patch_compile.report.number_format import shape_of, spelled
@@ -178,7 +179,7 @@ def skipped_counts(skipped: Iterable[Skipped]) -> Iterator[str]:
     for reason, names in order[:_REASONS]:
         yield f"left dense: {names[0] if len(names) == 1 else f'{len(names)} like {names[0]}'}: {reason}"
     if rest := sum(len(names) for _, names in order[_REASONS:]):
-        yield f"left dense: {rest} more, for other reasons: report.html names them all"
+        yield f"left dense: {rest} more, for other reasons: {PAGE} names them all"
 
 
 def fused_words(linears: Iterable[LinearRow]) -> str:

@@ -52,5 +52,7 @@ def test_the_simulator_finds_an_unmended_break(
     simulator = Simulator(*served, f"{unmended.__name__}:{change.__name__}")
     drawn = (simulator.episode(seed, 5) for seed in range(_SEEDS))
     steps = next(steps for steps in drawn if re.match(beginning, "\n".join(steps)))
-    fewest, faults = simulator.shrunk(steps)
+    found = simulator.broken(steps)
+    assert found is not None
+    fewest, faults = simulator.shrunk(steps, found)
     assert len(fewest) <= 3 and any(words in fault for fault in faults), (fewest, faults)

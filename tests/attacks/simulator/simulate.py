@@ -199,16 +199,17 @@ class Simulator:
                 return number, faults
         return None
 
-    def shrunk(self, steps: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Returns fewer of the steps that still break so, found by dropping each, and what breaks."""
-        found = self.broken(steps)
-        assert found is not None, f"it does not break again: {steps}"
+    def shrunk(self, steps: Sequence[str], found: tuple[int, list[str]]) -> tuple[list[str], list[str]]:
+        """Returns fewer of the steps that still break so, found by dropping each, and what breaks.
+
+        found: what `broken` says of the steps.
+        """
         steps, faults = list(steps[: found[0]]), found[1]
         for at in reversed(range(len(steps))):
             fewer = steps[:at] + steps[at + 1 :]
-            found = self.broken(fewer)
-            if found and _kinds(found[1]) & _kinds(faults):
-                steps, faults = fewer[: found[0]], found[1]
+            again = self.broken(fewer)
+            if again and _kinds(again[1]) & _kinds(faults):
+                steps, faults = fewer[: again[0]], again[1]
         return steps, faults
 
     def _run(self, command: Command) -> Run:
@@ -350,8 +351,8 @@ def simulate(simulator: Simulator, count: int, seed: int) -> Attack:
     broken = []
     for done in range(0, count, _EPISODE):
         steps = simulator.episode(seed + done // _EPISODE, min(_EPISODE, count - done))
-        if simulator.broken(steps):
-            fewest, faults = simulator.shrunk(steps)
+        if found := simulator.broken(steps):
+            fewest, faults = simulator.shrunk(steps, found)
             told = f"seed {seed + done // _EPISODE}, the shortest sequence that breaks:"
             broken.append("\n    ".join([told, *fewest, *(f"=> {one}" for one in faults)]))
             print(broken[-1], flush=True)
