@@ -8,10 +8,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from masklearn.model.architectures import ARCHITECTURES
+from masklearn.model.architectures import ARCHITECTURES, architecture_at
 from masklearn.model.checkpoint import Checkpoint
-from masklearn.model.coverage import covered_linears
+from masklearn.model.coverage import covered_linears, covered_linears_of
 from masklearn.model.known_architectures import Architecture
+from masklearn.model.naming import from_stored, tied_name
 from masklearn.model.structure import structure_of
 from masklearn.stream.blocks import stream_blocks
 from tests.conftest import ModelMaker
@@ -112,3 +113,22 @@ def test_what_differs_first_is_the_reason(name: str, tmp_path: Path) -> None:
 def test_tensors_without_place_are_named(name: str, tmp_path: Path) -> None:
     with refused():
         covered_linears(write_family(tmp_path / "model", name))
+
+
+def test_the_architecture_is_found_once_and_not_to_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[Architecture] = []
+
+    def find(*arguments: Any, **settings: Any) -> Architecture:
+        found.append(architecture_at(*arguments, **settings))
+        return found[-1]
+
+    monkeypatch.setattr("masklearn.model.checkpoint.architecture_at", find)
+    checkpoint = Checkpoint.open(write_family(tmp_path / "model", "granite"))
+    for name in checkpoint.names():
+        from_stored(checkpoint, name, checkpoint.read(name))
+    assert found == []
+    covered_linears_of(checkpoint)
+    assert tied_name(checkpoint, "lm_head.weight") == "model.embed_tokens.weight"
+    assert found == [checkpoint.rounding_inputs(()).architecture]
