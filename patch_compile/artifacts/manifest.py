@@ -72,7 +72,7 @@ class Texts(Record):
 class Manifest(FileRecord):
     """manifest.json.
 
-    files: sha256 by path in OUT; sizes: bytes by path in OUT, empty in builds of earlier versions; stages: the stages that
+    files: sha256 by path in OUT; sizes: bytes by path in OUT; stages: the stages that
     ran, with the files that they wrote; unfinished: files and folders that a stage has begun to write, by stage.
     """
 
@@ -87,7 +87,7 @@ class Manifest(FileRecord):
     text: Texts = Field(default_factory=Texts)
     versions: dict[str, str]
     files: dict[PathInOut, str]
-    sizes: dict[PathInOut, int] = Field(default_factory=dict)
+    sizes: dict[PathInOut, int]
     stages: dict[str, StageRecord]
     unfinished: dict[str, tuple[PathInOut, ...]] = Field(default_factory=dict)
 

@@ -237,7 +237,7 @@ class ProofText(Record):
 
 
 class TokensProof(Record):
-    """Proof of the build of a decoder. last_words: None if the dense model finds none, and in older reports."""
+    """Proof of the build of a decoder. last_words: None if the dense model finds none."""
 
     text: ProofText
     perplexity: BuildPerplexity
@@ -250,7 +250,7 @@ class TokensProof(Record):
 class OutputsProof(Record):
     """Proof of the build of an encoder, or of an ONNX file, which has no text.
 
-    embeddings: None for an ONNX file, for a single text, and in older reports.
+    embeddings: None for an ONNX file, and for a single text.
     """
 
     text: ProofText | None

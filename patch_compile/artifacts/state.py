@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
@@ -50,7 +50,7 @@ class StageRecord:
 @dataclass(frozen=True)
 class _Stored:
     stages: dict[str, StageRecord]
-    made_by: Any = None
+    made_by: Literal["patch-compile"]
     replaces: Annotated[str, Field(pattern=r"^\.[^/]+\.replaced-[0-9a-f]{16}$")] | None = None
     unfinished: list[PathInOut] = field(default_factory=list)
 
@@ -82,10 +82,6 @@ class WorkspaceState:
             raise _unreadable(path, first_fault(error)) from None
         except (OSError, ValueError) as error:
             raise _unreadable(path, str(error)) from None
-        # Earlier versions wrote no maker, and no state before a stage was finished.
-        if not (found.stages or found.made_by == _MAKER):
-            why = f"patch-compile did not write it: it has no stages and no made_by: {_MAKER}"
-            raise _unreadable(path, why)
         return cls(found.stages, found.replaces, found.unfinished)
 
     def write(self, folder: Path) -> None:

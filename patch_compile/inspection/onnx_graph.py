@@ -124,9 +124,7 @@ class _Attributes(BaseModel):
     in_features: int = Field(ge=1, lt=2**31)
     panel_rows: Literal[64, 128]
     kinds: Annotated[tuple[TileKind, ...], BeforeValidator(kinds_from_attribute)]
-    weights: Literal["float16", "bfloat16", "int8", "w8a8", "int4"] | None = (
-        None  # None in files of earlier releases
-    )
+    weights: Literal["float16", "bfloat16", "int8", "w8a8", "int4"]
     activation: str = ""
     gated: Literal[0, 1] = 0
     residual: Literal[0, 1] = 0
@@ -134,7 +132,7 @@ class _Attributes(BaseModel):
     @property
     def integers(self) -> WeightType | None:
         """The type of quantised weights, None for 16-bit weights."""
-        return QUANTISED.get(self.weights or "")
+        return QUANTISED.get(self.weights)
 
     @property
     def epilogue(self) -> str:
@@ -157,7 +155,7 @@ def _patch_linear(node: ir.Node, *, decode: bool) -> tuple[dict[str, Any], str]:
         "linear": node.name,
         "shape": [found.out_features, found.in_features] if found else None,
         "epilogue": found.epilogue if found else None,
-        "weights": _weights_of(found, constants),
+        "weights": found.weights if found else None,
         "panel rows": found.panel_rows if found else None,
         **{f"{kind} slabs": len(constants[role]) if constants else None for kind, role in _firsts(found)},
         "bytes": sum(tensor.nbytes for tensor in tensors) if constants else None,
@@ -167,13 +165,6 @@ def _patch_linear(node: ir.Node, *, decode: bool) -> tuple[dict[str, Any], str]:
     x = node.inputs[0].dtype if node.inputs[0] is not None else None
     dtype = x.numpy() if x is not None and x.name.lower() in _SIXTEEN_BITS else None
     return row, _why_broken(constants, found, dtype, decode=decode)
-
-
-def _weights_of(found: _Attributes | None, constants: dict[str, NDArray[Any]]) -> str | None:
-    """Returns the type of a node's weights; files of earlier releases tell it only by their tensors."""
-    if found and found.weights:
-        return found.weights
-    return str(constants["dense"].dtype) if constants else None
 
 
 def _firsts(found: _Attributes | None) -> Iterator[tuple[TileKind, str]]:

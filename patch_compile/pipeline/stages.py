@@ -20,7 +20,6 @@ from patch_compile.artifacts.layout import (
     ENGINE,
     ENGINE_FOLDER,
     ENGINE_REPORT,
-    GENAI_CONFIG_NAME,
     MASKS,
     MODEL,
     ONNX,
@@ -202,8 +201,7 @@ def keys_of(job: Job, dump: PassDump | None = None) -> dict[Stage, str]:
     """
     r, masks = job.recipe, masks_key(job.source, job.costs, job.chooser)
     dumped = None if dump is None else time.time_ns()
-    # With the name of genai_config.json, the key differs from the key of older builds, which lack this file.
-    graph = (r.dtype, r.opset, r.logits, r.fuse, r.lowering, GENAI_CONFIG_NAME)
+    graph = (r.dtype, r.opset, r.logits, r.fuse, r.lowering)
     onnx = key_of(masks, *graph, job.source.graph_key, repr(job.costs), dumped, Plan.SCHEMA)
     shapes = [r.min_shapes, r.opt_shapes, r.max_shapes, repr(r.engine_options())]
     plugin = job.plugin.fingerprint if job.plugin else None

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from patch_compile.errors import PatchCompileError
-from patch_compile.plugin.kernels import KERNELS, parse_kernels, spell_kernels
-from patch_compile.plugin.targets import X86, this_machine
+from patch_compile.plugin.kernels import parse_kernels, spell_kernels
+from patch_compile.plugin.targets import this_machine
 
-# Libraries that do not name a machine are older than the name, and for x86-64. Older ones also have all kernels.
 _IDENTITY = re.compile(
     rb"patch-linear-plugin version=(\d{1,9}) backend=([a-z-]{1,32}) cuda=([\d.]{1,32}) "
     rb"archs=(\d{2,4}(?:,\d{2,4}){0,31}) headers=([\d.]{1,32})"
-    rb"(?: machine=([a-z\d_]{1,32})(?: kernels=([a-z\d_+]{1,128}))?)?\0"
+    rb" machine=([a-z\d_]{1,32}) kernels=([a-z\d_+]{1,128})\0"
 )
 
 
@@ -55,11 +54,10 @@ def read_identity(path: Path) -> PluginIdentity:
                 f"{path} is not a PatchLinear plugin", "Its identity string is missing.", fix
             )
         version, backend, cuda, archs, headers, machine, kernels = (
-            group.decode() if group else "" for group in match.groups()
+            group.decode() for group in match.groups()
         )
     arch_list = tuple(int(arch) // 10 for arch in archs.split(","))
-    groups = parse_kernels(kernels) if kernels else KERNELS
-    return PluginIdentity(int(version), backend, cuda, arch_list, headers, machine or X86, groups)
+    return PluginIdentity(int(version), backend, cuda, arch_list, headers, machine, parse_kernels(kernels))
 
 
 def identity_in(path: Path) -> PluginIdentity | None:

@@ -243,7 +243,7 @@ def _choice_of_types(speed: SpeedRecord, rounding: float) -> Iterator[str]:
     )
     yield f"{speed.tiles} tiles pruned lose {speed.cost:.4g}" if speed.tiles else "no tile is pruned"
     lost = rounding + speed.cost
-    if speed.least is not None:  # files of an earlier version lack it
+    if speed.least is not None:
         gap = f", a gap of {lost / speed.least - 1:.2%}" if speed.least > 0 else ""
         yield f"no types and tiles that save as much lose less than {speed.least:.4g} (Lagrange's bound){gap}"
     if speed.speedup is not None and speed.by_types is not None:

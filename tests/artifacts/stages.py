@@ -28,6 +28,7 @@ def manifest_of(stages):
         seed=0,
         versions={},
         files={name: digest for stage in stages.values() for name, digest in stage.files.items()},
+        sizes={},
         stages=stages,
     )
 

@@ -202,18 +202,6 @@ def test_early_kills_leave_a_known_run(tmp_path):
     assert not list(anew.scratch.iterdir())
 
 
-def test_earlier_versions_builds_are_continued(tmp_path):
-    first = Workspace(tmp_path / "out")
-    first.run("one", "key", ["a"], writer("1"))
-    first.release()
-    state = first.root / "state.json"
-    state.write_text(json.dumps({"stages": json.loads(state.read_text())["stages"]}))
-    again = Workspace(tmp_path / "out", resume=True)
-    again.run("one", "key", ["a"], never)
-    assert again.reused == ["one"]
-    assert (finish(again) / "a" / "file.txt").read_text() == "1"
-
-
 @pytest.mark.parametrize("name", ["/etc/passwd", "../precious", "a/../../precious"])
 def test_records_name_no_file_outside_their_folder(tmp_path, name):
     (tmp_path / "precious").write_text("kept")
@@ -222,7 +210,7 @@ def test_records_name_no_file_outside_their_folder(tmp_path, name):
     write_json(tmp_path / "out" / MANIFEST, content)
     with refused():
         Workspace(tmp_path / "out", force=True)
-    write_json(tmp_path / "other.partial" / "state.json", {"stages": record})
+    write_json(tmp_path / "other.partial" / "state.json", {"made_by": "patch-compile", "stages": record})
     with refused():
         Workspace(tmp_path / "other", resume=True)
     assert (tmp_path / "precious").read_text() == "kept"

@@ -9,10 +9,9 @@ def identity_text(
     archs: str = "800",
     *,
     version: int = VERSION,
-    machine: str | None = this_machine(),
-    kernels: str | None = None,
+    machine: str = this_machine(),
+    kernels: str = "all",
 ) -> bytes:
-    """Returns the identity of a library. machine, kernels: None for a library that does not name them, as older ones."""
-    named = (f" machine={machine}" if machine else "") + (f" kernels={kernels}" if kernels else "")
-    about = f"version={version} backend={backend} cuda=13.0 archs={archs} headers=10.14{named}"
-    return f"patch-linear-plugin {about}\0".encode()
+    """Returns the identity of a library."""
+    about = f"version={version} backend={backend} cuda=13.0 archs={archs} headers=10.14"
+    return f"patch-linear-plugin {about} machine={machine} kernels={kernels}\0".encode()

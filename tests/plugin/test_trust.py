@@ -27,7 +27,7 @@ def library(
     archs: str,
     backend: str = "tensorrt-rtx",
     machine: str = this_machine(),
-    kernels: str | None = None,
+    kernels: str = "all",
 ) -> Path:
     """A file with the identity of a library; used: seconds since 1970."""
     path = cache / key / LIBRARY_NAME

@@ -90,6 +90,7 @@ class Out:
                 "onnxruntime": "1.23.2",
             },
             files=files,
+            sizes={},
             stages={},
         ).write(self.path / "manifest.json")
         for name, found in (("verify", verify), ("bench", bench)):
