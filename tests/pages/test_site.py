@@ -50,9 +50,9 @@ def test_errors_are_those_of_the_sources(monkeypatch: pytest.MonkeyPatch) -> Non
         "patch_compile",
         "masklearn",
     }
-    fixes = {one.fix for one in found if one.what == "… is too short"}
+    fixes = {one.fix for one in found if one.what == "The text at … is too short"}
     assert "Give a longer text, or fewer or shorter windows." in fixes
-    assert "| … is too short |" in catalogue.catalogue()
+    assert "| The text at … is too short |" in catalogue.catalogue()
 
 
 def test_formats_name_each_file_of_a_build(monkeypatch: pytest.MonkeyPatch) -> None:

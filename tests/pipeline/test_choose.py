@@ -117,13 +117,17 @@ def test_the_named_speed_is_planned_and_built(smollm2, settings):
     asked = PROMPTS | settings
     with pytest.raises(SpeedError) as refusal:
         plan(recipe(smollm2, **asked))
-    name, value, which = re.search(r"`(\w+)` ([\d.]+) or (less|more)", refusal.value.fix).groups()
-    named = recipe(smollm2, **asked | {name: float(value)})
+    value, unit, which = re.search(r"`speedup` ([\d.]+)(ms)? or (less|more)", refusal.value.fix).groups()
+
+    def of(value: float) -> Recipe:
+        return recipe(smollm2, **asked | {"speedup": f"{value}{unit or ''}"})
+
+    named = of(float(value))
     assert named.goal.met(plan(named).whole.end_to_end)
     assert named.goal.met(build_for(named)[1])
     beyond = float(value) * (1.01 if which == "less" else 0.99)
     with pytest.raises(SpeedError):
-        plan(recipe(smollm2, **asked | {name: beyond}))
+        plan(of(beyond))
 
 
 def test_plan_and_build_refuse_speeds_alike(model):
