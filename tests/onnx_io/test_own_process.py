@@ -10,12 +10,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from patch_compile.artifacts.bench import Phase
 from patch_compile.onnx_io.own_process import _OwnModel, check_runs, run_model
 from patch_compile.onnx_io.session import open_session, run_session
 from patch_compile.onnx_io.time_limit import VARIABLE
 from patch_compile.python_process import _send
-from patch_compile.timing.timing import OnnxRunner
 from tests.refusals import refused
 from tests.sources.onnx_model import graphs
 
@@ -106,12 +104,6 @@ def test_a_model_that_never_ends_is_ended(endless, monkeypatch):
         check_runs(endless, X, "Do that.")
 
 
-def timed(path):
-    runner = OnnxRunner(path)
-    runner.prepare(lambda: X, Phase.PREFILL)
-    return runner.run()
-
-
 def test_endless_runs_are_ended(endless, monkeypatch):
     session = open_session(endless)
     binding = session.io_binding()
@@ -121,7 +113,6 @@ def test_endless_runs_are_ended(endless, monkeypatch):
     for run in (
         lambda: run_session(session, endless, X),
         lambda: session.run_with_iobinding(binding),
-        lambda: timed(endless),
     ):
         with refused():
             run()
