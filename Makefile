@@ -39,10 +39,8 @@ test-full: fetched compiled
 
 # What the tests need besides packages.
 fetched: .venv/installed
-	$(MAKE) -j3 models chromium .cache/models/minilm
-
-.cache/models/minilm:
-	$(BIN)/python samples/models.py minilm $@
+	$(MAKE) -j2 models chromium
+	$(BIN)/python samples/models.py minilm .cache/models/minilm
 
 # The plugin with all kernels, which tests take instead of compiling some. Without a compiler they are skipped.
 compiled: .venv/installed
