@@ -258,15 +258,6 @@ CLAIMS = [
         [perplexity(ONE_SHOT, 0.35), perplexity(ONE_SHOT + PERMUTED, 0.35)],
     ),
     (
-        "docs/howto/learning.md",
-        r"\((\S+) stays (\S+) at ratio \.35 in 22 minutes, where 30 minutes of repair reached ([\d.]+)\)",
-        [
-            perplexity(ONE_SHOT, 0.35),
-            perplexity("patch-joint, 60 steps, no repair", 0.35),
-            perplexity(REPAIRED, 0.35),
-        ],
-    ),
-    (
         "docs/explanation/learning.md",
         (r"`auto` reaches (\S+) at these bytes in 5 minutes on two cores, without repair, where 2:4 tiles reach ([\d.]+); "
         r"with repair, in 8 minutes in all, ([\d.]+), where 2:4 tiles reach ([\d.]+)\."),
