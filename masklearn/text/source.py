@@ -238,8 +238,25 @@ def _exists(path: Path) -> bool:
         return False
 
 
+def _check_text(path: Path) -> None:
+    """Raise MaskLearnError if the first kilobyte has a zero byte. The whole file would be hashed before it is read."""
+    try:
+        with path.open("rb") as file:
+            begin = file.read(1024)
+    except OSError:
+        return  # whoever reads it says why
+    if b"\0" in begin:
+        raise MaskLearnError(
+            f"{path} is not text",
+            "It has zero bytes, as binary files and UTF-16 have.",
+            "Give a file of UTF-8 text.",
+        )
+
+
 def _file(path: Path, column: str | None) -> TextSource:
     suffix = _readable(path, "").suffix.lower()
+    if suffix in PLAIN:
+        _check_text(path)
     if column is not None and (suffix in PLAIN or not column or ":" in column):
         raise MaskLearnError(
             f"{path} has no column {column!r}",

@@ -234,7 +234,7 @@ class _Run:
             raise MaskLearnError(
                 f"Training diverged at step {number + 1}",
                 f"The loss is {means['loss']}, the norm of its gradient {norm}.",
-                f"Give a `learning_rate` below {self._schedule.learning_rate:g}.",
+                f"Set learning_rate below {self._schedule.learning_rate:g} in a recipe, and give it to `build --recipe`.",
             )
         self._optimizer.step()
         self._optimizer.zero_grad()

@@ -72,8 +72,8 @@ class Texts(Record):
 class Manifest(FileRecord):
     """manifest.json.
 
-    files: sha256 by path in OUT; sizes: bytes by path in OUT; stages: the stages that
-    ran, with the files that they wrote; unfinished: files and folders that a stage has begun to write, by stage.
+    files: sha256 by path in OUT; sizes: bytes by path in OUT; stages: the stages that ran, with the files
+    that they wrote; unfinished: files and folders that a stage has begun to write, by stage.
     """
 
     SCHEMA: ClassVar[int] = 1

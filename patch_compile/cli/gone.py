@@ -5,9 +5,9 @@ from patch_compile.artifacts.layout import ONNX, PAGE, RECIPE
 # An option that other commands still have is named with its command.
 GONE = {
     "--budget-ms": "`--speedup 25ms` sets the milliseconds.",
-    "--checkpoint-every": "Training is saved every 50 steps.",
+    "--checkpoint-every": "Training is saved regularly.",
     "--criterion": "The method's own counts.",
-    "--damping": "It is 0.01 of each Hessian's mean diagonal, and more where calibration tokens are few.",
+    "--damping": "It follows from the number of calibration tokens.",
     "--distill-weight": "The distance (KL) to the dense model's predictions counts in full.",
     "--edgellm-python": "`build --for edgellm=PYTHON` and `export --format edgellm=PYTHON` name it.",
     "--gradient-checkpointing": "Training does so where memory is short.",

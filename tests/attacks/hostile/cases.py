@@ -25,7 +25,7 @@ from tests.attacks.hostile import changes
 from tests.attacks.hostile.changes import (
     CANARY,
     FIFO,
-    MIBS_OF_ZEROS,
+    GIBS_OF_ZEROS,
     alone,
     changed,
     graph,
@@ -170,7 +170,7 @@ _INPUTS: tuple[tuple[str, Any, str], ...] = (
     ("text: a swollen Parquet file", _SWOLLEN, _reads("stranger.parquet")),
     ("text: a swollen file of a dataset", alone("stranger/train.parquet", changes.repeated), _reads("stranger::train")),
     ("text: a dataset's script", alone("stranger/stranger.py", write(CANARY)), _reads("stranger::train")),
-    ("text: 512 MiB of zeros", alone("stranger.txt", MIBS_OF_ZEROS), _reads("stranger.txt")),
+    ("text: 4 GiB of zeros", alone("stranger.txt", GIBS_OF_ZEROS), _reads("stranger.txt")),
     ("text: a FIFO", alone("stranger.jsonl", FIFO), _reads("stranger.jsonl")),
     ("text: a word of 30 MB", alone("stranger.txt", write(b"c" * 30_000_000)), _reads("stranger.txt")),
     ("text: half a character", alone("stranger.jsonl", write(b'{"text": "\\ud800"}\n')), _reads("stranger.jsonl")),

@@ -123,7 +123,7 @@ def link(to: str) -> Change:
 
 
 FIFO = _instead(os.mkfifo)
-MIBS_OF_ZEROS = _instead(lambda path: (path.touch(), os.truncate(path, 512 << 20)))
+GIBS_OF_ZEROS = _instead(lambda path: (path.touch(), os.truncate(path, 4 << 30)))
 
 
 def pickle_of_torch(path: Path) -> None:

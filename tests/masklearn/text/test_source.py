@@ -132,6 +132,13 @@ def test_a_fingerprint_follows_the_text_not_its_place(tmp_path: Path) -> None:
     assert open_text(first).fingerprint() != before
 
 
+@pytest.mark.parametrize("content", ["a text".encode("utf-16"), bytes(64)], ids=["utf-16", "zeros"])
+def test_what_has_zero_bytes_is_no_text(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.txt").write_bytes(content)
+    with refused():
+        open_text(tmp_path / "a.txt")
+
+
 def test_texts_share_files_by_their_content(tmp_path: Path, dataset: Path) -> None:
     first = write(tmp_path / "first", a_txt="one", b_txt="two")
     (tmp_path / "copy.txt").write_text("two")
