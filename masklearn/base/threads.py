@@ -34,9 +34,9 @@ _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 # Products of matrices and triangular solves are then the same bytes with any number of threads ("strict CNR mode" of the
 # oneMKL developer guide), and up to 10 % slower; AUTO keeps the instructions that MKL would choose.
 _SAME_BYTES = {"MKL_CBWR": "AUTO,STRICT"}
-# Of glibc (mallopt(3)). `learn --weights w8a8 --ratio 0 --windows 4` of the first two blocks of Qwen2.5-Coder-1.5B, with these
-# sizes as MALLOC_… and without, 2 cores (AMD EPYC), 2026-12-02: 176 and 216 CPU seconds, 7.7 and 11.4 million page faults, peak
-# memory 3.9 GB with both. 32 MiB is the largest that glibc takes.
+# Of glibc (mallopt(3)). `learn --weights w8a8 --ratio 0 --windows 4` of the first two blocks of Qwen2.5-Coder-1.5B, with
+# these sizes as MALLOC_… and without, 2 cores (AMD EPYC), 2026-12-02: 176 and 216 CPU seconds, 7.7 and 11.4 million page
+# faults, peak memory 3.9 GB with both. 32 MiB is the largest that glibc takes.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT = {_M_MMAP_THRESHOLD: 32 << 20, _M_TRIM_THRESHOLD: 1 << 30}  # bytes
 _COUNT = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
