@@ -41,7 +41,7 @@ def problem(tokens, shape, panel_rows, share=0.8, gated=False, weights=0):
 KINDS = len(KEPT)
 PACKINGS = [(64, False), (128, False), (64, True)]  # rows of a panel, gated
 # Configurations for many tokens that are no tile kernel of 128: by panel, weights and architecture.
-FOR_MANY = {(128, 0, 89): "wide", (128, W8A8, 89): "broad"}
+FOR_MANY = {(128, W8A8, 89): "broad"}
 types = pytest.mark.parametrize("weights", [0, W8A8], ids=["16-bit", "w8a8"])
 
 
@@ -101,12 +101,12 @@ def test_tokens_choose_the_configuration(kernel, packing, device, weights):
 
 
 def test_oversized_shared_memory_is_no_choice(kernel):
-    wide = list(kernel.configs()).index("wide-128")
+    broad = list(kernel.configs()).index("broad-128")
     asked, less = problem(8192, (4096, 4096), 128), Device(84, 95 << 10, 6 << 20, 4369, 86)
-    assert [kernel.schedule(asked, device, wide)[0] for device in (less, A6000, RTX_4090, A100, H100)] == [
-        -1, wide, wide, wide, wide,
+    assert [kernel.schedule(asked, device, broad)[0] for device in (less, A6000, RTX_4090, A100, H100)] == [
+        -1, broad, broad, broad, broad,
     ]  # fmt: skip
-    assert kernel.schedule(asked, less)[0] != wide
+    assert kernel.schedule(asked, less)[0] != broad
 
 
 def test_a_last_wave_that_would_idle_is_cut(kernel):
