@@ -21,7 +21,7 @@ Types = Mapping[str, tuple[WeightType, ...]]
 """Weight types that each linear may have."""
 _ANY_TYPE: Types = MappingProxyType({})
 
-AUTO_KINDS: tuple[TileKind, ...] = tuple(PRUNED[name] for name in ("2:4", "8:16", "10:16", "12:16", "6:8"))
+AUTO_KINDS: tuple[TileKind, ...] = tuple(PRUNED[name] for name in ("2:4", "8:16", "12:16", "6:8"))
 """Kinds that `auto` chooses from, as far as they go with the type of the weights."""
 
 _Pairs = list[tuple[str, tuple[str, ...]]]
