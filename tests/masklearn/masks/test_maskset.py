@@ -312,7 +312,12 @@ def test_files_hold_grids(tmp_path: Path) -> None:
 def test_packed_bytes_count_each_linear_in_its_type() -> None:
     """16 bits: 2 bytes a dense weight, 1.125 a 2:4 weight; int8: 1 and .625; int4: .53125 and .40625, with its scales."""
     c, b = 2 * 48 + 1.125 * 48, 1 * 48 + 0.625 * 48
-    tiles = {"dense": (512, 0.53125), "2:4": (1536, 0.40625), "8:16": (1536, 0.40625), "12:16": (1024, 0.53125)}
+    tiles = {
+        "dense": (512, 0.53125),
+        "2:4": (1536, 0.40625),
+        "8:16": (1536, 0.40625),
+        "12:16": (1024, 0.53125),
+    }
     a = sum(count * taken for count, taken in tiles.values())
     assert quantised_set().packed_bytes == a + b + c
 
