@@ -19,7 +19,7 @@ from patch_compile.onnx_io.proto import load_proto, model_of, refusing_invalid
 from patch_compile.packing.checks import kernel_fault, version_fault
 from patch_compile.packing.format import OtherSlabs, PackedLinear, unpack
 from patch_compile.packing.function import DOMAIN, INPUTS, NAME, tensor_names
-from patch_compile.packing.index import index_from_attribute
+from patch_compile.packing.index import TURN, index_from_attribute
 from patch_compile.packing.quantised import unpack_quantised
 from patch_compile.packing.slab_kinds import ALWAYS, SLAB_K, code_words, kinds_from_attribute, slab_words
 
@@ -213,7 +213,7 @@ def _why_broken(
     dtype: type of X, None if the file does not tell it.
     """
     rows, columns, linears = about.out_features, about.in_features, 1 + about.gated
-    packed_rows = linears * -(-rows // about.panel_rows) * about.panel_rows
+    packed_rows = -(-linears * rows // about.panel_rows) * about.panel_rows
     why = _why_other_types(constants, about.integers) or _why_other_widths(constants, about)
     if why or (why := _why_no_kernel(constants, about, packed_rows)):
         return why
@@ -227,9 +227,7 @@ def _why_broken(
         return str(error)
     if why:
         return why
-    by_linear = values.reshape(-1, linears, about.panel_rows, values.shape[1]).swapaxes(0, 1)
-    whole = by_linear.reshape(linears, -1, values.shape[1])
-    if whole[:, rows:].any() or whole[:, :, columns:].any():
+    if values[linears * rows :].any() or values[:, columns:].any():
         return "what lies beyond its rows or columns is not zero"
     return ""
 
@@ -276,6 +274,8 @@ def _why_no_kernel(constants: dict[str, NDArray[Any]], about: _Attributes, rows:
     """Returns what no kernel runs, and what else is wrong with quantised weights. rows: of all panels."""
     if why := kernel_fault(about.integers, about.kinds, about.panel_rows, about.in_features):
         return why
+    if about.gated and about.out_features % TURN:
+        return f"its gate has {about.out_features} rows, no multiple of {TURN}"
     if about.integers and about.integers.row_bytes and constants["scales"].shape != (rows,):
         return f"scales is {list(constants['scales'].shape)}, it must be [{rows}]"
     return ""

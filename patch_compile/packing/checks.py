@@ -20,6 +20,7 @@ from patch_compile.artifacts.layout import RECIPE
 from patch_compile.errors import InvariantError, PatchCompileError
 from patch_compile.packing.format import KERNEL_ROWS, PackedLinear, count_wrong
 from patch_compile.packing.function import VERSION
+from patch_compile.packing.index import Place
 from patch_compile.packing.quantised import count_wrong_integers
 from patch_compile.packing.slab_kinds import kernels_have_wide_panels
 
@@ -32,18 +33,18 @@ def check_packed(
     packed: PackedLinear,
     weight: NDArray[Any],
     mask: LinearMask,
-    panels: NDArray[np.int64] | None = None,
+    place: Place | None = None,
 ) -> None:
     """Decode the packed tensors and compare them with `W∘M: [N, K]` bit for bit.
 
     weight: raw bits of 16-bit values; of quantised weights the values in the graph's 16-bit type T, which are T(q·s).
-    panels: panels of `packed` that belong to this linear, in order; None means all.
+    place: where `packed` holds this linear; None means that it holds no other.
 
     Decoding fails if a slab is stored twice or not at all, or if metadata are not 2:4. Equality then shows that every
     weight is stored once, and that exactly the weights under the mask are zero. Raises InvariantError with the linear's
     name.
     """
-    own = np.arange(-(-weight.shape[0] // packed.panel_rows)) if panels is None else panels
+    own = place or Place(np.arange(-(-weight.shape[0] // packed.panel_rows)))
     try:
         count = count_wrong if packed.weights is None else count_wrong_integers
         wrong = count(packed, weight, mask, own)

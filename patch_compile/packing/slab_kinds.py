@@ -43,6 +43,16 @@ def slab_kinds(mask: Tiled, panel_rows: int) -> NDArray[np.uint8]:
     return codes
 
 
+def joint_codes(codes: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Returns the kinds of slabs that hold rows of several linears: dense where the linears' kinds differ."""
+    import numpy as np
+
+    first, *others = codes
+    for other in others:
+        first = np.where(first == other, first, np.uint8(DENSE.code))
+    return first
+
+
 def kinds_among(codes: Iterable[NDArray[np.uint8]]) -> tuple[TileKind, ...]:
     """Returns the kinds of slabs with tensors of their own, in their order. codes: of the slabs of linears packed
     together."""
