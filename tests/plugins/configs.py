@@ -21,8 +21,11 @@ STREAMS = tuple(name for name in CONFIGS if not name.startswith("prefill"))
 
 
 def case_for(kernel, config, tokens, shape, *, gated=False, **how):
-    """A problem packed as the configuration wants it. gated: of a gate, whose activation is SiLU if none is given, and an up,
-    with a multiple of 8 rows each, at most as many as the shape's."""
+    """A problem packed as the configuration wants it.
+
+    gated: of a gate, whose activation is SiLU if none is given, and an up, each with a multiple of 8 rows, at most as many
+    as the shape's.
+    """
     about = kernel.configs()[config]
     if gated:
         shape = max(8, shape[0] // 8 * 8), shape[1]

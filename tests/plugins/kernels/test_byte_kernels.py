@@ -70,8 +70,8 @@ def test_every_epilogue(byte_kernel, config):
     for n, activation in enumerate(ACTIVATIONS):
         for residual in (False, True):
             case = case_for(
-                byte_kernel, config, 21, (150, 324), gated=n % 2 > 0, dtype=DTYPES[n // 2], bias=not residual, residual=residual,
-                activation=activation, seed=n,
+                byte_kernel, config, 21, (150, 324), gated=n % 2 > 0, dtype=DTYPES[n // 2], bias=not residual,
+                residual=residual, activation=activation, seed=n,
             )  # fmt: skip
             check(byte_kernel, case, config, parts=1 + 4 * residual, seed=n)
 

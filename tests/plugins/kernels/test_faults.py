@@ -18,6 +18,9 @@ TILE, STREAM = "kernels/tile_kernel.cuh", "kernels/stream_kernel.cuh"
 PARTS = "kernels/parts.h"
 # Products of int8 have a loop like this one (test_byte_faults.py).
 STEP = "n = unit % U::kPerStep;\n      "
+SWAP = """    for (int n = 0; a.gated && n < G::kWarpTokens; ++n)
+      for (int i = 0; i < 2; ++i) std::swap(values[n][i], values[n][2 + i]);
+"""
 SIXTEEN = "multiply_stream(Sums<G>& acc, int slabs, Ring& ring, const Place<G>& at) {\n  "
 # name: (file, correct text, text with the bug)
 MUTATIONS = {
@@ -72,11 +75,9 @@ MUTATIONS = {
     "reads bias that is not there": (EPILOGUE, "feature < a.out_features ? type", "feature < a.out_features + 64 ? type"),
     "bias of the first panel": (EPILOGUE, "load_bias(bias + feature)", "load_bias(bias + feature % G::kPanelRows)"),
     "the gate's bias for the up": (EPILOGUE, "a.bias + static_cast<int64_t>(half * a.gated) * a.out_features", "a.bias"),
-    "the up activated": (EPILOGUE, "activate<G>(values, a.activation, halves_of_y(a))", "activate<G>(values, a.activation, 2)"),
+    "the up activated": (EPILOGUE, "(values, a.activation, halves_of_y(a))", "(values, a.activation, 2)"),
     "the gate left open": (EPILOGUE, "v *= values[n][2 + j]", "v = values[n][2 + j]"),
-    "gate and up swapped": (EPILOGUE, "    activate<G>(values,",
-        "    for (int n = 0; a.gated && n < G::kWarpTokens; ++n)\n"
-        "      for (int i = 0; i < 2; ++i) std::swap(values[n][i], values[n][2 + i]);\n    activate<G>(values,"),
+    "gate and up swapped": (EPILOGUE, "    activate<G>(values,", f"{SWAP}    activate<G>(values,"),
     "the up shifted by one block": (EPILOGUE, "v *= values[n][2 + j]", "v *= sums[0][n][2 + j]"),
     "the up of other tokens": (EPILOGUE, "v *= values[n][2 + j]", "v *= values[n][3 - j]"),
     "features as if there were no gate": (EPILOGUE, "first_row<G>(panel, m, 0, at) / 2", "first_row<G>(panel, m, 0, at)"),
@@ -86,7 +87,7 @@ MUTATIONS = {
     "the residual added twice": (EPILOGUE, "    activate<G>(values,",
         "    if (a.residual) add_residual<T, G>(values, a, type, panel, m, first_token, at);\n    activate<G>(values,"),
     "sums of the first row block for all": (EPILOGUE, "[i % 4] = sums[next][", "[i % 4] = sums[next - 1]["),
-    "bias of the first row block for all": (EPILOGUE, "add_bias<T, G>(values, a, type, panel, m, at)", "add_bias<T, G>(values, a, type, panel, 0, at)"),
+    "bias of the first row block for all": (EPILOGUE, "(values, a, type, panel, m, at)", "(values, a, type, panel, 0, at)"),
     "the residual not transposed": (EPILOGUE, "pair = transpose_matrix(pair);", ""),
     "halves of the residual exchanged": (EPILOGUE, "static_cast<uint16_t>(pair >> 16)", "static_cast<uint16_t>(pair)"),
     "reads a residual that is not there": (EPILOGUE, "token < a.tokens && feature <", "feature <"),
@@ -142,7 +143,7 @@ MUTATIONS = {
     "sums of another fragment": (STREAM, "load_partials(share, partial_sums<G>(a, slot(from), fragment,",
         "load_partials(share, partial_sums<G>(a, slot(from), fragment % G::kWarpTokens,"),
     "a shared tile written by all": (STREAM, "if (!sync_block_any(ends)) return false;", "sync_block_any(ends);"),
-    "a kind of slabs beyond the part's end": (LOOP, "p.ends[kind] < end ? p.ends[kind] : end;", "end < 0 ? end : p.ends[kind];"),
+    "a kind of slabs beyond the part's end": (LOOP, "p.ends[kind] < end ? p.ends[kind] : end;", "p.ends[kind];"),
     # the ring
     "a slot fewer before the loop": (LOOP, "for_each_index<G::kStages - 1>", "for_each_index<G::kStages - 2>"),
     "some threads fill one place": (LOOP, "fill_(shared + place)", "fill_(shared + place % 1024)"),
