@@ -68,7 +68,7 @@ class KernelsOnTheCpu:
 
 
 def test_right_kernels_pass(kernel):
-    """Kernels of both kinds and a kernel for all slabs run here, with and without a gate; other tests run all configurations."""
+    """Kernels of both kinds and one for all slabs run here, with and without a gate; other tests run all configurations."""
     kernels = KernelsOnTheCpu(kernel, "decode-64", "prefill-128", "all-decode-64")
     assert bench_check.check(kernels, DEVICE, "cpu", tokens=(5, 7, 17)) == []
     assert kernels.launches == (2 * 18 + 12) * 3 * 2  # two launches for each number of tokens
