@@ -118,13 +118,14 @@ def test_an_installed_wheel_builds_the_plugin(site, tmp_path):
     assert Path(result["path"]).is_file()
 
 
-def test_the_reference_page_and_the_stub_are_current():
+def test_generated_pages_and_the_stub_are_current():
     code = (
         "import runpy; m = runpy.run_path('docs/generate.py');"
-        "print(m['PAGE'].read_text() == m['reference'](), m['STUB'].read_text() == m['stub']())"
+        "print(m['PAGE'].read_text() == m['reference'](), m['STUB'].read_text() == m['stub'](),"
+        " m['CHOOSING'].read_text() == m['choosing']())"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "True True", "run `make docs`"
+    assert done.stdout.strip() == "True True True", "run `make docs`"
 
 
 @pytest.mark.rtx

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from masklearn.base.errors import MaskLearnError
-from masklearn.masks.kinds.allowed import allowed_kinds
+from masklearn.choice.menu import allowed_kinds, named_types
 from masklearn.masks.maskset import MaskSet
-from masklearn.masks.weight_types import named_types
 from masklearn.model.hub import spelled
 from masklearn.quant.table import QUANTISED, WeightType, weight_type
 from patch_compile.artifacts.plan import Plan

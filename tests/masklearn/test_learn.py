@@ -9,11 +9,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import masklearn
+from masklearn.choice.goal import WEIGHTS, Goal
+from masklearn.choice.losses import Losses
+from masklearn.choice.price import Choice, InUnits, Types
+from masklearn.choice.select import select
+from masklearn.choice.solve import Chooser
 from masklearn.learning import learn
-from masklearn.masks.budget import Budget
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.maskset import MaskSet
-from masklearn.masks.select import select
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears
 from masklearn.model.models import load_model
@@ -64,16 +67,17 @@ def test_tiles_may_be_chosen_by_what_they_save(
     path = make_model()
     asked: dict[str, Any] = {}
 
-    def choose(scores: Any, areas: Any) -> Any:
-        assert list(scores) == list(areas) == list(covered_linears(path).linears)
-        saves = {name: area * ("layers.2" in name) / 1000 for name, area in areas.items()}
-        asked["budget"] = Budget.saving(2.0, "µs")
-        asked["tiles"] = select(scores, areas, asked["budget"], saves)
-        return asked["tiles"], asked["budget"]
+    class OfTheLastBlock(InUnits):
+        def fill(self, losses: Losses, types: Types, goal: Goal) -> Choice:
+            assert list(losses.scores) == list(losses.areas) == list(covered_linears(path).linears)
+            saves = {name: area * ("layers.2" in name) / 1000 for name, area in losses.areas.items()}
+            asked.update(select(losses.scores, losses.areas, goal, saves))
+            return Choice(select(losses.scores, losses.areas, goal, saves), goal, types)
 
     given = recipe(text_file, method="magnitude", ratio=0.5)
+    choose = Chooser({}, OfTheLastBlock("µs"), Goal.saving(2.0, "µs"))
     masks = learn(path, given, tmp_path / "scratch", choose=choose).masks
-    assert all(np.array_equal(mask.tiles, asked["tiles"][name]) for name, mask in masks.items())
+    assert all(np.array_equal(mask.tiles, asked[name]) for name, mask in masks.items())
     assert {name.split(".")[2] for name, mask in masks.items() if mask.tiles.any()} == {"2"}
     assert (
         masks.ratio_asked
@@ -173,11 +177,12 @@ def test_an_included_head_is_ranked(make_model, text_file: Path, tmp_path: Path)
     """Its tiles are chosen by their scores among the tiles of all linears."""
     ranked: dict[str, Any] = {}
 
-    def choose(scores: Any, areas: Any) -> Any:
-        ranked.update({name: scores[name][TWO_FOUR] / area for name, area in areas.items()})
-        budget = Budget.of(0.4)
-        return select(scores, areas, budget), budget
+    class Ranked(InUnits):
+        def fill(self, losses: Losses, types: Types, goal: Goal) -> Choice | None:
+            ranked.update({name: losses.scores[name][TWO_FOUR] / area for name, area in losses.areas.items()})
+            return super().fill(losses, types, goal)
 
+    choose = Chooser({}, Ranked(WEIGHTS), Goal.of_ratio(0.4))
     given = recipe(text_file, include=("*",), ratio=0.4, tile=(8, 8))
     masks = learn(make_model(), given, tmp_path / "s", choose=choose).masks
     assert len(masks) == 22

@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from masklearn.masks.kinds.allowed import allowed_kinds
-from masklearn.masks.select import RoundingLoss
+from masklearn.choice.losses import Losses, RoundingLoss
+from masklearn.choice.menu import allowed_kinds
 from masklearn.masks.tiles import weights_of_tiles
 from masklearn.quant.table import INT4, INT8, W8A8
 from patch_compile.errors import SpeedError
@@ -72,9 +72,9 @@ def build_for(asked, seed=0):
         )
         for name, grid in losses.items()
     }
-    tiles, _ = choose(scores, areas, rounding)
-    types = tiles.types or source.weight_types()
-    plans = plan_linears(unpatterned(linears, tile, tiles.kinds), source.recipe.lowering, costs, types)
+    found = choose(Losses(scores, areas, rounding))
+    types = {name: kind for name, kind in found.types.items() if kind.quantised}
+    plans = plan_linears(unpatterned(linears, tile, found.tiles.kinds), source.recipe.lowering, costs, types)
     plans = settle_together(plans, source.recipe.lowering, source.outline, costs)
     return plans, predict_whole(plans.values(), source.outline, costs).end_to_end
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from masklearn.choice.goal import Goal
+from masklearn.choice.select import select
 from masklearn.learning import learn
-from masklearn.masks.budget import Budget
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.maskset import MaskSet
-from masklearn.masks.select import select
 from masklearn.masks.tiles import tile_weights
 from masklearn.methods import Candidate, method_of
 from masklearn.methods.gradient import learner
@@ -86,7 +86,7 @@ def test_training_that_moves_nothing_ends_as_the_prior(
     )
     candidates, prior = run(task), Prior(prior_path(task))
     areas = {name: tile_weights(shape, TILE) for name, shape in task.coverage.linears.items()}
-    budget = Budget.of(task.recipe.ratio)
+    budget = Goal.of_ratio(task.recipe.ratio)
     ended = select({name: candidates[name].score for name in areas}, areas, budget)
     expected = select({name: prior.score(name) for name in areas}, areas, budget)
     for name in areas:

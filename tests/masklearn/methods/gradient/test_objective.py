@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import AutoModelForCausalLM
 
-from masklearn.masks.select import select
+from masklearn.choice.select import select
 from masklearn.masks.tiles import tile_weights
 from masklearn.methods.base import Candidate
 from masklearn.methods.gradient.learner import DensityTarget, MaskObjective, density_excess, norm_kept

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
+from masklearn.choice.select import select
 from masklearn.masks.nm_codes import KEPT_POSITIONS, PATTERNS
-from masklearn.masks.select import select
 from masklearn.masks.tiles import WHOLE, expand_tiles, grid_shape, tile_weights
 from masklearn.methods.base import Candidate
 from masklearn.methods.gradient.parametrization import (

@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from masklearn.choice.select import select
 from masklearn.masks.kinds.table import FAMILIES, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import TrainRecord
-from masklearn.masks.select import select
 from masklearn.masks.tiles import expand_tiles, grid_shape, tile_weights
 from masklearn.methods import method_of
 from masklearn.methods.gradient.prior import Prior, prior_path, report_path, solve_best, write_prior
