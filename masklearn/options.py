@@ -67,7 +67,7 @@ class LearnOptions:
         check=_known_method)] = "oneshot"
     per_layer: Annotated[bool, _learning("Reach the ratio in every linear, not over all of them together.")] = False
     kinds: Annotated[str, _learning(
-        "Tile formats to choose from. 2:4 speeds up prefill and decode. 8:16, 10:16 and 12:16 (that many of 16 weights "
+        "Tile formats to choose from. 2:4 speeds up prefill and decode. 8:16 and 12:16 (that many of 16 weights "
         "stay) lose less quality at the same size but speed up decode only; 6:8 speeds up prefill, with w8a8 only. auto "
         "picks formats by the least loss. Also a list (8:16,12:16), or PATTERN=LIST,….", "KINDS",
         unset="by predicted speed; auto with learn's `bytes_per_weight`",

@@ -69,7 +69,7 @@ three() {
 
 four() {
   limit=240
-  for config in decode-128 int4-decode-64 w8a8-prefill-128 all-decode-64 mid-64 wide-128; do
+  for config in decode-128 int4-decode-64 w8a8-prefill-128 all-decode-64 mid-64 prefill-128; do
     for tool in memcheck racecheck; do
       part 45 bash $kernels/sanitize.sh $tool "$config" "$work/found"
     done

@@ -41,11 +41,11 @@ def kinds_of(config: Config) -> tuple[str, ...]:
 def loads_of(kind: str, weights: WeightType = FLOAT16) -> dict[str, int]:
     """Loads of a row block of a slab by a lane, by opcode: of values, metadata or masks, and the scales of int4.
 
-    Values of n:16 lie in planes of 8, of 4 and of 2 (plugins/kernels/decode_of_sixteen.cuh and decode_integers*.cuh).
+    Values of n:16 lie in planes of 8 and of 4 (plugins/kernels/decode_of_sixteen.cuh and decode_integers*.cuh).
     """
     about, loads = _KINDS[kind], Counter[str]()
     kept = about.kept if about.group == 16 else 0
-    eights, fours, twos = kept // 8, kept // 4 % 2, kept // 2 % 2
+    eights, fours = kept // 8, kept // 4 % 2
     if kind == DENSE.name:
         loads["LDS.128"] += {FLOAT16: 4, INT8: 2, W8A8: 2, INT4: 1}[weights]
     elif kind == _SIX_EIGHT:
@@ -53,11 +53,11 @@ def loads_of(kind: str, weights: WeightType = FLOAT16) -> dict[str, int]:
     elif kind == TWO_FOUR.name:
         loads["LDS.64" if weights is INT4 else "LDS.128"] += 2 if weights is FLOAT16 else 1
     elif weights is FLOAT16:
-        loads += Counter({"LDS.128": 2 * eights + fours, "LDS.64": twos})
+        loads["LDS.128"] += 2 * eights + fours
     elif weights is INT8:
-        loads += Counter({"LDS.128": eights, "LDS.64": fours, "LDS": twos})
+        loads += Counter({"LDS.128": eights, "LDS.64": fours})
     else:
-        loads += Counter({"LDS.64": eights, "LDS": fours, "LDS.U16": twos})
+        loads += Counter({"LDS.64": eights, "LDS": fours})
     loads["LDS"] += (kind != DENSE.name) + (weights is INT4)
     return dict(+loads)
 
@@ -116,7 +116,7 @@ def _multiplies(loop: Sequence[Instruction], kind: str, weights: WeightType) -> 
         return kind == TWO_FOUR.name and sparse
     if opcodes["IMMA"]:
         return kind == DENSE.name
-    forms = ("LDS.128", "LDS.64", "LDS.U16", "LDS")
+    forms = ("LDS.128", "LDS.64", "LDS")
     found = Counter(
         next(form for form in forms if f"{i.opcode}.".startswith(f"{form}."))
         for i in loop

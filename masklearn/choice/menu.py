@@ -18,7 +18,7 @@ from masklearn.masks.name_globs import Lists, decide, parse_lists, spell_by_name
 from masklearn.quant.table import FLOAT16, INT8, QUANTISED, W8A8, WEIGHT_TYPES, WeightType, weight_type
 
 AUTO = "auto"
-AUTO_KINDS: tuple[TileKind, ...] = tuple(PRUNED[name] for name in ("2:4", "8:16", "10:16", "12:16", "6:8"))
+AUTO_KINDS: tuple[TileKind, ...] = tuple(PRUNED[name] for name in ("2:4", "8:16", "12:16", "6:8"))
 """Kinds that `auto` chooses from, as far as they go with the type of the weights."""
 
 Kinds = tuple[TileKind, ...]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.masks.kinds.base import Family, TileKind
-from masklearn.masks.kinds.table import BY_CODE, DENSE, FAMILIES, PRUNED, TWO_FOUR
+from masklearn.masks.kinds.table import BY_CODE, DENSE, FAMILIES, GONE, GONE_CODES, PRUNED, TWO_FOUR
 from masklearn.masks.tiles import GROUP, check_tile, expand_tiles, grid_shape, sparse_groups, tile_weights
 
 _TWO_OF_FOUR, _OF_SIXTEEN, _OF_EIGHT = FAMILIES["2:4"], FAMILIES["n:16"], FAMILIES["6:8"]
@@ -193,6 +193,8 @@ def kept_per_group(
 def check_kinds(kinds: NDArray[np.uint8], shape: tuple[int, int], tile: tuple[int, int]) -> None:
     """Raises ValueError for a code of no kind, or a kind whose groups the tiles would cut; kinds: codes `[grid]`."""
     for code in np.unique(kinds).tolist():
+        if gone := GONE_CODES.get(code):
+            raise ValueError(f"it has tiles of kind {gone}, which is gone: learn it again; {GONE[gone]}")
         if code not in BY_CODE:
             raise ValueError(f"kind {code} is not in the table of kinds")
         kind = BY_CODE[code]

@@ -59,7 +59,7 @@ def of_sixteen_lines(prefix: str, kept: int, widen: str, weights: WeightType | N
 
 def _planes(p: str, kept: int, widen: str, weights: WeightType | None) -> tuple[list[str], list[str]]:
     """Returns lines that put the planes of the values in the order of rows, `[slabs, PR, 4, k]`, and their results."""
-    sizes = {"eight": 32 * (kept // 8), "four": 16 * (kept % 8 >= 4), "two": 8 * (kept % 4 == 2)}
+    sizes = {"eight": 32 * (kept // 8), "four": 16 * (kept % 8 >= 4)}
     sizes = {name: size for name, size in sizes.items() if size}  # values in a row of a slab, of four groups
     parts = [f"{p}_{name}" for name in sizes]
     moved = [f"{p}_moved = {widen} (values_{p})"]
@@ -94,6 +94,6 @@ def _order(plane: str, values: int, weights: WeightType | None) -> tuple[list[in
         return [-1, values // 8], [8, 4, 2, 8], [0, 2, 5, 3, 4, 1, 6]
     if plane == "eight":  # [plane][row block][g][t][row half][rank % 4][rank // 4]
         return [-1, values // 8], [8, 4, 2, 4, 2], [0, 2, 5, 3, 4, 1, 7, 6]
-    if weights is INT4:  # [row block][g][t][4 or 2][row half]
+    if weights is INT4:  # [row block][g][t][4][row half]
         return [-1], [8, 4, values, 2], [0, 1, 5, 2, 3, 4]
-    return [-1], [8, 4, 2, values], [0, 1, 4, 2, 3, 5]  # [row block][g][t][row half][4 or 2]
+    return [-1], [8, 4, 2, values], [0, 1, 4, 2, 3, 5]  # [row block][g][t][row half][4]

@@ -73,13 +73,6 @@ inline uint32_t load_shared_word(const void* p) {
   std::memcpy(&v, p, 4);
   return v;
 }
-inline uint32_t load_shared_half(const void* p) {
-  // The race check works on 4-byte words: on the one that contains it.
-  host::Machine::get().read_shared(static_cast<const uint8_t*>(p) - reinterpret_cast<uintptr_t>(p) % 4, 4);
-  uint16_t v = 0;
-  std::memcpy(&v, p, 2);
-  return v;
-}
 inline void store_shared_word(void* p, uint32_t v) {
   host::Machine::get().write_shared(p, 4);
   std::memcpy(p, &v, 4);

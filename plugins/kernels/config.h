@@ -50,9 +50,6 @@ inline constexpr Config kConfigs[] = {
     {"broad-128", Kernel::kStream, 128, 128, 2, 4, 3, 1, false, kPatchKinds},  // 96 KiB, 8 warps of 64x32
     {"gated-broad-64", Kernel::kStream, 64, 128, 2, 4, 4, 1, true,
      kPatchKinds},  // 96 KiB, 8 warps of 2 x 32x32
-    // 256 tokens use each fragment of W twice as often, where reads of shared memory limit 2:4 products, and
-    // leave two warps to a scheduler.
-    {"wide-128", Kernel::kTile, 128, 256, 2, 4, 2, 1, false, kPatchKinds},  // 96 KiB, 8 warps of 64x64
     // Streams for mosaics with n:16 slabs too; what is too many tokens for them is for the dense path.  They
     // are kernels of their own, because every kind is a loop with its own registers.  Their panels have 64
     // rows: warps of four row blocks have no registers for the values of all of them, and in decode two

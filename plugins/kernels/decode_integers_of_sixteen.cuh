@@ -4,11 +4,9 @@
 //
 //   int8             8 bytes of the low row, then 8 of the high row                     16 bytes a lane
 //          12:16     4 bytes of the low row, then 4 of the high row                      8 bytes
-//          10:16     2 bytes of the low row, then 2 of the high row                      4 bytes
 //   int4             a word of the low row, then one of the high row                     8 bytes
 //                    integer r at bit 8 (r % 4) + 4 (r / 4)
 //          12:16     a word of both rows                                                 4 bytes
-//          10:16     a half word of both rows                                            2 bytes
 //                    integer r at bit 8 r (low row) and 8 r + 4 (high row)
 //          then the scales
 //
@@ -55,7 +53,7 @@ class IntegersOfSixteen {
   static constexpr int kValueBytes = kScales + G::kPanelRows * scale_bytes(G::kWeights);
   static constexpr int kExtraBytes = G::kPanelRows * 8;
   static constexpr bool kSparse = false;
-  static_assert(Kept == 8 || Kept == 10 || Kept == 12);
+  static_assert(Kept == 8 || Kept == 12);
 
   // As Integers does.
   template <int Step>
@@ -105,9 +103,7 @@ class IntegersOfSixteen {
     }
     const uint8_t* rest = slot + kRest;
     if constexpr (Kept == 12 && kBytes) load_shared_two(rest_[m], rest + at.fragment / 2 + m * 256);
-    if constexpr (Kept == (kBytes ? 10 : 12))
-      rest_[m][0] = load_shared_word(rest + at.fragment / 4 + m * 128);
-    if constexpr (Kept == 10 && !kBytes) rest_[m][0] = load_shared_half(rest + at.fragment / 8 + m * 64);
+    if constexpr (Kept == 12 && !kBytes) rest_[m][0] = load_shared_word(rest + at.fragment / 4 + m * 128);
     scales_.load(m, slot + kScales, at);
   }
 
@@ -116,19 +112,16 @@ class IntegersOfSixteen {
     if constexpr (kBytes) return packed_[m][half][i];
     return nibbles(packed_[m][half][0], i);
   }
-  // A row's bytes beyond 8.  Those of 10:16 are two, in the low half of the word; of int8 those of the high
-  // row are in its high half.
+  // A row's bytes beyond 8.
   PATCH_DEVICE uint32_t rest(int m, int half) const {
-    if constexpr (kBytes) return rest_[m][Kept == 12 ? half : 0];
+    if constexpr (kBytes) return rest_[m][half];
     return nibbles(rest_[m][0], half);
   }
   // Bytes 4 * i .. of the 8 bytes from a row's first one, or of the 8 up to its last one.
   template <bool Last>
   PATCH_DEVICE uint32_t window(int m, int half, int i) const {
     if constexpr (!Last || Kept == 8) return word(m, half, i);
-    if constexpr (Kept == 12) return i == 0 ? word(m, half, 1) : rest(m, half);
-    if (i == 0) return select_bytes(word(m, half, 0), word(m, half, 1), 0x5432);
-    return select_bytes(word(m, half, 1), rest(m, half), kBytes && half == 1 ? 0x7632 : 0x5432);
+    return i == 0 ? word(m, half, 1) : rest(m, half);
   }
 
   // The table's entry for a step of a row.

@@ -1,4 +1,4 @@
-// Decodes slabs of which n of 16 weights are kept (8:16, 10:16, 12:16): unpacks them to the fragments of
+// Decodes slabs of which n of 16 weights are kept (8:16, 12:16): unpacks them to the fragments of
 // mma.m16n8k16.  16-bit values are moved, whatever their type.
 //
 // The 16 weights are those that one lane holds of one row: 4 columns of each step (position p, step p / 4):
@@ -11,7 +11,6 @@
 //
 //                     8 values of the low row; then a plane of 8 values of the high row    16 bytes a lane
 //   12:16             4 values of the low row and 4 of the high row                        16 bytes a lane
-//   10:16             2 values of the low row and 2 of the high row                         8 bytes a lane
 //   second tensor:    a word of two masks, the low half that of the low row; bit p: position p is kept
 //
 // A row's kept values come in order of their positions, from the first plane on.
@@ -63,7 +62,7 @@ class OfSixteen {
   static constexpr int kValueBytes = G::kPanelRows * 8 * Kept;
   static constexpr int kExtraBytes = G::kPanelRows * 8;
   static constexpr bool kSparse = false;
-  static_assert(Kept == 8 || Kept == 10 || Kept == 12);
+  static_assert(Kept == 8 || Kept == 12);
 
   // The slab is loaded with its first step, because a lane's values belong to all of them.  Later steps are
   // unpacked as soon as they are asked for, the first one when the slab begins.
@@ -106,11 +105,6 @@ class OfSixteen {
       load_shared(plane, from + kRest);
       PATCH_UNROLL
       for (int i = 0; i < 4; ++i) values_[m][i / 2][4 + i % 2] = plane[i];
-    }
-    if constexpr (Kept == 10) {
-      uint32_t two[2];
-      load_shared_two(two, slot + kRest + at.fragment / 2 + m * 256);
-      values_[m][0][kPairs - 1] = two[0], values_[m][1][kPairs - 1] = two[1];
     }
   }
 

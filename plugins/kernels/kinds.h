@@ -18,7 +18,7 @@ inline constexpr Kind kKinds[] = {
     {"dense", 16, 0},  // decode_dense16.cuh
     {"2:4", 8, 8},     // decode_sparse24.cuh; extra: metadata
     {"8:16", 8, 8},    // n:16: decode_of_sixteen.cuh; extra: masks
-    {"12:16", 12, 8}, {"10:16", 10, 8},
+    {"12:16", 12, 8},
 };
 inline constexpr int kKindCount = sizeof(kKinds) / sizeof(kKinds[0]);
 // Of w8a8: decode_bytes.cuh.

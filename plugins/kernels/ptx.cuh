@@ -168,7 +168,6 @@ PATCH_DEVICE void load_shared_two(uint32_t (&r)[2], const void* p) {
   r[0] = v.x, r[1] = v.y;
 }
 PATCH_DEVICE uint32_t load_shared_word(const void* p) { return *static_cast<const uint32_t*>(p); }
-PATCH_DEVICE uint32_t load_shared_half(const void* p) { return *static_cast<const uint16_t*>(p); }
 PATCH_DEVICE void store_shared_word(void* p, uint32_t v) { *static_cast<uint32_t*>(p) = v; }
 
 PATCH_DEVICE int count_bits(uint32_t word) { return __popc(word); }

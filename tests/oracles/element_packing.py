@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-KEPT = (16, 8, 8, 12, 10)
-"""Weights of 16 that a slab keeps, by the number of its kind: dense, 2:4, 8:16, 12:16, 10:16."""
+KEPT = (16, 8, 8, 12)
+"""Weights of 16 that a slab keeps, by the number of its kind: dense, 2:4, 8:16, 12:16."""
 
 W8A8 = 2
 """Number of the type of weights in plugins/kernels/weights.h whose kinds are dense, 2:4 and 6:8."""
@@ -197,8 +197,6 @@ def pack_of_sixteen(
         planes += [values[:, :, half, begin : begin + 8] for half in (0, 1)]
     if count % 8 >= 4:
         planes.append(values[..., whole : whole + 4])
-    if count % 4 == 2:
-        planes.append(values[..., count - 2 :])
     return np.concatenate([plane.reshape(-1) for plane in planes]), masks.reshape(-1).view(np.int32)
 
 

@@ -232,17 +232,13 @@ def _place(kind: int, type_: int, blocks: int, row: int, at: int, t: int) -> int
             in_lane = (step % 2 * 8) + k_half * 4 + half * 2 + pair
             return ((step // 2 * blocks + block) * 32 + lane) * 16 + in_lane
         return (block * 32 + lane) * 16 + step * 8 + k_half * 4 + half * 2 + pair
-    kept, lane, eights, lanes = KEPT[kind], block * 32 + 4 * g + t, KEPT[kind] // 8, blocks * 32
+    lane, eights, lanes = block * 32 + 4 * g + t, KEPT[kind] // 8, blocks * 32
     rank, begin = at, 0
     if rank < 8 * eights:
         in_word = (rank % 4) * 2 + rank // 4 if type_ == INT4 else rank
         return (lane * 2 + half) * 8 + in_word
     rank, begin = rank - 8 * eights, 16 * lanes * eights
-    if kept & 4:
-        if rank < 4:
-            return begin + lane * 8 + (rank * 2 + half if type_ == INT4 else half * 4 + rank)
-        rank, begin = rank - 4, begin + 8 * lanes
-    return begin + lane * 4 + (rank * 2 + half if type_ == INT4 else half * 2 + rank)
+    return begin + lane * 8 + (rank * 2 + half if type_ == INT4 else half * 4 + rank)
 
 
 def _place_of_eight_bit_products(kind: int, blocks: int, row: int, at: int) -> int:

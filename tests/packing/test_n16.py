@@ -128,7 +128,7 @@ def test_the_function_body_computes_every_kind(dtype, gated):
     parts = [(weight.view(np.uint16), mask) for weight, mask in zip(weights, masks, strict=True)]
     panels = gated_panels(shape[0], rows) if gated else [np.arange(-(-shape[0] // rows))]
     packed = pack_together(parts, rows, panels)
-    assert len(packed.others) == 3
+    assert len(packed.others) == 2
     epilogue = Epilogue(gated=gated, activation="silu" if gated else "")
     x = np.random.default_rng(4).standard_normal((5, shape[1])).astype(dtype)
     got = run(packed, epilogue, shape, x, dtype)

@@ -107,7 +107,7 @@ def test_the_body_multiplies_grid_values(weights, dtype, epilogue):
     made = [linear(shape, weights, dtype, 5 + seed)[2] for seed in range(1 + epilogue.gated)]
     panels = gated_panels(shape[0], 64) if epilogue.gated else stacked_panels(shape[:1], 64)
     packed = pack_quantised(made, panels, dtype)
-    assert len(packed.others) == 3 and packed.dense.size and packed.sparse.size
+    assert len(packed.others) == 2 and packed.dense.size and packed.sparse.size
     rng = np.random.default_rng(2)
     x = rng.standard_normal((1, 5, shape[1])).astype(dtype)
     biases = [rng.standard_normal(shape[0]).astype(dtype) for _ in made]

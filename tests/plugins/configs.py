@@ -9,7 +9,7 @@ from tests.plugins.mosaic_cases import make_case
 CONFIGS = (
     "decode-64", "mid-64", "prefill-64", "decode-128", "mid-128", "prefill-128",
     "gated-decode-64", "gated-mid-64", "gated-prefill-64",
-    "broad-64", "broad-128", "gated-broad-64", "wide-128",
+    "broad-64", "broad-128", "gated-broad-64",
     "all-decode-64", "all-mid-64", "all-gated-decode-64", "all-gated-mid-64",
 )  # fmt: skip
 INTEGERS = (
@@ -25,7 +25,7 @@ BYTES = (
 ALL = CONFIGS + INTEGERS + BYTES
 GATED = tuple(name for name in CONFIGS if "gated" in name)
 PLAIN = tuple(name for name in CONFIGS if name not in GATED)
-STREAMS = tuple(name for name in CONFIGS if not name.startswith(("prefill", "gated-prefill", "wide")))
+STREAMS = tuple(name for name in CONFIGS if not name.startswith(("prefill", "gated-prefill")))
 
 
 def case_for(kernel, config, tokens, shape, **how):

@@ -42,8 +42,8 @@ MOST_PARTS = 459  # of a stream, which its table has room for
 
 
 # Bits of the configurations of a library: a compiler takes half a minute for the configurations of 16-bit weights.
-_SIXTEEN_BITS, _INTEGERS = "PATCH_HOST_CONFIGS=0x0001ffff", "PATCH_HOST_CONFIGS=0x01fe0000"
-_BYTES = "PATCH_HOST_CONFIGS=0xffe000000"
+_SIXTEEN_BITS, _INTEGERS = "PATCH_HOST_CONFIGS=0x0000ffff", "PATCH_HOST_CONFIGS=0x00ff0000"
+_BYTES = "PATCH_HOST_CONFIGS=0x7ff000000"
 
 
 class CopyMode(IntEnum):

@@ -4,7 +4,7 @@
 |---|---|---|---|---|
 | dense | 0 | – | all | 2 |
 | 2:4 | 1 | 4 neighbours | 2 | 1.125 |
-| n:16 | 2 … 4 | 16 of a lane, see `n16` | n = 8, 12, 10 | n/8 + .125 |
+| n:16 | 2, 3 | 16 of a lane, see `n16` | n = 8, 12 | n/8 + .125 |
 | 6:8 | 8 | 8 neighbours | 6 | 1.6875; of an 8-bit weight .9375, see `six_eight` |
 """
 
@@ -27,7 +27,6 @@ KINDS: tuple[TileKind, ...] = (
     TWO_FOUR,
     TileKind("8:16", 2, _OF_SIXTEEN, 8),
     TileKind("12:16", 3, _OF_SIXTEEN, 12),
-    TileKind("10:16", 4, _OF_SIXTEEN, 10),
     TileKind("6:8", 8, _OF_EIGHT, 6),
 )
 
@@ -40,12 +39,18 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 
 BY_CODE: Mapping[int, TileKind] = MappingProxyType({kind.code: kind for kind in KINDS})
 
+GONE: Mapping[str, str] = MappingProxyType({"10:16": "8:16,12:16 reaches its size, with both in a linear"})
+"""Kinds of earlier states, and what does the job now."""
+GONE_CODES: Mapping[int, str] = MappingProxyType({4: "10:16"})
+
 
 def kind_named(name: str) -> TileKind:
     """Returns the pruning kind with this name. Raises a ValueError of one line for another name."""
     try:
         return PRUNED[name]
     except KeyError:
+        if now := GONE.get(name):
+            raise ValueError(f"The kind {name} is gone: {now}.") from None
         raise ValueError(f"There is no kind {name!r}. The kinds are {', '.join(PRUNED)}.") from None
 
 

@@ -75,7 +75,7 @@ def test_a_dry_run_measures_every_row(tmp_path):
         assert keys(written, stage) == sorted(str(key) for key, _ in every)
     again = [str(key) for key, _ in sweep.sweep_rows(*setup, ()) if key["tokens"] == 1]
     assert keys(rows.read_rows(tmp_path / "in-turn.jsonl"), "sweep") == sorted(again)
-    assert {"decode-128", "int4-decode-64", "w8a8-prefill-128", "wide-128"} <= {
+    assert {"decode-128", "int4-decode-64", "w8a8-prefill-128", "prefill-128"} <= {
         row["key"]["config"] for row in rows.measured(written, "check")
     }
     assert {file.name for file in tmp_path.iterdir()} == {

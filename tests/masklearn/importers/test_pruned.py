@@ -154,7 +154,7 @@ def test_each_tile_gets_its_tightest_kind(make_dense, tmp_path) -> None:
     dense = make_dense(hidden_size=64, intermediate_size=128)
     rng, keeps, kinds = np.random.default_rng(3), {}, {}
     for name, shape in dense.coverage.linears.items():
-        kinds[name] = rng.choice([0, 1, 2, 3, 4], grid_shape(shape, (16, 64))).astype(np.uint8)
+        kinds[name] = rng.choice([0, 1, 2, 3], grid_shape(shape, (16, 64))).astype(np.uint8)
         scores = rng.random(shape)
         kept = kept_per_group(kinds[name], shape, (16, 64), "n:16")
         codes = {"2:4": FAMILIES["2:4"].best(scores, 2), "n:16": FAMILIES["n:16"].best(scores, kept)}
@@ -169,7 +169,7 @@ def test_each_tile_gets_its_tightest_kind(make_dense, tmp_path) -> None:
         np.testing.assert_array_equal(plain[name].tiles, kinds[name] == 1)
         assert not plain[name].others
     found = dense.import_from(source, tile=(16, 64), kinds="12:16")
-    for name in keeps:  # tiles of 8:16 and 10:16 keep all their weights in 12:16, and no other
+    for name in keeps:  # tiles of 8:16 keep all their weights in 12:16, and no other
         assert {*np.unique(found[name].kinds).tolist()} <= {0, 3}
         assert not (keeps[name] & ~found[name].keep()).any()
         assert (found[name].kinds[(kinds[name] >= 2)] == 3).all()
@@ -225,7 +225,7 @@ def test_kinds_that_auto_leaves_out_are_said(make_dense, tmp_path) -> None:
     dense.import_from(source, tile=(16, 64), kinds="auto")
     (said,) = [note for note in dense.notes if note.startswith("kinds:")]
     assert said == (
-        "kinds: auto leaves 8:16, 10:16, 12:16 out in 1 of 7 linears, such as model.layers.0.mlp.down_proj: "
+        "kinds: auto leaves 8:16, 12:16 out in 1 of 7 linears, such as model.layers.0.mlp.down_proj: "
         "K or the columns of a tile are not a multiple of 64"
     )
     dense.notes.clear()

@@ -17,8 +17,18 @@ from masklearn.choice.menu import (
     parse_kinds,
     spell_kinds,
 )
-from masklearn.masks.kinds.table import BY_CODE, DENSE, FAMILIES, KINDS, PRUNED, TWO_FOUR, kind_named
-from masklearn.masks.linear_mask import LinearMask
+from masklearn.masks.kinds.table import (
+    BY_CODE,
+    DENSE,
+    FAMILIES,
+    GONE,
+    GONE_CODES,
+    KINDS,
+    PRUNED,
+    TWO_FOUR,
+    kind_named,
+)
+from masklearn.masks.linear_mask import LinearMask, check_kinds
 from masklearn.masks.nm_codes import KEPT_POSITIONS, PATTERNS, patterns_from_scores, removed_scores
 from masklearn.quant.table import FLOAT16, INT4, INT8, W8A8, WEIGHT_TYPES, WeightType
 from masklearn.recipe import LearnRecipe
@@ -28,7 +38,7 @@ from tests.refusals import refused
 def test_kind_codes_and_names_are_fixed() -> None:
     """Mask files hold the codes, so no later table may give one another meaning."""
     assert {kind.code: kind.name for kind in KINDS} == {
-        0: "dense", 1: "2:4", 2: "8:16", 3: "12:16", 4: "10:16", 8: "6:8"
+        0: "dense", 1: "2:4", 2: "8:16", 3: "12:16", 8: "6:8"
     }  # fmt: skip
 
 
@@ -37,7 +47,6 @@ def test_bytes_and_zeros() -> None:
     assert found["dense"] == (2.0, 0.0)
     assert found["2:4"] == found["8:16"] == (1.125, 0.5)
     assert found["12:16"] == (1.625, 0.25)
-    assert found["10:16"] == (1.375, 0.375)
     assert found["6:8"] == (1.6875, 0.25)
     # A slab of 64 columns has 60 bytes a row, of dense 64 and of 2:4 40.
     assert [64 * PRUNED[name].bytes_of(W8A8) for name in ("2:4", "6:8")] == [40, 60]
@@ -56,12 +65,24 @@ def test_an_unknown_kind_lists_known_kinds() -> None:
         kind_named("9:16")
 
 
+@pytest.mark.parametrize("gone", GONE)
+def test_a_kind_that_went_names_its_heirs(gone: str) -> None:
+    with refused(ValueError):
+        kind_named(gone)
+
+
+def test_masks_of_kinds_that_went_are_refused() -> None:
+    for code in GONE_CODES:
+        with refused(ValueError):
+            check_kinds(np.array([[code]], np.uint8), (64, 64), (64, 64))
+
+
 def mixed(rng: np.random.Generator, shape: tuple[int, int] = (24, 192)) -> LinearMask:
-    kinds = rng.choice([0, 1, 2, 3, 4, 8], (2, 3)).astype(np.uint8)
+    kinds = rng.choice([0, 1, 2, 3, 8], (2, 3)).astype(np.uint8)
     kinds[0] = 1, 2, 8  # each family in one linear
     scores = rng.random(shape)
     kept = np.full((2, 3), 16, np.uint8)
-    for code in (2, 3, 4):
+    for code in (2, 3):
         kept[kinds == code] = BY_CODE[code].kept
     groups = np.repeat(np.repeat(kept, 4, axis=1), 16, axis=0)[:24]
     codes = {
@@ -148,7 +169,7 @@ def test_the_default_is_2_4_everywhere() -> None:
 def test_each_value_belongs_to_its_pattern() -> None:
     text = "mlp.*=8:16,12:16,q=2:4"
     assert allowed(text) == {"up": "8:16 12:16", "down": "8:16 12:16", "q": "2:4"}
-    assert allowed("mlp.up=10:16") == {"up": "10:16", "down": "2:4", "q": "2:4"}
+    assert allowed("mlp.up=12:16") == {"up": "12:16", "down": "2:4", "q": "2:4"}
     assert allowed("re:.*(up|down)=8:16") == {"up": "8:16", "down": "8:16", "q": "2:4"}
     assert allowed("12:16,q=2:4") == {"up": "12:16", "down": "12:16", "q": "2:4"}
 
@@ -165,7 +186,7 @@ def test_auto_leaves_out_what_does_not_fit() -> None:
 
 def test_what_auto_leaves_out_is_said() -> None:
     (line,) = left_out_of_auto("auto", SHAPES, (64, 64))
-    assert line.startswith("kinds: auto leaves 8:16, 10:16, 12:16 out in 1 of 3 linears, such as layers.0.q:")
+    assert line.startswith("kinds: auto leaves 8:16, 12:16 out in 1 of 3 linears, such as layers.0.q:")
     assert "in 3 of 3 linears" in next(left_out_of_auto("auto", SHAPES, (64, 32)))
     for text in ("2:4", "mlp.*=auto", "mlp.*=8:16"):
         assert not list(left_out_of_auto(text, SHAPES, (64, 64)))
@@ -198,7 +219,7 @@ def test_auto_takes_what_goes_with_w8a8() -> None:
     }
     (line,) = left_out_of_auto("auto", SHAPES, (64, 64), types)
     assert line == (
-        "kinds: auto leaves 8:16, 10:16, 12:16 out in 2 of 3 linears, such as layers.0.mlp.up: tiles of type w8a8 are "
+        "kinds: auto leaves 8:16, 12:16 out in 2 of 3 linears, such as layers.0.mlp.up: tiles of type w8a8 are "
         "dense, 2:4 or 6:8"
     )
     cut, _ = left_out_of_auto("auto", {"q": (64, 52)}, (64, 64), {"q": (W8A8,)})

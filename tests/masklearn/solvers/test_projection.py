@@ -13,7 +13,7 @@ from masklearn.solvers.obs import solve_group as solve_group_by_obs
 from masklearn.solvers.projection import Codes, Projection
 from tests.masklearn.solvers.problems import damped, problem
 
-KINDS = np.array([[1, 2, 0, 8], [4, 8, 3, 1]], np.uint8)  # of 16 x 64 tiles of a linear of 24 x 256
+KINDS = np.array([[1, 2, 0, 8], [2, 8, 3, 1]], np.uint8)  # of 16 x 64 tiles of a linear of 24 x 256
 SHAPE, TILE = (24, 256), (16, 64)
 
 
@@ -86,7 +86,7 @@ def test_at_equal_zeros_a_larger_group_loses_less() -> None:
     """8:16 can keep weights that 2:4 cannot, so both solvers leave less error with it."""
     weight, hessian = problem(n=64, k=256, tokens=600)
     factor = inverse_factor(hessian.clone(), 0.01, "linear", pytest.fail)
-    pairs = ("8:16", "2:4"), ("10:16", "8:16"), ("6:8", "10:16"), ("12:16", "6:8")
+    pairs = ("8:16", "2:4"), ("6:8", "8:16"), ("12:16", "6:8")
     for kind, other in ((PRUNED[one], PRUNED[two]) for one, two in pairs):
         both = [Projection.everywhere(one, (64, 256), weight.device) for one in (kind, other)]
         found = [solve_rows(weight, hessian, 0.01, "linear", pytest.fail, one)[0] for one in both]

@@ -53,7 +53,7 @@ unpack_slabs(const UnpackedSlabs a) {
 
 // Configuration and n of each kernel: one, two and four row blocks a warp, with four or two buffers of
 // fragments.
-#define CASES(CASE) CASE(0, 8) CASE(0, 10) CASE(0, 12) CASE(3, 12) CASE(5, 10)
+#define CASES(CASE) CASE(0, 8) CASE(0, 12) CASE(3, 12) CASE(5, 8)
 
 #ifdef PATCH_HOST_EMULATION
 #include <string>

@@ -104,7 +104,7 @@ def test_engines_with_misfit_tensors_are_refused(session, variant):
         ({"activation": 1}, "activation must be a string"),
         (
             {"kinds": "dense,8:16"},
-            "and must be dense,2:4 and others that this plugin knows, in this order: dense,2:4,8:16,12:16,10:16",
+            "and must be dense,2:4 and others that this plugin knows, in this order: dense,2:4,8:16,12:16",
         ),
         ({"kinds": "dense,2:4,16:32"}, "kinds is 'dense,2:4,16:32', and"),
         ({"kinds": "dense,2:4,12:16,8:16"}, "kinds is 'dense,2:4,12:16,8:16', and"),

@@ -232,7 +232,7 @@ def test_the_plan_fits_a_screen(tmp_path: Path, open_page: Any) -> None:
     names = [f"model.layers.{i}.block_sparse_moe.experts.63.gate_proj" for i in (3, 31)]
     out = Out(tmp_path / "out", dict.fromkeys(names, (14336, 4096)), tile=(512, 512))
     for row in out.report["linears"]:
-        row["slabs"]["others"] = {"8:16": 30, "10:16": 20, "12:16": 10}
+        row["slabs"]["others"] = {"8:16": 30, "12:16": 10, "6:8": 20}
         row |= {"weights": "int8", "bytes_before": 1e9, "bytes_after": 7e8}
         row["node"] |= {
             "linears": [row["name"], f"{row['name']}.up_proj"],

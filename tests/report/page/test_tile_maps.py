@@ -78,7 +78,7 @@ def test_each_kind_has_a_path_and_a_colour(tmp_path: Path) -> None:
     (one,) = found["rows"][0]["cells"][0]
     there = [kind for kind in KINDS if kind is not DENSE and (mask.kinds == kind.code).any()]
     assert (
-        found["kinds"] == [kind for kind, _ in one.paths] == [str(kind) for kind in there] and len(there) == 4
+        found["kinds"] == [kind for kind, _ in one.paths] == [str(kind) for kind in there] and len(there) == 3
     )
     for kind, path in one.paths:
         assert np.array_equal(drawn(path, (4, 4)), mask.kinds == PRUNED[kind].code)
