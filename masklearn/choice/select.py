@@ -7,8 +7,9 @@ interpolation of the last step gives its linear program (Sinha and Zoltners, Ope
 tile has one step.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -106,22 +107,37 @@ def select(scores: Scores, areas: Grids, goal: Goal | float, costs: Scores | Non
     do not reach, and ValueError for a score or a cost that is not finite, or a unit without costs.
     """
     goal = goal if isinstance(goal, Goal) else Goal.of_ratio(float(goal))
+    return selector(scores, areas, goal.unit, costs)(goal)
+
+
+def selector(
+    scores: Scores, areas: Grids, unit: str, costs: Scores | None = None
+) -> Callable[[Goal], Selection]:
+    """Returns the function that selects tiles for goals in a unit, as `select` does. It sorts the steps of tiles once."""
     losses = {name: points_of(grids) for name, grids in scores.items()}
     if costs is None:
         savings = {
-            name: {kind: tile_savings(kind, areas[name], goal.unit) for kind in by_kind}
+            name: {kind: tile_savings(kind, areas[name], unit) for kind in by_kind}
             for name, by_kind in losses.items()
         }
-        if not savings and goal.unit not in (WEIGHTS, BYTES):
-            raise ValueError(f"a goal in {goal.unit} needs the saving of each tile")
+        if not savings and unit not in (WEIGHTS, BYTES):
+            raise ValueError(f"a goal in {unit} needs the saving of each tile")
     else:
         savings = {name: points_of(costs[name]) for name in losses}
     _check_finite("score", losses)
     _check_finite("cost", savings)
-    kinds = {name: np.full(areas[name].shape, DENSE.code, np.uint8) for name in losses}
-    shares = goal.shares({name: areas[name] for name in losses}) if losses else []
-    fills = tuple(_fill(share, losses, savings, kinds, goal.unit) for share in shares)
-    return Selection(kinds, fills)
+
+    @cache
+    def steps(names: tuple[str, ...]) -> Steps:
+        return steps_of([losses[name] for name in names], [savings[name] for name in names])
+
+    def selected(goal: Goal) -> Selection:
+        kinds = {name: np.full(areas[name].shape, DENSE.code, np.uint8) for name in losses}
+        shares = goal.shares({name: areas[name] for name in losses}) if losses else []
+        fills = tuple(_fill(share, steps(share.names), kinds, unit) for share in shares)
+        return Selection(kinds, fills)
+
+    return selected
 
 
 @dataclass(frozen=True)
@@ -137,15 +153,8 @@ class Steps:
     saving: NDArray[np.float64]
 
 
-def _fill(
-    share: Share,
-    losses: Mapping[str, Points],
-    savings: Mapping[str, Points],
-    kinds: dict[str, NDArray[np.uint8]],
-    unit: str,
-) -> Fill:
+def _fill(share: Share, steps: Steps, kinds: dict[str, NDArray[np.uint8]], unit: str) -> Fill:
     """Take the steps of a share that cost least, and write the kinds of its tiles into `kinds`."""
-    steps = steps_of([losses[name] for name in share.names], [savings[name] for name in share.names])
     saved = np.concatenate(([0.0], np.cumsum(steps.saving)))
     count = _count(saved, share, unit)
     total = sum(kinds[name].size for name in share.names)

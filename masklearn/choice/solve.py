@@ -35,14 +35,12 @@ _FAR = 400  # steps by a factor of 8 to reach any price that fp64 holds
 class Chooser:
     """Chooses weight types and tile maps for a goal. `InUnits` gives its price, or predicted time does.
 
-    types: types that each linear may have; near: shares of the saving whose types are tried; sure: types that reach the goal
-    with any scores, if they are known.
+    types: types that each linear may have; sure: types that reach the goal with any scores, if they are known.
     """
 
     types: Options
     price: Price
     goal: Goal
-    near: Sequence[float] = _NEAR
     sure: Types | None = None
 
     @property
@@ -65,7 +63,7 @@ class Chooser:
         savings = savings_by_type(self.types, self.price, losses)
         choices = TypeChoices(self.types, losses, savings)
         kept = {name: min(own, key=assumed_loss) for name, own in self.types.items()}
-        found = self._least([kept, *choices.near(self.price.amount(self.goal), self.near)], losses)
+        found = self._least([kept, *choices.near(self.price.amount(self.goal))], losses)
         if found is None:
             # The types that are near depend on the goal. An error may name only goals at which these are tried again.
             last = [self.sure or choices.saving_most(), kept]
@@ -142,12 +140,10 @@ class TypeChoices:
             for (_, kinds), names in members.items()
         ]
 
-    def near(self, amount: float, shares: Sequence[float] = _NEAR) -> list[dict[str, WeightType]]:
-        """Returns the types that lose least for about this amount, without duplicates.
-
-        shares: shares of the amount; each adds the types on both sides of its price.
-        """
-        found = {self._spelled(types): types for share in shares for types in self._around(share * amount)}
+    def near(self, amount: float) -> list[dict[str, WeightType]]:
+        """Returns the types that lose least for about this amount, without duplicates: those on both sides of the price of
+        each of a few shares of it."""
+        found = {self._spelled(types): types for share in _NEAR for types in self._around(share * amount)}
         return list(found.values())
 
     def saving_most(self) -> dict[str, WeightType]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,10 +10,10 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.choice.goal import Goal, Share
+from masklearn.choice.goal import Goal
 from masklearn.choice.losses import Grids, Losses, Points, assumed_loss
 from masklearn.choice.price import Choice, Price, Savings, Types
-from masklearn.choice.select import Fill, Selection, select
+from masklearn.choice.select import Selection, select, selector
 from masklearn.choice.solve import Chooser, savings_by_type
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
@@ -27,7 +26,7 @@ from patch_compile.errors import SpeedError
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import LinearPlan, plan_linears
 from patch_compile.planning.outline import Outline
-from patch_compile.planning.planner import assumed_tiles, settle_together
+from patch_compile.planning.planner import settle_together
 from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.products import cost_together, products_of
 from patch_compile.planning.speed_goal import SpeedGoal, unreachable
@@ -40,8 +39,6 @@ Shape = tuple[int, int]
 UNIT = "µs"
 # Halvings of the interval of savings: the result is exact to a 65536th of the saving of all tiles.
 _HALVINGS = 16
-_STEPS = 500  # steps of a plan's search up to all zeros
-_NEAR_IN_PLANS = (1.0, 1.02)  # shares of the saving whose types are tried in a plan without scores
 
 
 @dataclass(frozen=True)
@@ -179,11 +176,10 @@ class ByTime(Price):
 
     def _least(self, losses: Losses, types: Types, saved: Mapping[str, Points]) -> float | None:
         """Returns the smallest saving that is enough, None if pruning all tiles is not."""
-        goal = self._task.goal
+        goal, select_for = self._task.goal, selector(losses.scores, losses.areas, UNIT, saved)
 
         def enough(saving: float) -> bool:
-            chosen = select(losses.scores, losses.areas, Goal.saving(saving, UNIT), saved)
-            return goal.met(self._task.end_to_end(chosen.kinds, types))
+            return goal.met(self._task.end_to_end(select_for(Goal.saving(saving, UNIT)).kinds, types))
 
         most = (np.max([*by_kind.values()], axis=0).sum() for by_kind in saved.values() if by_kind)
         low, high = 0.0, float(sum(most))
@@ -221,60 +217,6 @@ class ByTime(Price):
         return {name: found[name] for name in task.linears}
 
 
-class AssumedByTime(ByTime):
-    """Price of a plan, which knows no scores: all zeroed weights lose alike, so whole linears are pruned, those first that
-    save most per zero. Only one linear is pruned in part, and linears of one shape are predicted together."""
-
-    def fill(self, losses: Losses, types: Types, goal: Goal) -> Choice | None:
-        task, most = self._task, self._saving_most_per_zero(types)
-        zeros = {name: kind.zeros * prod(task.linears[name]) for name, kind in most.items()}
-        wasted: set[str] = set()
-
-        def kinds_at(share: float) -> dict[str, NDArray[np.uint8]]:
-            """Returns the kinds of tiles with this share of all zeros."""
-            kinds, left = dict(task.all_dense), share * sum(zeros.values())
-            for name, count in zeros.items():
-                ratio = most[name].zeros * min(1.0, left / count)
-                if name not in wasted:
-                    kinds[name] = assumed_tiles(task.linears[name], task.tile, ratio, (most[name],)).kinds
-                left = max(0.0, left - count)
-            return kinds
-
-        def enough(step: int) -> bool:
-            return task.goal.met(task.end_to_end(kinds_at(step / _STEPS), types))
-
-        # Without pruned tiles a linear may be a dense product, which is faster on some cards.
-        if enough(0):
-            step = 0
-        elif enough(_STEPS):
-            step = bisect_left(range(_STEPS), True, key=enough)
-        else:
-            return None
-        while found := _wasted(task.plans(kinds_at(step / _STEPS), types)):
-            wasted |= found
-        kinds = kinds_at(step / _STEPS)
-        cost = sum(
-            kind.zeros / TWO_FOUR.zeros * int(losses.areas[name][kinds[name] == kind.code].sum())
-            for name, kind in most.items()
-        )
-        share = Share("", tuple(task.linears), 0.0)
-        tiles = sum(int(np.count_nonzero(grid)) for grid in kinds.values())
-        return Choice(
-            Selection(kinds, (Fill(share, 0.0, tiles, cost, cost),)), goal, types, losses.of_rounding(types)
-        )
-
-    def _saving_most_per_zero(self, types: Types) -> dict[str, TileKind]:
-        """Returns the kind with which all tiles of a linear save most, if any saves, those linears first that save most per
-        zero."""
-        found: dict[str, tuple[float, TileKind]] = {}
-        for name, by_kind in self.of_tiles(types).items():
-            sums = {kind: float(grid.sum()) for kind, grid in by_kind.items()}
-            kind = max(sums, key=lambda one: sums[one])
-            if sums[kind] > 0.0:
-                found[name] = (sums[kind] / (kind.zeros * prod(self._task.linears[name])), kind)
-        return {name: found[name][1] for name in sorted(found, key=lambda name: -found[name][0])}
-
-
 def by_time(task: SpeedTask, sure: Types | None = None) -> Chooser:
     """Returns the chooser for the speed of a task; sure: types that reach it with any scores, if they are known."""
     return Chooser(task.types, ByTime(task), Goal.saving(0.0, UNIT), sure=sure)
@@ -282,8 +224,7 @@ def by_time(task: SpeedTask, sure: Types | None = None) -> Chooser:
 
 def assumed_choice(task: SpeedTask) -> Choice:
     """Returns the choice of a plan, which knows no scores. Raises SpeedError if no choice reaches the speed."""
-    chooser = Chooser(task.types, AssumedByTime(task), Goal.saving(0.0, UNIT), _NEAR_IN_PLANS)
-    return chooser(Losses.assumed(task.areas, task.kinds, task.inputs))
+    return by_time(task)(Losses.assumed(task.areas, task.kinds, task.inputs))
 
 
 def that_save(task: SpeedTask) -> tuple[dict[str, Allowed], dict[str, Kinds]]:

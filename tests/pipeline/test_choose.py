@@ -18,7 +18,7 @@ from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import plan_linears
 from patch_compile.planning.planner import settle_together
 from patch_compile.planning.predict import predict_whole
-from patch_compile.planning.tile_map import unpatterned
+from patch_compile.planning.tile_map import TileKinds, unpatterned
 from patch_compile.recipe import Recipe
 from patch_compile.sources.open import open_source
 from tests.planning.llama import LLAMA_2_7B
@@ -77,6 +77,27 @@ def build_for(asked, seed=0):
     plans = plan_linears(unpatterned(linears, tile, found.tiles.kinds), source.recipe.lowering, costs, types)
     plans = settle_together(plans, source.recipe.lowering, source.outline, costs)
     return plans, predict_whole(plans.values(), source.outline, costs).end_to_end
+
+
+@pytest.mark.parametrize("types", [{}, {"weights": "w8a8", "kinds": "auto"}, {"weights": "int8,w8a8"}], ids=str)
+def test_equal_losses_make_equal_plans_and_builds(smollm2, types):
+    """A plan is the choice that a build makes of the losses that the plan assumes."""
+    asked = recipe(smollm2, speedup=1.33, **PROMPTS, **types)
+    source = open_source(asked, weights=False)
+    costs = CostModel(card_of(asked.target), source.workload)
+    source = settle_open(source, costs).source
+    r, linears = source.recipe, source.coverage.linears
+    first = {name: one.linears[0] for one in source.outline.groups for name in one.linears}
+    inputs = {name: first.get(name, name) for name in linears}
+    kinds = allowed_kinds(r.kinds, linears, r.tile_size, source.allowed_types)
+    losses = Losses.assumed(weights_of_tiles(linears, r.tile_size), kinds, inputs)
+    found = chooser_of(source, costs, pytest.fail)(losses)
+    planned = {row.name: row for row in plan(asked).linears}
+    assert {name: row.weights for name, row in planned.items()} == {n: t.name for n, t in found.types.items()}
+    zeroed = {
+        name: TileKinds(shape, r.tile_size, found.tiles.kinds[name]).zeroed for name, shape in linears.items()
+    }
+    assert {name: row.zeroed for name, row in planned.items()} == zeroed
 
 
 def test_joint_gains_reach_a_speed(model):
