@@ -1,35 +1,23 @@
 """Learning with other kinds of tiles than 2:4, from the weights of a model to its pruned checkpoint."""
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 
-from masklearn.learning import Learned, learn
-from masklearn.masks.kinds.table import BY_CODE, PRUNED
+from masklearn.learning import Learned
+from masklearn.masks.kinds.table import BY_CODE
 from masklearn.masks.maskset import MaskSet
-from masklearn.model.checkpoint import Checkpoint
-from masklearn.model.prune import write_pruned_checkpoint
-from masklearn.recipe import LearnRecipe
 from tests.conftest import ModelMaker
-from tests.refusals import refused
+from tests.masklearn.conftest import Tiny
 
+SETTINGS = {"tile": (32, 64)}
 SIZES = {"hidden_size": 64, "intermediate_size": 128}
 
 
-def recipe(text_file: Path, **settings: Any) -> LearnRecipe:
-    given = {"tile": (32, 64), "calib": str(text_file), "windows": 4, "length": 16, "repair": "none"}
-    return LearnRecipe.parse(given | settings)
-
-
-def check(learned: Learned, folder: Path) -> None:
+def check(learned: Learned, tiny: Tiny) -> None:
     """Every tile of the pruned model keeps as many weights as its kind says, and the set survives its file."""
-    masks = learned.masks
-    write_pruned_checkpoint(learned.checkpoint, masks, folder / "model")
-    pruned = Checkpoint.open(folder / "model")
-    masks.save(folder / "masks")
-    loaded = MaskSet.load(folder / "masks")
+    masks, pruned = learned.masks, tiny.prune(learned)
+    masks.save(tiny.folder / "masks")
+    loaded = MaskSet.load(tiny.folder / "masks")
     for name, mask in masks.items():
         keep, kept = mask.keep(), pruned.read(f"{name}.weight") != 0
         np.testing.assert_array_equal(loaded[name].keep(), keep)
@@ -44,32 +32,35 @@ def check(learned: Learned, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["oneshot", "sparsegpt", "wanda", "magnitude"])
+@pytest.mark.parametrize("weights", [None, "w8a8"])
 def test_every_method_mixes_kinds(
-    make_model: ModelMaker, text_file: Path, tmp_path: Path, method: str
+    make_model: ModelMaker, tiny: Tiny, method: str, weights: str | None
 ) -> None:
-    settings = {"method": method, "kinds": "auto", "ratio": 0.35, "criterion": None}
-    learned = learn(make_model(**SIZES), recipe(text_file, **settings), tmp_path / "s")
-    check(learned, tmp_path)
-    assert abs(learned.masks.ratio - 0.35) * learned.masks.weights < 32 * 64 / 2
-    assert len(learned.masks.by_kind()) >= 2
+    """Kinds that go with inputs of 8 bits are others."""
+    settings = {"method": method, "kinds": "auto", "ratio": 0.3 if weights else 0.35, "weights": weights}
+    learned = tiny.learn(make_model(**SIZES), **settings)
+    check(learned, tiny)
+    assert abs(learned.masks.ratio - settings["ratio"]) * learned.masks.weights < 32 * 64 / 2
+    kinds = {kind.name for kind in learned.masks.by_kind()}
+    assert kinds | {"dense"} == {"dense", "2:4", "6:8"} if weights else len(kinds) >= 2
 
 
-def test_one_kind_everywhere_needs_no_scores(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
+def test_one_kind_everywhere_needs_no_scores(make_model: ModelMaker, tiny: Tiny) -> None:
     """Repair keeps pruned weights at 0."""
     settings = {"kinds": "12:16", "ratio": 0.25, "repair": "distill", "repair_steps": 2}
-    learned = learn(make_model(**SIZES), recipe(text_file, **settings), tmp_path / "s")
-    check(learned, tmp_path)
+    learned = tiny.learn(make_model(**SIZES), **settings)
+    check(learned, tiny)
     assert [kind.name for kind in learned.masks.by_kind()] == ["12:16"]
     assert (learned.masks.ratio, learned.masks.bytes_per_weight) == (0.25, 1.625)
     assert learned.masks.record.repair is not None
     assert learned.masks.record.repair.steps == 2
-    assert not (tmp_path / "s" / "scores").exists()
+    assert not (tiny.folder / "scratch" / "scores").exists()
 
 
-def test_permuted_with_kinds_by_pattern(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
+def test_permuted_with_kinds_by_pattern(make_model: ModelMaker, tiny: Tiny) -> None:
     settings = {"kinds": "mlp.*=8:16,12:16,q_proj=2:4", "ratio": 0.3, "permute": True}
-    learned = learn(make_model(**SIZES), recipe(text_file, **settings), tmp_path / "s")
-    check(learned, tmp_path)
+    learned = tiny.learn(make_model(**SIZES), **settings)
+    check(learned, tiny)
     for name, mask in learned.masks.items():
         kinds = {kind.name for kind in mask.by_kind()} - {"dense"}
         assert kinds <= ({"8:16", "12:16"} if ".mlp." in name else {"2:4"}), name
@@ -77,86 +68,11 @@ def test_permuted_with_kinds_by_pattern(make_model: ModelMaker, text_file: Path,
 
 
 @pytest.mark.parametrize("kinds", ["auto", "2:4"])
-def test_bytes_are_not_exceeded(make_model: ModelMaker, text_file: Path, tmp_path: Path, kinds: str) -> None:
+def test_bytes_are_not_exceeded(make_model: ModelMaker, tiny: Tiny, kinds: str) -> None:
     settings = {"method": "magnitude", "kinds": kinds, "bytes_per_weight": 1.4}
-    learned = learn(make_model(**SIZES), recipe(text_file, **settings), tmp_path / "s")
+    learned = tiny.learn(make_model(**SIZES), **settings)
     masks = learned.masks
     assert 1.4 - 0.875 * 32 * 64 / masks.weights < masks.bytes_per_weight <= 1.4
     assert masks.record.budget is not None
     assert masks.record.budget.unit == "bytes"
     assert masks.ratio_asked == masks.ratio
-
-
-@pytest.mark.parametrize("method", ["oneshot", "sparsegpt", "wanda", "magnitude"])
-def test_every_method_prunes_6_8(
-    make_model: ModelMaker, text_file: Path, tmp_path: Path, method: str
-) -> None:
-    settings = {"method": method, "kinds": "auto", "ratio": 0.3, "criterion": None, "weights": "w8a8"}
-    learned = learn(make_model(**SIZES), recipe(text_file, **settings), tmp_path / "s")
-    check(learned, tmp_path)
-    assert [kind.name for kind in learned.masks.by_kind()] in (["dense", "2:4", "6:8"], ["2:4", "6:8"])
-
-
-def test_repaired_weights_keep_6_8(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
-    """They are repaired in 16 bits, with which no kernel multiplies such tiles."""
-    settings = {"repair": "distill", "repair_steps": 2, "weights": "w8a8,v_proj=int8", "ratio": 0.2}
-    kinds = "2:4,6:8,v_proj=2:4,8:16"
-    learned = learn(make_model(**SIZES), recipe(text_file, kinds=kinds, **settings), tmp_path / "s")
-    check(learned, tmp_path)
-    for name, mask in learned.masks.items():
-        allowed = {"2:4", "8:16"} if name.endswith("v_proj") else {"2:4", "6:8"}
-        assert {kind.name for kind in mask.by_kind()} <= {"dense", *allowed}
-
-
-def test_6_8_in_16_bits_is_refused_before_work(
-    make_model: ModelMaker, text_file: Path, tmp_path: Path
-) -> None:
-    for weights in (None, "int8", "w8a8,v_proj=int4"):
-        with refused():
-            learn(make_model(**SIZES), recipe(text_file, kinds="6:8", weights=weights), tmp_path / "s")
-    assert not (tmp_path / "s").exists()
-
-
-def test_unreachable_goals_are_refused_before_work(
-    make_model: ModelMaker, text_file: Path, tmp_path: Path
-) -> None:
-    path = make_model(**SIZES)
-    for settings in (
-        {"kinds": "12:16", "ratio": 0.3},
-        {"kinds": "12:16", "bytes_per_weight": 1.6},
-        {"method": "patch-tile", "bytes_per_weight": 1.6},
-    ):
-        with refused():
-            learn(path, recipe(text_file, **settings), tmp_path / "s")
-    with refused():
-        learn(make_model(), recipe(text_file, kinds="8:16", ratio=0.3), tmp_path / "s")
-    assert not (tmp_path / "s").exists()
-
-
-def test_interrupted_runs_with_kinds_end_alike(
-    make_model: ModelMaker, text_file: Path, tmp_path: Path
-) -> None:
-    """The scores of every kind and the codes of both families are resumed from files."""
-    path, given = make_model(**SIZES), recipe(text_file, kinds="2:4,8:16,12:16", ratio=0.3)
-    learn(path, given, tmp_path / "whole").masks.save(tmp_path / "expected")
-
-    class Stop(Exception):
-        pass
-
-    for at in ("scoring", "solving"):
-
-        def stop(what: str, done: int, total: int, at: str = at) -> None:
-            if what.startswith(at) and done > total // 2:
-                raise Stop
-
-        with pytest.raises(Stop):
-            learn(path, given, tmp_path / "cut", stop)
-    learn(path, given, tmp_path / "cut", note=lambda _: None).masks.save(tmp_path / "found")
-    assert (tmp_path / "found").read_bytes() == (tmp_path / "expected").read_bytes()
-
-
-def test_ratios_of_the_kinds_differ_from_bytes() -> None:
-    """n:16 and 2:4 take 1/8 of a byte for their codes: at one ratio, kinds that keep more take more bytes."""
-    for kind in PRUNED.values():
-        codes = 0.1875 if kind.name == "6:8" else 0.125
-        assert kind.bytes_per_weight == 2.0 * (1.0 - kind.zeros) + codes

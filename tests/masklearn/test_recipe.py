@@ -60,10 +60,13 @@ def test_documentation_names_every_method_file() -> None:
         assert f"`{name}`" in DOCS.read_text(), f"docs/howto/learning.md has no line on {name}"
 
 
-def test_the_list_imports_nothing_heavy() -> None:
+@pytest.mark.parametrize(
+    ("module", "kinds"), [("masklearn.traits", "METHODS"), ("masklearn.importers.base", "IMPORTERS")]
+)
+def test_lists_import_nothing_heavy(module: str, kinds: str) -> None:
     code = (
-        "import sys; from masklearn.traits import METHODS\n"
-        "print(*[kind.summary for kind in METHODS.values()], 'MODULES', *sys.modules)"
+        f"import sys; from {module} import {kinds}\n"
+        f"print(*[kind.summary for kind in {kinds}.values()], 'MODULES', *sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name.split(".")[0] for name in done.stdout.split("MODULES")[1].split()}
