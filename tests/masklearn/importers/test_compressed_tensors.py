@@ -39,13 +39,6 @@ def test_sparse_bitmask_holds_a_mosaic(dense: Model, tmp_path) -> None:
         np.testing.assert_array_equal(imported[name].keep(), mask.keep(), err_msg=name)
 
 
-def test_a_sparse_bitmask_without_structure(dense: Model, tmp_path) -> None:
-    rng = np.random.default_rng(0)
-    keeps = {name: rng.random(shape) > 0.5 for name, shape in dense.coverage.linears.items()}
-    with refused():
-        dense.import_from(sources.write_compressed(tmp_path / "ct", dense.checkpoint, keeps))
-
-
 def test_formats_that_are_not_known(dense: Model, tmp_path) -> None:
     keeps = {name: mask.keep() for name, mask in sources.uniform(dense.coverage).items()}
     source = sources.write_compressed(tmp_path / "ct", dense.checkpoint, keeps, config("sparse-99"))

@@ -1,9 +1,7 @@
 import numpy as np
 import pytest
-import torch
 
 from masklearn.model.checkpoint import Checkpoint
-from masklearn.model.coverage import covered_linears_of
 from masklearn.model.naming import to_stored
 from tests.masklearn.importers import sources
 from tests.masklearn.importers.conftest import Model, assert_same
@@ -130,15 +128,8 @@ def test_a_dense_mask_has_no_tiles(dense: Model, tmp_path) -> None:
 
 def test_weights_that_are_stored_transposed(make_dense, tmp_path) -> None:
     """A Conv1D's mask has its weight's layout, [K, N]; 2:4 holds along K."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=40, n_embd=48, n_layer=1, n_head=4, n_inner=72, bos_token_id=1, eos_token_id=1
-    )
-    GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
-    checkpoint = Checkpoint.open(tmp_path / "gpt2")
-    dense = Model(checkpoint, covered_linears_of(checkpoint))
+    dense = make_dense("gpt2")
+    checkpoint = dense.checkpoint
     expected = sources.mosaics(dense.coverage, (16, 16))
     keeps = {name: to_stored(checkpoint, f"{name}.weight", mask.keep()) for name, mask in expected.items()}
     assert all(keeps[name].shape == shape[::-1] for name, shape in dense.coverage.linears.items())
