@@ -9,6 +9,8 @@ from masklearn.learning import Learned, learn
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.prune import write_pruned_checkpoint
 from masklearn.recipe import LearnRecipe
+from masklearn.task import Task
+from tests.masklearn.tasks import Note, task_of, unexpected
 
 
 class Tiny:
@@ -25,6 +27,11 @@ class Tiny:
         """settings: of the recipe, and `choose`, `progress` and `note` of `learn`."""
         how = {name: settings.pop(name) for name in ("choose", "progress", "note") if name in settings}
         return learn(model, self.recipe(**settings), self.folder / scratch, **how)
+
+    def task(self, model: Path, scratch: str | None = None, note: Note = unexpected, **settings: Any) -> Task:
+        """scratch: None for a new folder. By default a note is a failure."""
+        folder = None if scratch is None else self.folder / scratch
+        return task_of(model, self.recipe(**settings), folder, note=note)
 
     def prune(self, learned: Learned, name: str = "pruned") -> Checkpoint:
         """The pruned checkpoint, which is written to the folder `name`."""

@@ -13,8 +13,10 @@ from masklearn.model.coverage import covered_linears_of
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task
 
+Note = Callable[[str], object]
 
-def _unexpected(line: str) -> Any:
+
+def unexpected(line: str) -> Any:
     pytest.fail(line)
 
 
@@ -23,7 +25,7 @@ def task_of(
     recipe: LearnRecipe,
     scratch: Path | None = None,
     progress: OnStep = lambda *_: None,
-    note: Callable[[str], object] = _unexpected,
+    note: Note = unexpected,
 ) -> Task:
     """A task with its scratch folder next to the model. By default a note is a failure: it says that something is amiss."""
     checkpoint = Checkpoint.open(model_dir)
