@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+import torch
 
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.naming import to_stored
+from tests.masklearn.edits import edited_weights
 from tests.masklearn.importers import sources
 from tests.masklearn.importers.conftest import Model, assert_same
 from tests.refusals import refused
@@ -23,12 +25,9 @@ def test_zeros_of_the_model_itself_are_no_violation(make_dense, tmp_path) -> Non
     """Published masks are `weight != 0`, so some groups keep three weights, one or none."""
     dense = make_dense()
     rng = np.random.default_rng(3)
-    tensors = sources.raw_tensors(dense.checkpoint)
-    for name, shape in dense.coverage.linears.items():
-        weight = dense.checkpoint.read(f"{name}.weight").copy()
-        weight[rng.random(shape) < 0.03] = 0.0
-        tensors[f"{name}.weight"] = ("F32", shape, weight.tobytes())
-    sources.write_safetensors(dense.checkpoint.path / "model.safetensors", tensors)
+    with edited_weights(dense.checkpoint.path) as tensors:
+        for name, shape in dense.coverage.linears.items():
+            tensors[f"{name}.weight"][torch.from_numpy(rng.random(shape) < 0.03)] = 0.0
     dense = Model(Checkpoint.open(dense.checkpoint.path), dense.coverage)
     expected = sources.mosaics(dense.coverage, (16, 16))
     source = sources.write_npz(tmp_path / "mask.npz", sources.patch_members(dense.nonzero(expected)))

@@ -69,17 +69,18 @@ def test_models_that_are_not_pruned_two_four(dense: Model, tmp_path) -> None:
 def test_damaged_sources(dense: Model, tmp_path) -> None:
     keeps = {name: mask.keep() for name, mask in sources.uniform(dense.coverage).items()}
     source = sources.write_pruned(tmp_path / "pruned", dense.checkpoint, keeps)
-    good = sources.raw_tensors(dense.checkpoint)
     name = "model.layers.0.mlp.up_proj.weight"
-    nan = np.full((72, 48), np.nan, np.float32).tobytes()
-    for change in (
-        {name: ("F32", (72, 48), nan)},
-        {name: ("F32", (48, 72), bytes(4 * 72 * 48))},
-        {name: ("I8", (72, 48), bytes(72 * 48))},
-        {name: None},
+    whole = (source / "model.safetensors").read_bytes()
+    for fault in (
+        torch.full((72, 48), torch.nan),
+        torch.zeros(48, 72),
+        torch.zeros(72, 48, dtype=torch.int8),
+        None,
     ):
-        tensors = {key: value for key, value in (good | change).items() if value is not None}
-        sources.write_safetensors(source / "model.safetensors", tensors)
+        (source / "model.safetensors").write_bytes(whole)
+        with edited_weights(source) as tensors:
+            tensors.pop(name)
+            tensors.update({} if fault is None else {name: fault})
         with refused():
             dense.import_from(source)
     (source / "model.safetensors").rename(source / "pytorch_model.bin")

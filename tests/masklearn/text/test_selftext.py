@@ -98,11 +98,6 @@ def test_the_text_config_may_hold_the_type(make_model, dtypes, monkeypatch):
     assert dtypes == [torch.bfloat16]
 
 
-def test_a_device_that_is_not_there(make_model):
-    with refused():
-        write_text(make_model(), 1, 8, 0, device="nonsense")
-
-
 @pytest.mark.parametrize("model_type", every(LANGUAGE_MODELS))
 def test_every_causal_architecture_writes(make_model, model_type):
     text = write_text(make_model(model_type, bos_token_id=1), 2, 32, 0)
