@@ -22,7 +22,6 @@ from masklearn.quality.record import BaselineRow
 from masklearn.text.calibrate import token_pool
 from tests.conftest import ModelMaker
 from tests.masklearn.conftest import Tiny
-from tests.masklearn.tasks import task_of
 from tests.refusals import refused
 
 SETTINGS = {"tile": (16, 16), "windows": 8, "ratio": 0.3, "device": "cpu"}
@@ -76,7 +75,7 @@ def test_a_baseline_is_what_its_flags_give(make_model: ModelMaker, tiny: Tiny) -
 
 
 def test_unstructured_zeroes_the_ratio_of_every_linear(make_model: ModelMaker, tiny: Tiny) -> None:
-    task = task_of(make_model(), tiny.recipe(ratio="*=0.2,mlp.*=0.3"))
+    task = tiny.task(make_model(), ratio="*=0.2,mlp.*=0.3")
     learned, ratio, _ = learn_baseline(Baseline.UNSTRUCTURED, task)
     assert 0.2 < ratio < 0.3
     for name, shape in task.coverage.linears.items():

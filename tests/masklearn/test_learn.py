@@ -40,15 +40,6 @@ def test_masks_meet_the_ratio_and_the_model(make_model, tiny: Tiny, method: str,
     assert masks.base_sha256 == Checkpoint.open(path).fingerprint()
 
 
-def test_same_recipe_same_file(make_model: ModelMaker, tiny: Tiny) -> None:
-    path = make_model()
-    files = []
-    for name, seed in (("1", 0), ("2", 0), ("3", 7)):
-        tiny.learn(path, f"s{name}", seed=seed).masks.save(tiny.folder / name)
-        files.append((tiny.folder / name).read_bytes())
-    assert files[0] == files[1] != files[2]
-
-
 def test_tiles_may_be_chosen_by_what_they_save(make_model: ModelMaker, tiny: Tiny) -> None:
     """Only the last block saves anything, in a unit of its own, and the recipe's ratio is ignored."""
     path = make_model()

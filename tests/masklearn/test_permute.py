@@ -16,7 +16,7 @@ from masklearn.model.linears import read_linear
 from masklearn.model.models import auto_class
 from masklearn.model.prune import write_pruned_checkpoint
 from masklearn.model.store import WeightStore
-from masklearn.permute import mlps_of, permute, reordered
+from masklearn.permute import permute, reordered
 from tests.conftest import ModelMaker
 from tests.masklearn.architectures import every
 from tests.masklearn.conftest import Tiny
@@ -48,7 +48,7 @@ def outputs(path: Path, model_type: str) -> torch.Tensor:
 def test_the_dense_model_computes_what_it_did(make_model: ModelMaker, tiny: Tiny, model_type: str) -> None:
     """transformers runs the permuted checkpoint of every architecture; only the rounding of sums differs."""
     path = make_model(model_type)
-    found = permute(task_of(path, tiny.recipe(**(_ALL if model_type in PARTS else {}))))
+    found = permute(tiny.task(path, **(_ALL if model_type in PARTS else {})))
     assert len(found.orders) == found.record.parts == PARTS.get(model_type, 3)
     for name, order in found.orders.items():
         assert not np.array_equal(order, np.sort(order))
@@ -58,31 +58,11 @@ def test_the_dense_model_computes_what_it_did(make_model: ModelMaker, tiny: Tiny
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("model_type", ["llama", "phi3", "gpt2", "opt"])
-def test_an_order_moves_rows_biases_columns(make_model: ModelMaker, tiny: Tiny, model_type: str) -> None:
-    """Values move bit for bit, in fp16 too."""
-    path = make_model(model_type, dtype=torch.float16)
-    task = task_of(path, tiny.recipe())
-    found = permute(task)
-    for mlp in mlps_of(task.checkpoint, task.coverage.linears):
-        order = torch.from_numpy(found.orders[mlp.down]).long()
-        old, new = (read_linear(c, mlp.down) for c in (task.checkpoint, found.checkpoint))
-        assert torch.equal(new, old[:, order])
-        for name in mlp.up:
-            old, new = (read_linear(c, name) for c in (task.checkpoint, found.checkpoint))
-            for start in range(0, len(old), mlp.channels):
-                half = slice(start, start + mlp.channels)
-                assert torch.equal(new[half], old[half][order])
-            if f"{name}.bias" in task.checkpoint:
-                old, new = (c.torch(f"{name}.bias") for c in (task.checkpoint, found.checkpoint))
-                assert torch.equal(new, old[order])
-
-
 @pytest.mark.usefixtures("fp32")
 def test_channels_are_sorted_by_output_contribution(make_model: ModelMaker, tiny: Tiny) -> None:
     """The contribution of each channel is measured on the model itself."""
     path = make_model(num_hidden_layers=1)
-    task = task_of(path, tiny.recipe())
+    task = tiny.task(path)
     order = permute(task).orders["model.layers.0.mlp.down_proj"]
     model = auto_class(ARCHITECTURES["llama"]).from_pretrained(path, dtype=torch.float64).eval()
     inputs: list[torch.Tensor] = []
@@ -102,10 +82,8 @@ def test_partly_covered_parts_keep_their_order(make_model: ModelMaker, tiny: Tin
 
 
 def test_nothing_to_permute_is_said(make_model: ModelMaker, tiny: Tiny) -> None:
-    task = task_of(make_model(), tiny.recipe(include=("*.q_proj",)))
     said: list[str] = []
-    object.__setattr__(task, "note", said.append)
-    found = permute(task)
+    found = permute(tiny.task(make_model(), include=("*.q_proj",), note=said.append))
     assert not found.orders and "no channels to permute" in said[0]
     assert found.record == PermutedRecord(parts=0, channels=0, dense_error=0.0)
 
@@ -130,13 +108,13 @@ def test_outputs_that_differ_stop_it(
     for wrong in (up_alone, all_but_biases):
         monkeypatch.setattr(module, "_permute_linears", wrong)
         with refused(RuntimeError):
-            permute(task_of(path, tiny.recipe()))
+            permute(tiny.task(path))
 
 
 def test_a_run_that_goes_on_permutes_once(
     make_model: ModelMaker, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task = task_of(make_model(), tiny.recipe())
+    task = tiny.task(make_model())
     first = permute(task)
     monkeypatch.setattr(module, "_write", lambda *_: pytest.fail("it is there already"))
     again = permute(task)
@@ -206,7 +184,7 @@ def test_masks_in_another_order_are_no_prior(
 def test_dense_models_take_their_masks_order(make_model: ModelMaker, tiny: Tiny, model_type: str) -> None:
     """The orders suffice to make the permuted model."""
     path = make_model(model_type)
-    made = permute(task_of(path, tiny.recipe(**(_ALL if model_type in PARTS else {}))))
+    made = permute(tiny.task(path, **(_ALL if model_type in PARTS else {})))
     found = reordered(Checkpoint.open(path), made.orders, WeightStore(tiny.folder / "again"))
     assert found.new is not None
     assert made.checkpoint.new is not None

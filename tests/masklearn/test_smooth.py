@@ -20,7 +20,6 @@ from tests.masklearn.architectures import every
 from tests.masklearn.conftest import Tiny
 from tests.masklearn.edits import edited_weights
 from tests.masklearn.mask_sets import set_of
-from tests.masklearn.tasks import task_of
 from tests.masklearn.test_permute import outputs
 
 # Inputs of a block that something in front of them can scale: norms do for q, k and v and for gate and up, up for down, v
@@ -44,7 +43,7 @@ EXACT = [name for name in SITES if name != "gemma2"]
 
 def smoothed(path: Path, tiny: Tiny, **others: WeightType) -> Smoothed:
     """others: types of linears of other types, by the end of their names."""
-    task = task_of(path, tiny.recipe())
+    task = tiny.task(path)
     types = {name: others.get(name.rpartition(".")[2], W8A8) for name in task.coverage.linears}
     return smooth(task, {name: kind for name, kind in types.items() if kind.quantised})
 
@@ -156,6 +155,6 @@ def test_permuted_masks_of_16_bits_are_not_smoothed(make_model: ModelMaker, tiny
     path = make_model("llama", **WIDE)
     given = {"method": "sparsegpt", "ratio": 0.25, "permute": True}
     masks = tiny.learn(path, **given).masks
-    task = task_of(path, tiny.recipe(weights="w8a8", **given))
+    task = tiny.task(path, weights="w8a8", **given)
     with pytest.raises(ValueError, match="smoothed before it is permuted"):
         repair_given(task, masks, WeightStore(tiny.folder / "solved"))
