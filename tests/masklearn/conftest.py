@@ -1,16 +1,40 @@
-"""Learns masks of tiny models on a short text."""
+"""Learns masks of tiny models on a short text, or makes a task for one step of learning."""
 
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
 
+from masklearn.base.progress import OnStep
 from masklearn.learning import Learned, learn
 from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.coverage import covered_linears_of
 from masklearn.model.prune import write_pruned_checkpoint
 from masklearn.recipe import LearnRecipe
 from masklearn.task import Task
-from tests.masklearn.tasks import Note, task_of, unexpected
+
+Note = Callable[[str], object]
+
+
+def unexpected(line: str) -> Any:
+    pytest.fail(line)
+
+
+def task_of(
+    model_dir: Path,
+    recipe: LearnRecipe,
+    scratch: Path | None = None,
+    progress: OnStep = lambda *_: None,
+    note: Note = unexpected,
+) -> Task:
+    """A task as `learn` makes it, with its scratch folder next to the model. By default a note is a failure: it says that
+    something is amiss."""
+    checkpoint = Checkpoint.open(model_dir)
+    coverage = covered_linears_of(checkpoint, recipe.include, recipe.exclude)
+    scratch = scratch or Path(mkdtemp(dir=model_dir.parent))
+    return Task(checkpoint, coverage, recipe, scratch, progress, note)
 
 
 class Tiny:
@@ -29,7 +53,7 @@ class Tiny:
         return learn(model, self.recipe(**settings), self.folder / scratch, **how)
 
     def task(self, model: Path, scratch: str | None = None, note: Note = unexpected, **settings: Any) -> Task:
-        """scratch: None for a new folder. By default a note is a failure."""
+        """scratch: None for a new folder."""
         folder = None if scratch is None else self.folder / scratch
         return task_of(model, self.recipe(**settings), folder, note=note)
 

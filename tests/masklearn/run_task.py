@@ -20,8 +20,8 @@ from masklearn.task import Task
 from masklearn.training import loop
 from masklearn.training.repair import repair
 from tests.fp32 import compute_in_fp32
+from tests.masklearn.conftest import task_of
 from tests.masklearn.mask_sets import magnitude_masks
-from tests.masklearn.tasks import task_of
 
 
 def shard_on_cpu() -> None:

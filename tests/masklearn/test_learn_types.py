@@ -28,7 +28,6 @@ from masklearn.stream.logits import watch_calls
 from tests.conftest import ModelMaker
 from tests.masklearn.conftest import Tiny
 from tests.masklearn.model.quantised.writers import compressed_tensors, gptq, scheme
-from tests.masklearn.tasks import task_of
 from tests.refusals import refused
 
 SETTINGS = {"tile": (32, 64)}
@@ -279,8 +278,8 @@ def test_repair_trains_on_rounded_inputs(make_model: ModelMaker, tiny: Tiny) -> 
 
 def test_the_loss_of_w8a8_counts_its_inputs(make_model: ModelMaker, tiny: Tiny) -> None:
     """Its weights lose as much as int8's. The rest is the output error of rounding the inputs, here summed by hand."""
-    asked = tiny.recipe(weights="int8,w8a8", criterion="raw", windows=2)
-    task = task_of(make_model(**SIZES, num_hidden_layers=1), asked, tiny.folder / "s")
+    path = make_model(**SIZES, num_hidden_layers=1)
+    task = tiny.task(path, "s", weights="int8,w8a8", criterion="raw", windows=2)
     losses = {
         name: one.rounding.by_type for name, one in method_of("oneshot").candidates(CheckpointFeed(task))
     }

@@ -21,7 +21,6 @@ from tests.conftest import ModelMaker
 from tests.masklearn.architectures import every
 from tests.masklearn.conftest import Tiny
 from tests.masklearn.mask_sets import set_of
-from tests.masklearn.tasks import task_of
 from tests.refusals import refused
 
 PARTS = {  # models with other than one part for each of three blocks
@@ -77,8 +76,8 @@ def test_channels_are_sorted_by_output_contribution(make_model: ModelMaker, tiny
 
 def test_partly_covered_parts_keep_their_order(make_model: ModelMaker, tiny: Tiny) -> None:
     path = make_model()
-    given = tiny.recipe(exclude=("model.layers.1.mlp.down_proj",))
-    assert list(permute(task_of(path, given)).orders) == [f"model.layers.{i}.mlp.down_proj" for i in (0, 2)]
+    task = tiny.task(path, exclude=("model.layers.1.mlp.down_proj",))
+    assert list(permute(task).orders) == [f"model.layers.{i}.mlp.down_proj" for i in (0, 2)]
 
 
 def test_nothing_to_permute_is_said(make_model: ModelMaker, tiny: Tiny) -> None:

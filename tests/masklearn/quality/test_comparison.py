@@ -8,14 +8,29 @@ import torch
 
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears_of
-from masklearn.model.linears import linear_modules, read_linear
+from masklearn.model.linears import linear_modules, read_linear, write_linear
 from masklearn.model.models import load_model
 from masklearn.model.modules import as_linears
+from masklearn.model.store import WeightStore
 from masklearn.quality.comparison import compare_models, divergences
 from tests.conftest import ModelMaker
 from tests.masklearn.edits import edited_weights
-from tests.masklearn.quality.halving import WINDOWS, halved, silent
 from tests.refusals import refused
+
+WINDOWS = np.random.default_rng(0).integers(2, 22, (3, 20))
+
+
+def silent(*_: object) -> None: ...
+
+
+def halved(path: Path, scratch: Path) -> Checkpoint:
+    """The checkpoint with every other weight along K set to zero."""
+    checkpoint, store = Checkpoint.open(path), WeightStore(scratch)
+    for name in covered_linears_of(checkpoint).linears:
+        weight = read_linear(checkpoint, name)
+        weight[:, ::2] = 0.0
+        write_linear(store, checkpoint, name, weight)
+    return checkpoint.with_weights(store)
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gemma2", "gpt2", "mixtral"])

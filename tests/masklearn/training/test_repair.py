@@ -28,10 +28,9 @@ from masklearn.training.repair import default_rate, default_steps, repair
 from masklearn.training.student import fix_integers
 from tests.conftest import ModelMaker
 from tests.masklearn.architectures import every
-from tests.masklearn.conftest import Tiny
+from tests.masklearn.conftest import Tiny, task_of
 from tests.masklearn.mask_sets import magnitude_masks
 from tests.masklearn.processes import Runs
-from tests.masklearn.tasks import task_of
 
 pytestmark = pytest.mark.usefixtures("fp32")
 STEPS = 12
