@@ -79,7 +79,9 @@ def build_for(asked, seed=0):
     return plans, predict_whole(plans.values(), source.outline, costs).end_to_end
 
 
-@pytest.mark.parametrize("types", [{}, {"weights": "w8a8", "kinds": "auto"}, {"weights": "int8,w8a8"}], ids=str)
+@pytest.mark.parametrize(
+    "types", [{}, {"weights": "w8a8", "kinds": "auto"}, {"weights": "int8,w8a8"}], ids=str
+)
 def test_equal_losses_make_equal_plans_and_builds(smollm2, types):
     """A plan is the choice that a build makes of the losses that the plan assumes."""
     asked = recipe(smollm2, speedup=1.33, **PROMPTS, **types)
