@@ -34,7 +34,7 @@ from patch_compile.planning.cards import DEFAULT_TARGET, PlanCard, card_of, card
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import LinearPlan
 from patch_compile.planning.planner import plan_of
-from patch_compile.planning.regime import regime
+from patch_compile.planning.predict import regime
 from patch_compile.recipe import Recipe
 from patch_compile.report.prediction import decision_line
 from patch_compile.sources.base import Source
