@@ -93,7 +93,7 @@ def _selected(scores: NDArray[np.float64], ratio: float) -> NDArray[np.bool_]:
 
 
 def choosing() -> str:
-    """The menu of a tile with the price at which it is chosen, and the steps of many tiles up to a goal."""
+    """The menu of a tile with the rate at which it is chosen, and the steps of many tiles up to a goal."""
     rng = np.random.default_rng(2)
     kinds = [PRUNED[name] for name in ("12:16", "8:16", "2:4")]
     areas = np.full((4, 5), 128 * 128)
@@ -104,7 +104,7 @@ def choosing() -> str:
     steps = steps_of([losses], [savings])
     slopes, saved = steps.cost / steps.saving, np.concatenate(([0.0], np.cumsum(steps.saving)))
     taken = int(np.searchsorted(saved, 0.55 * saved[-1]))
-    price, tile = slopes[taken - 1], int(steps.tile[taken - 1])  # the last tile whose kind changes
+    rate, tile = slopes[taken - 1], int(steps.tile[taken - 1])  # the last tile whose kind changes
     left, bottom = 40, 230
     points = [(0.0, 0.0, "dense")] + [
         (savings[kind].flat[tile], losses[kind].flat[tile], kind.name) for kind in kinds
@@ -112,7 +112,7 @@ def choosing() -> str:
     wide, high = 150 / max(x for x, *_ in points), 170 / max(y for _, y, _ in points)
     x, y, chosen = next(point for point in points if point[2] == BY_CODE[int(steps.kind[taken - 1])].name)
     parts = [f'<text class="title left" x="{left}" y="18">the menu of a tile</text>']
-    start = left + wide * max(0.0, x - y / price)
+    start = left + wide * max(0.0, x - y / rate)
     parts.append(
         f'<path class="line" d="M{start:.1f} {bottom}L{left + wide * x:.1f} {bottom - high * y:.1f}"/>'
     )
@@ -124,7 +124,7 @@ def choosing() -> str:
             f'<text class="left" x="{left + wide * at + 7:.1f}" y="{bottom - high * loss + 14:.1f}">{name}</text>'
         )
     parts.append(
-        f'<text class="left" x="{left}" y="{bottom + 34}">KiB saved →, loss ↑, line: the price</text>'
+        f'<text class="left" x="{left}" y="{bottom + 34}">KiB saved →, loss ↑, line: the rate</text>'
     )
     left, unit, tall = 300, 260 / saved[-1], 170 / slopes.max()
     parts.append(f'<text class="title left" x="{left}" y="18">the steps of 20 tiles</text>')
@@ -137,10 +137,10 @@ def choosing() -> str:
         )
     goal = left + unit * saved[taken]
     parts.append(
-        f'<path class="line" d="M{goal:.1f} 40V{bottom}M{left} {bottom - tall * price:.1f}H{left + 260}"/>'
+        f'<path class="line" d="M{goal:.1f} 40V{bottom}M{left} {bottom - tall * rate:.1f}H{left + 260}"/>'
     )
     parts.append(f'<text x="{goal:.1f}" y="{bottom + 16}">goal</text>')
-    parts.append(f'<text class="left" x="{left}" y="{bottom - tall * price - 5:.1f}">price</text>')
+    parts.append(f'<text class="left" x="{left}" y="{bottom - tall * rate - 5:.1f}">rate</text>')
     parts.append(
         f'<text class="left" x="{left}" y="{bottom + 34}">KiB saved →, loss per KiB ↑, taken: dark</text>'
     )

@@ -1,12 +1,12 @@
 """Chooses the type of each linear and the kind of each tile: the least loss for a goal, by a menu and a price.
 
 The loss sums the scores of the pruned tiles and the loss of rounding the weights of each linear. If the menu gives each
-linear one type, the price fills the goal with tiles (`select`). Otherwise the price of a unit of the saving is varied: at a
-given price each linear chooses independently. Every tile gets the kind, and the linear the type, with the least loss −
-price · saving. A higher price never saves less, so bisection finds the price at which the whole model saves enough
-(Lagrange's relaxation of the nested multiple-choice knapsack). Types change the saving in jumps, tiles in small steps: so
-the types of a few prices around that price are tried, the goal is filled with tiles for each, and the choice with the least
-loss is taken.
+linear one type, the price fills the goal with tiles (`select`). Otherwise the rate is varied: the loss that a unit of the
+saving may cost. At a given rate each linear chooses independently. Every tile gets the kind, and the linear the type, with
+the least loss − rate · saving. A higher rate never saves less, so bisection finds the rate at which the whole model saves
+enough (Lagrange's relaxation of the nested multiple-choice knapsack). Types change the saving in jumps, tiles in small
+steps: so the types of a few rates around that rate are tried, the goal is filled with tiles for each, and the choice with
+the least loss is taken.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Options = Mapping[str, tuple[WeightType, ...]]
 # Shares of the saving whose types are tried. The saving of tiles is not quite proportional to their number.
 _NEAR = (0.95, 1.0, 1.05)
 _HALVINGS = 60
-_FAR = 400  # steps by a factor of 8 to reach any price that fp64 holds
+_FAR = 400  # steps by a factor of 8 to reach any rate that fp64 holds
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ class _Curve:
     loss: NDArray[np.float64]
     saved: NDArray[np.float64]
 
-    def at(self, price: float) -> tuple[float, float]:
-        taken = int(np.searchsorted(self.slopes, price, side="right"))
+    def at(self, rate: float) -> tuple[float, float]:
+        taken = int(np.searchsorted(self.slopes, rate, side="right"))
         return float(self.loss[taken]), float(self.saved[taken])
 
 
@@ -141,7 +141,7 @@ class TypeChoices:
         ]
 
     def near(self, amount: float) -> list[dict[str, WeightType]]:
-        """Returns the types that lose least for about this amount, without duplicates: those on both sides of the price of
+        """Returns the types that lose least for about this amount, without duplicates: those on both sides of the rate of
         each of a few shares of it."""
         found = {self._spelled(types): types for share in _NEAR for types in self._around(share * amount)}
         return list(found.values())
@@ -157,26 +157,26 @@ class TypeChoices:
     def bound(self, amount: float) -> float:
         """Returns a lower bound for the loss of every choice that saves the amount: the optimum of Lagrange's relaxation.
 
-        The bound at a price is the least loss − price · (saving − amount) of any choice; the best price gives the highest.
+        The bound at a rate is the least loss − rate · (saving − amount) of any choice; the best rate gives the highest.
         """
-        return max(self._least_at(price, amount) for price in self._prices(amount) if math.isfinite(price))
+        return max(self._least_at(rate, amount) for rate in self._rates(amount) if math.isfinite(rate))
 
-    def _least_at(self, price: float, amount: float) -> float:
-        points = ([curve.at(price) for curve in curves.values()] for _, curves in self._groups)
-        return price * amount + sum(min(loss - price * saved for loss, saved in own) for own in points)
+    def _least_at(self, rate: float, amount: float) -> float:
+        points = ([curve.at(rate) for curve in curves.values()] for _, curves in self._groups)
+        return rate * amount + sum(min(loss - rate * saved for loss, saved in own) for own in points)
 
     def _around(self, amount: float) -> Iterator[dict[str, WeightType]]:
-        """Yield the types at the highest price that saves less than the amount, and the first types that save enough.
+        """Yield the types at the highest rate that saves less than the amount, and the first types that save enough.
 
-        To find these, groups change one after another to their types at the next price: many may change at the same price.
+        To find these, groups change one after another to their types at the next rate: many may change at the same rate.
         """
-        low, high = self._prices(amount)
+        low, high = self._rates(amount)
         below, above = self._at(low)[0], self._at(high)[0]
         yield below
         yield self._first_enough(below, above, amount, high)
 
-    def _prices(self, amount: float) -> tuple[float, float]:
-        """Returns the highest price whose best choice saves less than the amount, and the next, whose saves enough."""
+    def _rates(self, amount: float) -> tuple[float, float]:
+        """Returns the highest rate whose best choice saves less than the amount, and the next, whose saves enough."""
         low = high = 1.0
         for _ in range(_FAR):
             if self._at(high)[1] >= amount or math.isinf(high):
@@ -193,31 +193,31 @@ class TypeChoices:
             low, high = (low, middle) if self._at(middle)[1] >= amount else (middle, high)
         return low, high
 
-    def _first_enough(self, below: Types, above: Types, amount: float, price: float) -> dict[str, WeightType]:
-        """Returns `below` with the types of `above` in as many groups as it takes to save the amount at a price."""
+    def _first_enough(self, below: Types, above: Types, amount: float, rate: float) -> dict[str, WeightType]:
+        """Returns `below` with the types of `above` in as many groups as it takes to save the amount at a rate."""
         types = dict(below)
-        saved = sum(self._saved(names, curves, types, price) for names, curves in self._groups)
+        saved = sum(self._saved(names, curves, types, rate) for names, curves in self._groups)
         for names, curves in self._groups:
             if saved >= amount:
                 break
-            before = self._saved(names, curves, types, price)
+            before = self._saved(names, curves, types, rate)
             types.update((name, above[name]) for name in names)
-            saved += self._saved(names, curves, types, price) - before
+            saved += self._saved(names, curves, types, rate) - before
         return types
 
     def _saved(
-        self, names: Sequence[str], curves: Mapping[WeightType, _Curve], types: Types, price: float
+        self, names: Sequence[str], curves: Mapping[WeightType, _Curve], types: Types, rate: float
     ) -> float:
-        return curves[types[names[0]]].at(price)[1]
+        return curves[types[names[0]]].at(rate)[1]
 
-    def _at(self, price: float) -> tuple[dict[str, WeightType], float]:
-        if math.isinf(price):
+    def _at(self, rate: float) -> tuple[dict[str, WeightType], float]:
+        if math.isinf(rate):
             types = self.saving_most()
-            return types, sum(self._saved(names, curves, types, price) for names, curves in self._groups)
+            return types, sum(self._saved(names, curves, types, rate) for names, curves in self._groups)
         types, total = {}, 0.0
         for names, curves in self._groups:
-            points = {kind: curve.at(price) for kind, curve in curves.items()}
-            best = min(points, key=lambda kind: points[kind][0] - price * points[kind][1])
+            points = {kind: curve.at(rate) for kind, curve in curves.items()}
+            best = min(points, key=lambda kind: points[kind][0] - rate * points[kind][1])
             types.update(dict.fromkeys(names, best))
             total += points[best][1]
         return types, total
