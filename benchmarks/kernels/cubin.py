@@ -12,12 +12,12 @@ from typing import NamedTuple
 from patch_compile.plugin.toolchain import cuda_folders, plugin_sources
 
 PLUGINS = plugin_sources()
-# Kernels of each type for the kinds of PATCH, for all kinds of slabs, and for slabs of integers.
-KERNELS = ("", "all_", "int8_", "int4_", "w8a8_")
+# Kernels of each type for the kinds of PATCH, for all kinds of slabs, and for slabs of integers; and of both types for w8a8.
+KERNELS = ("", "all_", "int8_", "int4_")
+OF_BOTH = "w8a8"
 SOURCES = {
-    f"{kernels}{scalar}": PLUGINS / "kernels" / f"launch_{kernels}{scalar}.cu"
-    for kernels in KERNELS
-    for scalar in ("half", "bfloat16")
+    name: PLUGINS / "kernels" / f"launch_{name}.cu"
+    for name in (*(f"{kernels}{scalar}" for kernels in KERNELS for scalar in ("half", "bfloat16")), OF_BOTH)
 }
 ARCHS = (80, 86, 89, 90, 120)
 FLAGS = ("-std=c++17", "-O3", "-DNDEBUG", "-cubin")
@@ -105,7 +105,7 @@ def compile_all(
     """Compile all kernels of a scalar type, and return their figures and their instructions by configuration."""
     kernels: list[Kernel] = []
     code: dict[int, list[Instruction]] = {}
-    for name in (f"{kernel}{scalar}" for kernel in KERNELS):
+    for name in (*(f"{kernel}{scalar}" for kernel in KERNELS), OF_BOTH):
         cubin = folder / f"{name}-{arch}.cubin"
         command = [nvcc, *FLAGS, f"-arch=sm_{arch}", "-I", PLUGINS, SOURCES[name], "-o", cubin]
         subprocess.run(command, capture_output=True, check=True)

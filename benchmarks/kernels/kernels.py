@@ -75,7 +75,7 @@ class Arguments(ctypes.Structure):
         *((n, ctypes.c_void_p) for n in (
               "scales", "index", "bias", "residual", "y", "rounded", "token_scales", "partials", "counters")),
         *((n, ctypes.c_int32) for n in
-          ("tokens", "out_features", "in_features", "panels", "parts", "x_vector", "y_vector", "activation")),
+          ("tokens", "out_features", "in_features", "panels", "parts", "x_vector", "y_vector", "activation", "scalar")),
     ]  # fmt: skip
 
     def set_slabs(self, panel_rows: int, counts: Sequence[int], weights: int = 0) -> None:

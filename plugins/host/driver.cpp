@@ -59,7 +59,6 @@ void add_tensors(GlobalMemory* memory, const Call& c) {
 }
 
 // Rounds X, as the launch of a configuration of w8a8 does first.
-template <class T>
 std::string quantise(Machine* m, const Call& c) {
   using Use = GlobalMemory::Use;
   const QuantiseArguments a(c.arguments);
@@ -68,7 +67,7 @@ std::string quantise(Machine* m, const Call& c) {
   m->global.add("rounded X", a.rounded, a.tokens * padded_columns(a.in_features), 1, Use::kWorkspace);
   m->global.add("token scales", a.scales, size_t{4} * a.tokens, 4, Use::kWorkspace);
   std::string error = m->run({a.blocks(), 0, kQuantiseThreads, kQuantiseShared}, CopyMode::kLazy, c.seed,
-                             [&] { patch_quantise<T>(a); });
+                             [&] { patch_quantise(a); });
   if (error.empty()) error = m->global.complete("rounded X") + m->global.complete("token scales");
   m->global = {};
   return error;
@@ -87,11 +86,12 @@ std::string run_config(Machine* m, const Call& c) {
     StreamArguments stream{a, {}};
     if (!kTiles && c.table) stream.table = *c.table;
     if (!kTiles && !c.table) make_parts(&stream.table, a, a.index, kConfigs[C]);
+    using Type = std::conditional_t<G::kWeights == Weights::kW8A8, AnyScalar, T>;
     const auto kernel = [&] {
       if constexpr (kTiles)
-        patch_tiles<T, C>(a);
+        patch_tiles<Type, C>(a);
       else
-        patch_stream<T, C>(stream);
+        patch_stream<Type, C>(stream);
     };
     return m->run({blocks, c.first_block, G::kThreads, G::kSharedBytes}, mode, c.seed, kernel);
   }
@@ -111,10 +111,10 @@ std::string run_by_number(Machine* m, const Call& c, std::integer_sequence<int, 
 std::string run(const Call& c, Machine* m) {
   Call call = c;
   call.arguments.set_slabs(c.arguments.counts(), kConfigs[c.config].panel_rows, kConfigs[c.config].weights);
+  call.arguments.scalar = static_cast<Scalar>(c.scalar);
   if (!choose_vectors(&call.arguments)) return "misaligned arguments";
   if (kConfigs[c.config].weights == Weights::kW8A8) {
-    const bool half = static_cast<Scalar>(c.scalar) == Scalar::kHalf;
-    const std::string error = half ? quantise<Half>(m, call) : quantise<BFloat16>(m, call);
+    const std::string error = quantise(m, call);
     if (!error.empty()) return error;
   }
   add_tensors(&m->global, call);
@@ -205,10 +205,9 @@ float patch_host_widen(int scalar, uint16_t v) {
 int patch_host_quantise(const patch::LinearArguments* a, int scalar) {
   patch::host::Machine machine;
   patch::host::Call call{};
-  call.arguments = *a, call.seed = 1;
+  call.arguments = *a, call.arguments.scalar = static_cast<patch::Scalar>(scalar), call.seed = 1;
   patch::choose_vectors(&call.arguments);
-  patch::host::last_error = scalar == 0 ? patch::host::quantise<patch::Half>(&machine, call)
-                                        : patch::host::quantise<patch::BFloat16>(&machine, call);
+  patch::host::last_error = patch::host::quantise(&machine, call);
   return patch::host::last_error.empty() ? 0 : 1;
 }
 

@@ -150,7 +150,7 @@ cudaError_t launch(LinearArguments a, const PartTable& table, Scalar scalar, con
   ++host::launched[0];
   host::scheduled = schedule;
   if (!host::run_call) return cudaSuccess;
-  a.parts = schedule.parts;
+  a.parts = schedule.parts, a.scalar = scalar;
   const Config& c = kConfigs[schedule.config];
   const host::Call call = host::call_of(a, scalar, c, schedule.config);
   return host::enqueue(stream, {host::accesses_of(call, c), [=] {
@@ -164,6 +164,7 @@ cudaError_t launch(LinearArguments a, const PartTable& table, Scalar scalar, con
 
 cudaError_t launch_rounding(LinearArguments linear, Scalar scalar, cudaStream_t stream) noexcept {
   using Use = host::GlobalMemory::Use;
+  linear.scalar = scalar;
   if (!choose_vectors(&linear)) return cudaErrorMisalignedAddress;
   const QuantiseArguments a(linear);
   const size_t tokens = a.tokens;
@@ -171,9 +172,7 @@ cudaError_t launch_rounding(LinearArguments linear, Scalar scalar, cudaStream_t 
   t.add("X", a.x, tokens * a.in_features * 2, 2);
   t.add("rounded X", a.rounded, tokens * padded_columns(a.in_features), 1, Use::kWorkspace);
   t.add("token scales", a.scales, tokens * 4, 4, Use::kWorkspace);
-  const auto kernel = [=] {
-    return scalar == Scalar::kHalf ? patch_quantise<Half>(a) : patch_quantise<BFloat16>(a);
-  };
+  const auto kernel = [=] { return patch_quantise(a); };
   return host::enqueue(stream, {t.accesses(), [=] {
                                   return host::run(t.memory(), "rounded X", true, a.blocks(),
                                                    kQuantiseThreads, kQuantiseShared, kernel);

@@ -51,6 +51,7 @@ struct LinearArguments {
   int32_t x_vector;     // values of X one copy moves: 8 or 4 (see choose_vectors)
   int32_t y_vector;     // values of Y one store moves: 8, 4, 2 or 1
   Activation activation;
+  Scalar scalar;  // type of X; the launch writes it
 
   SlabCounts counts() const {
     SlabCounts all{};

@@ -9,6 +9,7 @@
 // only if both are.  Row i of the gate and row i of the up are at the same place in the two sets of
 // accumulators, so gating needs no exchange between threads.
 #pragma once
+#include "kernels/any_scalar.cuh"
 #include "kernels/slabs.cuh"
 
 namespace patch {
@@ -57,13 +58,13 @@ PATCH_DEVICE void activate(RowBlock<G, float>& values, Activation activation) {
 // bias: [out_features], of the panels (plain, gate or up) that `values` belong to.  m: number of the row
 // block among the warp's.
 template <class T, class G>
-PATCH_DEVICE void add_bias(RowBlock<G, float>& values, const LinearArguments& a, const uint16_t* bias,
-                           int panel, int m, const Place<G>& at) {
+PATCH_DEVICE void add_bias(RowBlock<G, float>& values, const LinearArguments& a, const T& type,
+                           const uint16_t* bias, int panel, int m, const Place<G>& at) {
   float of_row[2];
   PATCH_UNROLL
   for (int half = 0; half < 2; ++half) {
     const int64_t row = first_row<G>(panel, m, half, at) + at.group;
-    of_row[half] = row < a.out_features ? T::widen(load_bias(bias + row)) : 0.f;
+    of_row[half] = row < a.out_features ? type.widen(load_bias(bias + row)) : 0.f;
   }
   for_each_value<G>(values, [&](float& v, int, int j) { v += of_row[j / 2]; });
 }
@@ -105,8 +106,8 @@ PATCH_DEVICE void scale_sums(RowBlock<G, float>& values, const RowBlock<G>& sums
 // The residual is read as pairs of features of one token.  movmatrix transposes an 8x8 block into the order
 // of the accumulators, pairs of tokens of one feature.
 template <class T, class G>
-PATCH_DEVICE void add_residual(RowBlock<G, float>& values, const LinearArguments& a, int panel, int m,
-                               int first_token, const Place<G>& at) {
+PATCH_DEVICE void add_residual(RowBlock<G, float>& values, const LinearArguments& a, const T& type, int panel,
+                               int m, int first_token, const Place<G>& at) {
   PATCH_UNROLL
   for (int half = 0; half < 2; ++half) {
     const int64_t feature = first_row<G>(panel, m, half, at) + at.quad * 2;
@@ -123,8 +124,8 @@ PATCH_DEVICE void add_residual(RowBlock<G, float>& values, const LinearArguments
                  (feature + 1 < a.out_features ? static_cast<uint32_t>(load_written(from + 1)) << 16 : 0u);
       }
       pair = transpose_matrix(pair);
-      values[n][2 * half] += T::widen(static_cast<uint16_t>(pair));
-      values[n][2 * half + 1] += T::widen(static_cast<uint16_t>(pair >> 16));
+      values[n][2 * half] += type.widen(static_cast<uint16_t>(pair));
+      values[n][2 * half + 1] += type.widen(static_cast<uint16_t>(pair >> 16));
     }
   }
 }
@@ -138,6 +139,7 @@ PATCH_DEVICE void add_residual(RowBlock<G, float>& values, const LinearArguments
 template <class T, class G, class Store>
 PATCH_DEVICE void finish(Sums<G>& sums, const LinearArguments& a, int panel, int first_token,
                          const Place<G>& at, const Store& store) {
+  const T type = scalar_of<T>(a.scalar);
   constexpr bool kScales = G::kWeights == Weights::kInt8 || G::kWeights == Weights::kW8A8;
   TokenScales<G> of_token;
   if constexpr (G::kWeights == Weights::kW8A8) load_token_scales<G>(of_token, a, first_token, at);
@@ -151,7 +153,7 @@ PATCH_DEVICE void finish(Sums<G>& sums, const LinearArguments& a, int panel, int
       else
         for_each_value<G>(values[f], [&](float& v, int n, int j) { v = sums[f][0][n][j]; });
       if (a.bias)
-        add_bias<T, G>(values[f], a, a.bias + static_cast<int64_t>(f) * a.out_features, panel, m, at);
+        add_bias<T, G>(values[f], a, type, a.bias + static_cast<int64_t>(f) * a.out_features, panel, m, at);
       PATCH_UNROLL
       for (int next = 1; next < G::kWarpRows; ++next) {
         PATCH_UNROLL
@@ -162,13 +164,13 @@ PATCH_DEVICE void finish(Sums<G>& sums, const LinearArguments& a, int panel, int
     activate<G>(values[0], a.activation);
     if constexpr (G::kGated)
       for_each_value<G>(values[0], [&](float& v, int n, int j) { v *= values[1][n][j]; });
-    if (a.residual) add_residual<T, G>(values[0], a, panel, m, first_token, at);
+    if (a.residual) add_residual<T, G>(values[0], a, type, panel, m, first_token, at);
     PATCH_UNROLL
     for (int half = 0; half < 2; ++half) {
       const int feature = (at.feature_warp * G::kWarpRows + m) * 16 + half * 8 + at.quad * 2;
       PATCH_UNROLL
       for (int n = 0; n < G::kWarpTokens; ++n) {
-        const uint32_t pair = T::narrow(values[0][n][2 * half], values[0][n][2 * half + 1]);
+        const uint32_t pair = type.narrow(values[0][n][2 * half], values[0][n][2 * half + 1]);
         const int token = (at.token_warp * G::kWarpTokens + n) * 8 + at.group;
         store(feature, token, transpose_matrix(pair));
       }

@@ -139,7 +139,7 @@ cudaError_t start_kernel(const void* kernel, void* arguments, int64_t blocks, in
 cudaError_t launch(LinearArguments a, const PartTable& table, Scalar scalar, const Schedule& schedule,
                    cudaStream_t stream) noexcept {
   if (a.tokens == 0 || a.out_features == 0) return cudaSuccess;
-  a.parts = schedule.parts;
+  a.parts = schedule.parts, a.scalar = scalar;
   if (!choose_vectors(&a)) return cudaErrorMisalignedAddress;
   const StreamArguments s{a, table};
   const Config& c = kConfigs[schedule.config];
@@ -149,6 +149,7 @@ cudaError_t launch(LinearArguments a, const PartTable& table, Scalar scalar, con
 }
 
 cudaError_t launch_rounding(LinearArguments a, Scalar scalar, cudaStream_t stream) noexcept {
+  a.scalar = scalar;
   if (!choose_vectors(&a)) return cudaErrorMisalignedAddress;
   const Launcher launcher = launcher_of(scalar, Group::kW8A8);
   return launcher ? launcher({a, {}}, kOnlyRounds, stream) : cudaErrorInvalidDeviceFunction;

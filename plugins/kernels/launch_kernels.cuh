@@ -1,4 +1,4 @@
-// Launches configurations of one scalar type by their number.
+// Launches configurations of one scalar type, or of AnyScalar, by their number.
 #pragma once
 #include <array>
 #include <utility>

@@ -10,7 +10,7 @@
 #pragma once
 #include <cmath>
 
-#include "kernels/arguments.h"
+#include "kernels/any_scalar.cuh"
 #include "kernels/place.cuh"
 
 namespace patch {
@@ -27,6 +27,7 @@ struct QuantiseArguments {
   int32_t in_features;
   int32_t x_vector;       // as in LinearArguments
   int32_t warps_per_row;  // a power of two
+  Scalar scalar;          // type of X
 
   explicit QuantiseArguments(const LinearArguments& a)
       : x(a.x),
@@ -35,7 +36,8 @@ struct QuantiseArguments {
         tokens(a.tokens),
         in_features(a.in_features),
         x_vector(a.x_vector),
-        warps_per_row(1) {
+        warps_per_row(1),
+        scalar(a.scalar) {
     while (warps_per_row < kQuantiseWarps && 32 * warps_per_row < chunks()) warps_per_row *= 2;
   }
   // Of 16 columns of a row.
@@ -69,12 +71,11 @@ PATCH_DEVICE uint32_t magnitude(uint32_t value) { return value & 0x7fffu; }
 
 // The integers of 4 values, as bytes.  None is beyond 127: the product of m and 127 / m rounds to less than
 // 127.5.
-template <class T>
-PATCH_DEVICE uint32_t round_four(uint32_t low, uint32_t high, float inverse) {
+PATCH_DEVICE uint32_t round_four(const AnyScalar& type, uint32_t low, uint32_t high, float inverse) {
   uint32_t bytes = 0;
   PATCH_UNROLL
   for (int i = 0; i < 4; ++i) {
-    const float x = T::widen(static_cast<uint16_t>((i < 2 ? low : high) >> 16 * (i % 2)));
+    const float x = type.widen(static_cast<uint16_t>((i < 2 ? low : high) >> 16 * (i % 2)));
     const int32_t q = nearest_integer(multiply_alone(x, inverse));
     bytes |= (static_cast<uint32_t>(q) & 0xffu) << 8 * i;
   }
@@ -82,12 +83,12 @@ PATCH_DEVICE uint32_t round_four(uint32_t low, uint32_t high, float inverse) {
 }
 
 // Grid: x = a.blocks().
-template <class T>
 PATCH_KERNEL(kQuantiseThreads)
 patch_quantise(const QuantiseArguments a) {
   wait_for_earlier_launches();
   let_next_launch_begin();
   PATCH_SHARED(shared);
+  const AnyScalar type(a.scalar);
   const int warp = thread_index() >> 5, of_row = warp % a.warps_per_row;
   const int64_t row = block_index() * a.rows_per_block() + warp / a.warps_per_row;
   const bool there = row < a.tokens;
@@ -117,8 +118,8 @@ patch_quantise(const QuantiseArguments a) {
     most = other > most ? other : most;
   }
 
-  const float m = T::widen(static_cast<uint16_t>(most));
-  const bool finite = most < T::kInfinity, zeros = m < 0x1p-100f;
+  const float m = type.widen(static_cast<uint16_t>(most));
+  const bool finite = most < type.infinity(), zeros = m < 0x1p-100f;
   const float inverse = finite && !zeros ? divide(127.f, m) : 0.f;
   if (there && first == 0) store_scale(a.scales + row, !finite ? NAN : zeros ? 0.f : divide(m, 127.f));
   int8_t* to = a.rounded + row * padded_columns(a.in_features);
@@ -127,7 +128,7 @@ patch_quantise(const QuantiseArguments a) {
     if (finite) {
       load_sixteen(pairs, x + chunk * 16, a.in_features - chunk * 16, a.x_vector);
       PATCH_UNROLL
-      for (int i = 0; i < 4; ++i) bytes[i] = round_four<T>(pairs[2 * i], pairs[2 * i + 1], inverse);
+      for (int i = 0; i < 4; ++i) bytes[i] = round_four(type, pairs[2 * i], pairs[2 * i + 1], inverse);
     }
     store_bytes(to + chunk * 16, bytes);
   }

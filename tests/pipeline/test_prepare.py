@@ -140,7 +140,7 @@ def test_unrunnable_plugins_are_refused_uncompiled(
         ({"weights": "v_proj=int8", "kinds": "v_proj=8:16"}, {"half", "int8_half"}),
         (
             {"weights": "auto", "kinds": "2:4", "ratio": None, "speedup": 1.1, "method": "sparsegpt"},
-            {"half", "int8_half", "int4_half", "w8a8_half"},
+            {"half", "int8_half", "int4_half", "w8a8"},
         ),
     ],
 )

@@ -40,12 +40,13 @@ INTEGER_SOURCES = (
     ("launch_int8_bfloat16.cu", "launch_int4_bfloat16.cu"),
 )
 """Sources of the kernels for integers, by scalar type."""
-BYTE_SOURCES = ("launch_w8a8_half.cu", "launch_w8a8_bfloat16.cu")
-"""Sources of the kernels for w8a8, by scalar type; each also has the kernel that rounds X."""
+BYTE_SOURCE = "launch_w8a8.cu"
+"""Source of the kernels for w8a8, which take X of both types; it also has the kernel that rounds X."""
 _FLAGS = (*COMPILE_FLAGS, "-ptx")
 _WRITABLE = ("y", "partials", "counters")
-# Itanium mangling of patch_stream<Half, 0> and patch_tiles<Half, 2>
-_ROUNDS = re.compile(r"_ZN5patch\d+patch_quantiseINS_\d+(?P<scalar>[A-Z]\w*?)EEE.*")
+_ANY = "AnyScalar"
+# Itanium mangling of patch_quantise, patch_stream<Half, 0> and patch_tiles<Half, 2>
+_ROUNDS = re.compile(r"_ZN5patch\d+patch_quantiseE.*")
 _ENTRY = re.compile(r"_ZN5patch\d+patch_(?:stream|tiles)INS_\d+(?P<scalar>[A-Z]\w*?)ELi(?P<config>\d+)E.*")
 
 
@@ -70,7 +71,7 @@ class QuantiseArguments(ctypes.Structure):
 
     _fields_ = [
         *((n, ctypes.c_uint64) for n in ("x", "rounded", "scales")),
-        *((n, ctypes.c_int32) for n in ("tokens", "in_features", "x_vector", "warps_per_row")),
+        *((n, ctypes.c_int32) for n in ("tokens", "in_features", "x_vector", "warps_per_row", "scalar")),
     ]
 
 
@@ -88,7 +89,11 @@ class PtxKernel:
             if _ROUNDS.fullmatch(name):
                 continue
             match = _ENTRY.fullmatch(name)
-            if match is None or match["scalar"] != SCALARS[scalar] or int(match["config"]) in found:
+            if (
+                match is None
+                or match["scalar"] not in (SCALARS[scalar], _ANY)
+                or int(match["config"]) in found
+            ):
                 raise PtxFault(f"{name} is not the one kernel of a configuration")
             found[int(match["config"])] = name
         return found
@@ -118,6 +123,7 @@ class PtxKernel:
         config = list(self.host.configs().values())[launch.config]
         parts = self.host.parts(packed, len(x), launch)
         arguments = arguments_of(packed, len(x), parts, addresses, activation)
+        arguments.scalar = launch.scalar
         choose_vectors(arguments)
         blocks = parts if config.streams else arguments.panels * -(-len(x) // config.tokens)
         held = bytes(arguments)
@@ -141,15 +147,14 @@ class PtxKernel:
         tensors = {"x": x, "rounded": rounded, "scales": np.full(tokens, np.nan, np.float32)}
         memory = Memory.holding(tensors, ("rounded", "scales"))
         addresses = {name: memory.address(name) for name in tensors}
-        sizes = (tokens, columns, 8 if columns % 8 == 0 else 4, warps)
+        sizes = (tokens, columns, 8 if columns % 8 == 0 else 4, warps, scalar)
         held = bytes(QuantiseArguments(*addresses.values(), *sizes))
         self.rounding(scalar).launch(-(-tokens * warps // 8), held, memory, seed)
         integers = memory.tensor("rounded", np.int8).reshape(rounded.shape).copy()
         return integers, memory.tensor("scales", np.float32).copy()
 
     def _rounding(self, scalar: int) -> Machine:
-        found = [_ROUNDS.fullmatch(name) for name in entry_names(self.texts[scalar])]
-        (name,) = [match[0] for match in found if match and match["scalar"] == SCALARS[scalar]]
+        (name,) = filter(_ROUNDS.fullmatch, entry_names(self.texts[scalar]))
         return Machine(parse_entry(self.texts[scalar], name), 8 * 4)
 
     def _table(self, arguments: Arguments, packed: Packed, config: int) -> PartTable:

@@ -132,7 +132,7 @@ def test_rtx_builds_an_engine_of_w8a8(exports, tmp_path):  # noqa: F811
     path, engine = tmp_path / "hybrid.onnx", tmp_path / "model.engine"
     write_hybrid(exports.graph("llama"), source, masks, plan_of(masks), path, "float16")
     expected = expectation_from_onnx(path)
-    assert expected.kernels == {"w8a8_half"} and expected.quantised == set(expected.patch_linears)
+    assert expected.kernels == {"w8a8"} and expected.quantised == set(expected.patch_linears)
     report = build_engine(
         path,
         engine,

@@ -175,7 +175,7 @@ def test_slabs_cost_their_minimal_instructions(binary, scalar, arch):
 
 kernels_of = pytest.mark.parametrize(
     "scalars",
-    [("half", "all_half"), ("int8_half", "int4_half"), ("w8a8_half",)],
+    [("half", "all_half"), ("int8_half", "int4_half"), ("w8a8",)],
     ids=["16-bit", "integers", "w8a8"],
 )
 
