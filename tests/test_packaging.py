@@ -19,22 +19,14 @@ ROOT = Path(__file__).parents[1]
 SHIPPED = measured.shipped_folder()  # before a fixture puts another one in its place
 
 
+def pip(words, *more):
+    subprocess.run([sys.executable, "-m", "pip", *words.split(), *more], cwd=ROOT, check=True)
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        str(folder),
-        ".",
-    ]
-    subprocess.run(command, cwd=ROOT, check=True)
+    pip("wheel --quiet --no-deps --no-build-isolation -w", folder, ".")
     return next(folder.glob("*.whl"))
 
 
@@ -79,18 +71,7 @@ def test_the_wheel_holds_its_license(wheel):
 def site(wheel, tmp_path_factory):
     """A folder in which the wheel is installed."""
     folder = tmp_path_factory.mktemp("installed") / "site"
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--target",
-        str(folder),
-        str(wheel),
-    ]
-    subprocess.run(command, check=True)
+    pip("install --quiet --no-deps --target", folder, wheel)
     return folder
 
 

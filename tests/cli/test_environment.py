@@ -60,15 +60,6 @@ def test_a_variable_is_as_good_as_its_option(
     assert "ended" in written or written[str(option.name)] not in (None, (), False)
 
 
-def test_an_option_wins_over_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATCH_COMPILE_BUILD_WINDOWS", "3")
-    monkeypatch.setenv("PATCH_COMPILE_BUILD_PERMUTE", "1")
-    assert parsed("build", ["model", "--windows", "5", "--no-permute"]) | {
-        "windows": 5,
-        "permute": False,
-    } == (parsed("build", ["model", "--windows", "5", "--no-permute"]))
-
-
 def test_repeated_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATCH_COMPILE_BUILD_INCLUDE", "q_proj k_proj")
     assert parsed("build", ["model"])["include"] == ("q_proj", "k_proj")
