@@ -34,7 +34,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "ptx": ("tests/ptx/test_kernels.py",),
     "reduce": ("tests/verification/test_reduce.py",),
     "runtime": ("tests/runtime/",),
-    "simulator": ("tests/attacks/test_simulator.py",),
+    "simulator": ("tests/attacks/test_links.py", "tests/attacks/test_simulator.py"),
     "serve-http": ("tests/samples/serve_http/",),
     "tasks": ("tests/verification/test_tasks.py",),
     "types-by-time": ("tests/planning/test_types_by_time.py",),

@@ -1,7 +1,7 @@
 """Some steps of `python -m tests.attacks simulate`, and breaks that it must find."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,7 @@ import pytest
 from tests.attacks.faults.runs import Runner
 from tests.attacks.faults.shim import COMPILER
 from tests.attacks.simulator import unmended
-from tests.attacks.simulator.simulate import Simulator, serving, simulate
+from tests.attacks.simulator.simulate import Simulator, simulate
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C compiler")
 
@@ -36,12 +36,6 @@ _BREAKS = (
         "is not the result of the command",
     ),
 )
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[tuple[Path, Runner]]:
-    with serving() as made:
-        yield made
 
 
 def test_simulated_steps_break_nothing(served: tuple[Path, Runner]) -> None:

@@ -53,9 +53,14 @@ class Home:
             (self.path / name).parent.mkdir(parents=True, exist_ok=True)
             (self.path / name).write_text(_PRECIOUS)
         poison(self.work)
+        self.keep_all()
+        self._first = {path for path, kind in self._begun.items() if kind[0] == "file"}
+
+    def keep_all(self) -> None:
+        """Let `reset` restore what is there now. The user's files are those of `finish`."""
+        shutil.rmtree(self._template, ignore_errors=True)
         shutil.copytree(self.path, self._template)
         self._begun = self.entries()
-        self._first = {path for path, kind in self._begun.items() if kind[0] == "file"}
 
     def reset(self) -> None:
         """Begin anew."""

@@ -100,6 +100,11 @@ class Command:
         """The path that the command may change."""
         return (self._after("-o") or self.words[1]).removeprefix("./") or "."
 
+    @property
+    def dump(self) -> str | None:
+        """Another path that it may change."""
+        return self._after("--dump-passes")
+
     def _after(self, option: str) -> str | None:
         return self.words[self.words.index(option) + 1] if option in self.words else None
 
@@ -158,24 +163,24 @@ class Simulator:
         self.home.finish(self.home.work / "masks", self.home.work / "others")
         lines = (f"{_plain(line)}{' --force' * (' -o ' in line)}" for line in (*BUILDERS, *ADDING, *READING))
         self.written = sorted(
-            path for path in self._writes(lines) if path.startswith(("out/", "out.", "other"))
+            path for path in self.writes(*lines) if path.startswith(("out/", "out.", "other"))
         )
 
-    def _writes(self, lines: Iterator[str]) -> set[str]:
-        """Do steps from the beginning. Returns the paths that they write, but no random names."""
+    def writes(self, *lines: str) -> dict[str, bool]:
+        """Do steps from the beginning. Returns the paths that they write, but no random names, and True for folders."""
         self.home.reset()
-        found: set[str] = set()
+        found: dict[str, bool] = {}
         for line in lines:
             before = snapshot(self.home.work)
             run = self._run(Command.parse(line))
             assert run.code == 0 or line in map(_plain, ADDING), run.stderr
             now = snapshot(self.home.work)
             top = f"{self.home.work}/"
-            changes = (one.path for one in run.operations if one.kind in "cg" and one.path.startswith(top))
-            found |= {path.removeprefix(top) for path in changes}
-            found |= {name for name, kind in now.items() if before.get(name) != kind}
+            found |= {one.path.removeprefix(top): one.name == "mkdir" for one in run.operations
+                      if one.kind in "cg" and one.path.startswith(top)}  # fmt: skip
+            found |= {name: kind == "folder" for name, kind in now.items() if before.get(name) != kind}
         self._marks.unlink(missing_ok=True)
-        return {path for path in found if not _RANDOM.search(path)}
+        return {path: folder for path, folder in found.items() if not _RANDOM.search(path)}
 
     def episode(self, seed: int, count: int = _EPISODE) -> list[str]:
         """Returns the steps of a seed."""
@@ -239,7 +244,7 @@ class Simulator:
         """Yield what changed of the user's, or outside OUT and the folders next to it that a build needs."""
         name, own = re.escape(PurePosixPath(command.out).name), re.escape(command.out)
         beside = re.compile(
-            rf"work/({own}({PARTIAL})?|.*\.{name}\.(replaced-)?[0-9a-f]{{16}}(\.part)?)(/.*)?"
+            rf"work/({own}({PARTIAL})?|{command.dump}|.*\.{name}\.(replaced-)?[0-9a-f]{{16}}(\.part)?)(/.*)?"
         )
         above = {str(folder) for folder in PurePosixPath("work", command.out).parents}
         for path in sorted(before.keys() | after.keys()):
@@ -261,7 +266,8 @@ class Simulator:
         if earlier or not (command.adds or command.builds):
             return
         self._known.pop(out, None)
-        if command.adds and run.code:
+        # The key of a dump follows from nothing.
+        if command.dump or (command.adds and run.code):
             yield from faulty_files(self.home.work / out, Manifest.read(self.home.work / out / MANIFEST))
             return
         key, code, alone = self._of_alone(command, prior)
@@ -287,7 +293,9 @@ class Simulator:
         work, out = self.home.work, command.out
         names = {"model", PUBLISHED, "text.txt", "eval.txt"} if command.adds else set[str]()
         names |= {
-            word for word in command.words[1:] if word not in (out, f"./{out}") and (work / word).exists()
+            word
+            for word in command.words[1:]
+            if word not in (out, f"./{out}", command.dump) and (work / word).exists()
         }
         inputs = [(name, snapshot(work / name) or _digest(work / name)) for name in sorted(names)]
         key = hashlib.sha256(json.dumps([command.words, inputs, prior]).encode()).hexdigest()
