@@ -141,7 +141,6 @@ NO_FILES = [
     "content",
     [
         *(index({"model.norm.weight": file}) for file in NO_FILES),
-        index({"model.norm.weight": "model.safetensors", "other": "model.safetensors"}),
         *(index(one) for one in ({}, None, ["model.safetensors"], "model.safetensors")),
         b'{"weight_map": {"a": "\xff\xfe"}}',
         b"",

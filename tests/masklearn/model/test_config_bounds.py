@@ -38,8 +38,9 @@ FAULTS: list[Any] = [
 
 @pytest.mark.parametrize("settings", FAULTS)
 def test_settings_that_no_model_has(settings: dict[str, Any]) -> None:
-    with refused():
+    with refused() as found:
         check_config(Path("config.json"), {"model_type": "llama", **settings})
+    assert next(iter(settings)) in found.error.why
 
 
 def test_settings_of_models() -> None:
