@@ -193,4 +193,4 @@ def _check_every_byte(path: Path, entries: Iterable[TensorEntry], base: int) -> 
 
 
 def _refusing(path: Path) -> AbstractContextManager[None]:
-    return reading(path, "Fetch or write the file again.", what="is truncated or not a safetensors file")
+    return reading(path, "Fetch or write the file again.", what="cannot be read as safetensors")
