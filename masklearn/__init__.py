@@ -28,6 +28,7 @@ _HOMES = {
         "feed": "Arrays Feed Fisher Group Replaced",
         "importers.base": "IMPORTERS",
         "importers.importing": "import_masks",
+        "importers.zeros": "Pattern Zeros read_zeros",
         "learning": "FoundMasks Learned find_masks learn learn_task repair_given round_given",
         "masks.linear_mask": "LinearMask",
         "masks.maskset": "MaskSet",
