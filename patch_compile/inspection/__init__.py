@@ -57,7 +57,7 @@ def inspect_path(path: Path, target: str | None = None) -> Inspection:
     Raises OSError, with a name, if the operating system refuses it.
     """
     try:
-        return _inspected(path) if target is None or not path.exists() else _sparsity(path, target)
+        return _inspected(path) if target is None else _sparsity(path, target)
     except OSError as error:
         if error.filename is None:  # of reading or mapping a file that is open
             error.filename = str(path)
@@ -65,6 +65,11 @@ def inspect_path(path: Path, target: str | None = None) -> Inspection:
 
 
 def _sparsity(path: Path, target: str) -> Inspection:
+    from patch_compile.planning.cards import card_of
+
+    card = card_of(target)
+    if not path.exists():
+        return _inspected(path)
     if not _is_model(path):
         raise UsageError(
             f"`target` is given, and {path} is no model folder",
@@ -73,7 +78,7 @@ def _sparsity(path: Path, target: str) -> Inspection:
         )
     from patch_compile.inspection.sparsity import inspect_sparsity
 
-    return inspect_sparsity(path, target)
+    return inspect_sparsity(path, card)
 
 
 def _inspected(path: Path) -> Inspection:

@@ -16,12 +16,13 @@ from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears_of
 from masklearn.quant.table import FLOAT16, WeightType
+from patch_compile.artifacts.layout import MASKS
 from patch_compile.artifacts.plan import ReasonKind
 from patch_compile.artifacts.prediction import Workload
 from patch_compile.inspection import Inspection
 from patch_compile.packing.format import choose_panel_rows
 from patch_compile.packing.slab_kinds import SLAB_K
-from patch_compile.planning.cards import card_of
+from patch_compile.planning.cards import PlanCard
 from patch_compile.planning.cost import CostModel
 from patch_compile.progress import Progress
 
@@ -86,12 +87,11 @@ class _Linear:
         }
 
 
-def inspect_sparsity(path: Path, target: str) -> Inspection:
+def inspect_sparsity(path: Path, card: PlanCard) -> Inspection:
     """Read all covered linears of a model folder, one at a time, and predict what their zeros gain on a card.
 
-    Raises PatchCompileError for a target without predictions, and for a weight that is not finite.
+    Raises PatchCompileError for a weight that is not finite.
     """
-    card = card_of(target)
     checkpoint = Checkpoint.open(path)
     encoder, coverage = checkpoint.architecture.encoder, covered_linears_of(checkpoint)
     costs = CostModel(card, _WORKLOAD.without_decode() if encoder else _WORKLOAD)
@@ -178,7 +178,7 @@ def _gain(linears: Sequence[_Linear]) -> str:
 
 def _commands(path: Path, card: str, linears: Sequence[_Linear]) -> dict[str, str]:
     """Returns the commands that compile the zeros, or that learn zeros which can be skipped."""
-    ways, model, masks = {one.way for one in linears}, str(path), "masks.safetensors"
+    ways, model, masks = {one.way for one in linears}, str(path), MASKS
     target = "--target", card, "-o", "OUT"
     if ways == {Way.NONE}:
         return {"to prune it for 2:4": _command("learn", model, "--ratio", "0.4", *target)}
