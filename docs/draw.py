@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.masks.kinds.table import TWO_FOUR
+from masklearn.choice.goal import BYTES
+from masklearn.choice.select import select, steps_of, tile_savings
+from masklearn.masks.kinds.table import BY_CODE, PRUNED, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.nm_codes import PATTERNS
-from masklearn.masks.select import select
 from patch_compile.packing.format import pack
 from patch_compile.report.page.rendering import themed
 
@@ -89,6 +90,61 @@ def _selected(scores: NDArray[np.float64], ratio: float) -> NDArray[np.bool_]:
     """The tile map that costs least at a ratio, all tiles of one size."""
     weights = np.full(scores.shape, 128 * 128)
     return select({"linear": scores}, {"linear": weights}, ratio).kinds["linear"] == TWO_FOUR.code
+
+
+def choosing() -> str:
+    """The menu of a tile with the rate at which it is chosen, and the steps of many tiles up to a goal."""
+    rng = np.random.default_rng(2)
+    kinds = [PRUNED[name] for name in ("12:16", "8:16", "2:4")]
+    areas = np.full((4, 5), 128 * 128)
+    size = np.exp(rng.normal(scale=0.8, size=areas.shape))
+    worse = {"2:4": 1.5}  # than 8:16, which takes as many bytes
+    losses = {kind: size * kind.zeros**2 * worse.get(kind.name, 1.0) for kind in kinds}
+    savings = {kind: tile_savings(kind, areas, BYTES) / 1024 for kind in kinds}
+    steps = steps_of([losses], [savings])
+    slopes, saved = steps.cost / steps.saving, np.concatenate(([0.0], np.cumsum(steps.saving)))
+    taken = int(np.searchsorted(saved, 0.55 * saved[-1]))
+    rate, tile = slopes[taken - 1], int(steps.tile[taken - 1])  # the last tile whose kind changes
+    left, bottom = 40, 230
+    points = [(0.0, 0.0, "dense")] + [
+        (savings[kind].flat[tile], losses[kind].flat[tile], kind.name) for kind in kinds
+    ]
+    wide, high = 150 / max(x for x, *_ in points), 170 / max(y for _, y, _ in points)
+    x, y, chosen = next(point for point in points if point[2] == BY_CODE[int(steps.kind[taken - 1])].name)
+    parts = [f'<text class="title left" x="{left}" y="18">the menu of a tile</text>']
+    start = left + wide * max(0.0, x - y / rate)
+    parts.append(
+        f'<path class="line" d="M{start:.1f} {bottom}L{left + wide * x:.1f} {bottom - high * y:.1f}"/>'
+    )
+    parts.append(f'<path class="line" d="M{left} 40V{bottom}H{left + 190}"/>')
+    for at, loss, name in points:
+        mark = "marked" if name == chosen else "dense"
+        parts.append(_rect(left + wide * at - 4, bottom - high * loss - 4, 8, mark))
+        parts.append(
+            f'<text class="left" x="{left + wide * at + 7:.1f}" y="{bottom - high * loss + 14:.1f}">{name}</text>'
+        )
+    parts.append(
+        f'<text class="left" x="{left}" y="{bottom + 34}">KiB saved →, loss ↑, line: the rate</text>'
+    )
+    left, unit, tall = 300, 260 / saved[-1], 170 / slopes.max()
+    parts.append(f'<text class="title left" x="{left}" y="18">the steps of 20 tiles</text>')
+    for step, slope in enumerate(slopes):
+        kind = "sparse" if step < taken else "dense"
+        height = tall * slope
+        parts.append(
+            f'<rect class="{kind}" x="{left + unit * saved[step]:.1f}" y="{bottom - height:.1f}" '
+            f'width="{unit * steps.saving[step]:.1f}" height="{height:.1f}"/>'
+        )
+    goal = left + unit * saved[taken]
+    parts.append(
+        f'<path class="line" d="M{goal:.1f} 40V{bottom}M{left} {bottom - tall * rate:.1f}H{left + 260}"/>'
+    )
+    parts.append(f'<text x="{goal:.1f}" y="{bottom + 16}">goal</text>')
+    parts.append(f'<text class="left" x="{left}" y="{bottom - tall * rate - 5:.1f}">rate</text>')
+    parts.append(
+        f'<text class="left" x="{left}" y="{bottom + 34}">KiB saved →, loss per KiB ↑, taken: dark</text>'
+    )
+    return _svg(590, 280, parts)
 
 
 def slab() -> str:
@@ -165,6 +221,7 @@ def _svg(width: int, height: int, parts: list[str]) -> str:
 
 
 PICTURES: dict[str, Callable[[], str]] = {
+    "choosing.svg": choosing,
     "mosaic.svg": mosaic,
     "slab.svg": slab,
     **{f"{package}.svg": partial(floors, package) for package in ("patch_compile", "masklearn")},

@@ -8,6 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("patch_compile", "masklearn")
+CANNOT_READ, FETCH = "cannot be read", "Fetch the file again."  # defaults of masklearn.base.errors.reading
 _HEAD = """# Errors
 
 Every error says what is wrong, why, and what to do, and `patch-compile` prints it without a traceback. `…` stands for what a
@@ -63,6 +64,15 @@ def messages() -> Iterator[Message]:
                     texts = {name: _text(given.get(name)) for name in ("what", "why", "fix")}
                     if re.search("[a-z]{2}", texts["what"]):
                         yield Message(room, node.func.id, **texts)
+                elif (
+                    isinstance(node, ast.Call)
+                    and isinstance(node.func, ast.Name)
+                    and node.func.id == "reading"
+                ):
+                    given = {word.arg: word.value for word in node.keywords}
+                    fix = _text(node.args[1]) if node.args[1:] else FETCH
+                    what = _text(given.get("what")) or CANNOT_READ
+                    yield Message(room, "MaskLearnError", f"{_text(node.args[0])} {what}", "…", fix)
 
 
 def exit_codes() -> dict[str, int]:

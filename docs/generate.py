@@ -1,4 +1,7 @@
-"""Write what follows from the program (`make docs`): docs/reference/cli.md, licences.md and patch_compile/__init__.pyi."""
+"""Write what follows from the program (`make docs`).
+
+That is docs/reference/cli.md and licences.md, the table of docs/explanation/choosing.md, and patch_compile/__init__.pyi.
+"""
 
 import inspect
 import re
@@ -11,12 +14,15 @@ import click
 from packaging.requirements import Requirement
 
 import patch_compile
+from masklearn.masks.kinds.table import KINDS
+from masklearn.quant.table import WEIGHT_TYPES
 from patch_compile.cli.app import cli
 from patch_compile.cli.command import HELP_ALL
 
 PAGE = Path(__file__).parent / "reference/cli.md"
 STUB = Path(patch_compile.__file__).with_suffix(".pyi")
 LICENCES = Path(__file__).parent / "reference/licences.md"
+CHOOSING = Path(__file__).parent / "explanation/choosing.md"
 _STUB_HEAD = """# Written by `make docs` from the options of the commands.
 from collections.abc import Callable, Sequence
 from os import PathLike
@@ -87,6 +93,18 @@ def licences() -> str:
     )
 
 
+def choosing() -> str:
+    """The page with the table of which kinds of tiles go with which weight types at its end."""
+    title = "## Which kinds go with which types\n"
+    page, rule = CHOOSING.read_text().partition(title)[0] + title, "| --- " * (len(KINDS) + 1) + "|"
+    head = f"| | {' | '.join(map(str, KINDS))} |"
+    rows = [
+        f"| {weights} | {' | '.join('yes' if kind.goes_with(weights) else '' for kind in KINDS)} |"
+        for weights in WEIGHT_TYPES.values()
+    ]
+    return "\n".join([page, head, rule, *rows, ""])
+
+
 def packages() -> Iterator[tuple[str, str]]:
     """Yields each package that pyproject.toml names, with the first extra that asks for it."""
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
@@ -114,3 +132,4 @@ if __name__ == "__main__":
     PAGE.write_text(reference())
     STUB.write_text(stub())
     LICENCES.write_text(licences())
+    CHOOSING.write_text(choosing())

@@ -10,6 +10,7 @@ from masklearn.baselines import measure as measure
 from masklearn.baselines import parse_baselines as parse_baselines
 from masklearn.baselines import run_baselines as run_baselines
 from masklearn.baselines import with_types_of as with_types_of
+from masklearn.choice.select import select as select
 from masklearn.feed import Arrays as Arrays
 from masklearn.feed import Feed as Feed
 from masklearn.feed import Fisher as Fisher
@@ -17,6 +18,9 @@ from masklearn.feed import Group as Group
 from masklearn.feed import Replaced as Replaced
 from masklearn.importers.base import IMPORTERS as IMPORTERS
 from masklearn.importers.importing import import_masks as import_masks
+from masklearn.importers.zeros import Pattern as Pattern
+from masklearn.importers.zeros import Zeros as Zeros
+from masklearn.importers.zeros import read_zeros as read_zeros
 from masklearn.learning import FoundMasks as FoundMasks
 from masklearn.learning import Learned as Learned
 from masklearn.learning import find_masks as find_masks
@@ -26,7 +30,6 @@ from masklearn.learning import repair_given as repair_given
 from masklearn.learning import round_given as round_given
 from masklearn.masks.linear_mask import LinearMask as LinearMask
 from masklearn.masks.maskset import MaskSet as MaskSet
-from masklearn.masks.select import select as select
 from masklearn.masks.tiles import GROUP as GROUP
 from masklearn.masks.tiles import grid_shape as grid_shape
 from masklearn.masks.tiles import tile_weights as tile_weights
@@ -68,7 +71,7 @@ from masklearn.smooth import folded as folded
 from masklearn.solvers.solve import round_without_inputs as round_without_inputs
 from masklearn.stream.moments import second_moment as second_moment
 from masklearn.task import Task as Task
-from masklearn.task import by_ratio as by_ratio
+from masklearn.task import chooser_of_recipe as chooser_of_recipe
 from masklearn.text.calibrate import TokenPool as TokenPool
 from masklearn.text.calibrate import first_windows as first_windows
 from masklearn.text.calibrate import token_pool as token_pool

@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 
 from masklearn.base.errors import MaskLearnError, UsageError
 from masklearn.base.progress import OnStep, silent, unsaid
+from masklearn.choice.goal import Goal
+from masklearn.choice.menu import leaves_choice, named_types, spell_types
 from masklearn.learning import Learned, learn_task
-from masklearn.masks.budget import Budget
 from masklearn.masks.kinds.base import BYTES_DENSE
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.tiles import weights_of_tiles
-from masklearn.masks.weight_types import leaves_choice, named_types, spell_types
 from masklearn.methods.sparsegpt import SparseGpt
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears_of
@@ -207,7 +207,7 @@ def _asked_ratio(task: Task) -> float:
     if task.recipe.bytes_per_weight is not None:
         return 1.0 - task.recipe.bytes_per_weight / BYTES_DENSE
     areas = weights_of_tiles(task.coverage.linears, task.recipe.tile)
-    return Budget.of(task.recipe.ratio, task.recipe.per_layer).ratio(areas)
+    return Goal.of_ratio(task.recipe.ratio, task.recipe.per_layer).ratio(areas)
 
 
 def _no_masks() -> MaskSet:

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.masks.kinds.allowed import allowed_kinds
+from masklearn.choice.menu import allowed_kinds, allowed_types, quantised_types
 from masklearn.masks.kinds.base import TileKind
-from masklearn.masks.weight_types import allowed_types, quantised_types
 from masklearn.model.quantised.base import Grids
 from masklearn.model.store import WeightStore
 from masklearn.quant.grid import Grid

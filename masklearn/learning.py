@@ -11,25 +11,25 @@ from numpy.typing import NDArray
 from masklearn.base.errors import MaskLearnError
 from masklearn.base.progress import OnStep, silent, unsaid
 from masklearn.base.threads import settle_threads, threads_of_torch
+from masklearn.choice.losses import Losses, RoundingLoss
+from masklearn.choice.menu import left_out_of_auto, spell_types, undecided
+from masklearn.choice.price import Choice
+from masklearn.choice.solve import Chooser
 from masklearn.feed import CodeArrays, Feed
-from masklearn.masks.budget import Budget
-from masklearn.masks.kinds.allowed import left_out_of_auto
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import MaskRecord, RepairRecord, TrainRecord
-from masklearn.masks.select import Choose, RoundingLoss
 from masklearn.masks.tiles import expand_tiles, weights_of_tiles
-from masklearn.masks.weight_types import spell_types, undecided
 from masklearn.methods import Method, WithRounding, method_of
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import Coverage, covered_linears_of
 from masklearn.model.hub import model_name, spelled
 from masklearn.model.store import WeightStore
 from masklearn.quant.grid import Grid
-from masklearn.quant.table import FLOAT16, WeightType, with_rounded_inputs
+from masklearn.quant.table import FLOAT16, with_rounded_inputs
 from masklearn.recipe import LearnRecipe
-from masklearn.task import Task, by_ratio, is_decided
+from masklearn.task import Task, chooser_of_recipe, is_decided
 from masklearn.text.calibrate import few_tokens
 from masklearn.traits import lacking
 
@@ -41,16 +41,16 @@ if TYPE_CHECKING:
 class FoundMasks:
     """Result of a mask method.
 
-    masks: masks by linear; budget: the budget that they fill; train: record of a method that trains, else None; grids: grids
-    of the quantised linears, on which their new weights lie; types: weight types of all linears if `choose` chose them, else
-    empty.
+    masks: masks by linear; choice: the choice of tiles and types that they are made of; record: fields of the mask file's
+    record that say how it was made; train: record of a method that trains, else None; grids: grids of the quantised linears,
+    on which their new weights lie.
     """
 
     masks: dict[str, LinearMask]
-    budget: Budget
+    choice: Choice
+    record: Mapping[str, Any]
     train: TrainRecord | None
     grids: Mapping[str, Grid]
-    types: Mapping[str, WeightType]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ def learn(
     scratch: Path,
     progress: OnStep | None = None,
     note: Callable[[str], object] | None = None,
-    choose: Choose | None = None,
+    choose: Chooser | None = None,
 ) -> Learned:
     """Learn hybrid masks for every covered linear of a model directory, and new weights that fit the masks.
 
@@ -102,7 +102,9 @@ def learn_task(task: Task) -> Learned:
 
     recipe = task.recipe
     _check_types(task)
-    choose = task.chooses or by_ratio(recipe, task.coverage.linears, task.note, task.checkpoint.grids.types)
+    choose = task.chooses or chooser_of_recipe(
+        recipe, task.coverage.linears, task.note, task.checkpoint.grids.types
+    )
     smoothed = smooth_inputs(task)
     if smoothed is not None:
         task = task.of(smoothed.checkpoint)
@@ -121,7 +123,7 @@ def learn_task(task: Task) -> Learned:
         rounds=not recipe.repairs,
     )
     if choosing:
-        recipe = recipe.model_copy(update={"weights": spell_types(found.types)})
+        recipe = recipe.model_copy(update={"weights": spell_types(found.choice.types)})
     task = first.with_recipe(recipe)  # with the text that was read
     if choosing and smoothed is None and recipe.repairs and permuted is None:
         # int4, which loses by scaled inputs, was offered too; the weights are not rounded yet.
@@ -135,11 +137,11 @@ def learn_task(task: Task) -> Learned:
 
 
 def find_masks(
-    feed: Feed, store: WeightStore, choose: Choose, *, decided: bool = False, rounds: bool = True
+    feed: Feed, store: WeightStore, choose: Chooser, *, decided: bool = False, rounds: bool = True
 ) -> FoundMasks:
     """Find the masks of a feed's linears with its recipe's method.
 
-    store: receives new weights `[N, K]`, not yet masked, but rounded if the linear is quantised; decided: True if the budget
+    store: receives new weights `[N, K]`, not yet masked, but rounded if the linear is quantised; decided: True if the goal
     leaves no choice of tiles. A method that solves patterns then does not score tiles. rounds: False keeps new weights in 16
     bits where `choose` chose another type. Raises MaskLearnError if the feed can't meet a need of the method, and as
     `quantised_types` does.
@@ -166,21 +168,21 @@ def find_masks(
             if not method.solves:  # patterns take a byte per 4 weights of the model: keep them only if needed
                 patterns[name] = {kind: one.pattern for kind, one in candidates.items()}
     of_tiles = {name: scores[name] for name in feed.shapes}
-    chosen, budget = choose(of_tiles, areas, rounding) if rounding else choose(of_tiles, areas)
+    if feed.chooses_types and not choose.chooses_types:
+        raise undecided(feed.recipe.weights)
+    choice = choose(Losses(of_tiles, areas, rounding))
     if feed.chooses_types:
-        if not chosen.types:
-            raise undecided(feed.recipe.weights)
-        feed = feed.with_weights(spell_types(chosen.types) if rounds else FLOAT16.name)
+        feed = feed.with_weights(spell_types(choice.types) if rounds else FLOAT16.name)
     codes: dict[str, CodeArrays] = {
-        name: _codes(feed, name, chosen.kinds[name], patterns.pop(name)) for name in list(patterns)
+        name: _codes(feed, name, choice.tiles.kinds[name], patterns.pop(name)) for name in list(patterns)
     }
-    settled = method.settle(feed, chosen.kinds, codes, store)
+    settled = method.settle(feed, choice.tiles.kinds, codes, store)
     masks = {
         name: LinearMask.from_codes(shape, feed.recipe.tile, settled.kinds[name], settled.codes.pop(name))
         for name, shape in feed.shapes.items()
     }
     grids = settled.grids or (round_without_inputs(feed, masks, store) if feed.types else {})
-    return FoundMasks(masks, budget, settled.train, grids, chosen.types)
+    return FoundMasks(masks, choice, choose.price.record(choice, masks), settled.train, grids)
 
 
 def repair_given(task: Task, masks: MaskSet, solved: WeightStore) -> Learned:
@@ -290,7 +292,9 @@ def _finish(task: Task, found: FoundMasks, solved: WeightStore) -> Learned:
     repaired in 16 bits, and .246 when rounded after that. Repair that trains through the rounding (straight-through, scales
     fixed) ends at .252 from the rounded values, at .285 from the unrounded values.
     """
-    record = MaskRecord(skipped=dict(task.coverage.skipped), budget=found.budget.record())
+    record = MaskRecord(
+        skipped=dict(task.coverage.skipped), budget=found.choice.goal.record(), **found.record
+    )
     if found.train is not None:
         record.train = found.train
     checkpoint = task.checkpoint.with_weights(solved)
@@ -336,14 +340,14 @@ def _repair_and_round(
 
 
 def _mask_set(task: Task, found: FoundMasks, record: MaskRecord) -> MaskSet:
-    areas, masks, budget = _areas(task.coverage.linears, task.recipe), found.masks, found.budget
+    areas, masks, goal = _areas(task.coverage.linears, task.recipe), found.masks, found.choice.goal
     return MaskSet(
         masks,
         method=task.recipe.method,
         seed=task.recipe.seed,
         base_model=model_name(spelled(task.checkpoint.path)),
         base_sha256=task.checkpoint.fingerprint(),
-        ratio_asked=_reached(masks) if budget.amount is not None else budget.asked(areas),
+        ratio_asked=_reached(masks) if goal.amount is not None else goal.asked(areas),
         record=record,
         grids=found.grids,
     )
@@ -354,5 +358,5 @@ def _areas(shapes: Mapping[str, tuple[int, int]], recipe: LearnRecipe) -> dict[s
 
 
 def _reached(masks: Mapping[str, LinearMask]) -> float:
-    """Returns the reached ratio, for budgets that ask for a saving instead of a ratio."""
+    """Returns the reached ratio, for goals that ask for a saving instead of a ratio."""
     return sum(mask.zeroed for mask in masks.values()) / sum(mask.weights for mask in masks.values())

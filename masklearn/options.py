@@ -4,10 +4,9 @@ from functools import partial
 from typing import Annotated, Any
 
 from masklearn.base.option import Bounds, Option
-from masklearn.masks.kinds.allowed import parse_kinds
+from masklearn.choice.menu import parse_kinds, parse_weights
 from masklearn.masks.kinds.base import BYTES_DENSE
 from masklearn.masks.name_globs import parse_pattern
-from masklearn.masks.weight_types import parse_weights
 from masklearn.traits import METHODS, Repair, method_names
 
 LEARNING, REPAIR = "Learning", "Repair"
@@ -15,7 +14,7 @@ _learning, _repair = partial(Option, group=LEARNING), partial(Option, group=REPA
 
 
 def _ratio(value: float | str) -> float | str:
-    from masklearn.masks.budget import parse_ratio  # imports NumPy
+    from masklearn.choice.goal import parse_ratio  # imports NumPy
 
     return parse_ratio(value)
 

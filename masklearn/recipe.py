@@ -7,8 +7,7 @@ from pydantic import ValidationInfo, field_validator
 from masklearn.base.errors import UsageError
 from masklearn.base.option import Bounds
 from masklearn.base.settings import Settings
-from masklearn.masks.kinds.allowed import only_two_four
-from masklearn.masks.weight_types import named_types
+from masklearn.choice.menu import named_types, only_two_four
 from masklearn.options import DEFAULT_TILE, BytesPerWeight, LearnOptions, Ratio, Tile
 from masklearn.quant.table import INT4, W8A8
 from masklearn.traits import METHODS, Criterion, MethodTraits, Repair, Requires
@@ -125,7 +124,7 @@ class LearnSettings(Settings, LearnOptions):
 class LearnRecipe(LearnSettings):
     """All settings of `learn`.
 
-    ratio: zeroed weights / weights, 0 ... 0.5, or ratios by pattern such as `mlp.*=0.5,*.v_proj=0` (see `masks.budget`);
+    ratio: zeroed weights / weights, 0 ... 0.5, or ratios by pattern such as `mlp.*=0.5,*.v_proj=0` (see `choice.goal`);
     bytes_per_weight: bytes of a 16-bit weight in packed slabs, on average over all covered linears, which the masks do not
     exceed. It replaces the ratio; None for the ratio.
     """

@@ -11,12 +11,10 @@ from typing import Any
 from masklearn.base.device import usable_device
 from masklearn.base.errors import UsageError
 from masklearn.base.progress import OnStep, silent, unsaid
-from masklearn.masks.budget import Budget, check_reachable, rounded_up
-from masklearn.masks.kinds.allowed import allowed_kinds, spell_kinds
+from masklearn.choice.goal import BYTES, OWN_BYTES, Goal, check_bytes, check_reachable
+from masklearn.choice.menu import allowed_kinds, allowed_types, spell_kinds, undecided
+from masklearn.choice.solve import Chooser, by_goal
 from masklearn.masks.kinds.base import TileKind
-from masklearn.masks.select import Choose, by_budget
-from masklearn.masks.select_types import TypesForBytes
-from masklearn.masks.weight_types import allowed_types, undecided
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import Coverage
 from masklearn.quant.table import FLOAT16, WeightType
@@ -24,34 +22,41 @@ from masklearn.recipe import LearnRecipe
 from masklearn.text.calibrate import TokenPool, few_tokens, token_pool, wanted_windows
 
 
-def by_ratio(
+def chooser_of_recipe(
     recipe: LearnRecipe,
     linears: Mapping[str, tuple[int, int]],
     note: Callable[[str], object],
     given: Mapping[str, WeightType] = MappingProxyType({}),
-) -> Choose:
-    """Returns a function that chooses kinds of tiles by the recipe's ratio or bytes, and weight types if these are open.
+) -> Chooser:
+    """Returns the chooser for the recipe's ratio or bytes.
 
     linears: (N, K) by name; given: types of linears of a quantised checkpoint. Raises MaskLearnError at once, before any
     work, for a pattern that fits no linear, for kinds that do not fit a linear, for a ratio or bytes that the kinds do not
-    reach, and for open types without bytes.
+    reach, for bytes with a method that trains, and for open types without bytes.
     """
     types = allowed_types(recipe.weights, linears, given)
     kinds = allowed_kinds(recipe.kinds, linears, recipe.tile, types)
-    if any(len(own) > 1 for own in types.values()):
+    chooses = any(len(own) > 1 for own in types.values())
+    if chooses:
         recipe.check_choice()
-        if recipe.bytes_per_weight is None:
-            raise undecided(recipe.weights)
-        by_bytes = TypesForBytes(recipe.bytes_per_weight, types, linears)
-        by_bytes.check(kinds)
-        return by_bytes
     if recipe.bytes_per_weight is not None:
-        return by_budget(_bytes_budget(recipe, recipe.bytes_per_weight, linears, kinds))
-    budget = Budget.of(recipe.ratio, recipe.per_layer)
-    check_reachable(budget, linears, kinds)
-    if left_dense := budget.left_dense(list(linears)):
+        if recipe.traits.trains():
+            raise UsageError(
+                f"`bytes_per_weight` does not go with `method` {recipe.method}",
+                "Its training steers towards a ratio.",
+                "Give `ratio`, or another method.",
+            )
+        unit = OWN_BYTES if chooses else BYTES
+        check_bytes(recipe.bytes_per_weight, unit, linears, kinds, types)
+        weights = sum(math.prod(shape) for shape in linears.values())
+        return by_goal(Goal.of_bytes(recipe.bytes_per_weight, weights, unit), types)
+    if chooses:
+        raise undecided(recipe.weights)
+    goal = Goal.of_ratio(recipe.ratio, recipe.per_layer)
+    check_reachable(goal, linears, kinds)
+    if left_dense := goal.left_dense(list(linears)):
         note(left_dense)
-    return by_budget(budget)
+    return by_goal(goal, types)
 
 
 def is_decided(
@@ -66,33 +71,6 @@ def is_decided(
     kinds = {*allowed_kinds(recipe.kinds, linears, recipe.tile, types).values()}
     most = max((kind.zeros for own in kinds for kind in own), default=0.0)
     return recipe.ratio == 0.0 or (recipe.ratio == most and len(kinds) == 1 and len(next(iter(kinds))) == 1)
-
-
-def _bytes_budget(
-    recipe: LearnRecipe,
-    per_weight: float,
-    linears: Mapping[str, tuple[int, int]],
-    kinds: Mapping[str, tuple[TileKind, ...]],
-) -> Budget:
-    """Returns the budget of the recipe's bytes. Raises UsageError if the method or the kinds do not reach it."""
-    if recipe.traits.trains():
-        raise UsageError(
-            f"`bytes_per_weight` does not go with `method` {recipe.method}",
-            "Its training steers towards a ratio.",
-            "Give `ratio`, or another method.",
-        )
-    weights = {name: math.prod(shape) for name, shape in linears.items()}
-    total = sum(weights.values())
-    least = sum(weights[name] * min(kind.bytes_per_weight for kind in kinds[name]) for name in weights) / max(
-        total, 1
-    )
-    if per_weight < least:
-        raise UsageError(
-            f"{per_weight:g} bytes per weight cannot be reached with `kinds` {recipe.kinds}",
-            f"With every tile of the smallest kind it is {rounded_up(least)}.",
-            "Give more bytes, or smaller kinds.",
-        )
-    return Budget.of_bytes(per_weight, total)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,13 +89,13 @@ class Task:
     scratch: Path
     progress: OnStep = silent
     note: Callable[[str], object] = unsaid
-    chooses: Choose | None = None
+    chooses: Chooser | None = None
     kinds: Mapping[str, tuple[TileKind, ...]] | None = None
 
     @property
-    def choose(self) -> Choose:
+    def choose(self) -> Chooser:
         """The function that chooses tiles by their scores."""
-        return self.chooses or by_budget(Budget.of(self.recipe.ratio, self.recipe.per_layer))
+        return self.chooses or by_goal(Goal.of_ratio(self.recipe.ratio, self.recipe.per_layer), {})
 
     @property
     def activations(self) -> Path:

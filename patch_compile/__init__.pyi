@@ -141,6 +141,8 @@ def import_mask(
 ) -> ImportedMasks: ...
 def inspect(
     path: str | PathLike[str],
+    *,
+    target: str | None = None,
 ) -> Inspected: ...
 def learn(
     model: str | PathLike[str],

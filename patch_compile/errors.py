@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from contextvars import ContextVar
 
-from masklearn.base.errors import HOW_TO_CORRECT, MaskLearnError, UsageError, member
+from masklearn.base.errors import HOW_TO_CORRECT, MaskLearnError, UsageError, member, reading, said
 
 __all__ = [
     "HOW_TO_CORRECT",
@@ -16,6 +16,8 @@ __all__ = [
     "SpeedError",
     "UsageError",
     "member",
+    "reading",
+    "said",
     "sentence",
 ]
 

@@ -26,7 +26,7 @@ from masklearn import (
 from masklearn.base.errors import HOW_TO_CORRECT, UsageError
 from masklearn.base.option import Option, listed
 from masklearn.base.printable import shown
-from masklearn.masks.kinds.allowed import parse_kinds
+from masklearn.choice.menu import parse_kinds
 from patch_compile.engine.options import ENGINE, EngineSettings
 from patch_compile.packing.fusion import FUSIONS, parse_fusions, spell_fusions
 

@@ -13,9 +13,9 @@ from pydantic import field_serializer
 from masklearn import DEFAULT_TILE, LearnRecipe, LearnSettings, Requires
 from masklearn.base.durable import whole_file
 from masklearn.base.threads import even_parts
-from masklearn.masks.budget import LARGEST_RATIO
+from masklearn.choice.goal import LARGEST_RATIO
+from masklearn.choice.menu import leaves_choice, named_types, undecided
 from masklearn.masks.tiles import WHOLE
-from masklearn.masks.weight_types import leaves_choice, named_types, undecided
 from masklearn.model.hub import fetched, spelled
 from patch_compile.artifacts.layout import RECIPE
 from patch_compile.artifacts.plan import Asked

@@ -6,7 +6,6 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.pipeline.build import build as build_recipe
 from patch_compile.recipe import Recipe
@@ -29,13 +28,6 @@ def build(settings: dict[str, Any], **options: bool) -> dict[str, Any]:
         Recipe.parse(settings), force=options.get("force", False), resume=options.get("resume", False)
     )
     return report.as_json()
-
-
-def recipe_alone(folder: Path, model: Path) -> OutFolder:
-    """An OUT with nothing but the recipe of a build from this model."""
-    folder.mkdir()
-    Recipe.parse({"model": model, "ratio": 0.4}).save(folder / "recipe.yaml")
-    return OutFolder(folder, {})
 
 
 def check_out(out: Path, report: dict[str, Any], model_file: str) -> dict[str, Any]:

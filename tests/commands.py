@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 from patch_compile.cli import app as cli
@@ -22,6 +23,15 @@ class Done:
     returncode: int
     stdout: str
     stderr: str
+
+
+def flags_of(settings: Mapping[str, Any]) -> list[str]:
+    """Spell settings as options of a command."""
+    flags = []
+    for name, value in settings.items():
+        spelled = "x".join(map(str, value)) if name == "tile" else str(value)
+        flags += ["--" + {"eval_text": "eval"}.get(name, name.replace("_", "-")), spelled]
+    return flags
 
 
 def run(

@@ -37,7 +37,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "simulator": ("tests/attacks/test_links.py", "tests/attacks/test_simulator.py"),
     "serve-http": ("tests/samples/serve_http/",),
     "tasks": ("tests/verification/test_tasks.py",),
-    "types-for-speed": ("tests/planning/test_types_for_speed.py",),
+    "types-by-time": ("tests/planning/test_types_by_time.py",),
     "verify": ("tests/verification/test_verify.py",),
 }
 

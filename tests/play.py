@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from masklearn.base.threads import settle_threads
+from masklearn.choice.select import select
 from masklearn.learning import learn
-from masklearn.masks.select import select
 from masklearn.masks.tiles import spell_tile
 from masklearn.methods.wanda import Wanda
 from masklearn.model.checkpoint import Checkpoint

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from patch_compile.debug import difference_lines, tell, tensor_words
-from tests.commands import run, run_here
+from tests.commands import flags_of, run, run_here
 from tests.refusals import refusal
 
 
@@ -19,17 +19,7 @@ def test_a_build_tells_stages_linears_graphs_and_tensors(
     monkeypatch.setenv("PATCH_COMPILE_DEBUG", "4")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    flags = {
-        "calib": "calib",
-        "eval": "eval_text",
-        "out": "out",
-        "ratio": "ratio",
-        "windows": "windows",
-        "length": "length",
-    }
-    asked = [part for flag, name in flags.items() for part in (f"--{flag}", settings[name])]
-    asked += ["--eval-windows", 2, "--eval-length", 24, "--tile", "64x64", "--method", "magnitude"]
-    done = run_here("build", settings["model"], *asked, "--backend", "onnx", "--lowering", "plugin", "--json")
+    done = run_here("build", settings.pop("model"), *flags_of(settings | {"method": "magnitude"}), "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["path"] == str(settings["out"] / "report.json")
     told = [line for line in done.stderr.splitlines() if line.startswith("debug ")]

@@ -3,14 +3,12 @@
 import ast
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from patch_compile.pipeline.learn import learn
-from patch_compile.pipeline.plan import plan
 from patch_compile.pipeline.prepare import prepare
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
@@ -18,7 +16,7 @@ from patch_compile.sources.kinds import Stage
 from tests.builds import build
 from tests.commands import run_here
 from tests.own_code import claim_config, claim_tokenizer, nothing_runs
-from tests.refusals import refusal, refused
+from tests.refusals import refusal
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("patch_compile", "masklearn")
@@ -104,41 +102,6 @@ def test_commands_that_are_shown_forbid_it_too() -> None:
 )
 def test_the_check_itself(source: str, count: int) -> None:
     assert len(list(faults(source))) == count
-
-
-# Entry points that take a model folder, up to the start of their work.
-COMMANDS: dict[str, Callable[[Recipe], Any]] = {
-    "learn": lambda recipe: learn(recipe, force=False, resume=False),
-    "plan": plan,
-    "prepare of build": lambda recipe: prepare(recipe, Progress(), force=False, resume=False),
-    "prepare of learn": lambda recipe: prepare(
-        recipe, Progress(), stages=[Stage.MASKS], force=False, resume=False
-    ),
-}
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_commands_run_without_model_code(
-    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, command: str
-) -> None:
-    claim_config(settings["model"])
-    with nothing_runs(settings["model"], monkeypatch):
-        COMMANDS[command](Recipe.parse(settings))
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_code_only_models_are_refused(
-    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, command: str
-) -> None:
-    claim_config(settings["model"], model_type="own")
-    with nothing_runs(settings["model"], monkeypatch), refused():
-        COMMANDS[command](Recipe.parse(settings))
-
-
-def test_code_only_tokenizers_are_refused(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    claim_tokenizer(settings["model"])
-    with nothing_runs(settings["model"], monkeypatch), refused():
-        learn(Recipe.parse(settings), force=False, resume=False)
 
 
 def test_build_verify_run_need_no_model_code(

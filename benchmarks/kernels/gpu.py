@@ -82,11 +82,6 @@ def graph_launches(first: float, copies: int) -> int:
     return max(min(max(int(_GRAPH_SECONDS / first), _FEWEST), _MOST), copies)
 
 
-def all_launches(first: float, copies: int, launches: int = 0) -> int:
-    """Number of launches that `time_of` makes of a call."""
-    return _WARM_UPS + (1 + _REPLAYS) * (launches or graph_launches(first, copies))
-
-
 def time_of(calls: Sequence[Call], launches: int = 0, *, captured: bool = True) -> float:
     """Median seconds of one call, over replays of a CUDA graph that walks through the copies.
 

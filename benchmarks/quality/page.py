@@ -33,60 +33,32 @@ a build for decoding is. Rows with `int8` or `int4` have weights of that type, a
 _BYTES = """The next table shows what `w8a8` costs over 16 bits, with the same masks and the same number of repair steps.
 Weights and masks are learned in 16 bits, then smoothed, repaired and rounded. `learn --weights w8a8` scores the smoothed
 model, and so takes other tiles."""
-_BEYOND = """The dense model's row has losses in nats per token, other rows the nats more, on the first 8,192 tokens of each
-text: this text is the page's, the other column has the name of its file. Frequent tokens are half of the calibration text,
-rare tokens are in it twice at most. Calibration error: how far the probability of the likeliest token is from the share of
-right guesses, on average; sure when wrong: that probability where the guess is wrong. Choice and continuation: shares of
-right answers of the built-in tasks, 64 and 60 questions, whose standard error is 6 %. By
-`python -m benchmarks.quality.beyond` of commit b3835239."""
-_FOUND = """What this says about kinds:
-
-- Perplexity is a fair guide to the choice of kinds. After 8 minutes `kinds auto` keeps 99, 100 and 93 % of the dense
-  model's right answers at the bytes of .25, .35 and .45, and loses as much in windows of 4,096 tokens as in windows of
-  1,024. Dense int4 is as near the dense model as `kinds auto` at .25, and nearer on GSM8K. Uniform 2:4 keeps 78 %, and
-  loses .08 nats more in the long windows. Tasks do not fall further than perplexity suggests, as far as 124 short
-  questions can tell: a few answers more or less may be chance, and none asks for steps of reasoning.
-- Repair takes from the loss on GSM8K half of what it takes from the loss on this text, and in 13 steps with 6:8 tiles
-  nothing: calibrate on text of the domain that the model will work in.
-- Rare tokens lose 1.5 to 1.9 times what frequent tokens lose with n:16 tiles, and 2.2 times with uniform 2:4, so names and
-  numbers suffer before common words. 6:8 tiles of `w8a8` lose as much on both."""
 _MODELS = {
     "qwen2.5-coder-1.5b": "its weights were Q4_K and Q6_K before they were converted to bf16, so `dense` is a model of "
     "4-bit and 6-bit weights, and `int4` loses less than it would of a model of 16-bit weights",
     "smollm2-135m": "its weights were Q4_1 (a scale and a minimum for 32 columns) before they were converted to 16 bits, so "
     "`dense` is a model of 4-bit weights, and `int4` rounds them a second time, to another grid",
 }
-_NOTES = Path(__file__).with_name("smollm2-135m.md")  # what was tried by hand
-_LARGE = """`oneshot` without repair at 0.4 on a checkpoint of random weights with the shape of a large model and few of its
-blocks, by `python -m benchmarks.memory` of commit b3835239. Measured with these blocks; the last two columns are what
-all of them would take."""
+_NOTES = Path(__file__).with_name("smollm2-135m.md")  # measured by programs that have left, and by hand
 
 
-def page(
-    rows: Sequence[Row],
-    asked: argparse.Namespace,
-    large: Sequence[Row] = (),
-    picture: str = "",
-    beyond: Sequence[Row] = (),
-) -> str:
-    """The whole page; asked: the command line; large, beyond: kept rows of two programs that have left;
-    picture: the file next to it, if any."""
-    machines = _machines([*rows, *beyond, *large])
-    parts = [_heading([*rows, *beyond, *large], asked, machines)]
+def page(rows: Sequence[Row], asked: argparse.Namespace, picture: str = "") -> str:
+    """The whole page; asked: the command line; picture: the file next to it, if any."""
+    machines = _machines(rows)
+    parts = [_heading(rows, asked, machines)]
     if picture:
         parts += [
             "## Loss against speed",
             f"![Perplexity against the predicted speed of prompts]({picture})",
             _PICTURE,
         ]
-    ours = [row for row in rows if "protocol" not in row]
     if asked.large:
-        measured = {(row["method"], row["ratio"]) for row in ours}
+        measured = {(row["method"], row["ratio"]) for row in rows}
         entries = [one for one in entries_of_large(asked.minutes) if (one.method, one.ratio) in measured]
         predicted = speeds(asked.model, entries)
-        return "\n\n".join([*parts, ABOUT, table(ours, predicted)]) + "\n"
-    for tile in dict.fromkeys(row["tile"] for row in ours):
-        these = [row for row in ours if row["tile"] == tile]
+        return "\n\n".join([*parts, ABOUT, table(rows, predicted)]) + "\n"
+    for tile in dict.fromkeys(row["tile"] for row in rows):
+        these = [row for row in rows if row["tile"] == tile]
         parts += [
             f"## Tiles {tile}",
             "Perplexity. Several seeds: median (lowest … highest).",
@@ -99,19 +71,8 @@ def page(
             _costs(these, machines),
         ]
         parts += _sections(these)
-    if other_tools := [row for row in rows if "protocol" in row]:
-        parts += [
-            "## Other tools",
-            "On the same calibration windows, by `benchmarks/other_tools.py` of commit 7d3e21e5.",
-            _other_tools(other_tools),
-        ]
-    if beyond:
-        parts += ["## Beyond one perplexity", _BEYOND, _beyond(beyond)]
     if asked.model.resolve().name == "smollm2-135m":
-        parts += [_FOUND] if beyond else []
         parts.append(_NOTES.read_text(encoding="utf-8").rstrip())
-    if large:
-        parts += ["## Large models", _LARGE, _large(large)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -276,56 +237,6 @@ def _best(rows: Sequence[Row]) -> str:
 def _ranked(row: Row) -> bool:
     """True when the row's perplexity may be compared with others'."""
     return NOT_DEPLOYABLE not in row["method"]
-
-
-def _other_tools(rows: Sequence[Row]) -> str:
-    header = ["", "ratio", "perplexity", "seconds"]
-    lines = [
-        _line([row["method"], f"{row['reached']:.3f}", f"{row['perplexity']:.2f}", f"{row['seconds']:.0f}"])
-        for row in rows
-    ]
-    return "\n".join([_line(header), _line(["---"] * len(header)), *lines])
-
-
-def _beyond(rows: Sequence[Row]) -> str:
-    """A table for each other text: figures of the dense model, and of others as their difference from it where they are
-    losses."""
-    texts = dict.fromkeys(tuple(row["beyond"]["losses"]) for row in rows)
-    return "\n\n".join(
-        _of_text([row for row in rows if tuple(row["beyond"]["losses"]) == names]) for names in texts
-    )
-
-
-def _of_text(rows: Sequence[Row]) -> str:
-    dense = next(row["beyond"]["losses"] for row in rows if row["method"] == "dense")
-    header, lines = ["", "ratio", *dense, *rows[0]["beyond"]["shares"]], []
-    for row in sorted(rows, key=lambda row: row["beyond"]["losses"]["this text"]):
-        cells = [row["method"], "" if row["ratio"] is None else f"{row['ratio']:.2f}"]
-        for name, loss in row["beyond"]["losses"].items():
-            cells.append(f"{loss:.3f}" if row["method"] == "dense" else f"{loss - dense[name]:+.3f}")
-        cells += [f"{share:.1%}" for share in row["beyond"]["shares"].values()]
-        lines.append(_line(cells))
-    return "\n".join([_line(header), _line(["---"] * len(header)), *lines])
-
-
-def _large(rows: Sequence[Row]) -> str:
-    header = ["", "windows", "blocks", "seconds", "peak GiB", "all blocks", "hours", "peak GiB"]
-    lines = [
-        _line(
-            [
-                row["shape"],
-                f"{row['windows']} × {row['length']}",
-                str(row["blocks"]),
-                f"{row['seconds']:.0f}",
-                f"{row['peak_gib']:.1f}",
-                str(row["all_blocks"]),
-                f"{row['whole']['hours']:.1f}",
-                f"{row['whole']['peak_gib']:.1f}",
-            ]
-        )
-        for row in rows
-    ]
-    return "\n".join([_line(header), _line(["---"] * len(header)), *lines])
 
 
 def _line(cells: Iterable[str]) -> str:

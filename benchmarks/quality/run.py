@@ -126,9 +126,7 @@ def sweep(asked: argparse.Namespace, state: State) -> tuple[list[dict[str, Any]]
             state.put(cell.key, _run(asked, cell, state))
         except RunFailed as error:
             failed.append(f"{cell}: {error}")
-    about = protocol(asked)
-    other_tools = [row for row in state.rows.values() if row.get("protocol") == about]
-    return [state.rows[cell.key] for cell in table if cell.key in state.rows] + other_tools, failed
+    return [state.rows[cell.key] for cell in table if cell.key in state.rows], failed
 
 
 class RunFailed(Exception):
@@ -287,8 +285,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if spots(drawn) and not asked.large:
         picture = asked.out.with_suffix(".svg").name
         asked.out.with_name(picture).write_text(draw(drawn), encoding="utf-8")
-    large, beyond = ([row for row in state.rows.values() if one in row] for one in ("shape", "beyond"))
-    text = page(rows, asked, large, picture, beyond)
+    text = page(rows, asked, picture)
     asked.out.write_text(text, encoding="utf-8")
     print(text)
     for label in failed:

@@ -1,8 +1,12 @@
 """Errors that the user sees without a traceback."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import TypeVar
+
+from masklearn.base.printable import shown
 
 HOW_TO_CORRECT = "Correct it: --help says what each option takes."
 _Name = TypeVar("_Name", bound=StrEnum)
@@ -42,3 +46,38 @@ def member(names: type[_Name], given: str, setting: str) -> _Name:
     except ValueError:
         why = f"It is one of {', '.join(names)}."
         raise UsageError(f"The setting {setting} = {given} is not valid", why, HOW_TO_CORRECT) from None
+
+
+@contextmanager
+def reading(
+    name: object, fix: str = "Fetch the file again.", *, what: str = "cannot be read"
+) -> Iterator[None]:
+    """Raise an error about a user's file, which a library, a check or the operating system raises, as MaskLearnError.
+
+    name: of the file, before `what` in the error's first sentence. Only steps that read or parse the file belong into the
+    block: an error of any other step would look like a fault of the file.
+    """
+    try:
+        yield
+    except (MaskLearnError, MemoryError):
+        raise
+    except Exception as error:
+        raise MaskLearnError(f"{name} {what}", said(error), fix) from error
+
+
+def said(error: Exception) -> str:
+    """Returns the message of a library or of the operating system as a sentence. Of several faults it tells the first."""
+    from pydantic import ValidationError
+
+    text = " ".join(str(error).split())
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        place, given = ".".join(map(shown, first["loc"])), first["input"]
+        value = "" if given is None or isinstance(given, dict | BaseException) else f" = {shown(given)}"
+        why = re.sub(r"^Value error, | or an instance of \w+$", "", first["msg"])
+        text = f"{place}{value}: {why}" if place else why
+    elif isinstance(error, OSError):
+        text = error.strerror or text
+    elif isinstance(error, KeyError):
+        text = f"It has no {text}"
+    return f"{(text or type(error).__name__).rstrip('.')}."

@@ -24,14 +24,6 @@ _SUFFIX = ".npy"
 _NUMPY_FILE = b"\x93NUMPY"
 
 
-class PickledError(ValueError):
-    """A member of an archive is pickled or not an array. name: the member."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"{name} is pickled or not an array.")
-        self.name = name
-
-
 class ArrayArchive:
     """An `.npz` file of arrays of numbers. All errors but OSError are ValueErrors, whose text is a sentence."""
 
@@ -47,7 +39,7 @@ class ArrayArchive:
             self._zip = zipfile.ZipFile(path)
         members = self._zip.namelist()
         if others := [name for name in members if not name.endswith(_SUFFIX)]:
-            raise PickledError(others[0])
+            raise ValueError(f"{others[0]} is pickled, or not an array.")
         if len({*members}) < len(members):
             raise ValueError("It holds two arrays with the same name.")
         self.names = [name.removesuffix(_SUFFIX) for name in members]
@@ -76,7 +68,7 @@ class ArrayArchive:
         }[version]
         shape, _, dtype = read_header(member)
         if dtype.hasobject:
-            raise PickledError(name)
+            raise ValueError("it is pickled")
         size = math.prod(shape) * dtype.itemsize
         # numpy counts the bytes of a shape as if a side of 0 were 1.
         if any(n < 0 for n in shape) or math.prod(n or 1 for n in shape) * dtype.itemsize >= 2**63:
@@ -92,8 +84,6 @@ def _sentences(what: str) -> Iterator[None]:
     """Raise the errors of damaged members as ValueErrors with a sentence."""
     try:
         yield
-    except PickledError:
-        raise
     except (
         ValueError, TypeError, KeyError, EOFError, OSError, RuntimeError, NotImplementedError, MemoryError,
         RecursionError, OverflowError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error,

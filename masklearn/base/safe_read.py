@@ -127,6 +127,13 @@ def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
         raise ValueError(f"{error.msg} in line {error.lineno}, column {error.colno}.") from None
 
 
+def json_object(value: Any) -> dict[str, Any]:
+    """Returns a value from `parse_json` that is an object. Raises ValueError for any other value."""
+    if not isinstance(value, dict):
+        raise ValueError(f"It is {json_type(value)}, not an object.")
+    return value
+
+
 def json_type(value: Any) -> str:
     """Returns the JSON type of a value from `parse_json`, with its article (RFC 8259, section 3)."""
     if value is None or isinstance(value, bool):

@@ -8,6 +8,7 @@ import json
 import math
 import struct
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.base.durable import whole_file
-from masklearn.base.errors import MaskLearnError
+from masklearn.base.errors import reading
 from masklearn.base.printable import shown
-from masklearn.base.safe_read import parse_json
+from masklearn.base.safe_read import json_object, parse_json, require_file
 
 _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16,
@@ -72,19 +73,15 @@ class Shard:
     @classmethod
     def open(cls, path: Path) -> "Shard":
         """Read and verify the header of `path`. Raises MaskLearnError if the file is truncated or corrupt."""
-        header, base = _read_header(path)
-        metadata = header.pop("__metadata__", {})
-        tensors: dict[str, TensorEntry] = {}
-        try:
+        with _refusing(path):
+            header, base = _read_header(path)
+            metadata = header.pop("__metadata__", {})
+            if not _is_text(metadata):
+                raise ValueError("Its __metadata__ is not a mapping of text to text.")
+            tensors: dict[str, TensorEntry] = {}
             for name, fields in header.items():
-                tensors[name] = _entry(fields, base)
-        except KeyError as error:
-            raise _corrupt(path, f"The header entry of {name!r} has no {error}.") from error
-        except (TypeError, ValueError) as error:
-            raise _corrupt(path, f"The header entry of {name!r} is not valid: {error}.") from error
-        if not _is_text(metadata):
-            raise _corrupt(path, "Its __metadata__ is not a mapping of text to text.")
-        _check_every_byte(path, tensors.values(), base)
+                tensors[name] = _entry(name, fields, base)
+            _check_every_byte(path, tensors.values(), base)
         return cls(path, tensors, metadata)
 
     def read(self, name: str) -> NDArray[Any]:
@@ -92,12 +89,9 @@ class Shard:
         entry = self.tensors[name]
         dtype = numpy_dtype(entry.dtype)
         count = (entry.end - entry.start) // dtype.itemsize
-        with self.path.open("rb") as file:
+        with _refusing(self.path), self.path.open("rb") as file:
             file.seek(entry.start)
-            array = np.fromfile(file, dtype=dtype, count=count)
-        if array.size != count:
-            raise _corrupt(self.path, f"{name} ends early.")
-        return array.reshape(entry.shape)
+            return np.fromfile(file, dtype=dtype, count=count).reshape(entry.shape)
 
     def map(self, name: str) -> NDArray[Any]:
         """Returns a tensor whose bytes are read from the file when they are used, and never written to it."""
@@ -154,32 +148,26 @@ def _nbytes(code: str, shape: tuple[int, ...]) -> int:
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:
-    size = path.stat().st_size
+    size = require_file(path).st_size
     with path.open("rb") as file:
         head = file.read(8)
         length = struct.unpack("<Q", head)[0] if len(head) == 8 else _MAX_HEADER + 1
         if length > min(_MAX_HEADER, size - 8):
-            raise _corrupt(path, f"{size} bytes cannot hold the header it announces.")
-        try:
-            header = parse_json(file.read(length))
-        except ValueError as error:
-            raise _corrupt(path, f"Its header: {error}") from error
-    if not isinstance(header, dict):
-        raise _corrupt(path, "Its header is not a JSON object.")
-    return header, 8 + length
+            raise ValueError(f"{size} bytes cannot hold the header it announces.")
+        return json_object(parse_json(file.read(length))), 8 + length
 
 
-def _entry(fields: Any, base: int) -> TensorEntry:
+def _entry(name: str, fields: Any, base: int) -> TensorEntry:
     code, shape = fields["dtype"], tuple(fields["shape"])
     if code not in _BITS:
-        raise ValueError(f"its type {shown(code)} is not one of {', '.join(_BITS)}")
+        raise ValueError(f"{name!r} has a type that is not one of {', '.join(_BITS)}: {shown(code)}")
     if len(shape) > _MAX_DIMS or not all(map(_is_size, shape)):
-        raise ValueError(f"a shape of {shown(list(shape))}")
+        raise ValueError(f"{name!r} has a shape of {shown(list(shape))}")
     if math.prod(n or 1 for n in shape) > _MAX_ELEMENTS:  # as numpy counts them
-        raise ValueError(f"a shape of {list(shape)}, with more elements than any machine holds")
+        raise ValueError(f"{name!r}, {list(shape)}, has more elements than any machine holds")
     start, end = fields["data_offsets"]
     if not (_is_size(start) and _is_size(end)) or end - start != _nbytes(code, shape):
-        raise ValueError(f"data_offsets {[start, end]} for {code} {list(shape)}")
+        raise ValueError(f"{name!r}, {code} {list(shape)}, has data_offsets {[start, end]}")
     return TensorEntry(code, shape, base + start, base + end)
 
 
@@ -197,16 +185,12 @@ def _check_every_byte(path: Path, entries: Iterable[TensorEntry], base: int) -> 
     for entry in sorted(entries, key=lambda one: (one.start, one.end)):
         if entry.start != end:
             kind = "to no tensor" if entry.start > end else "to two tensors"
-            raise _corrupt(
-                path, f"The bytes between {min(end, entry.start)} and {max(end, entry.start)} belong {kind}."
-            )
+            raise ValueError(f"Bytes {min(end, entry.start)} to {max(end, entry.start)} belong {kind}.")
         end = entry.end
     size = path.stat().st_size
     if end != size:
-        raise _corrupt(path, f"The header describes {end} bytes, the file has {size}.")
+        raise ValueError(f"The header describes {end} bytes, the file has {size}.")
 
 
-def _corrupt(path: Path, why: str) -> MaskLearnError:
-    return MaskLearnError(
-        f"{path} is truncated or not a safetensors file", why, "Fetch or write the file again."
-    )
+def _refusing(path: Path) -> AbstractContextManager[None]:
+    return reading(path, "Fetch or write the file again.", what="cannot be read as safetensors")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from masklearn.base.errors import MaskLearnError
 from masklearn.base.printable import shown
 from masklearn.base.progress import OnStep, silent, unsaid
+from masklearn.choice.menu import allowed_kinds, left_out_of_auto, only_two_four
 from masklearn.importers.base import IMPORTERS, Importer, Published, detect_format, first_few
 from masklearn.importers.inference import (
     Mosaic,
@@ -20,7 +21,6 @@ from masklearn.importers.inference import (
     tile_of,
     zeros_per_group,
 )
-from masklearn.masks.kinds.allowed import allowed_kinds, left_out_of_auto, only_two_four
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
@@ -49,7 +49,7 @@ def import_masks(
     """Import the masks of `source` for the covered linears of a model.
 
     format: a name of `IMPORTERS`, None to detect it; tile: (rows, columns), None to find the largest that fits; kinds: kinds
-    of tiles to look for, see `kinds.allowed`: a tile gets the tightest kind that holds it; progress: see `OnStep`;
+    of tiles to look for, see `choice.menu`: a tile gets the tightest kind that holds it; progress: see `OnStep`;
     note: called with a line for each finding and decision. Memory: one weight, and the patterns.
 
     Raises MaskLearnError if the source is damaged, of another model or format, has no 2:4 tile, or violates 2:4 in a

@@ -3,14 +3,15 @@
 import hashlib
 import math
 import zipfile
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.base.errors import MaskLearnError
-from masklearn.base.npz import ArrayArchive, PickledError
+from masklearn.base.errors import reading
+from masklearn.base.npz import ArrayArchive
 
 _WIDEST = 8  # bytes of an element of any type: an array of another type is refused by its name
 
@@ -21,16 +22,8 @@ class MaskArchive:
     def __init__(self, path: Path) -> None:
         """Raises MaskLearnError if the file does not exist, or is not an archive of arrays."""
         self.path = path
-        try:
+        with self._refusing():
             self._arrays = ArrayArchive(path)
-        except FileNotFoundError as error:
-            raise MaskLearnError(
-                f"No masks at {path}", "There is no such file.", "Give the path of an .npz file of masks."
-            ) from error
-        except PickledError as error:
-            raise self._refused(error.name) from error
-        except (ValueError, OSError) as error:
-            raise self._damaged(str(error)) from error
 
     @property
     def names(self) -> list[str]:
@@ -41,12 +34,8 @@ class MaskArchive:
 
         Raises MaskLearnError if the array is larger (before it is read), damaged or pickled.
         """
-        try:
+        with self._refusing():
             return self._arrays.read(name, most)
-        except PickledError as error:
-            raise self._refused(error.name) from error
-        except (ValueError, OSError) as error:
-            raise self._damaged(str(error)) from error
 
     def read_bits(self, name: str, shape: tuple[int, ...]) -> NDArray[np.bool_]:
         """Read a mask of this shape that was stored by `np.packbits` of its flat 0/1 values, highest bit first.
@@ -54,16 +43,16 @@ class MaskArchive:
         Raises MaskLearnError if the array has another size or is damaged.
         """
         count = math.prod(shape)
-        packed = self.read(name, _WIDEST * -(-count // 8))
-        if packed.dtype != np.uint8 or packed.ndim != 1 or packed.size != -(-count // 8):
-            raise MaskLearnError(
-                f"{name} in {self.path} is {packed.dtype} {list(packed.shape)}",
-                f"The bits of {'x'.join(map(str, shape))} weights take {-(-count // 8)} bytes.",
-                "Give the model that the masks were made for.",
-            )
-        bits = np.unpackbits(packed)
-        if bits[count:].any():
-            raise self._damaged(f"{name} has bits after its last weight.")
+        size = -(-count // 8)
+        packed = self.read(name, _WIDEST * size)
+        with self._refusing():
+            if packed.dtype != np.uint8 or packed.shape != (size,):
+                raise ValueError(
+                    f"{name} is {packed.dtype} {list(packed.shape)}; {count} bits are uint8 [{size}]"
+                )
+            bits = np.unpackbits(packed)
+            if bits[count:].any():
+                raise ValueError(f"{name} has bits after its last weight")
         return bits[:count].astype(np.bool_).reshape(shape)
 
     def sha256(self) -> str:
@@ -71,17 +60,12 @@ class MaskArchive:
         with self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
-    def _refused(self, name: str) -> MaskLearnError:
-        return MaskLearnError(
-            f"{name} in {self.path} is pickled, or not an array",
-            "A pickle runs code when it is read, so only arrays of numbers are.",
-            "Write the archive with np.savez_compressed and arrays of uint8.",
+    def _refusing(self) -> AbstractContextManager[None]:
+        fix = (
+            "Fetch the file again, or write it with np.savez_compressed and arrays of uint8. Give the model that the masks "
+            "were made for."
         )
-
-    def _damaged(self, why: str) -> MaskLearnError:
-        return MaskLearnError(
-            f"{self.path} is damaged or not an archive of masks", why, "Fetch the file again."
-        )
+        return reading(self.path, fix, what="holds no masks that can be read")
 
 
 def archive_names(source: Path) -> list[str] | None:

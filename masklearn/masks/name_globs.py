@@ -1,9 +1,9 @@
 """Names of linears: their kind and depth, and the patterns with which users choose linears.
 
 A pattern is either a glob that fits the whole name or its end after any dot (`v_proj`, `mlp.*`; `*` also matches dots), or
-`re:` and a regular expression for the whole name. `include` and `exclude` take these, and so do `ratio`, `kinds`,
-`weights` and `lowering` in `PATTERN=VALUE,PATTERN=VALUE,…`, where the last pattern that fits a linear determines its
-value.
+`re:` and a regular expression for the whole name. `include` and `exclude` take these. `ratio` and `lowering` take a value
+for all linears or `PATTERN=VALUE,PATTERN=VALUE,…`, `kinds` and `weights` a list of values or `PATTERN=LIST,PATTERN=LIST,…`.
+**The last pattern that fits a linear decides**; a value in front of all patterns is for linears that no pattern fits.
 
 A pattern may come from a stranger's recipe, and some expressions take for ever. Matching is stopped after a second, in the
 main thread: only that thread gets signals.
@@ -13,7 +13,7 @@ import re
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from glob import escape
@@ -22,6 +22,8 @@ from typing import TypeVar
 from masklearn.base.errors import MaskLearnError, UsageError
 
 Value = TypeVar("Value")
+Lists = list[tuple[str, tuple[str, ...]]]
+"""Patterns with the values that they give to linears."""
 
 _NUMBER = re.compile(r"\.(\d+)(?=\.|$)")
 _EXPRESSION = "re:"
@@ -61,7 +63,7 @@ def shared_path(a: str, b: str) -> str:
 
 
 def spell_by_name(values: Mapping[str, str], default: str) -> str:
-    """Returns a text that gives these linears these values, as `entries` and `decide` read it.
+    """Returns a text that gives these linears these values, as `parse_lists` and `decide` read it.
 
     values: of all linears, by name; default: the text if there are no linears.
     """
@@ -116,16 +118,49 @@ def check_patterns(patterns: Iterable[str], names: Sequence[str], option: str) -
             )
 
 
-def parse_pairs(text: str, value: str) -> Iterator[tuple[str, str]]:
-    """Yield (pattern, value) of each `PATTERN=VALUE` in the text; value: its name in errors, such as RATIO.
+def parse_lists(text: str, check: Callable[[str], object], noun: str, alone: str = "") -> Lists:
+    """Returns the pairs of (pattern, values) in a list of values, or in `PATTERN=LIST,PATTERN=LIST,…`.
 
-    Raises a ValueError of one line if the text is misspelled.
+    Values between two patterns belong to the first. Values in front of all patterns have the empty pattern, which fits every
+    name. check: raises ValueError for an unknown value; noun: what a value is, for errors; alone: value that goes with no
+    other and is not checked. Raises a ValueError of one line if the text is misspelled.
     """
-    for entry in entries(text):
-        pattern, equals, spelled = (part.strip() for part in entry.rpartition("="))
-        if not equals or not pattern:
-            raise ValueError(f"{entry.strip()!r} is not PATTERN={value}.")
-        yield parse_pattern(pattern), spelled
+    pairs: Lists = []
+    for entry in _entries(text):
+        pattern, equals, value = (part.strip() for part in entry.rpartition("="))
+        if equals and not pattern:
+            raise ValueError(f"{entry.strip()!r} has no pattern in front of the =.")
+        if not alone or value != alone:
+            check(value)
+        if equals or not pairs:
+            pairs.append((parse_pattern(pattern), (value,)))
+        else:
+            pairs[-1] = pairs[-1][0], (*pairs[-1][1], value)
+    for _, values in pairs:
+        if len(set(values)) < len(values):
+            raise ValueError(f"{','.join(values)} names a {noun} twice.")
+        if alone in values and len(values) > 1:
+            raise ValueError(f"{','.join(values)} names {alone} and other {noun}s. Give only one of the two.")
+    return pairs
+
+
+def parse_values(text: str, read: Callable[[str], Value], noun: str) -> list[tuple[str, Value]]:
+    """Returns the pairs of (pattern, value) in a value for all names, or in `PATTERN=VALUE,PATTERN=VALUE,…`.
+
+    For the arguments and the errors see `parse_lists`; read: returns a value.
+    """
+    pairs = parse_lists(text, read, noun)
+    for _, values in pairs:
+        if len(values) > 1:
+            raise ValueError(
+                f"{','.join(values)} is more than one {noun}. Give PATTERN={noun.upper()} for each."
+            )
+    return [(pattern, read(value)) for pattern, (value,) in pairs]
+
+
+def spell_lists(pairs: Lists) -> str:
+    """Inverse of `parse_lists`."""
+    return ",".join(f"{pattern}={','.join(own)}" if pattern else ",".join(own) for pattern, own in pairs)
 
 
 def decide(
@@ -184,7 +219,7 @@ def _bounded(name: str, pattern: str) -> Iterator[None]:
         signal.signal(signal.SIGVTALRM, before)
 
 
-def entries(text: str) -> Iterator[str]:
+def _entries(text: str) -> Iterator[str]:
     """Yield the parts of the text between commas, except in a regular expression, which ends after its `=VALUE`."""
     parts: list[str] = []
     for piece in text.split(","):

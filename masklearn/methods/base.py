@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from masklearn.choice.losses import RoundingLoss
     from masklearn.feed import CodeArrays, Feed
     from masklearn.masks.kinds.base import TileKind
     from masklearn.masks.record import TrainRecord
-    from masklearn.masks.select import RoundingLoss
     from masklearn.model.store import WeightStore
     from masklearn.quant.grid import Grid
     from masklearn.recipe import LearnSettings

@@ -133,14 +133,8 @@ class Checkpoint:
         config = read_config(path)
         check_links(path)
         index = path / INDEX
-        weight_map = read_index(index) if index.is_file() else None
-        files = sorted(set(weight_map.values())) if weight_map is not None else [single_file(path)]
+        files = read_index(index) if index.is_file() else [single_file(path)]
         shards = {file: Shard.open((path / file).resolve()) for file in files}
-        for name, file in (weight_map or {}).items():
-            if name not in shards[file].tensors:
-                raise MaskLearnError(
-                    f"{path / file} does not hold {name}", f"{INDEX} says it does.", "Fetch the shard again."
-                )
         if as_stored:
             return cls(path, config, shards, found=found)
         packed = find_packed(path, config, shards)
@@ -338,21 +332,3 @@ def _weight_files(path: Path) -> Iterator[Path]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def missing_tensor(checkpoint: Checkpoint, name: str) -> MaskLearnError:
-    """Returns the error of a tensor that is not in the checkpoint."""
-    return MaskLearnError(
-        f"{checkpoint.path} has no {name}",
-        "config.json describes a model that has it.",
-        "Fetch the checkpoint again.",
-    )
-
-
-def other_shape(checkpoint: Checkpoint, name: str, described: tuple[int, ...]) -> MaskLearnError:
-    """Returns the error for a tensor whose stored shape differs from the described shape."""
-    return MaskLearnError(
-        f"{name} is {list(checkpoint.shape(name))} in {checkpoint.path}",
-        f"config.json makes it {list(described)}.",
-        "Use the config.json that belongs to the weights.",
-    )

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from masklearn.base.errors import MaskLearnError
-from masklearn.base.printable import shown
+from masklearn.base.errors import reading
 
 _MOST_EXPERTS = 2**15  # in all layers; Kimi K2 has 23,000
 MOST_LAYERS = 1024  # Llama 3.1 405B has 126
@@ -75,25 +74,13 @@ def check_config(file: Path, content: Mapping[str, Any]) -> None:
 
     file: the config.json, for errors; content: its object.
     """
-    try:
+    fix = "Fetch the model again from a source that you trust."
+    with reading(file, fix, what="holds settings that no model has"):
         _Config.model_validate(dict(content))
-    except ValidationError as error:
-        first = error.errors()[0]
-        # pydantic adds the member of a union to the path, such as `int`, which is not the name of a setting.
-        place = ".".join(str(part) for part in first["loc"] if part in content or "_" in str(part))
-        raise _refused(file, f"{place} = {shown(first['input'])}", f"{first['msg']}.") from error
-    for part in (content, content.get("text_config") or {}):
-        layers = part.get("num_hidden_layers") or 1
-        experts = max(part.get("num_experts") or 0, part.get("num_local_experts") or 0)
-        if layers * experts > _MOST_EXPERTS:
-            raise _refused(
-                file,
-                f"{layers} layers of {experts} experts",
-                f"At most {_MOST_EXPERTS} experts in all are read.",
-            )
-
-
-def _refused(file: Path, what: str, why: str) -> MaskLearnError:
-    return MaskLearnError(
-        f"{file} describes a model with {what}", why, "Fetch the model again from a source that you trust."
-    )
+        for part in (content, content.get("text_config") or {}):
+            layers = part.get("num_hidden_layers") or 1
+            experts = max(part.get("num_experts") or 0, part.get("num_local_experts") or 0)
+            if layers * experts > _MOST_EXPERTS:
+                raise ValueError(
+                    f"num_experts: {experts} in each of {layers} layers, and {_MOST_EXPERTS} in all are read"
+                )

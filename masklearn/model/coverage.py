@@ -10,10 +10,10 @@ from masklearn.base.extras import is_installed
 from masklearn.masks.name_globs import check_patterns, matches
 from masklearn.masks.tiles import GROUP
 from masklearn.model.architectures import ARCHITECTURES, Architecture
-from masklearn.model.checkpoint import Checkpoint, missing_tensor, other_shape
+from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.config_shapes import ListedLinear, listed_linears
 from masklearn.model.models import meta_model
-from masklearn.model.naming import checkpoint_name, linear_name, stored_name, stored_shape, tied_names
+from masklearn.model.naming import check_tensor, checkpoint_name, linear_name, stored_name, tied_names
 
 _DTYPES = ("F16", "BF16", "F32")
 _ROUTED = re.compile(r"\.experts\.\d+\.")
@@ -74,7 +74,7 @@ def covered_linears_of(
             reason = "its weight is empty"
         if reason:
             if _ROUTED.search(found[name].module) and f"{name}.weight" not in checkpoint:
-                raise _missing(checkpoint, f"{name}.weight")
+                _check_weight(checkpoint, name, shape)
             skipped[name] = reason
         else:
             _check_weight(checkpoint, name, shape)
@@ -167,29 +167,25 @@ def _within(module: str, part: str) -> bool:
 
 def _check_weight(checkpoint: Checkpoint, name: str, shape: tuple[int, int]) -> None:
     weight = f"{name}.weight"
-    if weight not in checkpoint:
-        raise _missing(checkpoint, weight)
-    stored = stored_shape(checkpoint, weight, shape)
-    entry = checkpoint.entry(weight)
-    if entry.shape != stored:
-        raise other_shape(checkpoint, weight, stored)
-    if entry.dtype not in _DTYPES:
+    _check_not_fused(checkpoint, weight)
+    check_tensor(checkpoint, weight, shape)
+    dtype = checkpoint.entry(weight).dtype
+    if dtype not in _DTYPES:
         raise MaskLearnError(
-            f"{weight} has dtype {entry.dtype} in {checkpoint.path}",
+            f"{weight} has dtype {dtype} in {checkpoint.path}",
             f"Masks are learned on {', '.join(_DTYPES)} weights.",
             "Use a checkpoint whose weights have one of these types.",
         )
 
 
-def _missing(checkpoint: Checkpoint, weight: str) -> MaskLearnError:
+def _check_not_fused(checkpoint: Checkpoint, weight: str) -> None:
     experts = re.sub(r"\.experts\.\d+\..*", ".experts.gate_up_proj", weight)
-    if experts in checkpoint:
-        return MaskLearnError(
+    if weight not in checkpoint and experts in checkpoint:
+        raise MaskLearnError(
             f"The experts of {checkpoint.path} are fused",
             f"{experts} is a 3-D tensor of all experts, of which no linear can be masked by name.",
             "Load it with transformers 5 and call save_pretrained, which writes a tensor for each expert.",
         )
-    return missing_tensor(checkpoint, weight)
 
 
 def _summary(skipped: Mapping[str, str]) -> str:

@@ -17,8 +17,8 @@ from typing import Any
 import yaml
 
 from masklearn.base.durable import write_whole
-from masklearn.base.errors import MaskLearnError
-from masklearn.base.safe_read import check_link, json_type, read_json, require_file
+from masklearn.base.errors import MaskLearnError, reading
+from masklearn.base.safe_read import check_link, json_object, read_json, require_file
 from masklearn.base.shard import restrict
 from masklearn.model.pretrained import ADAPTER, TOKENIZER_FILES, how_to_merge
 
@@ -97,25 +97,12 @@ def stated_rounded_inputs(path: Path, config: Mapping[str, Any]) -> list[str]:
 
 def read_json_object(file: Path) -> dict[str, Any]:
     """Returns the content of a JSON file of a model. Raises MaskLearnError for anything but an object."""
-    try:
-        content = read_json(file, finite=False)
-    except OSError as error:
-        raise MaskLearnError(
-            f"{file} cannot be read",
-            error.strerror or str(error),
-            "Check the file's permissions and its disk.",
-        ) from error
-    except ValueError as error:
-        raise MaskLearnError(f"{file} is not JSON", str(error), "Fetch the file again.") from error
-    if not isinstance(content, dict):
-        raise MaskLearnError(
-            f"{file} is not a JSON object", f"It is {json_type(content)}.", "Fetch the file again."
-        )
-    return content
+    with reading(file):
+        return json_object(read_json(file, finite=False))
 
 
-def read_index(index: Path) -> dict[str, str]:
-    """Returns the file of each tensor, by the index of a folder's shards. Raises MaskLearnError if it is not valid."""
+def read_index(index: Path) -> list[str]:
+    """Returns the names of the shards in a folder's index, sorted. Raises MaskLearnError if it is not valid."""
     weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise MaskLearnError(f"{index} has no weight_map", "It names no shard.", "Fetch the file again.")
@@ -127,8 +114,7 @@ def read_index(index: Path) -> dict[str, str]:
                 "or overwrite files outside it.",
                 "Fetch the checkpoint again from a source that you trust.",
             )
-    _check_present(index, weight_map)
-    return weight_map
+    return sorted({*weight_map.values()})
 
 
 def write_index(folder: Path, weight_map: Mapping[str, str], size: int) -> None:
@@ -141,21 +127,6 @@ def _is_file_name(value: object) -> bool:
     if not isinstance(value, str) or value in ("", ".", ".."):
         return False
     return value.isprintable() and not set(value) & set("/\\")  # NUL is not printable
-
-
-def _check_present(index: Path, weight_map: dict[str, str]) -> None:
-    """Raises MaskLearnError if a shard is missing.
-
-    Names are compared with the folder's listing, because the file system raises an error for a name that is too long.
-    """
-    present = {entry.name for entry in index.parent.iterdir() if entry.is_file()}
-    for file in weight_map.values():
-        if file not in present:
-            raise MaskLearnError(
-                f"The shard {index.parent / file} is missing",
-                f"{INDEX} names it.",
-                "Fetch the checkpoint again.",
-            )
 
 
 def single_file(path: Path) -> str:
@@ -252,14 +223,8 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _module_folders(listed: Path) -> set[str]:
-    try:
+    with reading(listed):
         return {str(module["path"]) for module in read_json(listed)}
-    except (KeyError, TypeError, ValueError) as error:
-        raise MaskLearnError(
-            f"{listed} lists no modules",
-            f"{error}" if type(error) is ValueError else "It is a list of objects with a `path`.",
-            "Fetch the model again.",
-        ) from None
 
 
 def _travels(name: str, patterns: Collection[str]) -> bool:

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from masklearn.model.checkpoint import Checkpoint, missing_tensor, other_shape
+from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.modules import as_linears, expert_weights, is_conv1d, is_experts
-from masklearn.model.naming import from_stored, linear_name, stored_shape, to_stored
+from masklearn.model.naming import check_tensor, from_stored, linear_name, to_stored
 from masklearn.model.store import WeightStore
 
 
@@ -53,9 +53,5 @@ def read_tensor(checkpoint: Checkpoint, name: str, shape: torch.Size) -> Tensor:
 
     Raises MaskLearnError if it is missing, has another shape, or holds NaN or infinity.
     """
-    stored = stored_shape(checkpoint, name, shape)
-    if name not in checkpoint:
-        raise missing_tensor(checkpoint, name)
-    if checkpoint.shape(name) != stored:
-        raise other_shape(checkpoint, name, stored)
+    check_tensor(checkpoint, name, shape)
     return from_stored(checkpoint, name, checkpoint.read_finite(name)).contiguous()

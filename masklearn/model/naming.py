@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from masklearn.base.errors import MaskLearnError
 from masklearn.model.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -91,6 +92,22 @@ def to_stored(checkpoint: Checkpoint, name: str, values: Array) -> Array:
 def stored_shape(checkpoint: Checkpoint, name: str, shape: Sequence[int]) -> tuple[int, ...]:
     """Returns a tensor's shape in the checkpoint; shape: its shape outside, `[N, K]` for the weight of a linear."""
     return tuple(reversed(shape)) if _is_transposed(checkpoint, name, len(shape)) else tuple(shape)
+
+
+def check_tensor(checkpoint: Checkpoint, name: str, shape: Sequence[int]) -> None:
+    """Raise MaskLearnError if the checkpoint lacks a tensor of the model, or has it in another shape than the model."""
+    if name not in checkpoint:
+        raise MaskLearnError(
+            f"{checkpoint.path} has no {name}",
+            "config.json describes a model that has it.",
+            "Fetch the checkpoint again.",
+        )
+    if checkpoint.shape(name) != (described := stored_shape(checkpoint, name, shape)):
+        raise MaskLearnError(
+            f"{name} is {list(checkpoint.shape(name))} in {checkpoint.path}",
+            f"config.json makes it {list(described)}.",
+            "Use the config.json that belongs to the weights.",
+        )
 
 
 def _is_transposed(checkpoint: Checkpoint, name: str, ndim: int) -> bool:

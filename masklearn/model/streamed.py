@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from masklearn.model.checkpoint import Checkpoint, missing_tensor, other_shape
+from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.models import meta_model
-from masklearn.model.naming import stored_name, stored_shape, tied_names
+from masklearn.model.naming import check_tensor, stored_name, tied_names
 
 Read = Callable[[str, torch.Size], Tensor]
 """Returns a tensor of a checkpoint by its name there and its shape in the model."""
@@ -33,7 +33,7 @@ def streamed_model(checkpoint: Checkpoint, read: Read, dtype: torch.dtype = torc
 
         empty = dict(module.named_parameters(remove_duplicate=False))
         for name, parameter in empty.items():
-            _check(checkpoint, stored[name], parameter.shape)
+            check_tensor(checkpoint, stored[name], parameter.shape)
         module.register_forward_pre_hook(partial(_load, stored, read, memory))
         module.register_forward_hook(partial(_free, empty, memory), always_call=True)
     return model
@@ -65,13 +65,6 @@ def _units(model: nn.Module, blocks: str) -> Iterator[tuple[str, nn.Module]]:
                 yield name, module
         elif dict(module.named_parameters(recurse=False)):
             yield name, module
-
-
-def _check(checkpoint: Checkpoint, name: str, shape: torch.Size) -> None:
-    if name not in checkpoint:
-        raise missing_tensor(checkpoint, name)
-    if checkpoint.shape(name) != (stored := stored_shape(checkpoint, name, shape)):
-        raise other_shape(checkpoint, name, stored)
 
 
 def _load(stored: dict[str, str], read: Read, memory: _Memory, module: nn.Module, _inputs: Any) -> None:

@@ -225,7 +225,7 @@ def _written(
     if keep is None:
         return write()
     identity = f"{checkpoint.fingerprint()} {count} {recipe.length} {recipe.seed} {recipe.device}"
-    with contextlib.suppress(FileNotFoundError, MaskLearnError):  # a damaged file is written again
+    with contextlib.suppress(MaskLearnError):  # a missing or damaged file is written again
         kept = Shard.open(keep)
         if kept.metadata.get("identity") == identity:
             return kept.read("windows")

@@ -6,15 +6,15 @@ and holds a whole damaged file; its Parquet reader repeats a text that a file st
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from enum import StrEnum
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
-from masklearn.base.errors import MaskLearnError
-from masklearn.base.safe_read import json_type, parse_json
+from masklearn.base.errors import MaskLearnError, reading
+from masklearn.base.safe_read import json_object, parse_json
 
 if TYPE_CHECKING:
     import pyarrow
@@ -108,7 +108,7 @@ def file_text(path: Path, column: str | None = None) -> Iterator[str]:
     Raises MaskLearnError if the file is not UTF-8, is not of the format of its suffix, or has no column of text.
     """
     if path.suffix.lower() in PLAIN:
-        with _utf8(path) as file:
+        with _utf8(path), path.open(encoding=_UTF8) as file:
             yield from iter(partial(file.read, _CHUNK), "")
     else:
         yield from joined(file_documents(path, column))
@@ -154,12 +154,11 @@ def record_texts(records: Iterable[tuple[str, Any]], where: str, column: str | N
         if record == {}:
             yield None
             continue
-        if not isinstance(record, dict):
-            raise _wrong(place, f"It is {json_type(record)}, not an object.")
-        name = text_column(columns_of_record(record), where, column) if name is None else name
-        text = record.get(name)
-        if not isinstance(text, str | None):
-            raise _wrong(place, f"{name!r} is {type(text).__name__}, not a string.")
+        with _record(place):
+            found = columns_of_record(json_object(record))
+            name = text_column(found, where, column) if name is None else name
+            if not isinstance(text := record.get(name), str | None):
+                raise ValueError(f"{name!r} is {type(text).__name__}, not a string.")
         yield text
 
 
@@ -167,10 +166,8 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield the place and value of each line, {} for a blank line, or of each element of an array."""
     for number, text in _lines(path):
         place = f"{path}, line {number}" if number else str(path)
-        try:
+        with _record(place):
             value = {} if text.isspace() else parse_json(text, finite=False)
-        except ValueError as error:
-            raise _wrong(place, str(error)) from error
         if number:
             yield place, value
         else:
@@ -179,7 +176,7 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the number and text of each line. An array in a .json file, which begins with `[`, comes whole as line 0."""
-    with _utf8(path) as file:
+    with _utf8(path), path.open(encoding=_UTF8) as file:
         array = path.suffix.lower() == ".json" and file.read(_MOST_BLANK).lstrip().startswith("[")
         file.seek(0)
         read, most = (file.read, _LARGEST_ARRAY) if array else (file.readline, _LONGEST_LINE)
@@ -187,50 +184,36 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             if not (text := read(most)):
                 return
             if len(text) == most:
-                raise MaskLearnError(
-                    f"{path}{'' if array else f', line {number}'} has more than {most:,} characters",
-                    f"{'An array' if array else 'A line'} is parsed as a whole, and this is too large for that.",
-                    "Write each document as a line of its own (.jsonl), and shorter documents.",
-                )
+                what = "An array, which is parsed as a whole," if array else f"Line {number}"
+                raise ValueError(f"{what} has more than {most:,} characters.")
             yield number, text
-
-
-@contextmanager
-def _parquet_errors(path: Path) -> Iterator[None]:
-    import pyarrow
-
-    try:
-        yield
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise MaskLearnError(
-            f"{path} cannot be read as Parquet", str(error), "Fetch or write the file again."
-        ) from error
 
 
 def _parquet(path: Path, column: str | None) -> Iterator[str | None]:
     from pyarrow import parquet
 
-    with _parquet_errors(path):
+    fix = "Fetch or write the file again, with each document once, one column of the name, and smaller row groups."
+    with reading(path, fix, what="cannot be read as Parquet"):
         left = _READ_ANYWAY + _READ_PER_BYTE * path.stat().st_size
         schema = parquet.read_schema(path)
         name = text_column(columns_of_schema(schema), str(path), column)
         if (same := schema.names.count(name)) > 1:
-            raise MaskLearnError(
-                f"{path} has {same} columns {name!r}", "Any of them could be the text.", "Rename the others."
-            )
+            raise ValueError(f"It has {same} columns {name!r}, and any of them could be the text.")
         # A text that is stored once and repeated stays stored once: its copies would fill the memory.
         with parquet.ParquetFile(path, read_dictionary=[name]) as file:
-            _check_groups(path, file.metadata)
+            _check_groups(file.metadata)
             for batch in file.iter_batches(batch_size=_ROWS, columns=[name]):
                 for value in batch.column(0):
                     text = value.as_py()
                     left -= len(text or "")
                     yield text
                     if left < 0:
-                        raise _repeated(path)
+                        raise ValueError(
+                            f"It has more than {_READ_PER_BYTE} characters of text for each byte."
+                        )
 
 
-def _check_groups(path: Path, metadata: Any) -> None:
+def _check_groups(metadata: Any) -> None:
     """Refuse a row group that takes more memory than is read at once, by the sizes that the file's footer gives.
 
     The sizes of single columns are not asked for: where their statistics are malformed, pyarrow 26.0.1 ends the process.
@@ -238,36 +221,19 @@ def _check_groups(path: Path, metadata: Any) -> None:
     for group in range(metadata.num_row_groups):
         size = metadata.row_group(group).total_byte_size
         if size > _LARGEST_GROUP:
-            raise MaskLearnError(
-                f"{path} has {size / 2**30:.1f} GiB in row group {group}",
-                f"At most {_LARGEST_GROUP >> 30} GiB of a row group are read.",
-                "Write the file again with smaller row groups, or with only the text.",
+            raise ValueError(
+                f"It has {size / 2**30:.1f} GiB in row group {group}, and at most {_LARGEST_GROUP >> 30} are read."
             )
 
 
-def _repeated(path: Path) -> MaskLearnError:
-    return MaskLearnError(
-        f"{path} holds the same text again and again",
-        f"It has more than {_READ_PER_BYTE} characters of text for each byte of the file.",
-        "Write each document once.",
-    )
+def _record(place: str) -> AbstractContextManager[None]:
+    fix = 'Give an object such as {"text": "..."} a line, or an array of objects in a .json file.'
+    return reading(place, fix, what="is not a record with text")
 
 
-def _wrong(place: str, why: str) -> MaskLearnError:
-    return MaskLearnError(
-        f"{place} is not a record with text",
-        why,
-        'Give an object such as {"text": "..."} a line, or an array of objects in a .json file.',
-    )
+_UTF8 = "utf-8-sig"  # which removes a byte order mark
 
 
-@contextmanager
-def _utf8(path: Path) -> Iterator[TextIO]:
-    """Open a text. A decoding error is raised as a MaskLearnError that names the file and the place in it."""
-    try:
-        with path.open(encoding="utf-8-sig") as file:  # which removes a byte order mark
-            yield file
-    except UnicodeDecodeError as error:
-        raise MaskLearnError(
-            f"The text at {path} is not UTF-8", str(error), "Convert it to UTF-8."
-        ) from error
+def _utf8(path: Path) -> AbstractContextManager[None]:
+    fix = "Convert it to UTF-8, and write each document as a line of its own (.jsonl)."
+    return reading(path, fix, what="cannot be read as text")

@@ -4,14 +4,14 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from masklearn.base.errors import MaskLearnError
+from masklearn.base.errors import MaskLearnError, reading
 from masklearn.base.progress import without_bars
 from masklearn.text.files import (
     BETWEEN,
@@ -46,7 +46,7 @@ def dataset_documents(
     from datasets import load_dataset
     from datasets.utils import logging
 
-    with _user_errors(where):
+    with _refusing(where):
         with without_bars(logging):
             splits = load_dataset(where, config, streaming=True)
         rows = splits[_split(where, splits, split)]
@@ -58,7 +58,7 @@ def dataset_documents(
 
 def _files_of_split(where: str, config: str | None, split: str | None) -> list[Path]:
     """Returns the data files of a split of a local dataset."""
-    with _user_errors(where):
+    with _refusing(where):
         splits = _data_files(where, config)
     return [Path(file) for file in splits[_split(where, splits, split)]]
 
@@ -98,20 +98,13 @@ def _readable(file: Path, *more: str) -> Path:
     return file
 
 
-@contextmanager
-def _user_errors(where: str) -> Iterator[None]:
-    """Raise errors of `datasets` as MaskLearnError: the user can fix the name, the files or the network."""
-    try:
-        yield
-    except MaskLearnError:
-        raise
-    except Exception as error:  # malformed files make `datasets` and its readers raise errors of many types
-        raise MaskLearnError(
-            f"The dataset {where!r} cannot be read",
-            f"{type(error).__name__}: {error}",
-            f"Spell it {SPELLING}. A folder needs sound files, and a dataset of the hub needs a network or a copy in "
-            "the cache of `datasets`.",
-        ) from error
+def _refusing(where: str) -> AbstractContextManager[None]:
+    """Malformed files make `datasets` and its readers raise errors of many types."""
+    fix = (
+        f"Spell it {SPELLING}. A folder needs sound files, and a dataset of the hub needs a network or a copy in the cache "
+        "of `datasets`."
+    )
+    return reading(f"The dataset {where!r}", fix)
 
 
 _SUFFIXES = tuple(suffix for suffix in (*PLAIN, *RECORDS) if suffix)
@@ -240,17 +233,9 @@ def _exists(path: Path) -> bool:
 
 def _check_text(path: Path) -> None:
     """Raise MaskLearnError if the first kilobyte has a zero byte. The whole file would be hashed before it is read."""
-    try:
-        with path.open("rb") as file:
-            begin = file.read(1024)
-    except OSError:
-        return  # whoever reads it says why
-    if b"\0" in begin:
-        raise MaskLearnError(
-            f"{path} is not text",
-            "It has zero bytes, as binary files and UTF-16 have.",
-            "Give a file of UTF-8 text.",
-        )
+    with reading(path, "Give a file of UTF-8 text.", what="is not text"), path.open("rb") as file:
+        if b"\0" in file.read(1024):
+            raise ValueError("It has zero bytes, as binary files and UTF-16 have.")
 
 
 def _file(path: Path, column: str | None) -> TextSource:

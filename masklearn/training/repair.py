@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from masklearn.base.device import available_memory, usable_device
 from masklearn.base.threads import total
+from masklearn.choice.menu import quantised_types
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.record import RepairRecord
-from masklearn.masks.weight_types import quantised_types
 from masklearn.model.modules import computes_in_bf16
 from masklearn.model.store import WeightStore
 from masklearn.quant.grid import Grid

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from masklearn.base import printable
 from masklearn.base.durable import write_whole
-from masklearn.base.safe_read import json_type, read_json
+from masklearn.base.safe_read import json_object, read_json
 from patch_compile.artifacts.layout import MANIFEST, RECIPE
-from patch_compile.errors import PatchCompileError
+from patch_compile.errors import reading
 
 _VERSION = "schema"
 _Found = TypeVar("_Found")
@@ -27,14 +25,6 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write JSON to a temporary file, flush it, and rename it to `path` when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(value, indent=1, sort_keys=False) + "\n")
-
-
-def first_fault(error: ValidationError) -> str:
-    """Returns a sentence about the first part of a record that is not valid."""
-    first = error.errors()[0]
-    place = ".".join(map(printable.shown, first["loc"]))
-    why = re.sub(r"^Value error, | or an instance of \w+$", "", first["msg"]).rstrip(".")
-    return f"{place}: {why}." if place else f"{why}."
 
 
 class Unit(StrEnum):
@@ -126,29 +116,15 @@ class FileRecord(VersionedRecord):
     @classmethod
     def checked(cls, path: Path, kind: TypeAdapter[_Found]) -> _Found:
         """Read the file as `kind`, which is this class or a union of its subclasses. Raises as `read` does."""
-        try:
-            content: Any = read_json(path)
-        except ValueError as error:
-            raise cls._unreadable(path, f"It is not JSON: {error}") from None
-        if not isinstance(content, dict):
-            raise cls._unreadable(path, f"It is not an object but {json_type(content)}.")
-        found = content.pop(_VERSION, None)
-        if found != cls.SCHEMA:
-            has = "no version" if found is None else f"version {found}"
-            raise cls._unreadable(path, f"It has {has}, and this program reads version {cls.SCHEMA}.")
-        try:
-            return kind.validate_python(content)
-        except ValidationError as error:
-            raise cls._unreadable(path, first_fault(error)) from None
-
-    @classmethod
-    def _unreadable(cls, path: Path, why: str) -> PatchCompileError:
         out = next((folder for folder in path.parents if (folder / MANIFEST).is_file()), path.parent)
-        return PatchCompileError(
-            f"{path} is not {cls.WHAT} that this patch-compile reads",
-            why,
-            f"Make it again: {cls.made_by(out)}.",
-        )
+        fix = f"Make it again: {cls.made_by(out)}."
+        with reading(path, fix, what=f"is not {cls.WHAT} that this patch-compile reads"):
+            content = json_object(read_json(path))
+            found = content.pop(_VERSION, None)
+            if found != cls.SCHEMA:
+                has = "no version" if found is None else f"version {found}"
+                raise ValueError(f"It has {has}, and this program reads version {cls.SCHEMA}.")
+            return kind.validate_python(content)
 
     @classmethod
     def made_by(cls, out: Path) -> str:

@@ -7,15 +7,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter
 
 from masklearn.base.durable import is_temporary
 from masklearn.base.printable import shown
 from masklearn.base.safe_read import read_json
 from patch_compile.artifacts.layout import CARD, MANIFEST, PAGE, RECIPE, SCRATCH, STATE
 from patch_compile.artifacts.lock import LOCK
-from patch_compile.artifacts.record import first_fault, write_json
-from patch_compile.errors import PatchCompileError
+from patch_compile.artifacts.record import write_json
+from patch_compile.errors import reading
 
 NAME_MAX = 255  # bytes of a file name on every file system of Linux
 _PATH_MAX = 1024  # bytes of a path in OUT; Linux takes 4095, with the path of OUT before it
@@ -76,12 +76,9 @@ class WorkspaceState:
         path = folder / STATE
         if not path.is_file():
             return cls()
-        try:
+        fix = f"Choose another -o, or move {folder} away; remove it if nothing in it is yours."
+        with reading(path, fix):
             found = _STORED.validate_python(read_json(path))
-        except ValidationError as error:
-            raise _unreadable(path, first_fault(error)) from None
-        except (OSError, ValueError) as error:
-            raise _unreadable(path, str(error)) from None
         return cls(found.stages, found.replaces, found.unfinished)
 
     def write(self, folder: Path) -> None:
@@ -122,11 +119,3 @@ def holds_nothing(folder: Path) -> bool:
         return True
     except NotADirectoryError:
         return False
-
-
-def _unreadable(path: Path, why: str) -> PatchCompileError:
-    return PatchCompileError(
-        f"{path} cannot be read",
-        why,
-        f"Choose another -o, or move {path.parent} away; remove it if nothing in it is yours.",
-    )

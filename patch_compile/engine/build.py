@@ -23,7 +23,6 @@ from patch_compile.engine.plugin_library import load_plugin
 from patch_compile.engine.profiles import Profile
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.hardware.cards import GpuArchitecture
-from patch_compile.onnx_io.graph_inputs import read_inputs
 from patch_compile.plugin.identity import check_kernels, read_identity
 from patch_compile.plugin.prebuilt import LIBRARY_NAME
 from patch_compile.plugin.trust import remember_engine
@@ -137,20 +136,6 @@ def _check_job(job: BuildJob, expected: PlanExpectation) -> None:
         )
     if job.plugin is not None:
         check_kernels(job.plugin, expected.kernels)
-    for given in read_inputs(job.onnx_path):
-        if given.is_dynamic and not job.profiles:
-            raise PatchCompileError(
-                f"There are no shapes for the input {given.spelled()}",
-                "Its size is not fixed, and the engine is tuned for a given size.",
-                "Give --opt-shapes.",
-            )
-        for profile in job.profiles:
-            if given.is_dynamic and given.name not in profile.shapes:
-                raise PatchCompileError(
-                    f"The profile {profile.name!r} has no shape for {given.spelled()}",
-                    "Every input whose size is not fixed needs a shape.",
-                    "Name it in --opt-shapes.",
-                )
 
 
 def _tactics(backend: Backend, expected: PlanExpectation, logged: tuple[str, ...]) -> SparseTactics | None:

@@ -14,7 +14,7 @@ from typing import Any
 from masklearn.model.pretrained import ADAPTER
 from patch_compile.artifacts.layout import MANIFEST, RECIPE
 from patch_compile.artifacts.place import unfinished_build
-from patch_compile.errors import PatchCompileError
+from patch_compile.errors import PatchCompileError, UsageError
 
 __all__ = ["Inspection", "inspect_path"]
 
@@ -50,17 +50,35 @@ class Inspection:
         }
 
 
-def inspect_path(path: Path) -> Inspection:
-    """Inspect a file or folder. Raises PatchCompileError if it is missing, of an unknown kind, or can't be read.
+def inspect_path(path: Path, target: str | None = None) -> Inspection:
+    """Inspect a file or folder. target: a card, to look at the zeros of a model folder and predict what they gain on it.
 
+    Raises PatchCompileError if it is missing, of an unknown kind, or can't be read, or not a model folder with a target.
     Raises OSError, with a name, if the operating system refuses it.
     """
     try:
-        return _inspected(path)
+        return _inspected(path) if target is None else _sparsity(path, target)
     except OSError as error:
         if error.filename is None:  # of reading or mapping a file that is open
             error.filename = str(path)
         raise
+
+
+def _sparsity(path: Path, target: str) -> Inspection:
+    from patch_compile.planning.cards import card_of
+
+    card = card_of(target)
+    if not path.exists():
+        return _inspected(path)
+    if not _is_model(path):
+        raise UsageError(
+            f"`target` is given, and {path} is no model folder",
+            f"Zeros are looked for in the weights of a folder with a {_CONFIG}.",
+            "Give the folder that an ONNX file or an engine was made from, OUT/model for an OUT, or no `target`.",
+        )
+    from patch_compile.inspection.sparsity import inspect_sparsity
+
+    return inspect_sparsity(path, card)
 
 
 def _inspected(path: Path) -> Inspection:
@@ -113,12 +131,17 @@ def _is_text(beginning: bytes) -> bool:
     return bool(text) and all(character.isprintable() or character.isspace() for character in text)
 
 
+def _is_model(path: Path) -> bool:
+    """True for a model, and for an adapter, which is refused like a broken model."""
+    return (path / _CONFIG).is_file() or (path / ADAPTER).is_file()
+
+
 def _inspect_folder(path: Path) -> Inspection:
     if (path / MANIFEST).is_file():
         from patch_compile.inspection.folders import inspect_build
 
         return inspect_build(path)
-    if (path / _CONFIG).is_file() or (path / ADAPTER).is_file():  # an adapter is refused like a broken model
+    if _is_model(path):
         from patch_compile.inspection.folders import inspect_checkpoint
 
         return inspect_checkpoint(path)

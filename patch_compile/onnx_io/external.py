@@ -13,8 +13,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx.external_data_helper import uses_external_data
 
-from masklearn.base.safe_read import leads_out
-from patch_compile.errors import PatchCompileError
+from masklearn.base.safe_read import leads_out, require_file
+from patch_compile.errors import PatchCompileError, reading
 from patch_compile.onnx_io.proto import load_proto, tensors_of
 from patch_compile.onnx_io.write import lazy_tensor
 
@@ -57,52 +57,33 @@ def _mapped(path: Path, name: str, tensor: ir.ExternalTensor) -> ir.LazyTensor:
     ir.ExternalTensor refuses files behind symbolic links (all files of a hub cache) and hard links (made by rebuilds).
     Errors: see `map_external_data`.
     """
-    location = Path(tensor.location)
-    if location.is_absolute() or ".." in location.parts:
-        raise PatchCompileError(
-            f"{name} of {path} lies outside the model's folder",
-            f"Its data are in {location}, and ONNX allows files below the model's folder only.",
-            "Save the model again with its data next to it.",
-        )
-    file = path.parent / location
+    file = path.parent / tensor.location
     if target := leads_out(path.parent, file):
         raise PatchCompileError(
             f"{name} of {path} lies outside the model's folder",
-            f"Its data are in {location}, a link to {target}.",
-            "Put a copy of the data next to the model.",
+            f"Its data are in {tensor.location}, which leads to {target}.",
+            "Put a copy of the data next to the model, and save the model with it.",
         )
-    if not file.is_file():
-        raise PatchCompileError(
-            f"The weights of {path} are missing",
-            f"{name} and maybe others lie in {file}, which is not there.",
-            f"Put {location} where the model expects it, or fetch the model again with its data.",
-        )
-    _check_length(file, name, tensor)
+    fix = (
+        f"Put {tensor.location} where the model expects it, or export or fetch the model again with its data."
+    )
+    with reading(file, fix, what=f"does not hold {name} of {path}"):
+        _check_length(require_file(file).st_size, tensor)
     shape, dtype = tuple(tensor.shape.numpy()), tensor.dtype
     return lazy_tensor(name, shape, dtype, partial(_read, file, tensor.offset or 0, dtype.numpy(), shape))
 
 
-def _check_length(file: Path, name: str, tensor: ir.ExternalTensor) -> None:
-    needed, offset = tensor.nbytes, tensor.offset or 0
-    if offset < 0 or min(tensor.shape.numpy(), default=0) < 0:
-        raise PatchCompileError(
-            f"The model says that {name} of shape {list(tensor.shape.numpy())} begins at byte {offset}",
-            "Neither can be negative.",
-            "Export the model again.",
+def _check_length(size: int, tensor: ir.ExternalTensor) -> None:
+    """Raise ValueError if a tensor is not in a file of this size."""
+    shape, needed, offset = list(tensor.shape.numpy()), tensor.nbytes, tensor.offset or 0
+    if offset < 0 or min(shape, default=0) < 0:
+        raise ValueError(
+            f"The model says that the shape {shape} begins at byte {offset}; neither can be negative."
         )
-    if tensor.length is not None and tensor.length != needed:
-        raise PatchCompileError(
-            f"The model says that {name} has {tensor.length} bytes",
-            f"Its shape {list(tensor.shape.numpy())} of {tensor.dtype.name.lower()} needs {needed}.",
-            "Export the model again.",
-        )
-    size = file.stat().st_size
+    if tensor.length not in (None, needed):
+        raise ValueError(f"{shape} of {tensor.dtype.name.lower()} needs {needed} bytes, not {tensor.length}.")
     if offset + needed > size:
-        raise PatchCompileError(
-            f"{file} is too short",
-            f"{name} ends at byte {offset + needed}, the file has {size}.",
-            "It was not copied whole: fetch it again.",
-        )
+        raise ValueError(f"It ends at byte {offset + needed}, and the file has {size}.")
 
 
 def _read(file: Path, offset: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from masklearn.base.npz import ArrayArchive
 from masklearn.base.printable import shown
 from patch_compile.artifacts.proof import InputsFile, RandomInputs
-from patch_compile.errors import PatchCompileError
+from patch_compile.errors import PatchCompileError, reading
 from patch_compile.onnx_io.graph_inputs import GraphInput, dim_names, resolve_dims
 
 if TYPE_CHECKING:
@@ -61,29 +61,31 @@ def feeds_from_npz(path: Path, inputs: Sequence[GraphInput], dtypes: Mapping[str
     Raises PatchCompileError, naming the array, if an array is missing, unknown, or has a shape or type that the input does
     not take.
     """
-    arrays = _load(path, inputs)
-    given = {i.name: _typed(path, i, arrays[i.name], dtypes[i.name]) for i in inputs}
-    constant = {i.name: given.pop(i.name) for i in inputs if not i.dims and given[i.name].ndim == 0}
-    counted = [i for i in inputs if i.name in given]
-    extra = {given[i.name].ndim - len(i.dims) for i in counted}
-    if extra == {1}:
-        feeds = _by_run(path, given)
-    elif extra == {0}:
-        feeds = _by_sample(path, given, counted)
-    elif not counted:
-        feeds = [{}]
-    else:
-        given |= constant
-        shapes = ", ".join(f"{i.name} {list(given[i.name].shape)} for {i.spelled()}" for i in inputs)
-        raise PatchCompileError(
-            f"The arrays of {path} do not fit the graph's inputs",
-            shapes,
-            "Give --calib arrays with one axis more than their inputs, which counts runs, or with the inputs' own axes, the "
-            "first counting samples. A scalar input takes one number for all runs.",
-        )
-    feeds = [{**feed, **constant} for feed in feeds]
-    for i in inputs:
-        _check_shape(path, i, feeds[0][i.name])
+    fix = (
+        f"Give --calib an .npz, numpy.savez(path, NAME=array), for {', '.join(i.spelled() for i in inputs)}: with an axis "
+        "more than the inputs, which counts runs, or with the inputs' own axes, the first counting samples. A scalar input "
+        "takes one number for all runs."
+    )
+    with reading(f"The inputs {path}", fix, what="cannot be fed to the graph"):
+        arrays = _load(path, inputs)
+        given = {i.name: _typed(i, arrays[i.name], dtypes[i.name]) for i in inputs}
+        constant = {i.name: given.pop(i.name) for i in inputs if not i.dims and given[i.name].ndim == 0}
+        counted = [i for i in inputs if i.name in given]
+        extra = {given[i.name].ndim - len(i.dims) for i in counted}
+        if extra == {1}:
+            feeds = _by_run(given)
+        elif extra == {0}:
+            feeds = _by_sample(given, counted)
+        elif not counted:
+            feeds = [{}]
+        else:
+            given |= constant
+            raise ValueError(
+                ", ".join(f"{i.name} is {list(given[i.name].shape)} for {i.spelled()}" for i in inputs)
+            )
+        feeds = [{**feed, **constant} for feed in feeds]
+        for i in inputs:
+            _check_shape(i, feeds[0][i.name])
     return Feeds(tuple(feeds), InputsFile(name=path.name, runs=len(feeds)))
 
 
@@ -177,99 +179,55 @@ def _indexed(value: ir.Value) -> Iterator[int]:
 
 
 def _load(path: Path, inputs: Sequence[GraphInput]) -> dict[str, NDArray[Any]]:
-    try:
-        archive = ArrayArchive(path)
-        _check_names(path, archive.names, inputs)
-        sizes = {i.name: archive.size(i.name) for i in inputs}
-        if sum(sizes.values()) <= _MOST_BYTES:
-            return {name: archive.read(name, size) for name, size in sizes.items()}
-    except (OSError, ValueError) as error:
-        raise PatchCompileError(
-            f"The inputs {path} cannot be read",
-            str(error),
-            "Give --calib an .npz: numpy.savez(path, NAME=array, …), a name for each graph input.",
-        ) from None
-    listed = ", ".join(f"{name} {size / 2**30:.1f} GiB" for name, size in sizes.items())
-    raise PatchCompileError(
-        f"The inputs {path} take {sum(sizes.values()) / 2**30:.1f} GiB of memory",
-        f"At most {_MOST_BYTES >> 30} GiB are read: all runs are held in memory ({listed}).",
-        "Give --calib fewer runs.",
-    )
-
-
-def _check_names(path: Path, arrays: Sequence[str], inputs: Sequence[GraphInput]) -> None:
-    names = [i.name for i in inputs]
-    missing = [name for name in names if name not in arrays]
-    unknown = [name for name in arrays if name not in names]
-    if missing or unknown:
-        raise PatchCompileError(
-            f"{path} does not hold the graph's inputs",
-            " ".join(
-                [f"It has no array {name!r}." for name in missing]
-                + [f"The graph has no input {name!r}." for name in unknown]
-            ),
-            f"Give --calib an .npz with one array for each of {', '.join(i.spelled() for i in inputs)}.",
+    archive, names = ArrayArchive(path), [i.name for i in inputs]
+    if others := {*names} ^ {*archive.names}:
+        raise ValueError(f"Only one of the file and the graph has {', '.join(map(repr, sorted(others)))}.")
+    sizes = {name: archive.size(name) for name in names}
+    if sum(sizes.values()) > _MOST_BYTES:
+        listed = ", ".join(f"{name} {size / 2**30:.1f} GiB" for name, size in sizes.items())
+        raise ValueError(
+            f"At most {_MOST_BYTES >> 30} GiB are read, as all runs are held in memory: {listed}."
         )
+    return {name: archive.read(name, size) for name, size in sizes.items()}
 
 
-def _typed(path: Path, i: GraphInput, array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+def _typed(i: GraphInput, array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     if array.dtype.kind == "f" and not bool(np.isfinite(array).all()):
-        raise PatchCompileError(
-            f"{i.name!r} of {path} holds NaN or infinity",
-            "Masks and errors can't be computed from these.",
-            "Leave such samples out of the file that --calib gives.",
-        )
-    if not np.can_cast(array.dtype, dtype, "same_kind"):
-        raise PatchCompileError(
-            f"{i.name!r} of {path} is {array.dtype}",
-            f"The graph's input is {dtype}.",
-            f"Save the array that --calib gives as {dtype}.",
-        )
-    return array.astype(dtype, copy=False)
+        raise ValueError(f"{i.name!r} holds NaN or infinity: leave such samples out.")
+    return array.astype(dtype, copy=False, casting="same_kind")
 
 
-def _by_run(path: Path, given: Mapping[str, NDArray[Any]]) -> list[dict[str, NDArray[Any]]]:
-    return [{name: array[run, ...] for name, array in given.items()} for run in range(_count(path, given))]
+def _by_run(given: Mapping[str, NDArray[Any]]) -> list[dict[str, NDArray[Any]]]:
+    return [{name: array[run, ...] for name, array in given.items()} for run in range(_count(given))]
 
 
 def _by_sample(
-    path: Path, given: Mapping[str, NDArray[Any]], inputs: Sequence[GraphInput]
+    given: Mapping[str, NDArray[Any]], inputs: Sequence[GraphInput]
 ) -> list[dict[str, NDArray[Any]]]:
-    samples, fixed = _count(path, given), {i.dims[0] for i in inputs if isinstance(i.dims[0], int)}
+    samples, fixed = _count(given), {i.dims[0] for i in inputs if isinstance(i.dims[0], int)}
     batch = next(iter(fixed), _BATCH)
     assert isinstance(batch, int)
     if len(fixed) > 1 or (fixed and samples % batch):
-        raise PatchCompileError(
-            f"{samples} samples of {path} do not make whole batches",
-            f"The graph's inputs are {', '.join(i.spelled() for i in inputs)}.",
-            "Give --calib a multiple of the batch, or arrays with an axis more, which counts runs.",
+        raise ValueError(
+            f"{samples} samples do not make whole batches of {', '.join(i.spelled() for i in inputs)}."
         )
     return [
         {n: array[start : start + batch] for n, array in given.items()} for start in range(0, samples, batch)
     ]
 
 
-def _count(path: Path, given: Mapping[str, NDArray[Any]]) -> int:
+def _count(given: Mapping[str, NDArray[Any]]) -> int:
     counts = {name: array.shape[0] for name, array in given.items()}
     if len({*counts.values()}) != 1 or 0 in counts.values():
-        raise PatchCompileError(
-            f"The arrays of {path} differ in their first axis"
-            if len({*counts.values()}) > 1
-            else f"{path} is empty",
-            ", ".join(f"{name}: {count}" for name, count in counts.items()),
-            "Give --calib an .npz with the same number of samples, at least one, for every input.",
-        )
+        listed = ", ".join(f"{name}: {count}" for name, count in counts.items())
+        raise ValueError(f"The first axes differ or are empty ({listed}).")
     return int(next(iter(counts.values())))
 
 
-def _check_shape(path: Path, i: GraphInput, array: NDArray[Any]) -> None:
+def _check_shape(i: GraphInput, array: NDArray[Any]) -> None:
     fits = all(isinstance(dim, str) or dim == size for dim, size in zip(i.dims, array.shape, strict=True))
     if not fits:
-        raise PatchCompileError(
-            f"{i.name!r} of {path} has a shape that the graph does not take",
-            f"A run feeds {list(array.shape)}, the input is {i.spelled()}.",
-            f"Give --calib an array {i.name} with only these axes, or with one more axis before them that counts runs.",
-        )
+        raise ValueError(f"A run feeds {list(array.shape)} for {i.spelled()}.")
 
 
 def _assumed(inputs: Sequence[GraphInput]) -> dict[str, int]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from masklearn.base.printable import shown
 from masklearn.base.safe_read import require_file
-from patch_compile.errors import PatchCompileError
+from patch_compile.errors import PatchCompileError, reading
 
 if TYPE_CHECKING:
     import onnx
@@ -37,25 +37,16 @@ def load_proto(path: Path) -> onnx.ModelProto:
     """
     import onnx
 
-    try:
+    with reading(path, "Give an ONNX file, with its weights stored densely."):
         require_file(path)
         proto = onnx.load(str(path), load_external_data=False)
-    except OSError as error:
-        raise PatchCompileError(
-            f"{path} cannot be read", error.strerror or str(error), "Give an ONNX file."
-        ) from None
-    except Exception as error:  # protobuf's DecodeError shares no public base class with onnx's errors
-        raise PatchCompileError(f"{path} is not an ONNX model", str(error), "Give an ONNX file.") from None
-    if not proto.graph.node:
-        raise PatchCompileError(f"{path} is not an ONNX model", "It holds no graph.", "Give an ONNX file.")
-    if proto.graph.sparse_initializer:
-        raise PatchCompileError(
-            f"{path} holds sparse initializers",
-            "Neither ONNX Runtime nor TensorRT multiplies by them.",
-            "Store the weights densely.",
-        )
-    _check_messages(path, proto)
-    _check_expansion(path, proto)
+        if not proto.graph.node:
+            raise ValueError("It holds no graph.")
+        if proto.graph.sparse_initializer:
+            raise ValueError("Neither ONNX Runtime nor TensorRT multiplies by its sparse initializers.")
+        _check_messages(proto)
+    with reading(path, "Export the model again, without nested functions.", what="can't be inlined"):
+        _check_expansion(proto)
     _clear_unknown_sizes(proto.graph)
     return proto
 
@@ -111,8 +102,8 @@ def _fault_of(path: Path) -> str | None:
     return None
 
 
-def _check_messages(path: Path, proto: onnx.ModelProto) -> None:
-    """Raise PatchCompileError for a text that is not UTF-8, which protobuf gives as bytes, and for a tensor whose place in
+def _check_messages(proto: onnx.ModelProto) -> None:
+    """Raise ValueError for a text that is not UTF-8, which protobuf gives as bytes, and for a tensor whose place in
     a data file is not a number of bytes."""
     import onnx
 
@@ -120,18 +111,14 @@ def _check_messages(path: Path, proto: onnx.ModelProto) -> None:
     while waiting:
         message = waiting.pop()
         if isinstance(message, onnx.TensorProto):
-            _check_place(path, message)
+            _check_place(message)
         for field, value in message.ListFields():
             if field.message_type is not None:
                 waiting += value if isinstance(value, Sequence) else [value]
             elif field.type == field.TYPE_STRING:
                 texts = [value] if isinstance(value, str | bytes) else value
                 if any(isinstance(text, bytes) for text in texts):
-                    raise PatchCompileError(
-                        f"{path} is not an ONNX model",
-                        f"A {field.name} in it is not UTF-8.",
-                        "Fetch the file again.",
-                    )
+                    raise ValueError(f"A {field.name} in it is not UTF-8.")
 
 
 def tensors_of(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
@@ -149,13 +136,11 @@ def tensors_of(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
                 waiting += value if isinstance(value, Sequence) else [value]
 
 
-def _check_place(path: Path, tensor: onnx.TensorProto) -> None:
+def _check_place(tensor: onnx.TensorProto) -> None:
     for entry in tensor.external_data:
         if entry.key in ("offset", "length") and not _BYTES.fullmatch(entry.value):
-            raise PatchCompileError(
-                f"{path} is not a valid ONNX model",
-                f"The {entry.key} of {tensor.name} in its data file is {shown(entry.value)!r}, not a number of bytes.",
-                "Export it again.",
+            raise ValueError(
+                f"{tensor.name} has {shown(entry.value)!r} for a number of bytes, its {entry.key}."
             )
 
 
@@ -184,8 +169,8 @@ def nested_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
                 yield from nested_nodes(graph.node)
 
 
-def _check_expansion(path: Path, proto: onnx.ModelProto) -> None:
-    """Raise PatchCompileError for functions that call themselves, or that expand to more nodes than any model has.
+def _check_expansion(proto: onnx.ModelProto) -> None:
+    """Raise ValueError for functions that call themselves, or that expand to more nodes than any model has.
 
     Nodes are counted before functions are inlined. Functions that call functions grow exponentially: 25 functions, each
     calling the next twice, are 33 million nodes.
@@ -199,22 +184,16 @@ def _check_expansion(path: Path, proto: onnx.ModelProto) -> None:
             key = (node.domain, node.op_type, node.overload)
             total += function_size(key, callers) if key in functions else 1
             if total > _MOST_NODES:
-                raise _refused(path, f"Its functions expand to more than {_MOST_NODES:,} nodes.")
+                raise ValueError(f"Its functions expand to more than {_MOST_NODES:,} nodes.")
         return total
 
     def function_size(key: _Key, callers: tuple[_Key, ...]) -> int:
         if key in callers:
-            raise _refused(path, f"Its function {key[1]!r} calls itself.")
+            raise ValueError(f"Its function {key[1]!r} calls itself.")
         if len(callers) >= _MOST_DEPTH:
-            raise _refused(path, f"Its functions call each other more than {_MOST_DEPTH} deep.")
+            raise ValueError(f"Its functions call each other more than {_MOST_DEPTH} deep.")
         if key not in sizes:
             sizes[key] = size_of(functions[key].node, (*callers, key))
         return sizes[key]
 
     size_of(proto.graph.node, ())
-
-
-def _refused(path: Path, why: str) -> PatchCompileError:
-    return PatchCompileError(
-        f"{path} can't be inlined", why, "Export the model again, without nested functions."
-    )

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from masklearn.base.durable import whole_file
-from masklearn.model.naming import from_stored, stored_shape, tied_name
+from masklearn.model.naming import check_tensor, from_stored, tied_name
 from patch_compile.errors import PatchCompileError
 
 if TYPE_CHECKING:
@@ -56,19 +56,7 @@ def _source_name(value: ir.Value, checkpoint: "Checkpoint") -> str:
     name = value.name
     if name not in checkpoint and (tied := tied_name(checkpoint, name)) is not None and tied in checkpoint:
         name = tied
-    if name not in checkpoint:
-        raise PatchCompileError(
-            f"{checkpoint.path} holds no {name}",
-            "The graph made from its config.json needs it.",
-            "Fetch the model again.",
-        )
-    expected = stored_shape(checkpoint, name, value.shape.numpy())
-    if tuple(checkpoint.shape(name)) != expected:
-        raise PatchCompileError(
-            f"{name} is {list(checkpoint.shape(name))} in {checkpoint.path}",
-            f"Its config.json says {list(expected)}.",
-            "Fetch the model again.",
-        )
+    check_tensor(checkpoint, name, value.shape.numpy())
     return name
 
 

@@ -9,27 +9,25 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from masklearn import DEFAULT_TILE
-from masklearn.masks.budget import Budget
-from masklearn.masks.kinds.allowed import allowed_kinds
+from masklearn.choice.goal import Goal
+from masklearn.choice.menu import allowed_kinds, spell_types
+from masklearn.choice.solve import Chooser
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.name_globs import spell_by_name
-from masklearn.masks.weight_types import spell_types
 from masklearn.quant.table import INT4, W8A8
 from patch_compile.artifacts.plan import ChosenKinds, ChosenTile, Gaining
 from patch_compile.artifacts.report import Kind
 from patch_compile.errors import PatchCompileError, SpeedError
-from patch_compile.planning.gains import ALL_SPARSE, GainBudget, TilesThatGain
+from patch_compile.planning.gains import ALL_SPARSE, GainGoal, WhereItGains
 from patch_compile.planning.lowering import AUTO, asked_lowerings
 from patch_compile.planning.predict import predict_whole
-from patch_compile.planning.tiles_for_speed import SpeedTask, TilesForSpeed
-from patch_compile.planning.types_for_speed import TypesForSpeed
+from patch_compile.planning.price_by_time import SpeedTask, assumed_choice, by_time, that_save
 from patch_compile.report.prediction import gain_line, reason_lines
 from patch_compile.sources.pruning import types_to_round
 
 if TYPE_CHECKING:
     from masklearn.masks.kinds.base import TileKind
-    from masklearn.quant.table import WeightType
     from patch_compile.planning.cost import CostModel
     from patch_compile.planning.lowering import LinearPlan
     from patch_compile.sources.base import Source
@@ -38,11 +36,10 @@ _TILES = (DEFAULT_TILE, (64, 64))
 # Of the time that 2:4 tiles save, tiles of all kinds must save this share at the same ratio to be preferred: they lose .39
 # to .61 times as many nats (SmolLM2-135M at .25 to .45, without repair and with it; docs/explanation/quality.md).
 _ENOUGH = 0.6
-Chooser = TilesForSpeed | TilesThatGain | TypesForSpeed
 
 
 def chooser_of(source: Source, costs: CostModel | None, note: Callable[[str], object]) -> Chooser | None:
-    """Returns the function that chooses tiles for the requested speed, or for the ratio over the linears that gain.
+    """Returns the chooser for the requested speed, or for the ratio over the linears that gain.
 
     Returns None if the ratio counts over all linears. Raises SpeedError for a speed that cannot be reached, and
     PatchCompileError for a ratio at which no linear gains.
@@ -52,35 +49,32 @@ def chooser_of(source: Source, costs: CostModel | None, note: Callable[[str], ob
         return None
     if r.goal is not None:
         assert costs is not None  # a goal without predictions was refused
-        if source.chooses_types:
-            # It raises SpeedError before anything is learned.
-            sure = _types_for_speed(source, costs).assumed().types
-            return _types_for_speed(source, costs, sure)
-        plans_with_speed(source, costs)  # raises SpeedError before anything is learned
-        return TilesForSpeed(_speed_task(source, costs), source.weight_types())
-    gains = gain_budget(source, costs)
+        task = _speed_task(source, costs)
+        return by_time(task, sure=assumed_choice(task).types)  # raises SpeedError before anything is learned
+    gains = gain_goal(source, costs)
     if gains is None:
         return None
     plans, row = plans_with_ratio(source, gains, costs)
     _check_gain(source, gains, row, costs)
-    for line in (gain_line(row, costs.card.row() if costs else None), gains.budget.left_dense(list(plans))):
+    for line in (gain_line(row, costs.card.row() if costs else None), gains.goal.left_dense(list(plans))):
         if line:
             note(line)
-    return TilesThatGain(gains, r.tile_size, lambda masks: source.plan(masks, costs))
+    price = WhereItGains(gains, r.tile_size, lambda masks: source.plan(masks, costs), costs)
+    return Chooser(source.allowed_types, price, gains.goal)
 
 
-def gain_budget(source: Source, costs: CostModel | None) -> GainBudget | None:
+def gain_goal(source: Source, costs: CostModel | None) -> GainGoal | None:
     """Returns the requested ratio over the linears that can gain; None if `plugin` or `split` is asked for everywhere."""
     r, linears = source.recipe, source.coverage.linears
     assert r.ratio is not None  # the recipe has checked it
     if not {AUTO, "dense"} & {*asked_lowerings(r.lowering, list(linears)).values()}:
         return None
-    budget = Budget.of(r.ratio, r.per_layer)
-    return GainBudget.of(budget, linears, lambda ratios: source.plan_at(ratios, costs))
+    goal = Goal.of_ratio(r.ratio, r.per_layer)
+    return GainGoal.of(goal, linears, lambda ratios: source.plan_at(ratios, costs))
 
 
 def plans_with_ratio(
-    source: Source, gains: GainBudget, costs: CostModel | None
+    source: Source, gains: GainGoal, costs: CostModel | None
 ) -> tuple[dict[str, LinearPlan], Gaining]:
     """Returns the plans with the ratio spread evenly over the linears that gain, and the counts of these linears."""
     evenly = gains.settled_evenly(lambda ratios: source.plan_at(ratios, costs))
@@ -93,7 +87,9 @@ def plans_with_speed(source: Source, costs: CostModel) -> dict[str, LinearPlan]:
 
     Raises SpeedError if no tiles reach it, whatever their scores are.
     """
-    return TilesForSpeed(_speed_task(source, costs), source.weight_types()).assumed()
+    task = _speed_task(source, costs)
+    found = assumed_choice(task)
+    return task.plans(found.tiles.kinds, found.types)
 
 
 def with_assumed_types(source: Source, costs: CostModel) -> Source:
@@ -101,8 +97,7 @@ def with_assumed_types(source: Source, costs: CostModel) -> Source:
 
     Raises SpeedError if no types reach the speed.
     """
-    found = _types_for_speed(source, costs).assumed()
-    return source.with_other(weights=spell_types(found.types))
+    return source.with_other(weights=spell_types(assumed_choice(_speed_task(source, costs)).types))
 
 
 @dataclass(frozen=True)
@@ -156,11 +151,11 @@ def plans_for_ratio(source: Source, costs: CostModel) -> tuple[dict[str, LinearP
     """Returns the plans for the requested ratio over the linears that gain, with their counts; without counts if the ratio
     counts over all linears."""
     r = source.recipe
-    gains = gain_budget(source, costs)
+    gains = gain_goal(source, costs)
     if gains is not None:
         return plans_with_ratio(source, gains, costs)
     assert r.ratio is not None  # the recipe has checked it
-    decided = Budget.of(r.ratio, r.per_layer).by_linear(list(source.coverage.linears))
+    decided = Goal.of_ratio(r.ratio, r.per_layer).by_linear(list(source.coverage.linears))
     return source.plan_at({name: found[1] if found else 0.0 for name, found in decided.items()}, costs), None
 
 
@@ -211,7 +206,7 @@ def _with_what_saves(source: Source, costs: CostModel) -> Source:
     r = source.recipe
     if AUTO not in (r.weights, r.kinds):
         return source
-    types, kinds = _types_for_speed(source, costs).that_save()
+    types, kinds = that_save(_speed_task(source, costs))
     if r.weights == AUTO and not source.given_types:
         offered = {
             name: ",".join(kind.name if kind.quantised else r.dtype for kind in own)
@@ -253,7 +248,15 @@ def ratio_of(plans: Mapping[str, LinearPlan]) -> float:
 def _speed_task(source: Source, costs: CostModel) -> SpeedTask:
     r, linears = source.recipe, source.coverage.linears
     assert r.goal is not None and source.outline is not None
-    return SpeedTask(r.goal, costs, source.outline, linears, r.tile_size, r.lowering, _kinds_of(source))
+    asked = asked_lowerings(r.lowering, list(linears))
+    # A split linear has weights of 16 bits; asked to have others, it is refused later.
+    types = {
+        name: tuple(kind for kind in own if asked[name] != "split" or not kind.quantised) or own
+        for name, own in source.allowed_types.items()
+    }
+    return SpeedTask(
+        r.goal, costs, source.outline, linears, r.tile_size, r.lowering, _kinds_of(source), types
+    )
 
 
 def _kinds_of(source: Source) -> dict[str, tuple[TileKind, ...]]:
@@ -262,19 +265,7 @@ def _kinds_of(source: Source) -> dict[str, tuple[TileKind, ...]]:
     return allowed_kinds(r.kinds, source.coverage.linears, r.tile_size, source.allowed_types)
 
 
-def _types_for_speed(
-    source: Source, costs: CostModel, sure: dict[str, WeightType] | None = None
-) -> TypesForSpeed:
-    asked = asked_lowerings(source.recipe.lowering, list(source.coverage.linears))
-    # A split linear has weights of 16 bits; asked to have others, it is refused later.
-    options = {
-        name: tuple(kind for kind in kinds if asked[name] != "split" or not kind.quantised) or kinds
-        for name, kinds in source.allowed_types.items()
-    }
-    return TypesForSpeed(_speed_task(source, costs), options, sure)
-
-
-def _check_gain(source: Source, gains: GainBudget, row: Gaining, costs: CostModel | None) -> None:
+def _check_gain(source: Source, gains: GainGoal, row: Gaining, costs: CostModel | None) -> None:
     """Raise PatchCompileError if a ratio is asked for, and no linear gains with it."""
     if not gains.asked or row.gaining:
         return

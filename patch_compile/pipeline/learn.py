@@ -6,8 +6,8 @@ from rich.console import Console
 
 from masklearn import Baseline, parse_baselines
 from masklearn.base.processes import is_main_process
+from masklearn.choice.menu import leaves_choice
 from masklearn.masks.maskset import MaskSet
-from masklearn.masks.weight_types import leaves_choice
 from patch_compile.artifacts.command_results import (
     LearnedAnswer,
     LearnedBaselines,

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from masklearn.base.errors import MaskLearnError
-from masklearn.masks.kinds.allowed import allowed_kinds
+from masklearn.choice.menu import allowed_kinds, named_types
 from masklearn.masks.maskset import MaskSet
-from masklearn.masks.weight_types import named_types
 from masklearn.model.hub import spelled
 from masklearn.quant.table import QUANTISED, WeightType, weight_type
 from patch_compile.artifacts.plan import Plan
@@ -35,7 +34,7 @@ from patch_compile.planning.cards import DEFAULT_TARGET, PlanCard, card_of, card
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import LinearPlan
 from patch_compile.planning.planner import plan_of
-from patch_compile.planning.regime import regime
+from patch_compile.planning.predict import regime
 from patch_compile.recipe import Recipe
 from patch_compile.report.prediction import decision_line
 from patch_compile.sources.base import Source

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 
 from masklearn.base.processes import is_main_process
 from masklearn.base.threads import settle_threads
-from masklearn.masks.budget import Budget
-from masklearn.masks.kinds.allowed import allowed_kinds
-from masklearn.masks.weight_types import allowed_types
+from masklearn.choice.goal import Goal
+from masklearn.choice.menu import allowed_kinds, allowed_types
+from masklearn.choice.solve import Chooser
 from masklearn.model.checkpoint import InputSnapshot
 from patch_compile.artifacts.place import check_apart, check_free_space, check_out
 from patch_compile.errors import PatchCompileError, SpeedError
 from patch_compile.pipeline.choose import (
-    Chooser,
     chooser_of,
     plans_as_asked,
     settle_open,
@@ -28,7 +27,7 @@ from patch_compile.pipeline.worth import little_gain
 from patch_compile.planning.cards import DEFAULT_TARGET, card_of, card_of_gpu, find_card
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import asked_lowerings, lowerings_of
-from patch_compile.planning.regime import regime
+from patch_compile.planning.predict import regime
 from patch_compile.plugin.prebuilt import DISTRIBUTION
 from patch_compile.progress import Progress, quiet_libraries
 from patch_compile.recipe import Recipe
@@ -171,7 +170,7 @@ def _check_patterns(source: Source, stages: Collection[Stage]) -> None:
         if r.mask is None:
             allowed_kinds(r.kinds, source.coverage.linears, r.tile_size, types)
     if Stage.MASKS in stages and r.mask is None and r.ratio is not None:
-        Budget.of(r.ratio, r.per_layer).by_linear(names)
+        Goal.of_ratio(r.ratio, r.per_layer).by_linear(names)
     if Stage.ONNX in stages:
         given = source.given.masks if r.mask is not None else None
         lowerings_of(r.lowering, names, {} if source.chooses_types else source.weight_types(given))

@@ -19,7 +19,7 @@ from patch_compile.sources.kinds import Stage
 from patch_compile.sources.open import beside_key
 
 if TYPE_CHECKING:
-    from patch_compile.pipeline.choose import Chooser
+    from masklearn.choice.solve import Chooser
     from patch_compile.planning.cost import CostModel
     from patch_compile.sources.base import Source
 

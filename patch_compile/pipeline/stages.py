@@ -38,9 +38,6 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.pipeline.distributed import rank0
 from patch_compile.pipeline.prepare import Job
 from patch_compile.pipeline.resumed import learning_folder, masks_key
-from patch_compile.planning.gains import TilesThatGain
-from patch_compile.planning.tiles_for_speed import TilesForSpeed
-from patch_compile.planning.types_for_speed import TypesForSpeed
 from patch_compile.progress import Progress
 from patch_compile.report.prediction import decision_line, mask_line, waste_line
 from patch_compile.sources.kinds import Stage
@@ -125,15 +122,10 @@ class _Run:
         tell(LINEARS, (mask_line(name, mask) for name, mask in pruning.masks.items()))
 
     def _learned(self) -> Pruning:
-        scratch, choose = self.workspace.scratch, self.job.chooser
+        scratch = self.workspace.scratch
         with rank0(scratch):
             folder = learning_folder(scratch, self.keys[Stage.MASKS])
-            pruning = self.job.source.learn(folder, self.progress, choose)
-        if isinstance(choose, TilesForSpeed | TypesForSpeed):
-            pruning.masks.record.speed = choose.record
-        if isinstance(choose, TilesThatGain):
-            pruning.masks.record.gains = choose.record(pruning.masks, self.job.costs)
-        return pruning
+            return self.job.source.learn(folder, self.progress, self.job.chooser)
 
     def write_onnx(self, root: Path) -> None:
         source, masks = self.job.source, self.masks

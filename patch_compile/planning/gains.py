@@ -14,20 +14,18 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
 
-from numpy.typing import NDArray
-
-from masklearn.masks.budget import LARGEST_RATIO, Budget
+from masklearn.choice.goal import LARGEST_RATIO, WEIGHTS, Goal
+from masklearn.choice.losses import Losses
+from masklearn.choice.price import Choice, InUnits, Types
+from masklearn.choice.select import select
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.record import GainRecord
-from masklearn.masks.select import NO_LOSSES, RoundingLosses, Scores, Selection, select
 from patch_compile.artifacts.plan import Gaining
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import LinearPlan
 from patch_compile.planning.tile_map import unpatterned
 
-Grids = Mapping[str, NDArray[Any]]
 Shape = tuple[int, int]
 Plans = Mapping[str, LinearPlan]
 PlanMasks = Callable[[Mapping[str, LinearMask]], Plans]
@@ -36,56 +34,54 @@ ALL_SPARSE = LARGEST_RATIO  # ratio of a linear with all tiles 2:4
 
 
 @dataclass(frozen=True)
-class GainBudget:
+class GainGoal:
     """A ratio over the linears that can gain.
 
-    budget: leaves the other linears dense; linears: all covered linears, name to `[N, K]`; asked: number of linears with
+    goal: leaves the other linears dense; linears: all covered linears, name to `[N, K]`; asked: number of linears with
     a ratio above 0.
     """
 
-    budget: Budget
+    goal: Goal
     linears: Mapping[str, Shape]
     asked: int
 
     @classmethod
     def of(
-        cls, budget: Budget, linears: Mapping[str, Shape], plan_at: Callable[[Mapping[str, float]], Plans]
-    ) -> GainBudget:
+        cls, goal: Goal, linears: Mapping[str, Shape], plan_at: Callable[[Mapping[str, float]], Plans]
+    ) -> GainGoal:
         """Find the linears that can gain. plan_at: plans linears that have these ratios, as they are compiled."""
-        counted = budget.counted(list(linears))
-        most = {name: ratio if budget.per_layer else ALL_SPARSE for name, ratio in counted.items()}
+        counted = goal.counted(list(linears))
+        most = {name: ratio if goal.per_layer else ALL_SPARSE for name, ratio in counted.items()}
         plans = plan_at({name: most.get(name, 0.0) for name in linears})
         dense = frozenset(name for name, plan in plans.items() if not plan.uses_zeros)
-        return cls(replace(budget, uncounted=dense), linears, len(counted))
+        return cls(replace(goal, uncounted=dense), linears, len(counted))
 
     @property
     def counted(self) -> dict[str, float]:
         """Returns the linears that can gain and were not left dense, with their ratios."""
-        counted = self.budget.counted(list(self.linears))
-        return {name: ratio for name, ratio in counted.items() if name not in self.budget.dense}
+        counted = self.goal.counted(list(self.linears))
+        return {name: ratio for name, ratio in counted.items() if name not in self.goal.dense}
 
-    def settled(self, plan_for: Callable[[Budget], Plans]) -> Budget:
-        """Returns the budget with which every linear that has pruned tiles gains. plan_for: chooses tiles and plans them.
+    def settled(self, plan_for: Callable[[Goal], Plans]) -> Goal:
+        """Returns the goal with which every linear that has pruned tiles gains. plan_for: chooses tiles and plans them.
 
         What linears save that fall out goes to linears that already gain: more tiles only make these gain more. A linear
         without tiles gets none, since a few would not make it gain.
         """
-        budget = self.budget
-        while _wasted(plans := plan_for(budget)):
-            budget = budget.sparing(
-                name for name, plan in plans.items() if not (plan.zeroed and plan.uses_zeros)
-            )
-        return budget
+        goal = self.goal
+        while _wasted(plans := plan_for(goal)):
+            goal = goal.sparing(name for name, plan in plans.items() if not (plan.zeroed and plan.uses_zeros))
+        return goal
 
-    def settled_evenly(self, plan_at: Callable[[Mapping[str, float]], Plans]) -> GainBudget:
-        """Returns the budget for a ratio that is spread evenly over the linears, as a plan without scores assumes."""
+    def settled_evenly(self, plan_at: Callable[[Mapping[str, float]], Plans]) -> GainGoal:
+        """Returns the goal for a ratio that is spread evenly over the linears, as a plan without scores assumes."""
         weights = self._weights
-        return replace(self, budget=self.settled(lambda budget: plan_at(budget.evenly(weights))))
+        return replace(self, goal=self.settled(lambda goal: plan_at(goal.evenly(weights))))
 
     @property
     def evenly(self) -> dict[str, float]:
         """Returns the ratio of each linear if the ratio is spread evenly."""
-        return self.budget.evenly(self._weights)
+        return self.goal.evenly(self._weights)
 
     @property
     def _weights(self) -> dict[str, int]:
@@ -93,7 +89,7 @@ class GainBudget:
 
     def row(self, zeroed: Mapping[str, int], gaining: Collection[str]) -> Gaining:
         """Returns the number of linears that gain, and the ratio over them. zeroed: number of zeroed weights by linear."""
-        weights, total, uncounted = self._weights, sum(zeroed.values()), self.budget.uncounted
+        weights, total, uncounted = self._weights, sum(zeroed.values()), self.goal.uncounted
         counted = sum(count for name, count in weights.items() if name not in uncounted)
         return Gaining(
             covered=len(weights),
@@ -105,35 +101,29 @@ class GainBudget:
         )
 
 
-class TilesThatGain:
-    """Chooses tiles for a ratio over the linears that can gain. A linear that was left dense once stays dense."""
+class WhereItGains(InUnits):
+    """Price by zeroed weights, of which tiles in linears that would not gain save none. A linear that was left dense once
+    stays dense."""
 
-    def __init__(self, gains: GainBudget, tile: Shape, plan: PlanMasks) -> None:
+    def __init__(self, gains: GainGoal, tile: Shape, plan: PlanMasks, costs: CostModel | None) -> None:
         """plan: plans masks as they are compiled."""
-        self._gains, self._tile, self._plan = gains, tile, plan
+        super().__init__(WEIGHTS)
+        self._gains, self._tile, self._plan, self._costs = gains, tile, plan, costs
 
-    def record(self, masks: Mapping[str, LinearMask], costs: CostModel | None) -> GainRecord:
-        """Returns the record of the linears that gain with these masks."""
+    def fill(self, losses: Losses, types: Types, goal: Goal) -> Choice:
+        def plan_for(goal: Goal) -> Plans:
+            kinds = select(losses.scores, losses.areas, goal).kinds
+            return self._plan(unpatterned(self._gains.linears, self._tile, kinds))
+
+        goal = self._gains.settled(plan_for)
+        self._gains = replace(self._gains, goal=goal)
+        return Choice(select(losses.scores, losses.areas, goal), goal, types)
+
+    def record(self, choice: Choice, masks: Mapping[str, LinearMask]) -> dict[str, GainRecord]:  # noqa: ARG002
         zeroed = {name: mask.zeroed for name, mask in masks.items()}
         row = self._gains.row(zeroed, [name for name, count in zeroed.items() if count])
         figures = row.model_dump(exclude={"ratio_of_covered"}, exclude_none=True)
-        return GainRecord(card=costs.card.name if costs else None, **figures)
-
-    def __call__(
-        self,
-        scores: Scores,
-        areas: Grids,
-        rounding: RoundingLosses = NO_LOSSES,  # noqa: ARG002
-    ) -> tuple[Selection, Budget]:
-        """Returns tile maps and the budget that they fill. scores: the cost of each tile, by kind, or only of 2:4."""
-
-        def plan_for(budget: Budget) -> Plans:
-            kinds = select(scores, areas, budget).kinds
-            return self._plan(unpatterned(self._gains.linears, self._tile, kinds))
-
-        budget = self._gains.settled(plan_for)
-        self._gains = replace(self._gains, budget=budget)
-        return select(scores, areas, budget), budget
+        return {"gains": GainRecord(card=self._costs.card.name if self._costs else None, **figures)}
 
 
 def _wasted(plans: Plans) -> bool:

@@ -1,7 +1,7 @@
 """Chooses the lowering of each linear, with the reason if it is not `plugin`.
 
-`--lowering` is `auto`, `plugin`, `split` or `dense`, or `PATTERN=LOWERING,…` such as `mlp.*=plugin,v_proj=dense`, with the
-patterns of `masklearn.masks.name_globs`. The last pattern that matches a linear decides. Linears without a match are `auto`.
+`--lowering` is `auto`, `plugin`, `split` or `dense`, or `PATTERN=LOWERING,…` such as `mlp.*=plugin,v_proj=dense`
+(`masklearn.masks.name_globs`). Linears that no pattern fits are `auto`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic import PrivateAttr
 from masklearn.masks.kinds.base import BYTES_DENSE, TileKind
 from masklearn.masks.kinds.table import DENSE, PRUNED, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
-from masklearn.masks.name_globs import decide, parse_pairs
+from masklearn.masks.name_globs import decide, parse_values
 from masklearn.quant.table import FLOAT16, WeightType, weight_type
 from patch_compile.artifacts.plan import (
     LinearRow,
@@ -160,10 +160,7 @@ def asked_lowerings(text: str, names: Sequence[str]) -> dict[str, Asked]:
 
 
 def _pairs(text: str) -> list[tuple[str, Asked]]:
-    """Returns (pattern, lowering) pairs in their order. A lone lowering for all linears has the pattern ""."""
-    if text.strip() and "=" not in text and "," not in text:
-        return [("", _lowering(text.strip()))]
-    return [(pattern, _lowering(spelled)) for pattern, spelled in parse_pairs(text, "LOWERING")]
+    return parse_values(text, _lowering, "lowering")
 
 
 def _lowering(spelled: str) -> Asked:

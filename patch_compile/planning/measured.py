@@ -12,16 +12,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from pydantic import ValidationError
-
-from masklearn.base.safe_read import read_json
+from masklearn.base.safe_read import json_object, read_json
 from patch_compile.artifacts.prediction import Calibration
 from patch_compile.artifacts.record import write_json
 from patch_compile.artifacts.workspace import key_of
 from patch_compile.cache_folder import cache_folder
-from patch_compile.errors import PatchCompileError
+from patch_compile.errors import reading
 from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
 
 MOST = 4.0  # bound of a fitted value over the assumed value, and of its inverse: no card is that far from its data sheet
@@ -85,20 +82,14 @@ def measured_cards() -> Iterator[MeasuredCard]:
 
 
 def _read(path: Path) -> MeasuredCard:
-    try:
-        content: dict[str, Any] = read_json(path)
+    fix = "Remove it and calibrate again: `patch-compile bench OUT --calibrate`."
+    with reading(path, fix, what="is not a calibration of a card"):
+        content = json_object(read_json(path))
         if content.pop("schema") != _SCHEMA:
             raise ValueError("It was written by another version of patch-compile.")
         card = MeasuredCard(**content)
         _check(card)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise PatchCompileError(
-            f"{path} is not a calibration of a card",
-            why,
-            "Remove it and calibrate again: `patch-compile bench OUT --calibrate`.",
-        ) from None
-    return card
+        return card
 
 
 def _check(card: MeasuredCard) -> None:

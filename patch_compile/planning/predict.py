@@ -13,10 +13,12 @@ a gain could pass its limits.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 
 from masklearn.masks.kinds.base import BYTES_DENSE
 from patch_compile.artifacts.plan import Bound, LinearTimes, Times
-from patch_compile.artifacts.prediction import PhaseRow, WholeRow
+from patch_compile.artifacts.plan_of_model import RegimePoint
+from patch_compile.artifacts.prediction import PhaseRow, WholeRow, Workload
 from patch_compile.hardware.cards import RatedCard
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import LinearPlan
@@ -24,6 +26,8 @@ from patch_compile.planning.outline import Outline
 from patch_compile.planning.products import InputGroup, cost_together, products_of
 from patch_compile.planning.roofline.errors import speedup_errors
 from patch_compile.planning.roofline.rest import rest_of
+
+TOKENS = tuple(1 << power for power in range(14))
 
 
 def predict_whole(plans: Collection[LinearPlan], outline: Outline, costs: CostModel) -> WholeRow:
@@ -79,6 +83,28 @@ def predict_whole(plans: Collection[LinearPlan], outline: Outline, costs: CostMo
         phase(lambda cost: cost.prefill, prefill, 1, load.prefill_tokens, limits["tensor"]),
         phase(lambda cost: cost.decode, step, load.steps, load.batch),
     )
+
+
+def regime(
+    plans: Collection[LinearPlan], outline: Outline, costs: CostModel, tokens: Collection[int] = TOKENS
+) -> tuple[RegimePoint, ...]:
+    """Returns the predicted speed-up of the whole model for a prompt of each length, with the lowerings of the plan.
+
+    An encoder gets as many sequences of the workload's length as have so many tokens.
+    """
+    points, longest = [], costs.workload.prompt if outline.model.encoder else max(tokens)
+    for count in tokens:
+        sequences = max(1, count // longest)
+        load = Workload(batch=sequences, prompt=min(count, longest), generated=1)
+        costs = replace(costs, workload=load)
+        asked = [plan.model_copy(update={"predicted": None}) for plan in plans]
+        row = predict_whole(asked, outline, costs).prefill
+        points.append(
+            RegimePoint(
+                tokens=load.prefill_tokens, sequences=sequences, speedup=row.speedup, by_tiles=row.by_tiles
+            )
+        )
+    return tuple(points)
 
 
 def _limits(plans: Collection[LinearPlan], card: RatedCard) -> dict[Bound, float]:

@@ -1,18 +1,14 @@
-"""A speed that a user asks for in place of a ratio, and the ratio that reaches it in plans without tile scores."""
+"""A speed that a user asks for in place of a ratio."""
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from masklearn.masks.budget import LARGEST_RATIO
 from patch_compile.artifacts.prediction import PhaseRow
 from patch_compile.errors import SpeedError
 
 _ROUNDING = 1e-12  # relative rounding error of a predicted time
-_STEPS = 500  # steps of the search up to ratio 0.5: thousandths
 
 
 @dataclass(frozen=True)
@@ -57,21 +53,6 @@ class SpeedGoal:
 
     def __str__(self) -> str:
         return f"{self.budget_ms:g} ms" if self.budget_ms is not None else f"a speed-up of {self.speedup:g}"
-
-
-def ratio_for(goal: SpeedGoal, predict: Callable[[float], PhaseRow]) -> float:
-    """Returns the smallest ratio, to a thousandth, at which `predict` meets the goal. If time rises somewhere, it
-    may be a larger one.
-
-    Raises SpeedError if no ratio up to 0.5 does.
-    """
-    if goal.met(
-        predict(0.0)
-    ):  # without pruned tiles a linear may be a dense product, which is faster on some cards
-        return 0.0
-    if not goal.met(best := predict(LARGEST_RATIO)):
-        raise unreachable(goal, best)
-    return bisect_left(range(_STEPS), True, key=lambda step: goal.met(predict(step / 1000))) / 1000
 
 
 def unreachable(goal: SpeedGoal, best: PhaseRow) -> SpeedError:

@@ -13,11 +13,13 @@ from patch_compile.runtime.run import Continuations
 
 _LISTED = 12  # entries of a list or mapping that are shown on a line
 
+_WORDS = "pattern", "path", "reason"  # columns whose words tell rows of a kind apart
+
 
 def inspected(found: Inspection, *, every: bool = False) -> Iterator[Section]:
     """Yield facts, the table, and the checks. every: gives each row a line; otherwise rows of a kind share a line."""
     rows = found.rows if every else list(_folded(found.rows))
-    headings = [Column(name, words=not i) for i, name in enumerate(rows[0] if rows else ())]
+    headings = [Column(name, words=not i or name in _WORDS) for i, name in enumerate(rows[0] if rows else ())]
     cells = [[_spelled(value, name) for name, value in row.items()] for row in rows]
     checked = [f"checked: {found.checked}"] if found.checked and not found.faults else []
     yield Section(
@@ -54,18 +56,19 @@ def times_line(found: Continuations) -> str:
 
 
 def _folded(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield a row for each kind: `up_proj` for all blocks, their number, and ranges of numbers."""
+    """Yield a row for each kind and pattern: `up_proj` for all blocks, their number, and ranges of numbers."""
     if not rows:
         return
     name = next(iter(rows[0]))
-    kinds: dict[str, list[Mapping[str, Any]]] = {}
+    kinds: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
-        kinds.setdefault(kind_of(str(row[name])), []).append(row)
+        words = (str(row.get(key)) for key in _WORDS)
+        kinds.setdefault((kind_of(str(row[name])), *words), []).append(row)
     if len(kinds) == len(rows):
         yield from map(dict, rows)
         return
-    short = short_kinds(kinds)
-    for kind, alike in kinds.items():
+    short = short_kinds(dict.fromkeys(kind for kind, *_ in kinds))
+    for (kind, *_), alike in kinds.items():
         yield {name: short[kind], "count": len(alike)} | {
             key: _range(alike, key) for key in alike[0] if key != name
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from masklearn.masks.budget import BYTES
+from masklearn.choice.goal import BYTES
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.name_globs import kinds_of
 from masklearn.masks.record import (

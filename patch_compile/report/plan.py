@@ -7,8 +7,8 @@ from dataclasses import replace
 from functools import partial
 from itertools import groupby
 
-from masklearn.masks.budget import Budget
-from masklearn.masks.kinds.allowed import listed
+from masklearn.choice.goal import Goal
+from masklearn.choice.menu import listed
 from masklearn.masks.kinds.table import KINDS
 from masklearn.quant.table import weight_type
 from patch_compile.artifacts.plan import LinearRow
@@ -156,7 +156,7 @@ def _answer(result: PlanOfModel, whole: WholeRow | None) -> Iterator[str]:
     if result.assumes_losses:
         yield _ASSUMED_TYPES
     if result.asked.ratio is not None:
-        yield Budget.of(result.asked.ratio).left_dense([row.name for row in result.linears])
+        yield Goal.of_ratio(result.asked.ratio).left_dense([row.name for row in result.linears])
 
 
 def _choices(result: PlanOfModel, whole: WholeRow | None) -> Iterator[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 
 from masklearn.base.printable import counted
-from masklearn.masks.kinds.allowed import AUTO
+from masklearn.choice.menu import AUTO
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.name_globs import kind_of, shared_path, short_kinds
 from masklearn.masks.record import SpeedRecord

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patch_compile.errors import PatchCompileError
+from patch_compile.onnx_io.tensor_names import LOGITS, PAST, TOKEN_INPUTS
 
 Tokens = NDArray[np.int64]
 Logits = NDArray[np.float32]
@@ -110,4 +111,16 @@ def check_finite(logits: NDArray[Any], model: str = "The model") -> None:
             f"{model}'s logits are not finite",
             "An activation overflowed fp16.",
             "Build with `dtype` bfloat16.",
+        )
+
+
+def check_decoder(name: str, tensors: Collection[str]) -> None:
+    """Raise PatchCompileError for a model that lacks inputs or outputs of a decoder. tensors: names of both."""
+    missing = [one for one in (*TOKEN_INPUTS, LOGITS) if one not in tensors]
+    missing += [] if any(one.startswith(PAST) for one in tensors) else [f"{PAST}*"]
+    if missing:
+        raise PatchCompileError(
+            f"{name} is not a decoder that can generate",
+            f"It lacks {', '.join(missing)}.",
+            "Give a model that `patch-compile build` made of a causal language model.",
         )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from patch_compile.engine.backend import numpy_of, sizes_of
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.tensor_names import INPUT_IDS, LOGITS, PAST, PRESENT, TOKEN_INPUTS
-from patch_compile.runtime.decoder import Limits, Logits, Tokens, positions_of
+from patch_compile.runtime.decoder import Limits, Logits, Tokens, check_decoder, positions_of
 from patch_compile.runtime.device import CudaDevice, Device
 from patch_compile.runtime.kv_cache import KvCache, KvShape, slots_for
 
@@ -103,13 +103,7 @@ class EngineDecoder:
         self.name, self.device, self._engine, self._window, self._keep = name, device, engine, window, keep
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         past = [one for one in names if one.startswith(PAST)]
-        missing = [one for one in (*TOKEN_INPUTS, LOGITS) if one not in names]
-        if missing or not past:
-            raise PatchCompileError(
-                "The engine is not a decoder that can generate",
-                f"It lacks {', '.join(missing) or PAST + '*'}.",
-                "Build it from a causal language model.",
-            )
+        check_decoder("The engine", names)
         self._types = {name: numpy_of(engine.get_tensor_dtype(name)) for name in (*TOKEN_INPUTS, LOGITS)}
         self._shapes = {name: _kv_shape(engine, name) for name in past}
         self._prefill, self._decode = _phases(engine, past[0])

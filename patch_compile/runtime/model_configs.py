@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from masklearn.base.safe_read import read_json
 from masklearn.model.config_bounds import check_config
-from patch_compile.errors import PatchCompileError, UsageError
+from masklearn.model.folder import read_json_object
+from patch_compile.errors import UsageError, reading
 from patch_compile.runtime.sampling import Sampling
 
 
@@ -81,19 +81,13 @@ def read_model_configs(model: Path) -> ModelConfigs:
     config_file, generation_file = model / "config.json", model / "generation_config.json"
     config = _json(config_file)
     check_config(config_file, config)
-    generation = _generation(generation_file)
-    return ModelConfigs(config, generation, _sampling(generation_file, generation))
+    content = _json(generation_file)
+    with reading(generation_file, "Fetch the model again.", what="holds settings that no model has"):
+        generation = _Generation.model_validate(content)
+        return ModelConfigs(config, generation, _sampling(generation))
 
 
-def _generation(path: Path) -> _Generation:
-    try:
-        return _Generation.model_validate(_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise _faulty(path, f"{first['loc'][0]}: {first['msg']}.") from None
-
-
-def _sampling(path: Path, generation: _Generation) -> Sampling:
+def _sampling(generation: _Generation) -> Sampling:
     """Returns the sampling of the model's generation_config.json, with the defaults of `transformers`."""
     penalty = generation.repetition_penalty or 1.0
 
@@ -110,20 +104,8 @@ def _sampling(path: Path, generation: _Generation) -> Sampling:
             penalty,
         )
     except UsageError as error:  # the settings come from a file, not from the user's command
-        raise _faulty(path, f"{error.what}. {error.why}") from None
+        raise ValueError(f"{error.what}. {error.why}") from None
 
 
 def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        found = read_json(path, finite=False)
-    except ValueError as error:
-        raise PatchCompileError(f"{path} is not JSON", str(error), "Fetch the model again.") from None
-    if not isinstance(found, dict):
-        raise _faulty(path, "It is not a JSON object.")
-    return found
-
-
-def _faulty(path: Path, why: str) -> PatchCompileError:
-    return PatchCompileError(f"{path} holds settings that no model has", why, "Fetch the model again.")
+    return read_json_object(path) if path.is_file() else {}

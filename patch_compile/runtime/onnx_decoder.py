@@ -16,7 +16,7 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.runnable import holds_bfloat16, runnable_onnx
 from patch_compile.onnx_io.session import CPU, GPU, errors_of_runs, open_session
 from patch_compile.onnx_io.tensor_names import LOGITS, PAST, PRESENT, TOKEN_INPUTS
-from patch_compile.runtime.decoder import Limits, Logits, Tokens, positions_of
+from patch_compile.runtime.decoder import Limits, Logits, Tokens, check_decoder, positions_of
 
 Cache = dict[str, Any]
 _NUMPY_OF = {"tensor(float16)": np.float16, "tensor(float)": np.float32}
@@ -68,7 +68,8 @@ class OnnxDecoder:
         # A graph may have other outputs, such as the choices of its routers.
         made = (o.name for o in self.session.get_outputs())
         self.outputs = [name for name in made if name == LOGITS or name.startswith(PRESENT)]
-        _check_decoder(path, self._inputs, self.outputs)
+        check_decoder(str(path), {*self._inputs, *self.outputs})
+        _check_types(path, self._inputs)
 
     def empty_cache(self, batch: int) -> Cache:
         """Returns a cache without tokens: `[batch, heads, 0, head_dim]` per tensor."""
@@ -132,15 +133,8 @@ class OnnxDecoding:
         return logits[:, -1].astype(np.float32)
 
 
-def _check_decoder(path: Path, inputs: dict[str, Any], outputs: list[str]) -> None:
+def _check_types(path: Path, inputs: dict[str, Any]) -> None:
     past = [name for name in inputs if name.startswith(PAST)]
-    missing = [name for name in TOKEN_INPUTS if name not in inputs]
-    if missing or not past or LOGITS not in outputs:
-        raise PatchCompileError(
-            f"{path} is not a decoder that can generate",
-            f"It lacks {', '.join(missing) or (f'{PAST}*' if not past else f'the output {LOGITS}')}.",
-            "Give a model that `patch-compile build` made of a causal language model.",
-        )
     other = {inputs[name].type for name in past} - set(_NUMPY_OF)
     if other:
         raise PatchCompileError(

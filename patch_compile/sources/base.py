@@ -14,8 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from masklearn.masks.kinds.allowed import allowed_kinds
-from masklearn.masks.weight_types import allowed_types, quantised_types
+from masklearn.choice.menu import allowed_kinds, allowed_types, quantised_types
 from masklearn.quant.table import FLOAT16
 from patch_compile.artifacts.manifest import EvalText
 from patch_compile.artifacts.plan import Plan, Unpredicted
@@ -35,9 +34,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from masklearn.choice.solve import Chooser
     from masklearn.masks.linear_mask import LinearMask
     from masklearn.masks.maskset import MaskSet
-    from masklearn.masks.select import Choose
     from masklearn.model.checkpoint import Checkpoint
     from masklearn.model.coverage import Coverage
     from masklearn.quant.table import WeightType
@@ -335,7 +334,7 @@ class Source(ABC):
         """
         raise self._refusal(Capability.PLAN)
 
-    def learn(self, scratch: Path, progress: Progress, choose: Choose | None) -> Pruning:  # noqa: ARG002
+    def learn(self, scratch: Path, progress: Progress, choose: Chooser | None) -> Pruning:  # noqa: ARG002
         """Learn masks and, with some methods, new weights. choose: see `masklearn.learn`."""
         raise self._refusal(Capability.LEARN)
 

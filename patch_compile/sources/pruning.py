@@ -11,10 +11,9 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.masks.kinds.allowed import why_apart
+from masklearn.choice.menu import quantised_types, why_apart
 from masklearn.masks.kinds.table import BY_CODE
 from masklearn.masks.maskset import MaskSet
-from masklearn.masks.weight_types import quantised_types
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import FLOAT16, WeightType
 from patch_compile.artifacts.layout import MASKS

@@ -1,4 +1,5 @@
-// A 16-bit type that is known when a kernel runs.  Kernels of w8a8 multiply integers, whatever the type of X is.
+// A 16-bit type that is known when a kernel runs.  Kernels of w8a8 multiply integers, whatever the type of X
+// is.
 #pragma once
 #include <type_traits>
 

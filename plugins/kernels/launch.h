@@ -13,8 +13,8 @@ namespace patch {
 // Gets the properties of the current device that schedules depend on.  Asks the driver once per device.
 cudaError_t current_device(Device* device) noexcept;
 
-// Fills in a.parts, a.scalar, a.x_vector and a.y_vector from `schedule` and the pointers.  table: of the parts, made by
-// make_parts for the same sizes and schedule; a tile kernel does not look at it.  Returns
+// Fills in a.parts, a.scalar, a.x_vector and a.y_vector from `schedule` and the pointers.  table: of the
+// parts, made by make_parts for the same sizes and schedule; a tile kernel does not look at it.  Returns
 // cudaErrorMisalignedAddress for pointers that the kernel can't use, cudaErrorInvalidConfiguration for a grid
 // beyond CUDA's limit, cudaErrorInvalidValue for w8a8 without memory for rounded X, and
 // cudaErrorInvalidDeviceFunction for kernels that this library lacks.
@@ -33,8 +33,8 @@ cudaError_t start(void (*kernel)(Arguments), const Arguments& a, int64_t blocks,
 }
 
 // The kernels of config.h, by the weights that they multiply.  Each group is a file for each type of X, or
-// for both (launch_*.cu), so that they compile in parallel, and so that a library is linked with those that an engine
-// runs: the others are not known there.
+// for both (launch_*.cu), so that they compile in parallel, and so that a library is linked with those that
+// an engine runs: the others are not known there.
 enum class Group : int8_t { kPatch, kAll, kInt8, kW8A8, kInt4 };
 inline constexpr int kGroupCount = 5;
 // kinds: the number that kinds_for returns.

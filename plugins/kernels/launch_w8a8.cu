@@ -7,8 +7,7 @@ namespace patch {
 static cudaError_t launch_rounded(const StreamArguments& s, int config, cudaStream_t stream) {
   const QuantiseArguments q(s.linear);
   if (!q.rounded || !q.scales) return cudaErrorInvalidValue;
-  if (const cudaError_t e =
-          start(&patch_quantise, q, q.blocks(), kQuantiseThreads, kQuantiseShared, stream);
+  if (const cudaError_t e = start(&patch_quantise, q, q.blocks(), kQuantiseThreads, kQuantiseShared, stream);
       e != cudaSuccess)
     return e;
   if (config == kOnlyRounds) return cudaSuccess;

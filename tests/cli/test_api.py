@@ -2,7 +2,6 @@
 
 import io
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from inspect import signature as inspect_signature
@@ -25,16 +24,8 @@ from patch_compile.api.signature import takes
 from patch_compile.api.verify import verify
 from patch_compile.artifacts.layout import MASKS, ONNX, RECIPE
 from patch_compile.cli.app import cli
-from tests.commands import run_here
+from tests.commands import flags_of, run_here
 from tests.refusals import refused
-
-
-def flags_of(settings: dict[str, Any]) -> list[str]:
-    flags = []
-    for name, value in settings.items():
-        spelled = "x".join(map(str, value)) if name == "tile" else str(value)
-        flags += ["--" + {"eval_text": "eval"}.get(name, name.replace("_", "-")), spelled]
-    return flags
 
 
 def without_times(report: dict[str, Any], out: str) -> dict[str, Any]:
@@ -187,12 +178,6 @@ def test_python_and_the_commands_have_the_same_options():
     assert "see `trust` of run" in build.__doc__ and "see --trust of run" in str(
         [one.help for one in cli.commands["build"].params if isinstance(one, click.Option)]
     )
-
-
-def test_importing_the_library_is_light():
-    heavy = "{'torch', 'transformers', 'onnx', 'onnxruntime', 'numpy', 'pydantic', 'tensorrt_rtx', 'rich'}"
-    code = f"import sys, patch_compile, patch_compile.api.build; print(sorted({heavy} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 
 def test_results_show_in_terminal_and_notebook(make_model, capsys, monkeypatch):

@@ -1,5 +1,4 @@
 import errno
-import json
 import logging
 import subprocess
 import sys
@@ -11,65 +10,8 @@ import pytest
 from patch_compile.cli import app
 from patch_compile.progress import Progress
 from tests.commands import run
-from tests.refusals import refusal
 
-# fmt: off
-HEAVY = {"torch", "transformers", "tensorrt", "tensorrt_rtx", "onnx", "onnx_ir", "onnxruntime", "numpy", "pydantic",
-         "polygraphy"}
 # fmt: on
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--help"],
-        *(
-            [name, "--help"]
-            for name in (
-                "build",
-                "learn",
-                "plan",
-                "compile",
-                "plugin",
-                "import-mask",
-                "inspect",
-                "doctor",
-                "export",
-                "run",
-                "verify",
-                "bench",
-                "compare",
-            )
-        ),
-    ],
-)
-def test_help_imports_nothing_heavy(arguments):
-    code = (
-        "import sys; from patch_compile.cli.app import cli\n"
-        f"try: cli({arguments!r})\n"
-        "finally: print('MODULES', *{name.split('.')[0] for name in sys.modules})"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    imported = done.stdout.split("MODULES")[1].split()
-    assert "click" in imported
-    assert not HEAVY & set(imported)
-    assert "Usage:" in done.stdout
-
-
-def test_options_come_from_the_environment_too(tmp_path):
-    import os
-
-    env = os.environ | {"PATCH_COMPILE_BUILD_RATIO": "0.7"}
-    refusal(run("build", "nowhere", cwd=tmp_path, env=env))
-
-
-@pytest.mark.rtx
-def test_plugin_says_what_it_found():
-    done = run("plugin", "--backend", "tensorrt-rtx", "--json")
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    assert result["path"].endswith("libpatch_linear.so")
-    assert {"nvcc", "TensorRT headers"} <= {item["what"] for item in result["toolchain"]}
 
 
 def test_plugin_says_what_is_missing_before_it_fails(tmp_path):

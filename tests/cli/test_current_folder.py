@@ -113,26 +113,6 @@ def test_no_command_runs_code_of_the_folder(folder: Path, marks: Path) -> None:
     assert marked(marks) == set()
 
 
-def test_child_processes_run_no_folder_code(folder: Path, marks: Path, tmp_path: Path) -> None:
-    """Python lets the caller itself import from the current folder, which here is another folder at its start."""
-    code = """
-import os, sys
-from patch_compile import PatchCompileError, build, build_plugin, export
-
-os.chdir(sys.argv[1])
-build("model.onnx", "by-library", ratio=0.4, method="magnitude", tile=(32, 32), backend="onnx")
-export("built", format="edgellm=exporter/python")
-try:
-    build_plugin()
-except PatchCompileError:
-    print(os.getpid())
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code, folder], cwd=tmp_path, stdout=subprocess.PIPE, text=True, check=True
-    )
-    assert {caller for caller, _ in marked(marks)} == {int(done.stdout.split()[-1])}
-
-
 def test_the_server_runs_no_code_of_the_folder(folder: Path, marks: Path) -> None:
     with process(folder / "built", folder / "log", "--model", "tiny") as running:
         assert running.client.completions.create(model="tiny", prompt="the", max_tokens=2).choices

@@ -1,76 +1,44 @@
 """Every option of every command can be set in the environment."""
 
-import re
-from collections.abc import Iterator
-
 import click
 import pytest
 
 from patch_compile.cli.app import cli
 
-OPTIONS = [
-    (name, option)
-    for name, command in sorted(cli.commands.items())
-    for option in command.params
-    if isinstance(option, click.Option)
-]
 
-
-def flag_of(option: click.Option) -> str:
-    return max(option.opts, key=len)
-
-
-def named(name: str, option: click.Option) -> str:
-    return re.sub("[- ]", "_", f"PATCH_COMPILE_{name}_{flag_of(option)[2:]}").upper()
-
-
-def value_of(option: click.Option) -> str:
-    """A value that the option takes and that is not its default."""
-    if isinstance(option.type, click.Choice):
-        return str(option.type.choices[-1])
-    return "3"
-
-
-def needed(name: str, but: click.Option) -> Iterator[str]:
-    """Arguments and options that a command can't do without."""
-    for parameter in cli.commands[name].params:
-        if parameter.required and parameter.name != but.name:
-            yield from ([flag_of(parameter)] if isinstance(parameter, click.Option) else [])
-            yield "given"
-
-
-def parsed(name: str, arguments: list[str]) -> dict[str, object]:
-    try:
-        return cli.commands[name].make_context(name, arguments).params
-    except click.exceptions.Exit:  # the option prints a list and ends the command
-        return {"ended": True}
+def test_every_option_has_its_own_variable() -> None:
+    options = (option for command in cli.commands.values() for option in command.params)
+    variables = [option.envvar for option in options if isinstance(option, click.Option)]
+    assert None not in variables and len({*map(str, variables)}) == len(variables) > 100
 
 
 @pytest.mark.parametrize(
-    ("name", "option"), OPTIONS, ids=[f"{name} {flag_of(option)}" for name, option in OPTIONS]
+    ("command", "words", "variable", "value", "setting", "parsed"),
+    [
+        ("build", "model", "BUILD_WINDOWS", "3", "windows", 3),
+        ("build", "model", "BUILD_EVAL", "a.txt", "eval_text", "a.txt"),
+        ("build", "model", "BUILD_PERMUTE", "1", "permute", True),
+        ("build", "model", "BUILD_INCLUDE", "q_proj k_proj", "include", ("q_proj", "k_proj")),
+        (
+            "run",
+            "out words",
+            "RUN_STOP",
+            "Once upon a time\nOne, two",
+            "stop",
+            ("Once upon a time", "One, two"),
+        ),
+        ("import-mask", "source --model m -o o", "IMPORT_MASK_FORMAT", "maskllm", "format", "maskllm"),
+        ("debug reduce", "out -o o", "DEBUG_REDUCE_LINEAR", "fc", "linear", "fc"),
+    ],
 )
 def test_a_variable_is_as_good_as_its_option(
-    name: str, option: click.Option, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    words: str,
+    variable: str,
+    value: str,
+    setting: str,
+    parsed: object,
 ) -> None:
-    others = list(needed(name, option))
-    value = [] if option.is_flag else [value_of(option)]
-    written = parsed(name, [*others, flag_of(option), *value])
-    monkeypatch.setenv(named(name, option), value[0] if value else "1")
-    assert parsed(name, others) == written
-    assert "ended" in written or written[str(option.name)] not in (None, (), False)
-
-
-def test_an_option_wins_over_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATCH_COMPILE_BUILD_WINDOWS", "3")
-    monkeypatch.setenv("PATCH_COMPILE_BUILD_PERMUTE", "1")
-    assert parsed("build", ["model", "--windows", "5", "--no-permute"]) | {
-        "windows": 5,
-        "permute": False,
-    } == (parsed("build", ["model", "--windows", "5", "--no-permute"]))
-
-
-def test_repeated_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATCH_COMPILE_BUILD_INCLUDE", "q_proj k_proj")
-    assert parsed("build", ["model"])["include"] == ("q_proj", "k_proj")
-    monkeypatch.setenv("PATCH_COMPILE_RUN_STOP", "Once upon a time\nOne, two")
-    assert parsed("run", ["out", "words"])["stop"] == ("Once upon a time", "One, two")
+    monkeypatch.setenv(f"PATCH_COMPILE_{variable}", value)
+    assert cli.commands[command].make_context(command, words.split()).params[setting] == parsed

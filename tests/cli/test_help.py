@@ -33,7 +33,7 @@ finally:
 """
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["build", "--help"], ["import-mask", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], *([*name.split(), "--help"] for name in cli.commands)])
 def test_help_imports_click_and_does_little(arguments: list[str]) -> None:
     command = [sys.executable, "-c", COUNTED, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

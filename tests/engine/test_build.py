@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from patch_compile.artifacts.engine import EngineReport
 from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.engine import plugin_library
-from patch_compile.engine.build import BuildCancelledError, build_engine
+from patch_compile.engine.build import BuildCancelledError
 from patch_compile.engine.check import PlanMismatchError
 from patch_compile.engine.expectation import expectation_from_onnx
 from patch_compile.engine.options import EngineOptions
@@ -41,18 +41,8 @@ def out(tmp_path):
 
 
 @pytest.fixture
-def build(rtx, plugin, out):
-    def run(onnx_path, **changed):
-        settings = {
-            "backend": rtx,
-            "targets": parse_architectures("sm86"),
-            "profiles": profiles_from_onnx(onnx_path),
-            "plugin": plugin,
-            "expected": expectation_from_onnx(onnx_path),
-        }
-        return build_engine(onnx_path, out, **(settings | changed))
-
-    return run
+def build(build_to, out):
+    return lambda onnx_path, **changed: build_to(onnx_path, out, **changed)
 
 
 def assert_nothing_left(out):
@@ -138,20 +128,12 @@ def test_plugins_take_each_others_place(tmp_path, chain, build, plugin):
 
 
 class TestSelfCheck:
-    @pytest.mark.parametrize(
-        "change",
-        [
-            lambda e: {"patch_linears": {**e.patch_linears, "layers.2.proj": 8}},
-            lambda e: {"patch_linears": {"layers.0.proj": e.patch_linears["layers.0.proj"]}},
-            lambda e: {"patch_linears": {k: v + 1 for k, v in e.patch_linears.items()}},
-            lambda e: {"dtype": "bfloat16"},
-        ],
-        ids=["missing name", "unknown name", "bytes", "dtype"],
-    )
-    def test_refuses_what_was_not_planned(self, chain, build, out, change):
+    def test_refuses_what_was_not_planned(self, chain, build, out):
+        """test_check.py has every way in which an engine may differ."""
         expected = expectation_from_onnx(chain)
+        more = expected.patch_linears | {"layers.2.proj": 8}
         with refused(PlanMismatchError):
-            build(chain, expected=dataclasses.replace(expected, **change(expected)))
+            build(chain, expected=dataclasses.replace(expected, patch_linears=more))
         assert_nothing_left(out)
 
     def test_refuses_a_linear_that_became_a_dense_product(self, tmp_path, build, out):
@@ -213,6 +195,18 @@ def test_the_parser_misses_no_attribute(chain, build, caplog):
     assert "not found in plugin node" not in caplog.text
 
 
+# Settings of builds that are refused. other(old, new): the plugin with some of its bytes replaced.
+WRONG = {
+    "a target that RTX lacks": lambda other: {"targets": parse_architectures("h100")},
+    "no target": lambda other: {"targets": ()},
+    "no shapes": lambda other: {"profiles": ()},
+    "no plugin": lambda other: {"plugin": None},
+    "a plugin that is not there": lambda other: {"plugin": Path("none.so")},
+    "a plugin of full TensorRT": lambda other: {"plugin": other(b"=tensorrt-rtx ", b"=tensorrt ")},
+    "a plugin without these kernels": lambda other: {"plugin": other(b"=all\0", b"=int8_half+bfloat16\0")},
+}
+
+
 class TestFailures:
     def test_earlier_engine_survives(self, chain, build, out):
         build(chain)
@@ -244,36 +238,16 @@ class TestFailures:
         with refused():
             build(tmp_path / "none.onnx", **settings)
 
-    def test_target_that_rtx_does_not_have(self, chain, build, out):
-        with refused():
-            build(chain, targets=parse_architectures("h100"))
-        with refused():
-            build(chain, targets=())
-        assert_nothing_left(out)
+    @pytest.mark.parametrize("wrong", WRONG)
+    def test_what_cannot_be_built_leaves_nothing(self, tmp_path, chain, build, plugin, out, wrong):
+        def other(old, new):
+            content = plugin.read_bytes()
+            assert old in content
+            (tmp_path / "other.so").write_bytes(content.replace(old, new))
+            return tmp_path / "other.so"
 
-    def test_missing_shapes(self, chain, build):
         with refused():
-            build(chain, profiles=())
-
-    def test_missing_plugin(self, tmp_path, chain, build, out):
-        with refused():
-            build(chain, plugin=None)
-        with refused():
-            build(chain, plugin=tmp_path / "none.so")
-        assert_nothing_left(out)
-
-    def test_plugin_of_the_other_backend(self, tmp_path, chain, build, plugin, out):
-        other = tmp_path / "other.so"
-        other.write_bytes(plugin.read_bytes().replace(b"backend=tensorrt-rtx ", b"backend=tensorrt "))
-        with refused():
-            build(chain, plugin=other)
-        assert_nothing_left(out)
-
-    def test_plugin_that_lacks_kernels(self, tmp_path, chain, build, plugin, out):
-        other = tmp_path / "other.so"
-        other.write_bytes(plugin.read_bytes().replace(b" kernels=all\0", b" kernels=int8_half+bfloat16\0"))
-        with refused():
-            build(chain, plugin=other)
+            build(chain, **WRONG[wrong](other))
         assert_nothing_left(out)
 
     def test_plugin_that_the_process_came_with(self, tmp_path, chain, build, plugin, monkeypatch):
@@ -284,25 +258,16 @@ class TestFailures:
         with refused():
             build(chain, plugin=other)
 
-    def test_full_disk(self, chain, rtx, plugin, tmp_path, monkeypatch):
+    def test_full_disk(self, chain, build, out, monkeypatch):
         """/dev/full fails every write as a full disk does."""
         from patch_compile.engine import build as stage
 
-        out = tmp_path / "engine" / "model.engine"
         real = stage._write
         monkeypatch.setattr(
             stage, "_write", lambda job, partial, progress: real(job, Path("/dev/full"), progress)
         )
         with refused():
-            build_engine(
-                chain,
-                out,
-                backend=rtx,
-                targets=parse_architectures("sm86"),
-                profiles=profiles_from_onnx(chain),
-                plugin=plugin,
-                expected=expectation_from_onnx(chain),
-            )
+            build(chain)
         assert_nothing_left(out)
 
 

@@ -54,40 +54,29 @@ def test_every_profile_runs_every_linear():
     refuse((program(Q, K),), profiles=2)
 
 
-def test_no_program():
-    refuse(())
+BROKEN = {
+    "no program": ((), EXPECTED),
+    "a linear twice": ((program(Q, Q, K),), EXPECTED),
+    "a linear of another graph": ((program(Q, K, plugin("v")),), EXPECTED),
+    "a linear swallowed by a product": (
+        (program(Q, PlanLayer("fully_connected", "k+head", 0, ("x", "w"), ("k", "head"))),),
+        EXPECTED,
+    ),
+    "weights that are computed": ((program(plugin("q", inputs=("x", "dense", "x", "meta")), K),), EXPECTED),
+    "too few weights": ((program(plugin("q", inputs=("x", "dense")), K),), EXPECTED),
+    "other bytes": ((program(Q, K),), replace(EXPECTED, patch_linears={"q": 96, "k": 0})),
+    "another type": ((program(Q, K),), replace(EXPECTED, dtype="bfloat16")),
+    "many problems": ((program(),), PlanExpectation({f"l{i}": 1 for i in range(9)}, "float16")),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_differences_from_the_plan_are_refused(broken):
+    refuse(*BROKEN[broken])
 
 
 def test_target_left_out():
     refuse((program(Q, K),), targets=["sm86", "sm89"])
-
-
-def test_linear_twice():
-    refuse((program(Q, Q, K),))
-
-
-def test_linear_of_another_graph():
-    refuse((program(Q, K, plugin("v")),))
-
-
-def test_linear_swallowed_by_a_product():
-    fused = PlanLayer("fully_connected", "k+head", 0, ("x", "w"), ("k", "head"))
-    refuse((program(Q, fused),))
-
-
-def test_weights_that_are_computed():
-    computed = plugin("q", inputs=("x", "dense", "x", "meta"))
-    refuse((program(computed, K),))
-    short = plugin("q", inputs=("x", "dense"))
-    refuse((program(short, K),))
-
-
-def test_bytes():
-    refuse((program(Q, K),), replace(EXPECTED, patch_linears={"q": 96, "k": 0}))
-
-
-def test_type():
-    refuse((program(Q, K),), replace(EXPECTED, dtype="bfloat16"))
 
 
 SPLIT = PlanExpectation({}, None, sparse_parts=frozenset({"s0", "s1"}), products=frozenset({"d0", "head"}))
@@ -123,8 +112,3 @@ def test_missing_split_parts_are_refused():
     first, second = (program(*(product(name, profile) for name in ("s0", "s1"))) for profile in (0, 1))
     check_programs((first, second), SPLIT, profiles=2)
     refuse((first, program(product("s1", 1))), SPLIT, profiles=2)
-
-
-def test_many_problems_are_counted():
-    expected = PlanExpectation({f"l{i}": 1 for i in range(9)}, "float16")
-    refuse((program(),), expected)

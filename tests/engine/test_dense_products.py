@@ -6,10 +6,6 @@ import re
 import pytest
 
 from masklearn.model.checkpoint import Checkpoint
-from patch_compile.engine.build import build_engine
-from patch_compile.engine.expectation import expectation_from_onnx
-from patch_compile.engine.profiles import profiles_from_onnx
-from patch_compile.hardware.cards import parse_architectures
 from patch_compile.passes.write import export_graph, write_dense
 from tests.onnx_export.tiny import save_tiny
 
@@ -20,26 +16,17 @@ SIZES = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 512}
 KERNEL = re.compile(rb'^\s*(?:fully_connected|function|runtime_fusion)=\{ name=("[^"]*"|\S+)', re.MULTILINE)
 
 
-def kernels_of(rtx, tmp_path, model, **sizes):
+def kernels_of(build_to, tmp_path, model, **sizes):
     """Returns the names of the kernels of a tiny model's engine, and the number of its profiles."""
     source = save_tiny(model, tmp_path / "model", num_hidden_layers=LAYERS, **(SIZES | sizes))
     path, engine = tmp_path / "dense.onnx", tmp_path / "dense.engine"
     write_dense(export_graph(source, dtype="float16", opset=23), Checkpoint.open(source), path, "float16")
-    profiles = profiles_from_onnx(path, None, None, None)
-    build_engine(
-        path,
-        engine,
-        backend=rtx,
-        targets=parse_architectures("sm86"),
-        profiles=profiles,
-        plugin=None,
-        expected=expectation_from_onnx(path),
-    )
-    return [name.decode().strip('"') for name in KERNEL.findall(engine.read_bytes())], len(profiles)
+    report = build_to(path, engine, plugin=None)
+    return [name.decode().strip('"') for name in KERNEL.findall(engine.read_bytes())], len(report.profiles)
 
 
-def test_dense_decoders_have_the_predicted_kernels(rtx, tmp_path):
-    kernels, profiles = kernels_of(rtx, tmp_path, "llama", num_key_value_heads=2)
+def test_dense_decoders_have_the_predicted_kernels(build_to, tmp_path):
+    kernels, profiles = kernels_of(build_to, tmp_path, "llama", num_key_value_heads=2)
     for block in range(LAYERS):
         for parts in (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")):
             merged = [
@@ -52,8 +39,8 @@ def test_dense_decoders_have_the_predicted_kernels(rtx, tmp_path):
     assert len(gating) == LAYERS * profiles
 
 
-def test_dense_encoders_have_the_predicted_kernels(rtx, tmp_path):
-    kernels, profiles = kernels_of(rtx, tmp_path, "bert")
+def test_dense_encoders_have_the_predicted_kernels(build_to, tmp_path):
+    kernels, profiles = kernels_of(build_to, tmp_path, "bert")
     assert profiles == 1
     for block in range(LAYERS):
         parts = ("query", "key", "value")

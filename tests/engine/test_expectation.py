@@ -75,11 +75,46 @@ def to_bfloat16(graph):
     dense.data_type = onnx.TensorProto.BFLOAT16
 
 
+def attribute(node, name):
+    return next(each for each in node.attribute if each.name == name)
+
+
+def index(place, value):
+    """Returns a change of a number of the second linear's index."""
+    return lambda graph: attribute(graph.node[1], "index").ints.__setitem__(place, value)
+
+
+def without(name):
+    return lambda graph: graph.node[0].attribute.remove(attribute(graph.node[0], name))
+
+
+def text(name, value):
+    return lambda graph: setattr(attribute(graph.node[0], name), "s", value)
+
+
+def number(name, value):
+    return lambda graph: setattr(attribute(graph.node[0], name), "i", value)
+
+
+# Numbers of the index that lie, and numbers beyond 32 bits.
+INDICES = [
+    *((place, value) for place in (0, 1, 3, -1) for value in (-1, 77, 2**31 - 1, -(2**31))),
+    *((0, value) for value in (2**31, 2**62, -(2**63))),
+]
 CHANGES = {
+    **{f"{value} at {place} of the index": index(place, value) for place, value in INDICES},
     "two nodes of one name": lambda graph: setattr(graph.node[1], "name", "layers.0.proj"),
     "a node without a name": lambda graph: setattr(graph.node[1], "name", ""),
     "a packed tensor that is computed": lambda graph: graph.node[1].input.__setitem__(2, "computed"),
     "mixed types": to_bfloat16,
+    "the plugin of another version": text("plugin_version", b"3"),
+    "no 2:4 slabs": text("kinds", b"dense"),
+    "8:16 slabs in place of 2:4": text("kinds", b"dense,8:16"),
+    "kinds in another order": text("kinds", b"dense,2:4,12:16,8:16"),
+    "no kinds": without("kinds"),
+    "no index": without("index"),
+    "a negative size": number("in_features", -4),
+    "panels of a negative height": number("panel_rows", -4),
 }
 
 

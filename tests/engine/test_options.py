@@ -7,34 +7,21 @@ from typing import Any
 import pytest
 
 from patch_compile.engine.backend import BackendName
-from patch_compile.engine.build import build_engine
-from patch_compile.engine.expectation import expectation_from_onnx
 from patch_compile.engine.options import EngineOptions
-from patch_compile.engine.profiles import profiles_from_onnx
-from patch_compile.hardware.cards import parse_architectures
 from tests.commands import run_here
 from tests.engine import graphs
 from tests.refusals import refusal, refused
 
 
 @pytest.mark.rtx
-def test_rtx_builds_with_what_it_has(tmp_path: Path, rtx: Any, plugin: Path) -> None:
+def test_rtx_builds_with_what_it_has(tmp_path: Path, build_to: Any) -> None:
     """The flag reaches the builder: builds with equal flags are equal to the byte, and another flag changes them."""
     chain = graphs.write_chain(tmp_path / "chain.onnx")
     engines = []
     later = EngineOptions(compatible=("versions",))
     for number, options in enumerate((EngineOptions(), EngineOptions(), later)):
         engines.append(tmp_path / str(number) / "model.engine")
-        build_engine(
-            chain,
-            engines[-1],
-            backend=rtx,
-            targets=parse_architectures("sm86"),
-            profiles=profiles_from_onnx(chain),
-            plugin=plugin,
-            expected=expectation_from_onnx(chain),
-            options=options,
-        )
+        build_to(chain, engines[-1], options=options)
     plain, again, other = (engine.read_bytes() for engine in engines)
     assert plain == again != other
 

@@ -128,10 +128,6 @@ class TestDefaults:
     def test_static_graph_has_none(self):
         assert default_profiles((GraphInput("x", (1, 8)),)) == ()
 
-    def test_dimension_of_unknown_meaning(self):
-        with refused():
-            default_profiles((GraphInput("image", ("batch", "height")),))
-
 
 class TestGraph:
     def test_inputs_of_a_file(self, tmp_path):

@@ -5,18 +5,15 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import patch_compile
-from patch_compile.engine.build import build_engine
-from patch_compile.engine.expectation import expectation_from_onnx
 from patch_compile.engine.plan_program import PLUGIN, read_programs
 from patch_compile.engine.profiles import profiles_from_onnx
-from patch_compile.hardware.cards import parse_architectures
 from tests.sources.exported_graph.graphs import Exporter, saved, weights_of
 from tests.sources.exported_graph.test_compile import HIDDEN, SIZES, masks_of
 
 pytestmark = pytest.mark.rtx
 
 
-def test_an_engine_takes_any_number_of_ragged_tokens(rtx, plugin, make_model, tmp_path):
+def test_an_engine_takes_any_number_of_ragged_tokens(build_to, make_model, tmp_path):
     model = make_model(**SIZES)
     file = model / "model.safetensors"
     save_file({name: w * np.float32(0.1) for name, w in load_file(file).items()}, file, {"format": "pt"})
@@ -25,14 +22,6 @@ def test_an_engine_takes_any_number_of_ragged_tokens(rtx, plugin, make_model, tm
     onnx = patch_compile.compile(model, tmp_path / "out", mask=masks, graph=graph, lowering="plugin").onnx
     profiles = profiles_from_onnx(onnx, f"x:1x{HIDDEN}", f"x:64x{HIDDEN}", f"x:2048x{HIDDEN}")
     engine = tmp_path / "engine" / "model.engine"
-    report = build_engine(
-        onnx,
-        engine,
-        backend=rtx,
-        targets=parse_architectures("sm86"),
-        profiles=profiles,
-        plugin=plugin,
-        expected=expectation_from_onnx(onnx),
-    )
+    report = build_to(onnx, engine, profiles=profiles)
     (program,) = read_programs(engine)
     assert report.patch_linears == 8 == sum(layer.kind == PLUGIN for layer in program.layers)

@@ -1,3 +1,4 @@
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +16,21 @@ from masklearn.baselines import (
     parse_baselines,
     run_baselines,
 )
-from masklearn.learning import learn
-from masklearn.model.checkpoint import Checkpoint
-from masklearn.model.coverage import covered_linears_of
 from masklearn.model.models import load_model
-from masklearn.model.prune import write_pruned_checkpoint
 from masklearn.quality.perplexity import perplexity
 from masklearn.quality.record import BaselineRow
-from masklearn.recipe import LearnRecipe
-from masklearn.task import Task
 from masklearn.text.calibrate import token_pool
 from tests.conftest import ModelMaker
+from tests.masklearn.conftest import Tiny
 from tests.refusals import refused
 
+SETTINGS = {"tile": (16, 16), "windows": 8, "ratio": 0.3, "device": "cpu"}
 WINDOWS = np.random.default_rng(3).integers(0, 22, (3, 20))
 
 
-def recipe(text_file: Path, **settings: Any) -> LearnRecipe:
-    given = {
-        "tile": (16, 16),
-        "calib": str(text_file),
-        "windows": 8,
-        "length": 16,
-        "ratio": 0.3,
-        "device": "cpu",
-    }
-    return LearnRecipe(**(given | settings))
+def run(tiny: Tiny, model: Path, names: Iterable[Baseline], **settings: Any) -> list[BaselineRow]:
+    recipe, scratch = tiny.recipe(**settings), tiny.folder / "baselines"
+    return list(run_baselines(model, recipe, names, WINDOWS, scratch))
 
 
 def row(name: str, ratio: float, value: float, deployable: bool = True) -> BaselineRow:
@@ -54,20 +44,13 @@ def row(name: str, ratio: float, value: float, deployable: bool = True) -> Basel
     )
 
 
-def test_every_baseline_has_a_row(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
+def test_every_baseline_has_a_row(make_model: ModelMaker, tiny: Tiny, tmp_path: Path) -> None:
     path, scratch = make_model(), tmp_path / "scratch"
     scratch.mkdir()
     calls: list[str] = []
     notes: list[str] = []
-    rows = run_baselines(
-        path,
-        recipe(text_file),
-        tuple(Baseline),
-        WINDOWS,
-        scratch,
-        lambda what, *_: calls.append(what),
-        notes.append,
-    )
+    given = (path, tiny.recipe(repair="distill"), tuple(Baseline), WINDOWS, scratch)
+    rows = run_baselines(*given, lambda what, *_: calls.append(what), notes.append)
     assert [r.name for r in rows] == ["dense", "uniform-2:4", "unstructured"]
     assert notes == ["baseline dense-rounded: left out. It is the dense model. No weights are quantised."]
     found = {r.name: r for r in rows}
@@ -82,30 +65,17 @@ def test_every_baseline_has_a_row(make_model: ModelMaker, text_file: Path, tmp_p
     assert not list(scratch.iterdir())
 
 
-def test_a_baseline_is_what_its_flags_give(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
+def test_a_baseline_is_what_its_flags_give(make_model: ModelMaker, tiny: Tiny) -> None:
     """`learn` gives the table's numbers with the flags in the module's docstring."""
-    path, ours = make_model(), recipe(text_file, per_layer=True, repair="none")
-    flags: dict[Baseline, dict[str, Any]] = {
-        Baseline.UNIFORM: {"ratio": 0.5},
-    }
-    rows = run_baselines(path, ours, flags, WINDOWS, tmp_path / "scratch")
-    for found, (name, settings) in zip(rows, flags.items(), strict=True):
-        by_hand = recipe(
-            text_file, **({"per_layer": True, "repair": "none", "method": "sparsegpt"} | settings)
-        )
-        learned = learn(path, by_hand, tmp_path / name.name)
-        write_pruned_checkpoint(learned.checkpoint, learned.masks, tmp_path / name.name / "model")
-        value = perplexity(load_model(tmp_path / name.name / "model"), WINDOWS)
-        assert (found.perplexity, found.ratio) == (value, learned.masks.ratio)
+    path = make_model()
+    (found,) = run(tiny, path, [Baseline.UNIFORM], per_layer=True)
+    learned = tiny.learn(path, method="sparsegpt", per_layer=True, ratio=0.5)
+    value = perplexity(load_model(tiny.prune(learned).path), WINDOWS)
+    assert (found.perplexity, found.ratio) == (value, learned.masks.ratio)
 
 
-def test_unstructured_zeroes_the_ratio_of_every_linear(
-    make_model: ModelMaker, text_file: Path, tmp_path: Path
-) -> None:
-    checkpoint, ours = Checkpoint.open(make_model()), recipe(text_file, ratio="*=0.2,mlp.*=0.3")
-    task = Task(
-        checkpoint, covered_linears_of(checkpoint), ours, tmp_path / "s", lambda *_: None, lambda _: None
-    )
+def test_unstructured_zeroes_the_ratio_of_every_linear(make_model: ModelMaker, tiny: Tiny) -> None:
+    task = tiny.task(make_model(), ratio="*=0.2,mlp.*=0.3")
     learned, ratio, _ = learn_baseline(Baseline.UNSTRUCTURED, task)
     assert 0.2 < ratio < 0.3
     for name, shape in task.coverage.linears.items():
@@ -113,25 +83,21 @@ def test_unstructured_zeroes_the_ratio_of_every_linear(
         assert abs((weight == 0).mean() - ratio) <= 0.5 / (shape[0] * min(shape[1], 128)) + 1e-12
 
 
-def test_the_text_is_read_once(
-    make_model: ModelMaker, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_text_is_read_once(make_model: ModelMaker, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = []
     monkeypatch.setattr(
         "masklearn.task.token_pool", lambda *a, **k: (reads.append(1), token_pool(*a, **k))[1]
     )
-    run_baselines(
-        make_model(), recipe(text_file), [Baseline.UNIFORM, Baseline.UNSTRUCTURED], WINDOWS, tmp_path / "s"
-    )
+    run(tiny, make_model(), [Baseline.UNIFORM, Baseline.UNSTRUCTURED])
     assert reads == [1]
 
 
-def test_compare_puts_the_result_first(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
-    path, ours = make_model(), recipe(text_file, method="magnitude", ratio=0.25)
-    learned = learn(path, ours, tmp_path / "learn")
+def test_compare_puts_the_result_first(make_model: ModelMaker, tiny: Tiny, tmp_path: Path) -> None:
+    path, settings = make_model(), {"method": "magnitude", "ratio": 0.25}
+    learned, ours = tiny.learn(path, **settings), tiny.recipe(**settings)
     value = measure(learned, WINDOWS, tmp_path / "pruned", ours)
     compared = compare_with_baselines(
-        path, ours, tmp_path / "pruned", learned.masks, 3.21, [Baseline.DENSE], WINDOWS, tmp_path / "scratch"
+        path, ours, tmp_path / "pruned", learned.masks, 3.21, [Baseline.DENSE], WINDOWS, tmp_path / "b"
     )
     first, dense = compared.rows
     changed = {"seconds": 3.2, "bytes_per_weight": learned.masks.bytes_per_weight}
@@ -174,17 +140,15 @@ def test_names_from_the_command_line() -> None:
         parse_baselines("dense,ffn")
 
 
-def test_an_encoder_has_no_perplexity(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
+def test_an_encoder_has_no_perplexity(make_model: ModelMaker, tiny: Tiny) -> None:
     with refused():
-        run_baselines(make_model("bert"), recipe(text_file), [Baseline.DENSE], WINDOWS, tmp_path)
+        run(tiny, make_model("bert"), [Baseline.DENSE])
 
 
 def test_half_precision_models_are_measured_as_stored(
-    make_model: ModelMaker, text_file: Path, tmp_path: Path
+    make_model: ModelMaker, tiny: Tiny, tmp_path: Path
 ) -> None:
-    path = make_model(dtype=torch.bfloat16)
-    learned = learn(path, recipe(text_file, method="sparsegpt"), tmp_path / "s")
-    value = measure(learned, WINDOWS, tmp_path / "m", recipe(text_file))
-    stored = AutoModelForCausalLM.from_pretrained(tmp_path / "m", dtype=torch.float32).eval()
-    assert value == perplexity(stored, WINDOWS)
-    assert Checkpoint.open(tmp_path / "m").entry("model.layers.0.mlp.up_proj.weight").dtype == "BF16"
+    path, ours = make_model(dtype=torch.bfloat16), {"method": "sparsegpt"}
+    value = measure(tiny.learn(path, **ours), WINDOWS, tmp_path / "m", tiny.recipe(**ours))
+    stored = AutoModelForCausalLM.from_pretrained(tmp_path / "m", dtype="auto").eval()
+    assert stored.dtype is torch.bfloat16 and value == perplexity(stored.float(), WINDOWS)

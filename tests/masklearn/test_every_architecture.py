@@ -6,49 +6,32 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
-from masklearn.learning import Learned, learn
+from masklearn.learning import Learned
 from masklearn.model.architectures import ARCHITECTURES
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears
 from masklearn.model.linears import linear_modules
 from masklearn.model.models import auto_class
-from masklearn.model.prune import write_pruned_checkpoint
-from masklearn.recipe import LearnRecipe
 from masklearn.stream.moments import weighted_moments
 from tests.masklearn.architectures import every
+from tests.masklearn.conftest import Tiny
+
+SETTINGS = {"tile": (32, 32), "ratio": 0.3}
 
 
-def learned(path: Path, text_file: Path, tmp_path: Path, **settings: Any) -> Learned:
-    recipe = LearnRecipe(
-        calib=str(text_file), windows=4, length=16, tile=(32, 32), ratio=0.3, repair="none", **settings
-    )
-    return learn(path, recipe, tmp_path / "scratch")
-
-
-@pytest.mark.parametrize("method", ["magnitude", "wanda"])
 @pytest.mark.parametrize("model_type", every())
-def test_masks_meet_the_ratio_and_the_model(make_model, text_file, tmp_path, model_type, method) -> None:
-    path = make_model(model_type)
-    masks = learned(path, text_file, tmp_path, method=method).masks
+def test_a_pruned_checkpoint_has_the_masked_weights(make_model, tiny: Tiny, model_type: str) -> None:
+    path = make_model(model_type, shard="60KB", dtype=torch.float16)
+    result = tiny.learn(path, method="wanda")
+    masks, pruned = result.masks, tiny.prune(result).path
     masks.check_covers(covered_linears(path).linears)
     assert abs(masks.ratio - 0.3) * masks.weights < 32 * 32
+    assert masked_weights(auto_class(ARCHITECTURES[model_type]), path, pruned, result) == masks.zeroed > 0
 
 
 @pytest.mark.parametrize("model_type", every())
-def test_a_pruned_checkpoint_has_the_masked_weights(make_model, text_file, tmp_path, model_type: str) -> None:
-    path = make_model(model_type, shard="60KB", dtype=torch.float16)
-    result = learned(path, text_file, tmp_path, method="magnitude")
-    write_pruned_checkpoint(result.checkpoint, result.masks, tmp_path / "pruned")
-    loader = auto_class(ARCHITECTURES[model_type])
-    assert masked_weights(loader, path, tmp_path / "pruned", result) == result.masks.zeroed > 0
-
-
-@pytest.mark.parametrize("model_type", every())
-def test_every_block_gives_its_tokens_weights(
-    make_model, text_file, tmp_path, model_type, monkeypatch
-) -> None:
+def test_every_block_gives_its_tokens_weights(make_model, tiny: Tiny, model_type, monkeypatch) -> None:
     asked, found = set[str](), set[str]()
 
     def watched(linears: Any, block: Any, moments: Any, groups: Any, store: Path) -> dict[str, Any]:
@@ -59,25 +42,9 @@ def test_every_block_gives_its_tokens_weights(
         return {name: partial(torch.clone, one) for name, one in whole.items()}
 
     monkeypatch.setattr("masklearn.stream.feed.weighted_moments", watched)
-    masks = learned(make_model(model_type), text_file, tmp_path, method="sparsegpt", weights="int8").masks
+    masks = tiny.learn(make_model(model_type), method="sparsegpt", weights="int8").masks
     assert asked == found and len(found) >= len(masks) / 8
     assert set(masks.grids) == set(masks)
-
-
-@pytest.mark.parametrize(
-    ("model_type", "loader"), [("gpt2", AutoModelForCausalLM), ("bert", AutoModelForMaskedLM)]
-)
-def test_a_checkpoint_with_other_names(make_model, text_file, tmp_path, model_type, loader) -> None:
-    """GPT-2 has no prefix, as its authors publish it; BERT has a prefix, below a head."""
-    source, path = make_model(model_type, tie_word_embeddings=True), tmp_path / "other"
-    whole = loader.from_pretrained(source)
-    (whole.base_model if model_type == "gpt2" else whole).save_pretrained(path)
-    for file in source.glob("tokenizer*"):
-        (path / file.name).write_bytes(file.read_bytes())
-    result = learned(path, text_file, tmp_path, method="wanda")
-    assert next(iter(result.masks)).startswith("h.0." if model_type == "gpt2" else "bert.encoder.layer.0.")
-    write_pruned_checkpoint(result.checkpoint, result.masks, tmp_path / "pruned")
-    assert masked_weights(loader, path, tmp_path / "pruned", result) == result.masks.zeroed > 0
 
 
 def masked_weights(loader: Any, path: Path, pruned: Path, result: Learned) -> int:

@@ -6,40 +6,35 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 import masklearn
-from masklearn.learning import learn
-from masklearn.masks.budget import Budget
+from masklearn.choice.goal import WEIGHTS, Goal
+from masklearn.choice.losses import Losses
+from masklearn.choice.price import Choice, InUnits, Types
+from masklearn.choice.select import select
+from masklearn.choice.solve import Chooser
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.maskset import MaskSet
-from masklearn.masks.select import select
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears
 from masklearn.model.models import load_model
-from masklearn.model.prune import write_pruned_checkpoint
-from masklearn.recipe import LearnRecipe
 from masklearn.text.calibrate import token_pool
 from masklearn.traits import Criterion
 from tests.conftest import ModelMaker
+from tests.masklearn.conftest import Tiny
+from tests.masklearn.edits import edited_weights
 from tests.refusals import refused
 
+SETTINGS = {"tile": (32, 32)}
 METHODS = ["oneshot", "sparsegpt", "wanda", "magnitude"]
-
-
-def recipe(text_file: Path, **settings: Any) -> LearnRecipe:
-    given = {"tile": (32, 32), "calib": str(text_file), "windows": 4, "length": 16, "repair": "none"}
-    return LearnRecipe(**(given | settings))
 
 
 @pytest.mark.quick
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("ratio", [0.0, 0.23, 0.4, 0.5])
-def test_masks_meet_the_ratio_and_the_model(
-    make_model, text_file: Path, tmp_path: Path, method: str, ratio: float
-) -> None:
+def test_masks_meet_the_ratio_and_the_model(make_model, tiny: Tiny, method: str, ratio: float) -> None:
     path = make_model()
-    masks = learn(path, recipe(text_file, method=method, ratio=ratio), tmp_path / "scratch").masks
+    masks = tiny.learn(path, method=method, ratio=ratio).masks
     masks.check_covers(covered_linears(path).linears)
     assert abs(masks.ratio - ratio) * masks.weights < 32 * 32
     assert ratio not in (0.0, 0.5) or masks.ratio == ratio
@@ -48,32 +43,21 @@ def test_masks_meet_the_ratio_and_the_model(
     assert masks.base_sha256 == Checkpoint.open(path).fingerprint()
 
 
-def test_same_recipe_same_file(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
-    path = make_model()
-    files = []
-    for name, seed in (("1", 0), ("2", 0), ("3", 7)):
-        learn(path, recipe(text_file, seed=seed), tmp_path / f"s{name}").masks.save(tmp_path / name)
-        files.append((tmp_path / name).read_bytes())
-    assert files[0] == files[1] != files[2]
-
-
-def test_tiles_may_be_chosen_by_what_they_save(
-    make_model: ModelMaker, text_file: Path, tmp_path: Path
-) -> None:
+def test_tiles_may_be_chosen_by_what_they_save(make_model: ModelMaker, tiny: Tiny) -> None:
     """Only the last block saves anything, in a unit of its own, and the recipe's ratio is ignored."""
     path = make_model()
     asked: dict[str, Any] = {}
 
-    def choose(scores: Any, areas: Any) -> Any:
-        assert list(scores) == list(areas) == list(covered_linears(path).linears)
-        saves = {name: area * ("layers.2" in name) / 1000 for name, area in areas.items()}
-        asked["budget"] = Budget.saving(2.0, "µs")
-        asked["tiles"] = select(scores, areas, asked["budget"], saves)
-        return asked["tiles"], asked["budget"]
+    class OfTheLastBlock(InUnits):
+        def fill(self, losses: Losses, types: Types, goal: Goal) -> Choice:
+            assert list(losses.scores) == list(losses.areas) == list(covered_linears(path).linears)
+            saves = {name: area * ("layers.2" in name) / 1000 for name, area in losses.areas.items()}
+            asked.update(select(losses.scores, losses.areas, goal, saves))
+            return Choice(select(losses.scores, losses.areas, goal, saves), goal, types)
 
-    given = recipe(text_file, method="magnitude", ratio=0.5)
-    masks = learn(path, given, tmp_path / "scratch", choose=choose).masks
-    assert all(np.array_equal(mask.tiles, asked["tiles"][name]) for name, mask in masks.items())
+    choose = Chooser({}, OfTheLastBlock("µs"), Goal.saving(2.0, "µs"))
+    masks = tiny.learn(path, method="magnitude", ratio=0.5, choose=choose).masks
+    assert all(np.array_equal(mask.tiles, asked[name]) for name, mask in masks.items())
     assert {name.split(".")[2] for name, mask in masks.items() if mask.tiles.any()} == {"2"}
     assert (
         masks.ratio_asked
@@ -83,24 +67,16 @@ def test_tiles_may_be_chosen_by_what_they_save(
     assert (masks.record.budget.amount, masks.record.budget.unit) == (2.0, "µs")
 
 
-def test_masks_belong_to_their_model(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
-    learn(make_model(), recipe(text_file, method="magnitude"), tmp_path / "s").masks.save(tmp_path / "masks")
-    other = make_model(num_hidden_layers=2)
-    with refused():
-        MaskSet.load(tmp_path / "masks").check_covers(covered_linears(other).linears)
-
-
-def test_kinds_that_do_not_fit_are_said(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
+def test_kinds_that_do_not_fit_are_said(make_model: ModelMaker, tiny: Tiny) -> None:
     notes: list[str] = []
-    given = recipe(text_file, method="magnitude", kinds="auto", repair="none")
-    masks = learn(make_model(), given, tmp_path / "s", note=notes.append).masks
+    masks = tiny.learn(make_model(), method="magnitude", kinds="auto", note=notes.append).masks
     assert any("auto leaves 8:16, 12:16 out in 21 of 21 linears" in note for note in notes)
     assert {kind.name for kind in masks.by_kind()} == {"dense", "2:4"}
 
 
-def test_progress_ends_at_the_total(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
+def test_progress_ends_at_the_total(make_model: ModelMaker, tiny: Tiny) -> None:
     calls: list[tuple[str, int, int]] = []
-    learn(make_model(), recipe(text_file), tmp_path / "s", progress=lambda *call: calls.append(call))
+    tiny.learn(make_model(), "s", progress=lambda *call: calls.append(call))
     for step in ("scoring", "sensitivity of the loss", "solving"):
         done = [done for what, done, _ in calls if what.startswith(step)]
         assert done == sorted(done)
@@ -109,77 +85,56 @@ def test_progress_ends_at_the_total(make_model: ModelMaker, text_file: Path, tmp
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_nan_is_named(make_model: ModelMaker, text_file: Path, tmp_path: Path, method: str) -> None:
+def test_nan_is_named(make_model: ModelMaker, tiny: Tiny, method: str) -> None:
     path = make_model()
-    tensors = load_file(path / "model.safetensors")
-    tensors["model.layers.2.mlp.gate_proj.weight"][0, 0] = math.nan
-    save_file(tensors, path / "model.safetensors", {"format": "pt"})
+    with edited_weights(path) as tensors:
+        tensors["model.layers.2.mlp.gate_proj.weight"][0, 0] = math.nan
     with refused():
-        learn(path, recipe(text_file, method=method), tmp_path / "s")
+        tiny.learn(path, "s", method=method)
 
 
-def test_infinite_activations_are_named(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
-    path = make_model()
-    tensors = load_file(path / "model.safetensors")
-    tensors["model.layers.1.post_attention_layernorm.weight"] *= 1e10
-    tensors["model.layers.1.mlp.up_proj.weight"] *= 1e14
-    tensors["model.layers.1.mlp.gate_proj.weight"] *= 1e14
-    save_file(tensors, path / "model.safetensors", {"format": "pt"})
-    with refused():
-        learn(path, recipe(text_file, method="sparsegpt"), tmp_path / "s")
-
-
-def test_only_one_block_is_read_at_a_time(
-    make_model, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_one_block_is_read_at_a_time(make_model, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights are read once, in the order of the blocks, and the head is not read."""
     reads: list[str] = []
     read = Checkpoint.read
     monkeypatch.setattr(Checkpoint, "read", lambda self, name: (reads.append(name), read(self, name))[1])
-    learn(make_model(shard="30KB"), recipe(text_file, method="wanda"), tmp_path / "s")
+    tiny.learn(make_model(shard="30KB"), "s", method="wanda")
     assert reads[0] == "model.embed_tokens.weight"
     assert "lm_head.weight" not in reads
     assert len(set(reads)) == len(reads) == 1 + 3 * 9
     assert [int(name.split(".")[2]) for name in reads[1:]] == sorted([0, 1, 2] * 9)
 
 
-def test_new_weights_are_solved_for_the_final_masks(make_model, text_file: Path, tmp_path: Path) -> None:
+def test_new_weights_are_solved_for_the_final_masks(make_model, tiny: Tiny) -> None:
     """Only linears with a sparse tile change, the pruned model has exactly the masks' zeros, and it is closer to the
     dense model than the same masks on the dense weights."""
     path = make_model()
-    learned = learn(path, recipe(text_file, ratio=0.3), tmp_path / "s")
+    learned = tiny.learn(path, "s", ratio=0.3)
     dense = Checkpoint.open(path)
     assert learned.checkpoint.new is not None
     for name, mask in learned.masks.items():
         old, new = dense.read(f"{name}.weight"), learned.checkpoint.read(f"{name}.weight")
         assert mask.tiles.any() != np.array_equal(old, new)
         assert not new[~mask.keep()].any()
-    write_pruned_checkpoint(learned.checkpoint, learned.masks, tmp_path / "solved")
-    write_pruned_checkpoint(dense, learned.masks, tmp_path / "masked")
-    assert divergence(path, tmp_path / "solved", text_file) < 0.9 * divergence(
-        path, tmp_path / "masked", text_file
-    )
-
-
-def divergence(dense: Path, pruned: Path, text_file: Path) -> float:
-    """Mean squared difference of the logits on the calibration windows."""
-    windows = torch.from_numpy(token_pool(Checkpoint.open(dense), recipe(text_file)).calibration())
+    windows = torch.from_numpy(token_pool(dense, tiny.recipe()).calibration())
+    tiny.prune(learned, "solved")
     with torch.no_grad():
-        logits = [load_model(path)(windows).logits for path in (dense, pruned)]
-    return float((logits[0] - logits[1]).square().mean())
+        expected, solved = (load_model(one)(windows).logits for one in (path, tiny.folder / "solved"))
+        masked = load_model(path, learned.masks)(windows).logits
+    assert (solved - expected).square().mean() < 0.9 * (masked - expected).square().mean()
 
 
-def test_an_included_head_is_ranked(make_model, text_file: Path, tmp_path: Path) -> None:
+def test_an_included_head_is_ranked(make_model, tiny: Tiny) -> None:
     """Its tiles are chosen by their scores among the tiles of all linears."""
     ranked: dict[str, Any] = {}
 
-    def choose(scores: Any, areas: Any) -> Any:
-        ranked.update({name: scores[name][TWO_FOUR] / area for name, area in areas.items()})
-        budget = Budget.of(0.4)
-        return select(scores, areas, budget), budget
+    class Ranked(InUnits):
+        def fill(self, losses: Losses, types: Types, goal: Goal) -> Choice | None:
+            ranked.update({name: losses.scores[name][TWO_FOUR] / area for name, area in losses.areas.items()})
+            return super().fill(losses, types, goal)
 
-    given = recipe(text_file, include=("*",), ratio=0.4, tile=(8, 8))
-    masks = learn(make_model(), given, tmp_path / "s", choose=choose).masks
+    choose = Chooser({}, Ranked(WEIGHTS), Goal.of_ratio(0.4))
+    masks = tiny.learn(make_model(), include=("*",), ratio=0.4, tile=(8, 8), choose=choose).masks
     assert len(masks) == 22
     head, costs = masks["lm_head"], ranked["lm_head"]
     assert head.shape == (40, 48) and head.tiles.any() and not head.tiles.all()
@@ -188,66 +143,50 @@ def test_an_included_head_is_ranked(make_model, text_file: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("criterion", list(Criterion))
-def test_every_criterion_ranks_differently(make_model, text_file: Path, tmp_path: Path, criterion) -> None:
+def test_every_criterion_ranks_differently(make_model, tiny: Tiny, criterion) -> None:
     path = make_model()
-    masks = learn(path, recipe(text_file, criterion=criterion, tile=(8, 8)), tmp_path / "s").masks
+    masks = tiny.learn(path, "s", criterion=criterion, tile=(8, 8)).masks
     other = Criterion.RAW if criterion is Criterion.FISHER else Criterion.FISHER
-    others = learn(path, recipe(text_file, criterion=other, tile=(8, 8)), tmp_path / "t").masks
+    others = tiny.learn(path, "t", criterion=other, tile=(8, 8)).masks
     assert any(not np.array_equal(masks[name].tiles, others[name].tiles) for name in masks)
 
 
-def test_fisher_ranks_tiles_by_lost_loss(make_model, text_file: Path, tmp_path: Path) -> None:
-    """Tiles of a linear whose output is not used cost nothing and go first."""
+def test_fisher_ranks_tiles_by_lost_loss(make_model, tiny: Tiny) -> None:
+    """Tiles of a linear whose output is not used, as of up and gate without down, cost nothing and go first."""
     path = make_model()
-    tensors = load_file(path / "model.safetensors")
-    tensors[
-        "model.layers.2.mlp.down_proj.weight"
-    ].zero_()  # so that up and gate of the last block do not matter
-    save_file(tensors, path / "model.safetensors", {"format": "pt"})
-    masks = learn(path, recipe(text_file, ratio=0.25), tmp_path / "s").masks
+    with edited_weights(path) as tensors:
+        tensors["model.layers.2.mlp.down_proj.weight"].zero_()
+    masks = tiny.learn(path, "s", ratio=0.25).masks
     for kind in ("up_proj", "gate_proj", "down_proj"):
         assert masks[f"model.layers.2.mlp.{kind}"].tiles.all()
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.5])
-def test_forced_ratios_skip_scoring(make_model, text_file, tmp_path, ratio) -> None:
+def test_forced_ratios_skip_scoring(make_model, tiny: Tiny, ratio) -> None:
     said: set[str] = set()
-    settings = recipe(text_file, method="sparsegpt", ratio=ratio)
-    masks = learn(make_model(), settings, tmp_path / "s", progress=lambda what, *_: said.add(what[:7])).masks
-    assert masks.ratio == ratio
+    settings = {"method": "sparsegpt", "ratio": ratio}
+    learned = tiny.learn(make_model(), progress=lambda what, *_: said.add(what[:7]), **settings)
+    assert learned.masks.ratio == ratio
     assert "solving" in said and "scoring" not in said
 
 
-def test_resumed_runs_repair_from_solved_weights(make_model, text_file, tmp_path: Path) -> None:
+def test_resumed_runs_repair_from_solved_weights(make_model, tiny: Tiny) -> None:
     """A run that is interrupted between its repair and writing its result gives the same weights when resumed."""
-    path, settings = make_model(), recipe(text_file, repair="distill", repair_steps=3, batch=1)
-    results = [learn(path, settings, tmp_path / "s").checkpoint for _ in range(2)]
+    path, settings = make_model(), {"repair": "distill", "repair_steps": 3, "batch": 1}
+    results = [tiny.learn(path, "s", **settings).checkpoint for _ in range(2)]
     norm = "model.layers.0.input_layernorm.weight"
     assert not np.array_equal(results[0].read(norm), Checkpoint.open(path).read(norm))
-    first = learn(path, settings, tmp_path / "t").checkpoint
+    first = tiny.learn(path, "t", **settings).checkpoint
     for name in first.names():
         assert np.array_equal(first.read(name), results[1].read(name)), name
 
 
-def test_repair_is_recorded_and_keeps_the_masks(make_model, text_file: Path, tmp_path: Path) -> None:
-    path = make_model()
-    solved = learn(path, recipe(text_file), tmp_path / "s")
-    budget = {"repair": "distill", "repair_steps": 40, "learning_rate": 3e-3}
-    repaired = learn(path, recipe(text_file, **budget), tmp_path / "t")
-    assert repaired.masks.record.repair.steps == 40
-    assert repaired.masks.record.repair.kl_last < repaired.masks.record.repair.kl_first
-    for name, mask in repaired.masks.items():
-        assert np.array_equal(mask.keep(), solved.masks[name].keep())
-        assert not repaired.checkpoint.read(f"{name}.weight")[~mask.keep()].any()
-    assert repaired.masks.record.text.name == text_file.name
-
-
-def test_repair_that_does_not_help_is_not_kept(make_model, text_file: Path, tmp_path: Path) -> None:
+def test_repair_that_does_not_help_is_not_kept(make_model, tiny: Tiny) -> None:
     """A learning rate of 1 ruins the model."""
     path, said = make_model(), list[str]()
-    none = learn(path, recipe(text_file, repair="none"), tmp_path / "n")
-    ruined = recipe(text_file, repair="distill", repair_steps=4, learning_rate=1.0)
-    kept = learn(path, ruined, tmp_path / "r", note=said.append)
+    none = tiny.learn(path, "n")
+    ruined = {"repair": "distill", "repair_steps": 4, "learning_rate": 1.0}
+    kept = tiny.learn(path, "r", note=said.append, **ruined)
     record = kept.masks.record.repair
     assert not record.kept and record.kl_last > record.kl_first
     assert any(
@@ -256,18 +195,6 @@ def test_repair_that_does_not_help_is_not_kept(make_model, text_file: Path, tmp_
     for name in kept.masks:
         weight = f"{name}.weight"
         assert np.array_equal(kept.checkpoint.read(weight), none.checkpoint.read(weight))
-
-
-@pytest.mark.model
-def test_sample_model(sample_model: Path, sample_texts: Path, tmp_path: Path) -> None:
-    """The real model has ragged tiles: hidden size 576 is 4.5 x 128."""
-    calib = str(sample_texts / "calib.txt")
-    recipe = LearnRecipe(method="wanda", calib=calib, windows=4, length=128, ratio=0.4)
-    torch.set_num_threads(min(2, torch.get_num_threads()))
-    masks = learn(sample_model, recipe, tmp_path).masks
-    assert len(masks) == 210
-    assert masks["model.layers.7.self_attn.q_proj"].tiles.shape == (5, 5)
-    assert abs(masks.ratio - 0.4) * masks.weights < 128 * 128
 
 
 def test_the_example_of_the_package_runs(
@@ -282,20 +209,48 @@ def test_the_example_of_the_package_runs(
     assert MaskSet.load(tmp_path / "masks.safetensors").ratio == pytest.approx(0.4, abs=0.01)
 
 
-def test_small_calibrations_are_named_before_work(
-    make_model: ModelMaker, text_file: Path, tmp_path: Path
-) -> None:
+def test_small_calibrations_are_named_before_work(make_model: ModelMaker, tiny: Tiny) -> None:
     """The linears of the model have up to 64 inputs."""
     path, said = make_model(), list[str]()
 
     def note(line: str) -> None:
         said.append(line)
-        assert not any((tmp_path / name / "scores").exists() for name in ("few", "enough", "unread"))
+        assert not any((tiny.folder / name / "scores").exists() for name in ("few", "enough", "unread"))
 
-    learn(path, recipe(text_file, windows=2), tmp_path / "few", note=note)
+    tiny.learn(path, "few", windows=2, note=note)
     widest = max(columns for _, columns in covered_linears(path).linears.values())
     assert [f"32 tokens, {32 / widest:.1f} for each input" in line for line in said] == [True]
     said.clear()
-    learn(path, recipe(text_file, windows=2 * widest // 16), tmp_path / "enough", note=said.append)
-    learn(path, recipe(text_file, windows=2, method="wanda"), tmp_path / "unread", note=said.append)
+    tiny.learn(path, "enough", windows=2 * widest // 16, note=said.append)
+    tiny.learn(path, "unread", windows=2, method="wanda", note=said.append)
     assert said == []
+
+
+NARROW = {"intermediate_size": 96}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "settings"),
+    [
+        ({}, {"kinds": "6:8"}),
+        ({}, {"kinds": "6:8", "weights": "int8"}),
+        ({}, {"kinds": "6:8", "weights": "w8a8,v_proj=int4"}),
+        ({}, {"kinds": "12:16", "ratio": 0.3}),
+        ({}, {"kinds": "12:16", "bytes_per_weight": 1.6}),
+        ({}, {"method": "patch-tile", "bytes_per_weight": 1.6}),
+        (NARROW, {"kinds": "8:16", "ratio": 0.3}),
+        (NARROW, {"weights": "int4"}),
+        (NARROW, {"weights": "fc1=int8"}),
+        ({}, {"weights": "auto", "ratio": 0.3}),
+        ({}, {"weights": "auto", "bytes_per_weight": 0.9, "method": "wanda"}),
+        ({}, {"weights": "auto", "bytes_per_weight": 0.9, "criterion": "random"}),
+        ({}, {"weights": "auto", "bytes_per_weight": 0.3}),
+    ],
+)
+def test_goals_out_of_reach_are_refused_before_work(
+    make_model: ModelMaker, tiny: Tiny, sizes: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    path = make_model(**{"hidden_size": 64, "intermediate_size": 128} | sizes)
+    with refused():
+        tiny.learn(path, "s", **{"tile": (32, 64)} | settings)
+    assert not (tiny.folder / "s").exists()

@@ -6,24 +6,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from masklearn import permute as module
-from masklearn.learning import learn
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import PermutedRecord
 from masklearn.model.architectures import ARCHITECTURES
 from masklearn.model.checkpoint import Checkpoint
-from masklearn.model.coverage import covered_linears
 from masklearn.model.linears import read_linear
 from masklearn.model.models import auto_class
 from masklearn.model.prune import write_pruned_checkpoint
 from masklearn.model.store import WeightStore
-from masklearn.permute import mlps_of, permute, reordered
-from masklearn.recipe import LearnRecipe
+from masklearn.permute import permute, reordered
 from tests.conftest import ModelMaker
 from tests.masklearn.architectures import every
-from tests.masklearn.tasks import task_of
+from tests.masklearn.conftest import Tiny
+from tests.masklearn.mask_sets import set_of
 from tests.refusals import refused
 
 PARTS = {  # models with other than one part for each of three blocks
@@ -32,13 +29,9 @@ PARTS = {  # models with other than one part for each of three blocks
     "qwen3_moe": 3 * 4,
 }
 
+SETTINGS = {"tile": (32, 32), "permute": True}
 # Routed experts are covered only if they are named.
 _ALL = {"include": (r"re:.*(_proj|\.w\d)",)}
-
-
-def recipe(text_file: Path, **settings: Any) -> LearnRecipe:
-    given = {"tile": (32, 32), "calib": str(text_file), "windows": 4, "length": 16, "repair": "none"}
-    return LearnRecipe(**(given | {"permute": True} | settings))
 
 
 def outputs(path: Path, model_type: str) -> torch.Tensor:
@@ -50,51 +43,25 @@ def outputs(path: Path, model_type: str) -> torch.Tensor:
     return found.last_hidden_state if ARCHITECTURES[model_type].encoder else found.logits
 
 
-def no_masks() -> MaskSet:
-    return MaskSet({}, method="none", seed=0, base_model="", base_sha256="", ratio_asked=0.0)
-
-
 @pytest.mark.parametrize("model_type", every())
-def test_the_dense_model_computes_what_it_did(
-    make_model: ModelMaker, text_file: Path, tmp_path: Path, model_type: str
-) -> None:
+def test_the_dense_model_computes_what_it_did(make_model: ModelMaker, tiny: Tiny, model_type: str) -> None:
     """transformers runs the permuted checkpoint of every architecture; only the rounding of sums differs."""
     path = make_model(model_type)
-    found = permute(task_of(path, recipe(text_file, **(_ALL if model_type in PARTS else {}))))
+    found = permute(tiny.task(path, **(_ALL if model_type in PARTS else {})))
     assert len(found.orders) == found.record.parts == PARTS.get(model_type, 3)
     for name, order in found.orders.items():
         assert not np.array_equal(order, np.sort(order))
         assert not torch.equal(read_linear(found.checkpoint, name), read_linear(Checkpoint.open(path), name))
-    write_pruned_checkpoint(found.checkpoint, no_masks(), tmp_path / "permuted")
-    before, after = outputs(path, model_type), outputs(tmp_path / "permuted", model_type)
+    write_pruned_checkpoint(found.checkpoint, set_of({}), tiny.folder / "permuted")
+    before, after = outputs(path, model_type), outputs(tiny.folder / "permuted", model_type)
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("model_type", ["llama", "phi3", "gpt2", "opt"])
-def test_an_order_moves_rows_biases_columns(make_model: ModelMaker, text_file: Path, model_type: str) -> None:
-    """Values move bit for bit, in fp16 too."""
-    path = make_model(model_type, dtype=torch.float16)
-    task = task_of(path, recipe(text_file))
-    found = permute(task)
-    for mlp in mlps_of(task.checkpoint, task.coverage.linears):
-        order = torch.from_numpy(found.orders[mlp.down]).long()
-        old, new = (read_linear(c, mlp.down) for c in (task.checkpoint, found.checkpoint))
-        assert torch.equal(new, old[:, order])
-        for name in mlp.up:
-            old, new = (read_linear(c, name) for c in (task.checkpoint, found.checkpoint))
-            for start in range(0, len(old), mlp.channels):
-                half = slice(start, start + mlp.channels)
-                assert torch.equal(new[half], old[half][order])
-            if f"{name}.bias" in task.checkpoint:
-                old, new = (c.torch(f"{name}.bias") for c in (task.checkpoint, found.checkpoint))
-                assert torch.equal(new, old[order])
-
-
 @pytest.mark.usefixtures("fp32")
-def test_channels_are_sorted_by_output_contribution(make_model: ModelMaker, text_file: Path) -> None:
+def test_channels_are_sorted_by_output_contribution(make_model: ModelMaker, tiny: Tiny) -> None:
     """The contribution of each channel is measured on the model itself."""
     path = make_model(num_hidden_layers=1)
-    task = task_of(path, recipe(text_file))
+    task = tiny.task(path)
     order = permute(task).orders["model.layers.0.mlp.down_proj"]
     model = auto_class(ARCHITECTURES["llama"]).from_pretrained(path, dtype=torch.float64).eval()
     inputs: list[torch.Tensor] = []
@@ -107,23 +74,21 @@ def test_channels_are_sorted_by_output_contribution(make_model: ModelMaker, text
     assert list(order) == list(np.argsort(shares))
 
 
-def test_partly_covered_parts_keep_their_order(make_model: ModelMaker, text_file: Path) -> None:
+def test_partly_covered_parts_keep_their_order(make_model: ModelMaker, tiny: Tiny) -> None:
     path = make_model()
-    given = recipe(text_file, exclude=("model.layers.1.mlp.down_proj",))
-    assert list(permute(task_of(path, given)).orders) == [f"model.layers.{i}.mlp.down_proj" for i in (0, 2)]
+    task = tiny.task(path, exclude=("model.layers.1.mlp.down_proj",))
+    assert list(permute(task).orders) == [f"model.layers.{i}.mlp.down_proj" for i in (0, 2)]
 
 
-def test_nothing_to_permute_is_said(make_model: ModelMaker, text_file: Path) -> None:
-    task = task_of(make_model(), recipe(text_file, include=("*.q_proj",)))
+def test_nothing_to_permute_is_said(make_model: ModelMaker, tiny: Tiny) -> None:
     said: list[str] = []
-    object.__setattr__(task, "note", said.append)
-    found = permute(task)
+    found = permute(tiny.task(make_model(), include=("*.q_proj",), note=said.append))
     assert not found.orders and "no channels to permute" in said[0]
     assert found.record == PermutedRecord(parts=0, channels=0, dense_error=0.0)
 
 
 def test_outputs_that_differ_stop_it(
-    make_model: ModelMaker, text_file: Path, monkeypatch: pytest.MonkeyPatch
+    make_model: ModelMaker, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The outputs differ when channels are not free to change places: only up is permuted, then all but the biases."""
     right = module._permute_linears
@@ -142,13 +107,13 @@ def test_outputs_that_differ_stop_it(
     for wrong in (up_alone, all_but_biases):
         monkeypatch.setattr(module, "_permute_linears", wrong)
         with refused(RuntimeError):
-            permute(task_of(path, recipe(text_file)))
+            permute(tiny.task(path))
 
 
 def test_a_run_that_goes_on_permutes_once(
-    make_model: ModelMaker, text_file: Path, monkeypatch: pytest.MonkeyPatch
+    make_model: ModelMaker, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task = task_of(make_model(), recipe(text_file))
+    task = tiny.task(make_model())
     first = permute(task)
     monkeypatch.setattr(module, "_write", lambda *_: pytest.fail("it is there already"))
     again = permute(task)
@@ -161,26 +126,23 @@ def test_a_run_that_goes_on_permutes_once(
 
 @pytest.mark.parametrize("method", ["oneshot", "sparsegpt", "wanda", "magnitude", "patch-joint"])
 def test_what_is_learned_is_the_permuted_model_pruned(
-    make_model: ModelMaker, text_file: Path, tmp_path: Path, method: str
+    make_model: ModelMaker, tiny: Tiny, method: str
 ) -> None:
     """Dense linears and biases are permuted too: without a 2:4 tile the written model equals the dense model."""
     path = make_model("opt")
     settings = {"method": method, "steps": 2, "batch": 1, "prior": "magnitude"}
     for ratio in (0.0, 0.3):
-        given = recipe(text_file, ratio=ratio, **settings)
-        learned = learn(path, given, tmp_path / f"scratch-{ratio}")
-        learned.masks.save(tmp_path / "masks.safetensors")
-        masks = MaskSet.load(tmp_path / "masks.safetensors")
+        learned = tiny.learn(path, f"scratch-{ratio}", ratio=ratio, **settings)
+        learned.masks.save(tiny.folder / "masks.safetensors")
+        masks = MaskSet.load(tiny.folder / "masks.safetensors")
         assert masks.record.permuted.parts == len(masks.orders) == 3
         assert masks.record.permuted.dense_error < 1e-5
-        pruned = tmp_path / f"pruned-{ratio}"
-        write_pruned_checkpoint(learned.checkpoint, masks, pruned)
+        new = tiny.prune(learned, f"pruned-{ratio}")
         if ratio == 0.0:
-            torch.testing.assert_close(outputs(pruned, "opt"), outputs(path, "opt"), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(outputs(new.path, "opt"), outputs(path, "opt"), rtol=1e-4, atol=1e-4)
             if method == "patch-joint":  # the contest of masks compares permuted models too
                 assert max(masks.record.train.kl.values()) < 1e-6
             continue
-        new = Checkpoint.open(pruned)
         for name, mask in masks.items():
             assert not bool(read_linear(new, name)[torch.from_numpy(~mask.keep())].any())
         if method in ("wanda", "magnitude"):  # surviving weights are the checkpoint's, at their new places
@@ -190,77 +152,39 @@ def test_what_is_learned_is_the_permuted_model_pruned(
             assert torch.equal(read_linear(new, name), torch.where(keep, old, 0.0))
 
 
-@pytest.mark.parametrize("permuted", [True, False])
-def test_unread_channels_are_pruned_for_nothing(
-    make_model: ModelMaker, text_file: Path, tmp_path: Path, permuted: bool
-) -> None:
-    """Half of the hidden channels reach no output. Gathered, they fill whole tiles, and pruning them changes nothing.
-    Scattered, they leave no tile free, and the same ratio changes the model."""
-    path = make_model(intermediate_size=64)
-    tensors = load_file(path / "model.safetensors")
-    for i in range(3):
-        tensors[f"model.layers.{i}.mlp.down_proj.weight"][:, i % 2 :: 2] = 0.0
-    save_file(tensors, path / "model.safetensors", {"format": "pt"})
-    shapes = covered_linears(path).linears
-    free = sum(n * k // 2 for name, (n, k) in shapes.items() if ".mlp." in name)
-    ratio = free / 2 / sum(n * k for n, k in shapes.values())
-    learned = learn(path, recipe(text_file, permute=permuted, ratio=ratio), tmp_path / "scratch")
-    write_pruned_checkpoint(learned.checkpoint, learned.masks, tmp_path / "pruned")
-    before, after = outputs(path, "llama"), outputs(tmp_path / "pruned", "llama")
-    assert learned.masks.ratio == pytest.approx(
-        ratio, abs=0.0 if permuted else 32 * 32 / learned.masks.weights
-    )
-    if permuted:
-        torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-3)
-        tiles = learned.masks.tile_maps()
-        assert tiles["model.layers.1.mlp.up_proj"].tolist() == [[True, True], [False, False]]
-        assert tiles["model.layers.1.mlp.down_proj"].tolist() == [[True, False], [True, False]]
-    else:
-        assert float((after - before).abs().max()) > 0.1
-
-
 def test_repair_starts_from_the_permuted_model(
-    make_model: ModelMaker, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_model: ModelMaker, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The teacher is the checkpoint on disk, whose outputs are equal."""
     monkeypatch.setattr("masklearn.training.repair._is_dense", lambda *_: False)
-    path = make_model("gpt2")
-    given = recipe(text_file, ratio=0.0, repair="distill", repair_steps=1, batch=1)
-    learned = learn(path, given, tmp_path / "scratch")
+    learned = tiny.learn(make_model("gpt2"), ratio=0.0, repair="distill", repair_steps=1, batch=1)
     assert learned.masks.record.repair.kl_first < 1e-6
 
 
-def test_orders_survive_the_file_and_are_checked(tmp_path: Path) -> None:
-    masks = no_masks()
-    masks.orders["a.down"] = np.array([2, 0, 1], np.int32)
-    masks.save(tmp_path / "masks.safetensors")
-    assert np.array_equal(MaskSet.load(tmp_path / "masks.safetensors").orders["a.down"], [2, 0, 1])
+def test_an_order_that_is_none_is_refused(tmp_path: Path) -> None:
+    masks = set_of({})
     masks.orders["a.down"] = np.array([2, 0, 2], np.int32)
     masks.save(tmp_path / "masks.safetensors")
     with refused():
         MaskSet.load(tmp_path / "masks.safetensors")
 
 
-def test_masks_in_another_order_are_no_prior(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
-    path = make_model()
-    for name, permuted in (("with", True), ("without", False)):
-        given = recipe(text_file, method="magnitude", permute=permuted)
-        learn(path, given, tmp_path / name).masks.save(tmp_path / f"{name}.safetensors")
-        prior = str(tmp_path / f"{name}.safetensors")
-        for again in (True, False) if permuted else (True,):
-            asked = recipe(text_file, method="patch-tile", prior=prior, steps=2, permute=again)
-            with refused():
-                learn(path, asked, tmp_path / f"{name}-{again}")
+@pytest.mark.parametrize(("permuted", "again"), [(True, True), (True, False), (False, True)])
+def test_masks_in_another_order_are_no_prior(
+    make_model: ModelMaker, tiny: Tiny, permuted: bool, again: bool
+) -> None:
+    path, prior = make_model(), tiny.folder / "prior.safetensors"
+    tiny.learn(path, "prior", method="magnitude", permute=permuted).masks.save(prior)
+    with refused():
+        tiny.learn(path, method="patch-tile", prior=str(prior), steps=2, permute=again)
 
 
 @pytest.mark.parametrize("model_type", ["llama", "phi3", "gpt2", "opt", "mixtral"])
-def test_dense_models_take_their_masks_order(
-    make_model: ModelMaker, text_file: Path, tmp_path: Path, model_type: str
-) -> None:
+def test_dense_models_take_their_masks_order(make_model: ModelMaker, tiny: Tiny, model_type: str) -> None:
     """The orders suffice to make the permuted model."""
     path = make_model(model_type)
-    made = permute(task_of(path, recipe(text_file, **(_ALL if model_type in PARTS else {}))))
-    found = reordered(Checkpoint.open(path), made.orders, WeightStore(tmp_path / "again"))
+    made = permute(tiny.task(path, **(_ALL if model_type in PARTS else {})))
+    found = reordered(Checkpoint.open(path), made.orders, WeightStore(tiny.folder / "again"))
     assert found.new is not None
     assert made.checkpoint.new is not None
     assert found.new.names() == made.checkpoint.new.names()

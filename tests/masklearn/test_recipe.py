@@ -8,7 +8,7 @@ from pydantic import ValidationError
 import masklearn.methods
 from masklearn.methods import Method, method_of
 from masklearn.recipe import LearnRecipe
-from masklearn.traits import METHODS, Criterion, Repair, Requires, lacking, method_names
+from masklearn.traits import METHODS, Criterion, Requires, lacking
 from tests.refusals import refused
 
 
@@ -60,25 +60,17 @@ def test_documentation_names_every_method_file() -> None:
         assert f"`{name}`" in DOCS.read_text(), f"docs/howto/learning.md has no line on {name}"
 
 
-def test_the_list_imports_nothing_heavy() -> None:
+@pytest.mark.parametrize(
+    ("module", "kinds"), [("masklearn.traits", "METHODS"), ("masklearn.importers.base", "IMPORTERS")]
+)
+def test_lists_import_nothing_heavy(module: str, kinds: str) -> None:
     code = (
-        "import sys; from masklearn.traits import METHODS\n"
-        "print(*[kind.summary for kind in METHODS.values()], 'MODULES', *sys.modules)"
+        f"import sys; from {module} import {kinds}\n"
+        f"print(*[kind.summary for kind in {kinds}.values()], 'MODULES', *sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name.split(".")[0] for name in done.stdout.split("MODULES")[1].split()}
     assert not loaded & {"torch", "numpy", "pydantic", "transformers"}
-
-
-def test_what_is_known_of_the_methods() -> None:
-    assert method_names(trained=True) == ("maskllm", "patch-joint", "patch-tile")
-    assert {name for name, kind in METHODS.items() if kind.solves} == {"oneshot", "sparsegpt"}
-    assert {name for name, kind in METHODS.items() if kind.repair is Repair.NONE} == {
-        "magnitude", "sparsegpt", "wanda",
-    }  # fmt: skip
-    assert METHODS["oneshot"].criteria[0] is Criterion.FISHER
-    assert METHODS["sparsegpt"].criteria[0] is Criterion.RELATIVE
-    assert not METHODS["magnitude"].needs and METHODS["wanda"].needs == {Requires.INPUTS}
 
 
 @pytest.mark.parametrize(
@@ -86,6 +78,7 @@ def test_what_is_known_of_the_methods() -> None:
     [
         ("oneshot", {Requires.LOSS: "it has none"}, None),
         ("oneshot", {Requires.INPUTS: "none are given"}, (Requires.INPUTS, "none are given")),
+        ("wanda", {Requires.INPUTS: "none are given"}, (Requires.INPUTS, "none are given")),
         ("maskllm", {Requires.TRAINING: "it can't"}, (Requires.TRAINING, "it can't")),
         ("magnitude", dict.fromkeys(Requires, "nothing"), None),
     ],
@@ -100,6 +93,7 @@ def test_an_unavailable_criterion_is_no_default() -> None:
     assert oneshot.criterion(settings, {Requires.LOSS}) is Criterion.RELATIVE
     assert oneshot.criterion(settings, {Requires.LOSS, Requires.INPUTS}) is Criterion.MAGNITUDE
     assert oneshot.criterion(LearnRecipe(criterion="raw"), {Requires.INPUTS}) is Criterion.RAW
+    assert method_of("sparsegpt").criterion(settings, ()) is Criterion.RELATIVE
     assert method_of("wanda").criterion(settings, ()) is None
 
 

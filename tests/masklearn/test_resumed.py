@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from masklearn.learning import Learned, learn
-from masklearn.recipe import LearnRecipe
+from masklearn.learning import Learned
 from masklearn.stream import blocks, hidden_states
 from tests.conftest import ModelMaker
+from tests.masklearn.conftest import Tiny
 
-_SETTINGS: dict[str, Any] = {"tile": (32, 32), "windows": 4, "length": 16, "repair": "none", "ratio": 0.4}
+SETTINGS = {"tile": (32, 32), "ratio": 0.4}
+SIZES = {"hidden_size": 64, "intermediate_size": 128}
 
 
 def same(one: Learned, other: Learned, folder: Path) -> bool:
@@ -28,6 +29,17 @@ def same(one: Learned, other: Learned, folder: Path) -> bool:
     return files[0] == files[1] and all(
         np.array_equal(stores[0].read(name), stores[1].read(name)) for name in names
     )
+
+
+def interrupt(tiny: Tiny, model: Path, share: float, phase: str = "solving", **settings: Any) -> None:
+    """Learn until a share of the linears of a phase is done, into the folder "scratch"."""
+
+    def until(what: str, done: int, total: int) -> None:
+        if what.startswith(phase) and done >= share * total > 0:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tiny.learn(model, progress=until, **settings)
 
 
 @pytest.fixture
@@ -56,45 +68,45 @@ def cut_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, str], None]:
 
 
 @pytest.mark.parametrize(
-    ("method", "when", "permute"),
+    ("method", "when", "settings"),
     [
-        ("oneshot", "after", False),
-        ("oneshot", "middle", False),
-        ("sparsegpt", "before", False),
-        ("wanda", "after", True),
+        ("oneshot", "after", {}),
+        ("oneshot", "middle", {}),
+        ("sparsegpt", "before", {}),
+        ("wanda", "after", {"permute": True}),
+        ("oneshot", "after", {"kinds": "2:4,8:16,12:16", "tile": (32, 64)}),
+        ("oneshot", "after", {"weights": "int4", "tile": (32, 64)}),
     ],
 )
 def test_a_cut_at_any_write_changes_nothing(
     make_model: ModelMaker,
-    text_file: Path,
-    tmp_path: Path,
+    tiny: Tiny,
     cut_at: Callable[[int, str], None],
     method: str,
     when: str,
-    permute: bool,
+    settings: dict[str, Any],
 ) -> None:
     """Runs are cut at their first to fourth write, so that each gets at most two blocks further."""
-    settings = _SETTINGS | {"method": method, "permute": permute, "calib": str(text_file)}
-    model, recipe = make_model(), LearnRecipe(**settings)
-    whole = learn(model, recipe, tmp_path / "whole")
+    model, given = make_model(**SIZES), settings | {"method": method}
+    whole = tiny.learn(model, "whole", **given)
     runs, notes = 0, list[str]()
     while True:
         cut_at(1 + runs % 4, when)
         runs += 1
         try:
-            cut = learn(model, recipe, tmp_path / "cut", note=notes.append)
+            cut = tiny.learn(model, "cut", note=notes.append, **given)
             break
         except KeyboardInterrupt:
             assert runs < 40
-    assert same(whole, cut, tmp_path)
+    assert same(whole, cut, tiny.folder)
     assert runs > 3 and any("resumes at block" in note for note in notes)
-    assert permute == any("ordering hidden channels resumes" in note for note in notes)
+    assert ("permute" in settings) == any("ordering hidden channels resumes" in note for note in notes)
 
 
 def test_finished_blocks_are_not_run_again(
-    make_model: ModelMaker, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_model: ModelMaker, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, recipe = make_model(), LearnRecipe(method="oneshot", calib=str(text_file), **_SETTINGS)
+    model, scratch = make_model(), tiny.folder / "scratch"
     loads: list[str] = []
     real = blocks.Part.load
 
@@ -102,57 +114,33 @@ def test_finished_blocks_are_not_run_again(
         loads.append(next(iter(part.linears), "head"))
         real(part, device)
 
-    def until(what: str, done: int, total: int) -> None:
-        if what.startswith("solving") and done == total:  # in the last block, before it is saved
-            raise KeyboardInterrupt
-
     monkeypatch.setattr(blocks.Part, "load", load)
-    with pytest.raises(KeyboardInterrupt):
-        learn(model, recipe, tmp_path / "scratch", until)
+    interrupt(tiny, model, 1.0, method="oneshot")  # in the last block, before it is saved
     assert len(loads) == 3 + 3 + 4 + 3  # scoring, forward, back with the head, solving
-    states = sorted(file.name for file in (tmp_path / "scratch").rglob("state-*"))
+    states = sorted(file.name for file in scratch.rglob("state-*"))
     assert states == ["state-00002.safetensors"]  # of the block that solving is in, and of no other pass
     loads.clear()
-    learn(model, recipe, tmp_path / "scratch")
+    tiny.learn(model, method="oneshot")
     assert len(loads) == 1 and ".2." in loads[0]
-    assert not list((tmp_path / "scratch").rglob("state-*"))
+    assert not list(scratch.rglob("state-*"))
     loads.clear()
-    learn(model, recipe, tmp_path / "scratch")
+    tiny.learn(model, method="oneshot")
     assert not loads
 
 
 @pytest.mark.parametrize("change", [{"ratio": 0.2}, {"seed": 1}, {"windows": 3}, {"method": "oneshot"}])
-def test_other_arguments_do_not_resume(
-    make_model: ModelMaker, text_file: Path, tmp_path: Path, change: dict[str, Any]
-) -> None:
-    model = make_model()
-    given = {"method": "sparsegpt", "calib": str(text_file)} | _SETTINGS
-
-    def until(what: str, done: int, _total: int) -> None:
-        if what.startswith("solving") and done > 7:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        learn(model, LearnRecipe(**given), tmp_path / "scratch", until)
-    other, notes = LearnRecipe(**(given | change)), list[str]()
-    found = learn(model, other, tmp_path / "scratch", note=notes.append)
+def test_other_arguments_do_not_resume(make_model: ModelMaker, tiny: Tiny, change: dict[str, Any]) -> None:
+    model, given, notes = make_model(), {"method": "sparsegpt"}, list[str]()
+    interrupt(tiny, model, 0.4, **given)
+    found = tiny.learn(model, note=notes.append, **given | change)
     assert not any("resumes" in note for note in notes)
-    assert same(learn(model, other, tmp_path / "whole"), found, tmp_path)
+    assert same(tiny.learn(model, "whole", **given | change), found, tiny.folder)
 
 
 @pytest.mark.parametrize("damage", ["state", "results", "weights"])
-def test_damaged_files_start_the_pass_anew(
-    make_model: ModelMaker, text_file: Path, tmp_path: Path, damage: str
-) -> None:
-    model, recipe = make_model(), LearnRecipe(method="sparsegpt", calib=str(text_file), **_SETTINGS)
-
-    def until(what: str, done: int, total: int) -> None:
-        if what.startswith("solving") and done == total:
-            raise KeyboardInterrupt
-
-    scratch = tmp_path / "scratch"
-    with pytest.raises(KeyboardInterrupt):
-        learn(model, recipe, scratch, until)
+def test_damaged_files_start_the_pass_anew(make_model: ModelMaker, tiny: Tiny, damage: str) -> None:
+    model, scratch = make_model(), tiny.folder / "scratch"
+    interrupt(tiny, model, 1.0, method="sparsegpt")
     (blocks_of_solving,) = (scratch / "solved-blocks").iterdir()
     file = {
         "state": blocks_of_solving / "state-00002.safetensors",
@@ -164,30 +152,22 @@ def test_damaged_files_start_the_pass_anew(
     else:
         file.write_bytes(file.read_bytes()[:-1])
     notes: list[str] = []
-    found = learn(model, recipe, scratch, note=notes.append)
+    found = tiny.learn(model, note=notes.append, method="sparsegpt")
     assert not any("solving resumes" in note for note in notes)
-    assert same(learn(model, recipe, tmp_path / "whole"), found, tmp_path)
+    assert same(tiny.learn(model, "whole", method="sparsegpt"), found, tiny.folder)
 
 
 def test_self_written_text_is_reused(
-    make_model: ModelMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_model: ModelMaker, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, recipe = make_model(), LearnRecipe(method="wanda", **_SETTINGS)
-
-    def until(what: str, done: int, _total: int) -> None:
-        if what == "scoring" and done:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        learn(model, recipe, tmp_path / "scratch", until)
-    whole = learn(model, recipe, tmp_path / "whole")
-    other = learn(model, LearnRecipe(method="wanda", seed=1, **_SETTINGS), tmp_path / "other")
+    model, given = make_model(), {"method": "wanda", "calib": None}
+    interrupt(tiny, model, 0.01, "scoring", **given)
+    whole, other = (tiny.learn(model, f"whole-{seed}", seed=seed, **given) for seed in (0, 1))
     monkeypatch.setattr("masklearn.text.calibrate.write_text", lambda *_, **__: pytest.fail("written again"))
-    found = learn(model, recipe, tmp_path / "scratch")
+    found = tiny.learn(model, **given)
     assert found.masks.record.text == whole.masks.record.text != other.masks.record.text
     for name, learned in (("found", found), ("expected", whole)):
-        learned.masks.save(tmp_path / name)
-    assert (tmp_path / "found").read_bytes() == (tmp_path / "expected").read_bytes()
+        learned.masks.save(tiny.folder / name)
+    assert (tiny.folder / "found").read_bytes() == (tiny.folder / "expected").read_bytes()
     monkeypatch.undo()
-    seeded = learn(model, LearnRecipe(method="wanda", seed=1, **_SETTINGS), tmp_path / "scratch")
-    assert seeded.masks.record.text == other.masks.record.text
+    assert tiny.learn(model, seed=1, **given).masks.record.text == other.masks.record.text

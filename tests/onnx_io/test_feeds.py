@@ -87,24 +87,25 @@ def test_samples_are_fed_by_the_graphs_batch(load):
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "why"),
     [
-        lambda a: a.pop("ids"),
-        lambda a: a.update(other=a["ids"]),
-        lambda a: a.update(ids=a["ids"][:4]),
-        lambda a: a.update(ids=a["ids"][0]),
-        lambda a: a.update(ids=a["ids"].astype(np.float32)),
-        lambda a: a.update(image=a["image"][..., :3]),
-        lambda a: a["image"].__setitem__((0, 0, 0, 0), np.nan),
-        lambda a: [a.update({name: array[:0]}) for name, array in a.items()],
+        (lambda a: a.pop("ids"), "Only one"),
+        (lambda a: a.update(other=a["ids"]), "Only one"),
+        (lambda a: a.update(ids=a["ids"][:4]), "ids: 4"),
+        (lambda a: a.update(ids=a["ids"][0]), "ids is"),
+        (lambda a: a.update(ids=a["ids"].astype(np.float32)), "float32"),
+        (lambda a: a.update(image=a["image"][..., :3]), "A run"),
+        (lambda a: a["image"].__setitem__((0, 0, 0, 0), np.nan), "NaN"),
+        (lambda a: [a.update({name: array[:0]}) for name, array in a.items()], "ids: 0"),
     ],
     ids=["missing", "superfluous", "counts", "axes", "type", "shape", "NaN", "empty"],
 )
-def test_arrays_that_do_not_fit(load, change):
+def test_arrays_that_do_not_fit(load, change, why):
     given = arrays((5, 2, 7), (5, 2, 3, 4))
     change(given)
-    with refused():
+    with refused() as found:
         load(given)
+    assert why in found.error.why
 
 
 def test_wider_numbers_of_the_same_kind_are_taken(load):

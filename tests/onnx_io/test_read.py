@@ -208,14 +208,16 @@ class TestExternalData:
         path = product(tmp_path / "m.onnx", external=True)
         data = path.with_name("weights.bin")
         data.write_bytes(data.read_bytes()[:-4])
-        with refused():
+        with refused() as found:
             read_onnx(path)
+        assert "It ends at byte" in found.error.why
 
     def test_length_that_is_not_that_of_the_shape(self, tmp_path):
         path = product(tmp_path / "m.onnx", external=True)
         self._edit(path, "length", "16000")
-        with refused():
+        with refused() as found:
             read_onnx(path)
+        assert "not 16000" in found.error.why
 
     def test_behind_a_link_that_leads_out(self, tmp_path):
         (tmp_path / "model").mkdir()
@@ -237,8 +239,9 @@ class TestExternalData:
         proto = onnx.load(path, load_external_data=False)
         proto.graph.initializer[0].dims[:] = [-64, -64]
         path.write_bytes(proto.SerializeToString())
-        with refused():
+        with refused() as found:
             read_onnx(path)
+        assert "negative" in found.error.why
 
     @pytest.mark.parametrize("location", ["/etc/passwd", "../weights.bin"])
     def test_outside_the_models_folder(self, tmp_path, location):

@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from masklearn.masks.kinds.allowed import allowed_kinds
-from masklearn.masks.select import RoundingLoss
+from masklearn.choice.losses import Losses, RoundingLoss
+from masklearn.choice.menu import allowed_kinds
 from masklearn.masks.tiles import weights_of_tiles
 from masklearn.quant.table import INT4, INT8, W8A8
 from patch_compile.errors import SpeedError
@@ -18,7 +18,7 @@ from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import plan_linears
 from patch_compile.planning.planner import settle_together
 from patch_compile.planning.predict import predict_whole
-from patch_compile.planning.tile_map import unpatterned
+from patch_compile.planning.tile_map import TileKinds, unpatterned
 from patch_compile.recipe import Recipe
 from patch_compile.sources.open import open_source
 from tests.planning.llama import LLAMA_2_7B
@@ -72,11 +72,34 @@ def build_for(asked, seed=0):
         )
         for name, grid in losses.items()
     }
-    tiles, _ = choose(scores, areas, rounding)
-    types = tiles.types or source.weight_types()
-    plans = plan_linears(unpatterned(linears, tile, tiles.kinds), source.recipe.lowering, costs, types)
+    found = choose(Losses(scores, areas, rounding))
+    types = {name: kind for name, kind in found.types.items() if kind.quantised}
+    plans = plan_linears(unpatterned(linears, tile, found.tiles.kinds), source.recipe.lowering, costs, types)
     plans = settle_together(plans, source.recipe.lowering, source.outline, costs)
     return plans, predict_whole(plans.values(), source.outline, costs).end_to_end
+
+
+@pytest.mark.parametrize(
+    "types", [{}, {"weights": "w8a8", "kinds": "auto"}, {"weights": "int8,w8a8"}], ids=str
+)
+def test_equal_losses_make_equal_plans_and_builds(smollm2, types):
+    """A plan is the choice that a build makes of the losses that the plan assumes."""
+    asked = recipe(smollm2, speedup=1.33, **PROMPTS, **types)
+    source = open_source(asked, weights=False)
+    costs = CostModel(card_of(asked.target), source.workload)
+    source = settle_open(source, costs).source
+    r, linears = source.recipe, source.coverage.linears
+    first = {name: one.linears[0] for one in source.outline.groups for name in one.linears}
+    inputs = {name: first.get(name, name) for name in linears}
+    kinds = allowed_kinds(r.kinds, linears, r.tile_size, source.allowed_types)
+    losses = Losses.assumed(weights_of_tiles(linears, r.tile_size), kinds, inputs)
+    found = chooser_of(source, costs, pytest.fail)(losses)
+    planned = {row.name: row for row in plan(asked).linears}
+    assert {name: row.weights for name, row in planned.items()} == {n: t.name for n, t in found.types.items()}
+    zeroed = {
+        name: TileKinds(shape, r.tile_size, found.tiles.kinds[name]).zeroed for name, shape in linears.items()
+    }
+    assert {name: row.zeroed for name, row in planned.items()} == zeroed
 
 
 def test_joint_gains_reach_a_speed(model):

@@ -12,7 +12,6 @@ from patch_compile.pipeline.learn import learn
 from patch_compile.pipeline.plan import plan
 from patch_compile.recipe import Recipe
 from patch_compile.report.terminal import show
-from patch_compile.sources.checkpoint.source import CheckpointSource
 from patch_compile.verification.request import VerifyRequest
 from patch_compile.verification.verify import verify
 from tests.builds import build, check_out, narrow_model
@@ -84,13 +83,6 @@ def test_plans_name_the_losses_behind_types(settings, make_model, capsys):
         assert planned.weights == "int8" and planned.assumes_losses == told
         show(Result(planned).sections())
         assert (note in " ".join(capsys.readouterr().out.split())) == told
-
-
-def test_unreachable_types_are_refused_before_work(settings, make_model, monkeypatch):
-    monkeypatch.setattr(CheckpointSource, "learn", None)  # must not be called
-    with refused():
-        build(asked(settings, narrow_model(make_model), speedup=9))
-    assert not settings["out"].exists()
 
 
 @pytest.mark.parametrize(

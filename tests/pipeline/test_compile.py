@@ -149,17 +149,6 @@ class TestBadInput:
             compile_model(recipe(exclude=("*q_proj",)))
         self.assert_nothing_written(tmp_path)
 
-    def test_no_masks(self, recipe, tmp_path):
-        with refused():
-            compile_model(recipe(mask=None, ratio=0.4))
-        self.assert_nothing_written(tmp_path)
-
-    def test_an_onnx_file(self, recipe, tmp_path):
-        (tmp_path / "model.onnx").touch()
-        with refused():
-            compile_model(recipe(model=tmp_path / "model.onnx"))
-        self.assert_nothing_written(tmp_path)
-
     def test_a_weight_that_does_not_fit(self, recipe, model, tmp_path):
         """The fault shows when the weight is written, long after OUT was begun."""
         from safetensors.numpy import load_file, save_file

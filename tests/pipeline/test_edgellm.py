@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -68,23 +67,6 @@ def stand_in(folder: Path, version: str = _TRIED[-1], first: str = "pass") -> Pa
 def out(settings):
     learn(Recipe.parse(settings | {"method": "magnitude", "calib": None}), None)
     return settings["out"]
-
-
-@pytest.mark.parametrize(
-    ("file", "words"),
-    [
-        ("Makefile", r"tensorrt-edgellm\[export\]==([\d.]+)'"),
-        (
-            "docs/howto/edge-llm.md",
-            r"tensorrt-edgellm\[export\]==([\d.]+)'|([\d.]+) is the version that was tried",
-        ),
-        ("docs/status/what-has-run.md", r"TensorRT Edge-LLM ([\d.]+):"),
-    ],
-)
-def test_the_newest_tried_version_is_installed(file: str, words: str) -> None:
-    text = " ".join((Path(__file__).parents[2] / file).read_text().split())
-    found = re.findall(words, text)
-    assert found and {"".join(one) for one in found} == {_TRIED[-1]}
 
 
 def test_the_folder_is_the_exporters_with_patch_linears(out, tmp_path):

@@ -6,7 +6,7 @@ import math
 import onnx
 import pytest
 
-from masklearn.masks.budget import parse_ratio
+from masklearn.choice.goal import parse_ratio
 from masklearn.text.source import TextSource
 from patch_compile.api.results import Result
 from patch_compile.artifacts.report import read_report

@@ -185,11 +185,3 @@ def test_nothing_is_overwritten(make_model, tmp_path):
     assert out.read_text() == "mine"
     done = run(source, "--model", make_model(), "-o", tmp_path / "no" / "x")
     assert "is not a folder" in str(done.exception)
-
-
-def test_mistakes_write_nothing(make_model, tmp_path):
-    done = run(tmp_path / "nowhere", "--model", make_model(), "-o", tmp_path / "x")
-    assert "No masks at" in str(done.exception)
-    assert not (tmp_path / "x").exists()
-    assert run(tmp_path, "-o", tmp_path / "x").exit_code == 2
-    assert run(tmp_path, "--model", tmp_path, "-o", "x", "--format", "prayer").exit_code == 2

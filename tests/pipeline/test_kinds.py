@@ -92,7 +92,7 @@ def test_baselines_take_given_masks_ratio(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # of baselines
     settings["model"] = make_model(hidden_size=128, intermediate_size=192, num_hidden_layers=1)
     del settings["ratio"]
-    learned = settings | {"kinds": "8:16", "bytes_per_weight": 1.4, "out": tmp_path / "learned"}
+    learned = settings | {"kinds": "8:16", "bytes_per_weight": 1.3, "out": tmp_path / "learned"}
     learn(Recipe.parse(learned | {"target": None}))
     build(settings | {"mask": tmp_path / "learned" / "masks.safetensors"})
     asks = {"only": "pruned", "lengths": "1,7", "baselines": "unstructured"}

@@ -16,7 +16,6 @@ from masklearn.model.checkpoint import Checkpoint
 from patch_compile.api.results import Result
 from patch_compile.pipeline.distributed import started
 from patch_compile.pipeline.learn import learn
-from patch_compile.progress import Stage
 from patch_compile.recipe import Recipe
 from patch_compile.report.terminal import show
 from patch_compile.sources.checkpoint.source import CheckpointSource
@@ -197,28 +196,6 @@ def test_a_build_runs_in_one_process(settings, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with refused():
         build(settings)
-
-
-def test_interrupted_training_keeps_its_checkpoints(settings, monkeypatch):
-    """Checkpoints lie in the scratch folder, so the unfinished build is kept although no stage is finished."""
-    repairing = settings | {"method": "oneshot", "repair_steps": 6}
-    monkeypatch.setattr("masklearn.training.loop.CHECKPOINT_EVERY", 2)
-
-    whole = Stage.update
-
-    def update_until(clock, what, done, total):
-        if what.startswith("repair") and done == 4:
-            raise KeyboardInterrupt
-        return whole(clock, what, done, total)
-
-    monkeypatch.setattr(Stage, "update", update_until)
-    with pytest.raises(KeyboardInterrupt):
-        build(repairing)
-    root = settings["out"].with_name("out.partial")
-    assert root.is_dir()
-    monkeypatch.undo()
-    report = build(repairing, resume=True)
-    assert report["learned"]["repair"]["steps"] == 6
 
 
 def test_a_changed_prior_relearns_masks(settings, tmp_path):

@@ -7,13 +7,7 @@ from typing import Any
 
 from benchmarks.reproduce import LEGITIMATE, REPAIR, SURROUNDINGS, compare, run_build, sort_out
 from tests.builds import build
-
-
-def spelled_as_flags(settings: dict[str, Any]) -> list[str]:
-    flags = {name: value for name, value in settings.items() if name not in ("model", "out")}
-    flags |= {"tile": "64x64", "eval": flags.pop("eval_text")}
-    pairs = [(f"--{name.replace('_', '-')}", str(value)) for name, value in flags.items()]
-    return [str(settings["model"]), *(part for pair in pairs for part in pair)]
+from tests.commands import flags_of
 
 
 def test_surroundings_change_no_byte_but_times_and_places(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -24,7 +18,9 @@ def test_surroundings_change_no_byte_but_times_and_places(settings: dict[str, An
     if "MKL_CBWR" in os.environ:
         build(settings)
     else:  # torch was loaded in this process before MKL was told to compute the same with any number of threads
-        run_build(spelled_as_flags(settings), settings["out"], tmp_path, OMP_NUM_THREADS="1")
+        given = {name: value for name, value in settings.items() if name not in ("model", "out")}
+        command = [str(settings["model"]), *flags_of(given)]
+        run_build(command, settings["out"], tmp_path, OMP_NUM_THREADS="1")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     again = elsewhere / "again"

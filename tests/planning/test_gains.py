@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 
-from masklearn.masks.budget import Budget
-from masklearn.masks.select import select
+from masklearn.choice.goal import Goal
+from masklearn.choice.losses import Losses
+from masklearn.choice.select import select
+from masklearn.choice.solve import Chooser
 from masklearn.masks.tiles import tile_weights
 from patch_compile.artifacts.prediction import Workload
 from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel
-from patch_compile.planning.gains import GainBudget, TilesThatGain
+from patch_compile.planning.gains import GainGoal, WhereItGains
 from patch_compile.planning.lowering import plan_linears
 from patch_compile.planning.planner import assumed_plans
 from patch_compile.planning.tile_map import unpatterned
@@ -19,15 +21,17 @@ COSTS = CostModel(card_of("a6000"), Workload(batch=16, prompt=128, generated=128
 LINEARS = {"tiny": (256, 256), "up": (11008, 4096), "down": (4096, 11008), "o": (4096, 4096)}
 
 
-def chosen(linears, budget, costs=COSTS, **factors):
-    gains = GainBudget.of(budget, linears, lambda ratios: assumed_plans(linears, TILE, ratios, "auto", costs))
+def chosen(linears, goal, costs=COSTS, **factors):
+    gains = GainGoal.of(goal, linears, lambda ratios: assumed_plans(linears, TILE, ratios, "auto", costs))
     areas = {name: tile_weights(shape, TILE) for name, shape in linears.items()}
     rng = np.random.default_rng(0)
     scores = {
         name: factors.get(name, 1.0) * rng.lognormal(size=grid.shape) * grid for name, grid in areas.items()
     }
-    choose = TilesThatGain(gains, TILE, lambda masks: plan_linears(masks, "auto", costs))
-    tiles, filled = choose(scores, areas)
+    price = WhereItGains(gains, TILE, lambda masks: plan_linears(masks, "auto", costs), costs)
+    choose = Chooser({}, price, gains.goal)
+    found = choose(Losses(scores, areas))
+    tiles, filled = found.tiles, found.goal
     plans = plan_linears(unpatterned(linears, TILE, tiles), "auto", costs)
     assert not any(plan.zeroed for plan in plans.values() if plan.lowering == "dense")
     return gains, choose, tiles, filled, (scores, areas)
@@ -38,7 +42,7 @@ def zeroed(linears, tiles, *names):
 
 
 def test_ratios_count_over_gaining_linears():
-    gains, _, tiles, filled, (_, areas) = chosen(LINEARS, Budget.of(0.3))
+    gains, _, tiles, filled, (_, areas) = chosen(LINEARS, Goal.of_ratio(0.3))
     assert gains.counted.keys() == {"up", "down", "o"} and gains.asked == 4
     weights = sum(n * k for name, (n, k) in LINEARS.items() if name != "tiny")
     assert zeroed(LINEARS, tiles, "up", "down", "o") == pytest.approx(0.3 * weights, rel=1e-3)
@@ -47,17 +51,18 @@ def test_ratios_count_over_gaining_linears():
 
 
 def test_linears_with_few_tiles_stay_whole():
-    everywhere = chosen(LINEARS, Budget.of(0.3), o=1.0)[2]
-    gains, choose, tiles, filled, (scores, areas) = chosen(LINEARS, Budget.of(0.3), o=30.0)
+    everywhere = chosen(LINEARS, Goal.of_ratio(0.3), o=1.0)[2]
+    gains, choose, tiles, filled, (scores, areas) = chosen(LINEARS, Goal.of_ratio(0.3), o=30.0)
     assert everywhere["o"].any() and not tiles["o"].any()
     assert "o" in gains.counted and "o" in filled.dense
-    again, _ = choose({name: grid[::-1] for name, grid in scores.items()} | {"o": scores["o"] * 1e-9}, areas)
-    assert not again["o"].any()  # left dense once, it stays dense
+    other = {name: grid[::-1] for name, grid in scores.items()} | {"o": scores["o"] * 1e-9}
+    again = choose(Losses(other, areas))
+    assert not again.tiles["o"].any()  # left dense once, it stays dense
 
 
 def test_stayers_take_over_what_falls_out():
-    gains, _, tiles, filled, (scores, areas) = chosen(LINEARS, Budget.of(0.3), o=12.0)
-    first = select(scores, areas, gains.budget)
+    gains, _, tiles, filled, (scores, areas) = chosen(LINEARS, Goal.of_ratio(0.3), o=12.0)
+    first = select(scores, areas, gains.goal)
     assert first["o"].any() and not tiles["o"].any() and filled.spared >= {"o"}
     counted = sum(n * k for name, (n, k) in LINEARS.items() if name != "tiny")
     assert abs(zeroed(LINEARS, tiles, "up", "down") - 0.3 * counted) <= 128 * 128 / 4
@@ -66,7 +71,7 @@ def test_stayers_take_over_what_falls_out():
 
 def test_small_linears_share_a_ratio():
     linears = {f"l{i}": (128, 128) for i in range(10)}
-    gains, _, tiles, *_ = chosen(linears, Budget.of(0.2), None)
+    gains, _, tiles, *_ = chosen(linears, Goal.of_ratio(0.2), None)
     even = gains.settled_evenly(lambda ratios: assumed_plans(linears, TILE, ratios, "auto", None))
     assert len(even.counted) == len(linears)
     assert sum(int(grid.sum()) for grid in tiles.values()) == 4

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from masklearn.choice.losses import Losses
 from masklearn.masks.kinds.table import BY_CODE, DENSE, PRUNED, TWO_FOUR
+from masklearn.quant.table import FLOAT16
 from patch_compile.artifacts.prediction import Workload
 from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel
@@ -13,10 +15,10 @@ from patch_compile.planning.lowering import plan_linear, plan_linears
 from patch_compile.planning.outline import Outline
 from patch_compile.planning.planner import assumed_plans, assumed_tiles
 from patch_compile.planning.predict import predict_whole
+from patch_compile.planning.price_by_time import SpeedTask, by_time
 from patch_compile.planning.roofline.rest import Model
 from patch_compile.planning.speed_goal import SpeedGoal
 from patch_compile.planning.tile_map import unpatterned
-from patch_compile.planning.tiles_for_speed import SpeedTask, TilesForSpeed
 from tests.mosaics import IN_16_BITS
 from tests.planning.assumed import assumed_mask
 
@@ -88,8 +90,8 @@ OUTLINE = Outline(Model(1, 4096, 11008, 32, 32, 128, 0, name="m"))
 
 
 def tiles_for(goal, linears, kinds):
-    task = SpeedTask(goal, COSTS, OUTLINE, linears, TILE, "plugin", dict.fromkeys(linears, kinds))
-    return TilesForSpeed(task)
+    allowed, types = dict.fromkeys(linears, kinds), dict.fromkeys(linears, (FLOAT16,))
+    return by_time(SpeedTask(goal, COSTS, OUTLINE, linears, TILE, "plugin", allowed, types))
 
 
 @pytest.mark.parametrize("kinds", [(TWO_FOUR,), AUTO], ids=["2:4", "auto"])
@@ -104,22 +106,21 @@ def test_tiles_reach_a_speed_at_least_loss(kinds):
     # 2:4 loses more than 8:16, which has its bytes.
     loss = {kind: kind.zeros**2 * (1.6 if kind is TWO_FOUR else 1) for kind in kinds}
     scores = {name: {kind: size[name] * loss[kind] for kind in kinds} for name in linears}
-    chosen, _ = choose(scores, areas)
-    plans = plan_linears(unpatterned(linears, TILE, chosen.kinds), "plugin", COSTS)
+    chosen = choose(Losses(scores, areas))
+    plans = plan_linears(unpatterned(linears, TILE, chosen.tiles.kinds), "plugin", COSTS)
     found = predict_whole(plans.values(), OUTLINE, COSTS).end_to_end
     assert goal.met(found) and found.speedup < 1.26
     assert found.speedup <= found.limit
-    there = {BY_CODE[int(code)] for grid in chosen.kinds.values() for code in np.unique(grid)}
+    there = {BY_CODE[int(code)] for grid in chosen.tiles.kinds.values() for code in np.unique(grid)}
     assert there <= {DENSE, *kinds}
     if len(kinds) > 1:
         assert there == {PRUNED["8:16"], PRUNED["12:16"]}
-        assert choose.record.cost < 0.75 * _cost_of_two_four(goal, linears, areas, size)
+        assert chosen.loss < 0.75 * _cost_of_two_four(goal, linears, areas, size)
 
 
 def _cost_of_two_four(goal, linears, areas, size):
-    choose = tiles_for(goal, linears, (TWO_FOUR,))
-    choose({name: grid * 0.25 * 1.6 for name, grid in size.items()}, areas)
-    return choose.record.cost
+    scores = {name: grid * 0.25 * 1.6 for name, grid in size.items()}
+    return tiles_for(goal, linears, (TWO_FOUR,))(Losses(scores, areas)).loss
 
 
 def test_plans_need_only_the_tiles():

@@ -211,11 +211,11 @@ MUTATIONS: dict[str, tuple[str, Replacement]] = {
     "one wait too few": (r"wait_group \d;", "wait_group 3;"),
     "groups not committed": (r"cp\.async\.commit_group;", ""),
     "the first part of all blocks": (r"mov\.u32 \s*(%r\d+), %ctaid\.x;", r"mov.u32 \1, 0;"),
-    "another word of the table": (r"(add\.s64[^;]*), 276;", r"\1, 280;"),
+    "another word of the table": (r"(add\.s64[^;]*), 252;", r"\1, 256;"),
     "counts by two": (r"(atom\.acq_rel\.gpu\.global\.add\.s32[^;]*), 1;", r"\1, 2;"),
     "all threads must end": (r"bar\.red\.or", "bar.red.and"),
     "counter not reset": (r"(mov\.u32 \s*(%r\d+), 0;)\s*st\.global\.u32 \s*\[%rd\d+\], \2;", r"\1"),
-    "another argument": (r"(ld\.param\.v2\.u32[^;]*)\+240\]", r"\1+232]"),
+    "another argument": (r"(ld\.param\.v2\.u32[^;]*)\+208\]", r"\1+200]"),
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from masklearn.masks.record import (
     MaskRecord,
     PermutedRecord,
     RepairRecord,
+    SmoothedRecord,
     SpeedRecord,
     TrainRecord,
 )
@@ -71,6 +72,8 @@ LEARNED: dict[str, dict[str, Any]] = {
     "training": {"train": TrainRecord(prior="wanda", steps=33, tokens=1000, first={}, last={}, kept="last",
                                       kl={"last": 0.5})},
     "permuted": {"permuted": PermutedRecord(parts=2, channels=3072, dense_error=1e-7)},
+    "smoothed": {"smoothed": SmoothedRecord(sites=9, scaled=7, strength=0.5, dense_error=0.0,
+                                            whole=tuple(f"encoder.layer.{i}.output.dense" for i in range(3)))},
 }  # fmt: skip
 
 

@@ -90,16 +90,6 @@ def test_graphs_of_moved_buffers_are_dropped(out_of: OutOf) -> None:
     assert (device.recorded, device.replayed) == before
 
 
-def test_a_step_allocates_nothing_once_it_is_recorded(out_of: OutOf) -> None:
-    engine = decoder_of(out_of)
-    device: Any = engine.device
-    with closing(engine.start(*pad_left(PROMPTS), 8)) as decoding:
-        decoding.step(np.array([3, 4, 5]))
-        held, recorded = device.held, device.recorded
-        decoding.step(np.array([3, 4, 5]))
-        assert (device.held, device.recorded, device.replayed) == (held, recorded + 1, 1)
-
-
 def test_the_last_token_that_a_profile_takes(out_of: OutOf) -> None:
     """The profile ends at a past of 64, so a text has 65 tokens, of which the last needs no step."""
     engine, onnx = decoder_of(out_of), OnnxDecoder(out_of("llama") / "onnx/model.onnx")

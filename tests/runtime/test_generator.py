@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -269,28 +267,6 @@ def test_a_flipped_bit_is_noticed_when_asked(out_of: OutOf, tmp_path: Path) -> N
         file.write(bytes([bit]))
     with refused():
         open_generator(out, check=True)
-
-
-def test_pytorch_is_not_needed(out_of: OutOf) -> None:
-    """Generation works in an interpreter without torch."""
-    code = f"""
-import sys
-from importlib.machinery import PathFinder
-
-class WithoutTorch(PathFinder):
-    @classmethod
-    def find_spec(cls, name, path=None, target=None):
-        return None if name.split(".")[0] == "torch" else PathFinder.find_spec(name, path, target)
-
-sys.meta_path[sys.meta_path.index(PathFinder)] = WithoutTorch
-from patch_compile.runtime import open_generator
-print(open_generator({str(out_of("llama"))!r}).generate([{PROMPTS[0]!r}], new_tokens=3)[0].tokens)
-assert "torch" not in sys.modules
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    tokens = open_generator(out_of("llama")).generate(PROMPTS[:1], new_tokens=3)[0].tokens
-    assert done.stdout.strip() == str(tokens)
 
 
 def test_logits_that_are_not_finite_name_the_model(out_of: OutOf, tmp_path: Path) -> None:

@@ -96,11 +96,3 @@ def test_an_encoder_that_was_not_compiled_right_fails(
     monkeypatch.setattr(EncoderSource, "pruned_outputs", run_dense)
     with refused():
         build(settings)
-
-
-def test_without_text_it_is_refused_before_any_work(settings: dict[str, Any]) -> None:
-    settings |= {"method": "magnitude"}
-    del settings["eval_text"]
-    with refused():
-        build(settings)
-    assert not settings["out"].exists()

@@ -48,13 +48,6 @@ def test_nan_is_never_agreement():
         check_agreement(runs("hybrid", broken), pruned(exact), "float16")
 
 
-def test_tolerance_follows_type_and_depth():
-    assert rounding_tolerance("bfloat16", 8).share == pytest.approx(
-        8 * rounding_tolerance("float16", 8).share
-    )
-    assert rounding_tolerance("float16", 32).share > rounding_tolerance("float16", 8).share
-
-
 def test_choices_beyond_rounding_are_faults():
     exact = np.linspace(-1, 1, 100, dtype=np.float32).reshape(1, 1, 100)
     tolerance = rounding_tolerance("float16", 30).share

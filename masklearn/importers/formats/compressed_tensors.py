@@ -6,9 +6,11 @@ imported: the weights to compile are the model's, not the kept values in the sou
 
 from __future__ import annotations
 
+import math
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from masklearn.base.errors import MaskLearnError
+from masklearn.base.errors import MaskLearnError, reading
 from masklearn.importers.base import IMPORTERS, Importer, Published, check_known
 
 if TYPE_CHECKING:
@@ -56,18 +58,17 @@ class CompressedTensors(Importer):
             if name.endswith(_BITMASK)
         }
         names, ignored = check_known(source, prefixes, checkpoint, coverage)
-        for name in coverage.linears:
-            if name not in prefixes and f"{name}.weight" not in stored:
-                raise _faulty(stored, name, f"There is neither {name}.weight nor {name}{_BITMASK}.")
+        with _refusing(stored):
+            for name in coverage.linears:
+                if name not in prefixes and f"{name}.weight" not in stored:
+                    raise ValueError(f"There is neither {name}.weight nor {name}{_BITMASK}.")
         uniform = frozenset(name for name in names if f"{prefixes[name]}.row_offsets" not in stored)
 
         def read(name: str) -> NDArray[np.bool_]:
             shape = stored_shape(checkpoint, f"{name}.weight", coverage.linears[name])
-            kept = _bits(stored, prefixes[name], shape)
-            if name in uniform:
-                _check_two_four(stored, prefixes[name], kept)
-            else:
-                _check_rows(stored, prefixes[name], kept)
+            with _refusing(stored):
+                kept = _bits(stored, prefixes[name], shape)
+                _check_values(stored, prefixes[name], kept, uniform=name in uniform)
             return from_stored(checkpoint, f"{name}.weight", kept)
 
         return Published(names, read, stored.fingerprint, uniform=uniform, ignored=ignored)
@@ -92,53 +93,32 @@ def _bits(stored: Checkpoint, prefix: str, shape: tuple[int, ...]) -> NDArray[np
     import numpy as np
 
     rows, columns = shape
-    if f"{prefix}.shape" not in stored:
-        raise _faulty(stored, prefix, "It has no shape.")
     said = stored.read(f"{prefix}.shape").ravel().tolist()
     if said != [rows, columns]:
-        raise _faulty(stored, prefix, f"Its shape is {said}, the model's {[rows, columns]}.")
+        raise ValueError(f"{prefix} has the shape {said}, and in the model {[rows, columns]}.")
     packed = stored.read(f"{prefix}{_BITMASK}")
     if packed.dtype != np.uint8 or packed.shape != (rows, -(-columns // 8)):
-        raise _faulty(stored, prefix, f"Its bitmask is {packed.dtype} {list(packed.shape)}.")
+        raise ValueError(f"The bitmask of {prefix} is {packed.dtype} {list(packed.shape)}.")
     bits = np.unpackbits(packed, axis=1, bitorder="little")
     if bits[:, columns:].any():
-        raise _faulty(stored, prefix, "Its bitmask has bits after the last column.")
+        raise ValueError(f"The bitmask of {prefix} has bits after the last column.")
     return bits[:, :columns].astype(np.bool_)
 
 
-def _check_two_four(stored: Checkpoint, prefix: str, kept: NDArray[np.bool_]) -> None:
+def _check_values(stored: Checkpoint, prefix: str, kept: NDArray[np.bool_], *, uniform: bool) -> None:
+    """Raises ValueError if other values are stored than the bitmask keeps. Groups of 4 are checked later."""
     import numpy as np
 
-    from masklearn.masks.tiles import GROUP
-
-    expected = (kept.shape[0], kept.shape[1] // 2)
-    if f"{prefix}.compressed" not in stored or stored.shape(f"{prefix}.compressed") != expected:
-        raise _faulty(stored, prefix, f"Its values are not {list(expected)}.")
-    counts = kept.reshape(kept.shape[0], -1, GROUP).sum(axis=-1)
-    if bool((counts != 2).any()):
-        row, group = np.argwhere(counts != 2)[0].tolist()
-        raise _faulty(
-            stored,
-            prefix,
-            f"Row {row} keeps {counts[row, group]} of k = {group * GROUP} ... {group * GROUP + 3}, not two.",
-        )
+    counts, values = kept.sum(axis=1), f"{prefix}.compressed"
+    expected = (kept.shape[0], kept.shape[1] // 2) if uniform else (int(counts.sum()),)
+    if stored.shape(values) != expected or counts.sum() != math.prod(expected):
+        raise ValueError(f"{values} is not {list(expected)}, of which the bitmask keeps {counts.sum()}.")
+    if not uniform and not np.array_equal(
+        stored.read(f"{prefix}.row_offsets").ravel(), np.cumsum(counts) - counts
+    ):
+        raise ValueError(f"{prefix}.row_offsets do not fit the bitmask.")
 
 
-def _check_rows(stored: Checkpoint, prefix: str, kept: NDArray[np.bool_]) -> None:
-    import numpy as np
-
-    counts = kept.sum(axis=1)
-    if f"{prefix}.compressed" not in stored or stored.shape(f"{prefix}.compressed") != (int(counts.sum()),):
-        raise _faulty(
-            stored, prefix, f"Its values are not {int(counts.sum())}, as many as its bitmask keeps."
-        )
-    if not np.array_equal(stored.read(f"{prefix}.row_offsets").ravel(), np.cumsum(counts) - counts):
-        raise _faulty(stored, prefix, "Its row offsets do not fit its bitmask.")
-
-
-def _faulty(stored: Checkpoint, prefix: str, why: str) -> MaskLearnError:
-    return MaskLearnError(
-        f"The mask of {prefix} in {stored.path} is not valid",
-        why,
-        "Fetch the checkpoint again, and give the model that it was made from.",
-    )
+def _refusing(stored: Checkpoint) -> AbstractContextManager[None]:
+    fix = "Fetch the checkpoint again, and give the model that it was made from."
+    return reading(stored.path, fix, what="holds masks that are not valid")

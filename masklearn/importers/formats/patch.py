@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from masklearn.base.errors import MaskLearnError
-from masklearn.base.safe_read import json_type, parse_json
+from masklearn.base.errors import MaskLearnError, reading
+from masklearn.base.safe_read import json_object, parse_json
 from masklearn.importers.base import IMPORTERS, Importer, Published, check_known
 
 if TYPE_CHECKING:
@@ -100,16 +100,5 @@ def _meta(archive: MaskArchive) -> dict[str, Any]:
         return {}
     stored = archive.read(_META, _MOST_META)
     text = stored.item() if stored.ndim == 0 else stored.tobytes()
-    try:
-        about = parse_json(text)
-    except (ValueError, TypeError) as error:
-        raise MaskLearnError(
-            f"{_META} in {archive.path} is not JSON", str(error), "Fetch the file again."
-        ) from error
-    if not isinstance(about, dict):
-        raise MaskLearnError(
-            f"{_META} in {archive.path} is not a JSON object",
-            f"It is {json_type(about)}.",
-            "Fetch the file again.",
-        )
-    return about
+    with reading(f"{_META} in {archive.path}", what="is not a JSON object"):
+        return json_object(parse_json(text))

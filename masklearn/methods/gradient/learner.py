@@ -17,8 +17,9 @@ from masklearn.base.device import available_memory, usable_device
 from masklearn.base.durable import whole_file
 from masklearn.base.processes import is_main_process, made_once, process_rank
 from masklearn.base.threads import total
-from masklearn.masks.budget import LARGEST_RATIO, Budget
-from masklearn.masks.select import Selection
+from masklearn.choice.goal import LARGEST_RATIO, Goal
+from masklearn.choice.losses import Losses
+from masklearn.choice.select import Selection
 from masklearn.masks.tiles import weights_of_tiles
 from masklearn.methods.base import Candidate
 from masklearn.methods.gradient.parametrization import (
@@ -175,9 +176,10 @@ def learn_by_gradient(task: Task, settings: MaskSettings) -> Iterator[tuple[str,
     prior = Prior(made_once(path, lambda: write_prior(task, path)))
     model = training_model(task.checkpoint)
     modules = linear_modules(model, task.checkpoint)
-    tiles, budget = task.choose({name: prior.score(name) for name in task.coverage.linears}, _areas(task))
-    masks = _masks(task, settings, prior, tiles, budget)
-    objective = _objective(task, settings, masks, budget, _norm([modules[name].weight for name in masks]))
+    choice = task.choose(Losses({name: prior.score(name) for name in task.coverage.linears}, _areas(task)))
+    tiles, goal = choice.tiles, choice.goal
+    masks = _masks(task, settings, prior, tiles, goal)
+    objective = _objective(task, settings, masks, goal, _norm([modules[name].weight for name in masks]))
     for name, mask in masks.items():
         # unsafe skips a check that would draw a mask. Masks keep the shape and dtype of the weight.
         parametrize.register_parametrization(modules[name], "weight", mask, unsafe=True)
@@ -194,9 +196,9 @@ def learn_by_gradient(task: Task, settings: MaskSettings) -> Iterator[tuple[str,
 
 
 def _masks(
-    task: Task, settings: MaskSettings, prior: Prior, tiles: Selection, budget: Budget
+    task: Task, settings: MaskSettings, prior: Prior, tiles: Selection, goal: Goal
 ) -> dict[str, HybridMask]:
-    """Returns masks whose logits start from the prior, for the linears that the budget does not leave dense.
+    """Returns masks whose logits start from the prior, for the linears that the goal does not leave dense.
 
     tiles: the tiles that the prior's scores choose.
     """
@@ -207,7 +209,7 @@ def _masks(
         tile_logits = first_tile_logits(scores, tiles, _areas(task))
     masks: dict[str, HybridMask] = {}
     for name, shape in task.coverage.linears.items():
-        if name in budget.dense:
+        if name in goal.dense:
             continue
         codes = torch.from_numpy(prior[name].pattern)
         trained = settings.learns_patterns
@@ -224,18 +226,18 @@ def _masks(
 
 
 def _objective(
-    task: Task, settings: MaskSettings, masks: Mapping[str, HybridMask], budget: Budget, norm: float
+    task: Task, settings: MaskSettings, masks: Mapping[str, HybridMask], goal: Goal, norm: float
 ) -> MaskObjective:
     areas = _areas(task)
     targets = []
-    for share in budget.shares(areas):
+    for share in goal.shares(areas):
         if masks.keys() >= {*share.names}:
             weights = sum(int(areas[name].sum()) for name in share.names)
             # What linears save that fall out may be more than the others of their share can save.
             zeroed = min(share.saving, LARGEST_RATIO * weights)
             targets.append(DensityTarget([masks[name].place for name in share.names], weights, zeroed))
     weights = sum(target.weights for target in targets)
-    ratio = sum(target.zeroed for target in targets) / weights if budget.dense else budget.ratio(areas)
+    ratio = sum(target.zeroed for target in targets) / weights if goal.dense else goal.ratio(areas)
     return MaskObjective(
         settings,
         next(iter(masks.values())).drawing,

@@ -14,6 +14,7 @@ from masklearn.base.errors import MaskLearnError
 from masklearn.base.printable import counted
 from masklearn.base.processes import made_once
 from masklearn.base.shard import Shard, write_shard
+from masklearn.choice.losses import Losses
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
@@ -259,7 +260,7 @@ def _contenders(task: Task, settings: MaskSettings, tiles: Tiles, patterns: Patt
     """
     prior = Prior(prior_path(task))
     areas = weights_of_tiles(task.coverage.linears, task.recipe.tile)
-    before, _ = task.choose({name: prior.score(name) for name in areas}, areas)
+    before = task.choose(Losses({name: prior.score(name) for name in areas}, areas)).tiles
     free = task.recipe.prior in METHODS and METHODS[task.recipe.prior].solves
     own = None if free else {name: prior[name].pattern for name in areas}
     free_tiles = free and not settings.learns_patterns

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from masklearn.base.errors import MaskLearnError
 from masklearn.base.threads import total
+from masklearn.choice.losses import RoundingLoss
 from masklearn.feed import Arrays, Feed, Group
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.nm_codes import patterns_from_scores, removed_scores
-from masklearn.masks.select import RoundingLoss
 from masklearn.masks.tiles import GROUP, sum_columns, sum_rows, tile_sums, tile_weights
 from masklearn.methods.base import Candidate, Candidates, WithRounding
 from masklearn.quant.table import W8A8, WeightType

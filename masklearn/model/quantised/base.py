@@ -4,13 +4,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, PositiveInt
 
-from masklearn.base.errors import MaskLearnError
+from masklearn.base.errors import MaskLearnError, reading
 from masklearn.base.printable import shown
 from masklearn.base.registry import Registry
 from masklearn.base.shard import Shard, TensorEntry, numpy_dtype
@@ -177,6 +177,10 @@ class FormatSettings(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
 
 
+GroupSize = Literal[-1] | PositiveInt
+"""Number of neighbours in a row that share a scale; -1 for the whole row."""
+
+
 class Quantisation(ABC):
     """A format of quantised checkpoints.
 
@@ -207,13 +211,9 @@ _Settings = TypeVar("_Settings", bound=FormatSettings)
 
 
 def parse_settings(kind: type[_Settings], folder: Path, config: Mapping[str, Any]) -> _Settings:
-    """Check the types of a format's settings. Raises MaskLearnError for the first wrong setting."""
-    try:
+    """Check a format's settings. Raises MaskLearnError for a setting that is not valid or not read."""
+    with reading(f"quantization_config in {folder}", _FIX, what="is not read"):
         return kind.model_validate(dict(config))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in ("quantization_config", *first["loc"]))
-        raise damaged(folder, f"{place} = {shown(first['input'])}", f"{first['msg']}.") from error
 
 
 def check_groups(folder: Path, name: str, shape: tuple[int, int], bits: int, groups: int) -> None:
@@ -235,12 +235,6 @@ def check_groups(folder: Path, name: str, shape: tuple[int, int], bits: int, gro
             name,
             f"It has a scale for every {k // groups} of {k} int4 weights of a row; multiples of {INT4.span} are read.",
         )
-
-
-def check_group_size(folder: Path, size: int) -> None:
-    """Raises MaskLearnError for a `group_size` that is neither -1 (a whole row is a group) nor positive."""
-    if size != -1 and size < 1:
-        raise damaged(folder, "quantization_config.group_size", f"It is {size}.")
 
 
 def check_said_groups(

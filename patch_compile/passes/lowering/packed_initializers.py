@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from masklearn.masks.kinds.allowed import why_apart
+from masklearn.choice.menu import why_apart
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE
 from masklearn.masks.linear_mask import LinearMask

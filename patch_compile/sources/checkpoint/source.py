@@ -34,7 +34,7 @@ from patch_compile.sources.kinds import Capability, Sequences, Stage
 from patch_compile.sources.pruning import Pruning, types_to_round
 
 if TYPE_CHECKING:
-    from masklearn.masks.select import Choose
+    from masklearn.choice.solve import Chooser
     from patch_compile.passes import PassDump
 
 _STATE_BYTES = 12  # fp32 weight and the two moments of AdamW
@@ -166,7 +166,7 @@ class CheckpointSource(CheckpointModel):
         return int(sum(needs[stage] for stage in stages))
 
     @override
-    def learn(self, scratch: Path, progress: Progress, choose: Choose | None) -> Pruning:
+    def learn(self, scratch: Path, progress: Progress, choose: Chooser | None) -> Pruning:
         return _learn(self._recipe, scratch, progress, choose, loss=self.kind is Kind.DECODER)
 
     @override
@@ -252,7 +252,7 @@ class CheckpointSource(CheckpointModel):
 
 
 def _learn(
-    recipe: Recipe, scratch: Path, progress: Progress, choose: Choose | None, *, loss: bool
+    recipe: Recipe, scratch: Path, progress: Progress, choose: Chooser | None, *, loss: bool
 ) -> CheckpointPruning:
     """Learn masks on text. Prints notes about the calibration text and about permuted channels.
 

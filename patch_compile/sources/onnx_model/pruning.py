@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from masklearn import FoundMasks, LearnRecipe, Requires, by_ratio, find_masks, method_of
+from masklearn import FoundMasks, LearnRecipe, Requires, chooser_of_recipe, find_masks, method_of
 from masklearn.base.threads import threads_of_torch
+from masklearn.choice.solve import Chooser
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import MaskRecord
-from masklearn.masks.select import Choose
 from masklearn.masks.tiles import weights_of_tiles
 from masklearn.model.prune import masked_weight
 from masklearn.model.store import WeightStore
@@ -87,7 +87,7 @@ def write_pruned(
 
 
 def learn_pruning(
-    facts: OnnxFacts, scratch: Path, progress: Progress, choose: Choose | None = None
+    facts: OnnxFacts, scratch: Path, progress: Progress, choose: Chooser | None = None
 ) -> OnnxPruning:
     """Learn masks of the file's linears, from their inputs when the model runs on the given inputs, or only from weights.
 
@@ -109,14 +109,14 @@ def round_pruning(given: OnnxPruning, recipe: LearnRecipe, scratch: Path, progre
     return replace(given, store=store)
 
 
-def _learned(facts: OnnxFacts, scratch: Path, progress: Progress, choose: Choose | None) -> OnnxPruning:
+def _learned(facts: OnnxFacts, scratch: Path, progress: Progress, choose: Chooser | None) -> OnnxPruning:
     model, linears = facts.read(facts.recipe.model)
     store, recipe, moments = WeightStore(scratch / "solved"), facts.recipe.learning(), None
     if Requires.INPUTS in recipe.traits.needs:
         moments = _moments(model, linears, facts, progress, scratch)
     with progress.stage("masks", phases=recipe.phases(loss=False)) as update:
         feed = OnnxFeed(linears, moments, recipe, facts.dtype, update, progress.note)
-        found = find_masks(feed, store, choose or by_ratio(recipe, feed.shapes, progress.note))
+        found = find_masks(feed, store, choose or chooser_of_recipe(recipe, feed.shapes, progress.note))
     shutil.rmtree(scratch / "moments", ignore_errors=True)
     return OnnxPruning(_mask_set(facts, found), model, linears, facts.dtype, store)
 
@@ -132,9 +132,9 @@ def _moments(
 
 
 def _mask_set(facts: OnnxFacts, found: FoundMasks) -> MaskSet:
-    r, coverage, budget = facts.recipe.learning(), facts.coverage, found.budget
+    r, coverage, goal = facts.recipe.learning(), facts.coverage, found.choice.goal
     areas = weights_of_tiles(coverage.linears, r.tile)
-    record = MaskRecord(skipped=dict(coverage.skipped), budget=budget.record())
+    record = MaskRecord(skipped=dict(coverage.skipped), budget=goal.record(), **found.record)
     if Requires.INPUTS in r.traits.needs:
         record.inputs = facts.feeds.words
     if criterion := method_of(r.method).criterion(r, LACKS):
@@ -145,7 +145,7 @@ def _mask_set(facts: OnnxFacts, found: FoundMasks) -> MaskSet:
         seed=r.seed,
         base_model=facts.recipe.model.name,
         base_sha256=facts.fingerprint,
-        ratio_asked=budget.asked(areas),
+        ratio_asked=goal.asked(areas),
         record=record,
         grids=found.grids,
     )

@@ -35,7 +35,7 @@ from patch_compile.sources.pruning import Pruning, grids_of_pruned, types_to_rou
 from patch_compile.sources.rounding import Rounding
 
 if TYPE_CHECKING:
-    from masklearn.masks.select import Choose
+    from masklearn.choice.solve import Chooser
     from patch_compile.passes import PassDump
 
 _RUNS = 8  # most runs of the inputs that models are compared on
@@ -171,7 +171,7 @@ class OnnxSource(OutputSource):
         return sum(needs[stage] for stage in stages)
 
     @override
-    def learn(self, scratch: Path, progress: Progress, choose: Choose | None) -> Pruning:
+    def learn(self, scratch: Path, progress: Progress, choose: Chooser | None) -> Pruning:
         from patch_compile.sources.onnx_model.pruning import learn_pruning
         from patch_compile.sources.onnx_model.rounding import check_float16
 

@@ -72,6 +72,7 @@ class Runner:
             "TMPDIR": str(self.temporary),
             "PYTHONPATH": str(_REPOSITORY),
             "PYTHONDONTWRITEBYTECODE": "1",  # outside of the watched folders
+            "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),  # the tests' own torch has set it
             "OMP_NUM_THREADS": "1",
             "TOKENIZERS_PARALLELISM": "false",
             **variables,

@@ -1,7 +1,8 @@
 """Hostile files, folders and words: each broke a command once, or is the sharpest of its kind.
 
 A case is a sound file with one thing wrong. `readers` and `fuzz` change all fields of all formats. They can't see that a
-command names the file, stays within its OUT, its time and its memory, and neither runs nor prints what it is given.
+command names the file, stays within its OUT, its time and its memory, and neither runs nor prints what it is given. What the
+tests of a reader already refuse (FIFOs, pickles, deep or huge JSON, archives and tensors that lie) is not repeated here.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from tests.attacks.hostile import changes
 from tests.attacks.hostile.changes import (
     CANARY,
     FIFO,
-    GIBS_OF_ZEROS,
     alone,
     changed,
     graph,
@@ -35,7 +35,6 @@ from tests.attacks.hostile.changes import (
     write,
 )
 from tests.attacks.sandbox import Case, judged
-from tests.attacks.values import nested
 
 _SHORT = (
     "--ratio 0.4 --method {} --tile 32x32 --calib {} --eval SOUND/eval.txt --eval-windows 1 --eval-length 16"
@@ -47,28 +46,16 @@ LEARN, PLAN, INSPECT = f"learn stranger -o out {_LEARN}", "plan stranger --ratio
 TOKENIZED = f"learn stranger -o out {_WANDA.format('SOUND/text.txt')}"
 OF_WEIGHTS, WEIGHTS = f"{INSPECT}/model.safetensors", "model.safetensors"
 _W = "model.layers.0.self_attn.q_proj.weight"
-IMPORT = "import-mask stranger.npz --model SOUND/model -o masks-out.safetensors"
 ONNX = f"inspect {changes.ONNX}"
 _BUILD = f"build {changes.ONNX} -o out --ratio 0.4 --method {{}} --tile 32x32 {_MADE}"
 ONNX_BUILD, ONNX_SOLVE = _BUILD.format("magnitude"), f"{_BUILD.format('sparsegpt')} --calib inputs.npz"
 ONNX_RUN = f"run {changes.ONNX} 'the cat' --runner onnx --tokenizer SOUND/model --new-tokens 2"
-INPUTS = f"{_BUILD.format('wanda').replace(changes.ONNX, 'SOUND/model.onnx')} --calib stranger.npz"
 RECIPE = f"build --recipe stranger.yaml -o out --force {_MADE}"
 RUN, RUN_ENGINE = (f"run stranger 'the cat' --new-tokens 2{runner}" for runner in (" --runner onnx", ""))
 VERIFY = "verify stranger --only pruned --lengths {}"
-REBUILD = f"build SOUND/model -o stranger --force {_LEARN} {_MADE}"
-RESUME = f"learn SOUND/model -o stranger --resume {_LEARN}"
 ENGINE = f"inspect stranger/{layout.ENGINE}"
 RED, UP = "\x1b[31mred", "../../outside"
-_STATE: dict[str, Any] = {
-    "made_by": "patch-compile",
-    "stages": {"masks": {"key": "0", "files": {"masks.safetensors": "0"}}},
-}
 _ALIASES = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}' if i else 'x'] * 9)}]\n" for i in range(30))
-_GROWS = {
-    "type": "Sequence",
-    "normalizers": [{"type": "Replace", "pattern": {"String": "t"}, "content": "t" * 100}] * 5,
-}
 _OWN = {"auto_map": {"AutoConfig": "stranger.Stranger", "AutoModelForCausalLM": "stranger.Stranger"}}
 
 
@@ -88,14 +75,10 @@ def _mask(change: Any) -> Any:
     return changed("masks.safetensors", "", changes.header(change), to="stranger.safetensors")
 
 
-def _named(place: str, *, stage: bool = False) -> Any:
-    """A manifest that names a file which a later step would read or remove."""
-
-    def change(manifest: Any) -> None:
-        files = next(iter(manifest["stages"].values()))["files"] if stage else manifest["files"]
-        files[place] = "0" * 64
-
-    return in_out(layout.MANIFEST, changes.rewrite(change))
+def _named(place: str) -> Any:
+    """A manifest that names a file."""
+    rename = changes.rewrite(lambda manifest: manifest["files"].update({place: "0" * 64}))
+    return in_out(layout.MANIFEST, rename)
 
 
 def _input(shape: Any, kind: int = TensorProto.FLOAT) -> Any:
@@ -110,42 +93,17 @@ def _patch(**attributes: Any) -> Any:
     return graph(changes.patch(**attributes), f"out/{layout.ONNX}")
 
 
-def _state(content: Any) -> Any:
-    return alone(f"stranger.partial/{layout.STATE}", content if callable(content) else write(content))
-
-
 _SOUND = _both(changed("model", "", lambda path: None), alone("stranger-link", link("stranger")))
-_SWOLLEN = alone("stranger.parquet", changes.repeated)
-_NEGATIVE = "{'descr': '|u1', 'fortran_order': False, 'shape': (-512,)}"
-_BYTES = "{{'descr': '|u1', 'fortran_order': False, 'shape': ({},)}}"
-_ROWS = "{'descr': '<f4', 'fortran_order': False, 'shape': (33554432, 64)}"
 # Name, maker, command. A rule that differs is in `_RULES`.
 _INPUTS: tuple[tuple[str, Any, str], ...] = (
     ("weights: called with colours", in_model(WEIGHTS, changes.header(lambda h: h.update({RED: h.pop(_W)}))), LEARN),
-    ("weights: none, of sides beyond numpy", _entry(shape=[2**62, 2**62, 0], data_offsets=[0, 0]), OF_WEIGHTS),
     ("weights: no rows", _entry(shape=[0, 64], data_offsets=[0, 0]), LEARN),
-    ("weights: sides that wrap", _entry(shape=[2**32, 2**32]), OF_WEIGHTS),
-    ("weights: bytes beyond the file", _entry(data_offsets=[0, 2**40]), LEARN),
-    ("weights: digits for a side", _entry(shape=["@digits@", 1]), PLAN),
-    ("weights: a long header", in_model(WEIGHTS, write(b"\xff" * 7 + b"\x7f{}")), OF_WEIGHTS),
-    ("weights: a deep header", in_model(WEIGHTS, write((10**6).to_bytes(8, "little") + b"[" * 10**6)), OF_WEIGHTS),
     ("weights: 3e38", in_model(WEIGHTS, changes.number(_W, 3e38)), LEARN),
-    ("weights: NaN", in_model(WEIGHTS, changes.number(_W, float("nan"))), TOKENIZED),
-    ("weights: a pickle", in_model(WEIGHTS, changes.pickle_of_torch), LEARN),
     ("masks: deep metadata", _mask(lambda h: h["__metadata__"].update(extra="[" * 10**5)), "inspect stranger.safetensors"),
     ("masks: a flat pattern", _mask(lambda h: [one.update(dtype="F64", shape=[8]) for name, one in h.items()
         if name.endswith(".pattern")]), "plan SOUND/model --mask stranger.safetensors"),
-    ("config: a million layers", in_model("config.json", changes.fields(num_hidden_layers=10**6)), LEARN),
-    ("config: wide layers", in_model("config.json", changes.fields(hidden_size=10**9)), PLAN),
     ("config: coloured type", in_model("config.json", changes.fields(model_type=RED)), LEARN),
-    ("config: digits", in_model("config.json", changes.fields(vocab_size="@digits@")), PLAN),
-    ("config: deep", in_model("config.json", write(b'{"a":' * 100_000 + b"1" + b"}" * 100_000)), INSPECT),
-    ("config: a FIFO", in_model("config.json", FIFO), INSPECT),
-    ("config: /dev/zero", in_model("config.json", link("/dev/zero")), LEARN),
     ("config: a link to itself", in_model("config.json", link("config.json")), PLAN),
-    ("tokenizer: fills the memory", in_model("tokenizer.json", changes.fields(normalizer=_GROWS)), TOKENIZED),
-    ("tokenizer: a template without end", in_model("tokenizer_config.json",
-        changes.fields(chat_template="{% for a in range(999999999) %}{{ a }}{% endfor %}")), TOKENIZED),
     ("tokenizer: a FIFO", in_model("tokenizer.json", FIFO), TOKENIZED),
     *((f"index: a shard at {place!r}", in_model("model.safetensors.index.json", write({"weight_map": {_W: place}})), LEARN)
         for place in (UP, "/etc/passwd", "a\0b", "\ud800", RED)),
@@ -158,30 +116,14 @@ _INPUTS: tuple[tuple[str, Any, str], ...] = (
     ("code: a tokenizer's own", _both(in_model("tokenizer_config.json", changes.fields(
         auto_map={"AutoTokenizer": ["stranger.Stranger", None]}, tokenizer_class="StrangerTokenizer")),
         alone("stranger/stranger.py", write(CANARY))), TOKENIZED),
-    ("code: a pickle beside", in_model("pytorch_model.bin", changes.pickle_of_torch), TOKENIZED),
-    ("npz masks: a bomb", alone("stranger.npz", changes.npz(
-        f"{_W}.npy", changes.npy(_BYTES.format(40 << 30)), 1 << 30)), IMPORT),
-    ("npz masks: a pickle", alone("stranger.npz", changes.npz(f"{_W}.npy", changes.pickled())), IMPORT),
-    ("npz masks: negative", alone("stranger.npz", changes.npz(f"{_W}.npy", changes.npy(_NEGATIVE, bytes(512)))), IMPORT),
-    ("npz masks: deep", alone("stranger.npz", changes.npz(f"{_W}.npy", changes.npy("(" * 20_000))), IMPORT),
-    ("npz masks: a path", alone("stranger.npz", changes.npz(f"{UP}.npy", changes.npy(_BYTES.format(1), b"1"))), IMPORT),
-    ("npz inputs: a bomb", alone("stranger.npz", changes.npz("x.npy", changes.npy(_ROWS), 1 << 30)), INPUTS),
-    ("npz inputs: a pickle", alone("stranger.npz", changes.npz("x.npy", changes.pickled())), INPUTS),
-    ("text: a swollen Parquet file", _SWOLLEN, _reads("stranger.parquet")),
-    ("text: a swollen file of a dataset", alone("stranger/train.parquet", changes.repeated), _reads("stranger::train")),
     ("text: a dataset's script", alone("stranger/stranger.py", write(CANARY)), _reads("stranger::train")),
-    ("text: 4 GiB of zeros", alone("stranger.txt", GIBS_OF_ZEROS), _reads("stranger.txt")),
     ("text: a FIFO", alone("stranger.jsonl", FIFO), _reads("stranger.jsonl")),
     ("text: a word of 30 MB", alone("stranger.txt", write(b"c" * 30_000_000)), _reads("stranger.txt")),
-    ("text: half a character", alone("stranger.jsonl", write(b'{"text": "\\ud800"}\n')), _reads("stranger.jsonl")),
     ("text: a coloured key", alone("stranger.jsonl", write(b'{"\\u001b[31m": 1}\n')), _reads("stranger.jsonl")),
-    ("text: deep", alone("stranger.json", write(b"[" * 200_000)), _reads("stranger.json")),
-    ("recipe: a FIFO", alone("stranger.yaml", FIFO), RECIPE),
     *((f"recipe: {name}", alone("stranger.yaml", write(content)), RECIPE) for name, content in {
-        "aliases": _ALIASES, "an alias of itself": "a: &a [*a]\n", "deep": "[" * 5000, "digits": f"seed: {'9' * 5000}\n",
+        "aliases": _ALIASES, "an alias of itself": "a: &a [*a]\n",
         "Python": f"model: !!python/object/apply:builtins.exec [\"{CANARY}\"]\n", "a raw escape": f"model: {RED}\n",
         "NaN": "model: stranger\nratio: .nan\n", "OUT above": "model: stranger\nout: ../..\n"}.items()),
-    ("onnx: a FIFO", alone(changes.ONNX, FIFO), ONNX_BUILD),
     *((f"onnx: a linear called {name[:12]!r}", graph(changes.renamed(f"{name}.weight")), ONNX_SOLVE)
         for name in (f"../{UP}", "/outside", "x" * 300, RED)),
     ("onnx: a loop", _loop("model.onnx", "second", TensorProto.FLOAT, [64, 64], "Relu"), ONNX_BUILD),
@@ -190,38 +132,18 @@ _INPUTS: tuple[tuple[str, Any, str], ...] = (
     ("onnx: no operator of ONNX Runtime", graph(
         lambda m: m.graph.node[0].MergeFrom(onnx.NodeProto(op_type="Stranger", name=RED))), ONNX_BUILD),
     ("onnx: a circle", graph(lambda m: m.graph.node[0].input.__setitem__(0, "y")), ONNX_BUILD),
-    ("onnx: an input of text", _input(["r", 64], TensorProto.STRING), ONNX_SOLVE),
     ("onnx: an input without rows", _input([0, 64]), ONNX_BUILD),
-    ("onnx: functions 2**40", graph(changes.functions(40)), ONNX_BUILD),
-    ("onnx: a function of itself", graph(changes.functions(1, own=True)), ONNX),
     ("onnx: deep", graph(changes.nested_graphs), ONNX),
-    ("onnx: data above", graph(changes.outside(location=UP)), ONNX_BUILD),
-    ("onnx: data of the system", graph(changes.outside(location="/etc/passwd")), ONNX_BUILD),
-    ("onnx: long data", graph(changes.outside(location=changes.ONNX, length=str(2**62))), ONNX_BUILD),
     ("onnx: sides that wrap", graph(changes.weight(dims=[2**32, 2**32])), ONNX_BUILD),
-    ("onnx: no columns", graph(changes.weight(dims=[64, 0], raw_data=b"")), ONNX_BUILD),
     ("onnx: an unknown type", graph(changes.weight(data_type=99)), ONNX),
     ("onnx: IR version 2**62", graph(lambda m: setattr(m, "ir_version", 2**62)), ONNX_BUILD),
     ("onnx: coloured metadata", graph(lambda m: m.metadata_props.add(key=RED, value=RED)), ONNX),
-    ("hybrid: a huge index", _patch(index=[2**63 - 1] * 9), ONNX),
     ("hybrid: a negative index", _patch(index=[-(2**63)] * 9), ONNX_RUN),
-    ("hybrid: huge sides", _patch(in_features=2**62, out_features=2**62), ONNX),
-    ("hybrid: no panel rows", _patch(panel_rows=0), ONNX),
     ("hybrid: a coloured plugin", _patch(plugin_namespace=RED), ONNX),
     ("hybrid: a loop", _loop(f"out/{layout.ONNX}", "input_ids", TensorProto.INT64, None, "Abs"), ONNX_RUN),
-    ("OUT: names a file above", _named(UP), REBUILD),
-    ("OUT: a stage names a file above", _named(UP, stage=True), REBUILD),
     ("OUT: names half a character", _named("\ud800"), VERIFY.format(1)),
-    ("OUT: a report that is a FIFO", in_out(layout.REPORT, FIFO), INSPECT),
-    ("OUT: a deep report", in_out(layout.REPORT, write(b"[" * 200_000)), "compare stranger SOUND/out"),
     ("OUT: a recipe with a tag", in_out(layout.RECIPE, write("model: !stranger x\n")),
         VERIFY.format(1)),
-    ("OUT: logits not finite", in_out(f"{layout.ONNX}.data",
-        lambda path: path.write_bytes(b"\xff\x7f" * (path.stat().st_size // 2))), RUN),
-    ("OUT: a deep config", in_out(f"{layout.MODEL}/config.json", changes.fields(text_config=nested(300))), RUN),
-    ("OUT: unfinished, replaces a folder above", _state(_STATE | {"replaces": UP}), RESUME),
-    ("OUT: unfinished, of a file above", _state({**_STATE, "stages": {"masks": {"key": "0", "files": {UP: "0"}}}}), RESUME),
-    ("OUT: unfinished, a FIFO", _state(FIFO), RESUME),
     *((f"engine: {name}", in_out(layout.ENGINE, change), command) for command in (ENGINE, RUN_ENGINE) for name, change in {
         "empty": write(b""), "a FIFO": FIFO, "/dev/zero": link("/dev/zero"),
         "long names": write(b'header {\n}\nmain {\n x={ name="' + b"[profile 1" * 500_000 + b'" }\n\0'),

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -25,7 +23,6 @@ Change = Callable[[Path], object]
 Make = Callable[[Path, Path], object]
 CANARY = "import os; open(os.environ['HOSTILE_CANARY'], 'w')"  # code that shows that it ran
 ONNX = "stranger.onnx"
-_PICKLE = f"cbuiltins\nexec\n(V{CANARY}\ntR.".encode()
 _LIBRARY = """#include <cstdio>
 #include <cstdlib>
 extern "C" const char kIdentity[] = "IDENTITY";
@@ -123,57 +120,6 @@ def link(to: str) -> Change:
 
 
 FIFO = _instead(os.mkfifo)
-GIBS_OF_ZEROS = _instead(lambda path: (path.touch(), os.truncate(path, 4 << 30)))
-
-
-def pickle_of_torch(path: Path) -> None:
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", _PICKLE)
-        archive.writestr("archive/version", "3")
-
-
-class _Canary:
-    def __reduce__(self) -> Any:
-        return eval, ("open(__import__('os').environ['HOSTILE_CANARY'], 'w')",)
-
-
-def pickled() -> bytes:
-    """Returns a .npy of an object whose pickle is a program."""
-    file = io.BytesIO()
-    np.lib.format.write_array(file, np.array([_Canary()], object), allow_pickle=True)
-    return file.getvalue()
-
-
-def npy(about: str, body: bytes = b"") -> bytes:
-    """Returns a .npy whose header is any text."""
-    blob = about.encode() + b"\n"
-    return b"\x93NUMPY\x02\x00" + len(blob).to_bytes(4, "little") + blob + body
-
-
-def npz(name: str, content: bytes, zeros: int = 0) -> Change:
-    """Returns an archive with a member, which has so many zeros behind its content."""
-
-    def written(path: Path) -> None:
-        with (
-            zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
-            archive.open(name, "w", force_zip64=True) as file,
-        ):
-            file.write(content)
-            for _ in range(zeros >> 22):
-                file.write(bytes(1 << 22))
-
-    return written
-
-
-def repeated(path: Path) -> None:
-    """A column that holds one text of 2 MB 3,000 times, stored once."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    words = pa.DictionaryArray.from_arrays(
-        pa.array([0] * 3_000, pa.int32()), pa.array(["the cat sat on a mat" * 100_000])
-    )
-    parquet.write_table(pa.table({"text": words}), path, compression="zstd")
 
 
 def graph(edit: Callable[[Any], Any], source: str = "model.onnx") -> Make:
@@ -214,29 +160,6 @@ def weight(**settings: Any) -> Callable[[Any], None]:
                 getattr(tensor, name).extend(value)
             else:
                 setattr(tensor, name, value)
-
-    return edit
-
-
-def outside(**entries: str) -> Callable[[Any], None]:
-    """Returns an edit by which the data of a weight lie outside of the file."""
-    where = [onnx.StringStringEntryProto(key=key, value=value) for key, value in entries.items()]
-    return weight(raw_data=b"", data_location=TensorProto.EXTERNAL, external_data=where)
-
-
-def functions(depth: int, *, own: bool = False) -> Callable[[Any], None]:
-    """Returns an edit that adds functions. Each calls the next twice, or itself."""
-
-    def edit(model: Any) -> None:
-        imports = [helper.make_opsetid("", 20), helper.make_opsetid("stranger", 1)]
-        model.opset_import.append(imports[1])
-        for level in range(depth):
-            kind, domain = (f"F{level + (not own)}", "stranger") if own or level < depth - 1 else ("Relu", "")
-            nodes = [helper.make_node(kind, [x], [y], domain=domain) for x, y in ("ab", "bc")]
-            model.functions.append(
-                helper.make_function("stranger", f"F{level}", ["a"], ["c"], nodes, imports)
-            )
-        model.graph.node[1].op_type, model.graph.node[1].domain = "F0", "stranger"
 
     return edit
 

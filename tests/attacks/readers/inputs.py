@@ -14,8 +14,8 @@ import numpy as np
 
 from masklearn.base.safe_read import parse_json
 from masklearn.base.shard import Shard, write_shard
+from masklearn.choice.goal import Goal
 from masklearn.importers.importing import import_masks
-from masklearn.masks.budget import Budget
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.name_globs import check_patterns
 from masklearn.model.checkpoint import Checkpoint
@@ -323,5 +323,5 @@ def _setting(data: bytes, folder: Path) -> None:
         check_patterns(getattr(recipe, option), _NAMES, f"--{option}")
     asked_lowerings(recipe.lowering, _NAMES)
     if recipe.ratio is not None:
-        budget = Budget.of(recipe.ratio)
+        budget = Goal.of_ratio(recipe.ratio)
         assert all(0 <= ratio <= 0.5 for ratio in budget.evenly(dict.fromkeys(_NAMES, 64)).values())

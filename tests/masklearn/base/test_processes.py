@@ -1,5 +1,7 @@
 """Variables of launchers: the number of processes, and of this one among them."""
 
+from itertools import product
+
 import pytest
 
 from masklearn.base.processes import local_process_count, process_count, process_rank
@@ -16,27 +18,23 @@ def test_what_a_launcher_says_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (process_rank(), process_count(), local_process_count()) == (3, 8, 4)
 
 
-@pytest.mark.parametrize("value", ["stranger", "-1", "", "²", "9" * 30, "1.5"])
+READ = {
+    "WORLD_SIZE": process_count,
+    "LOCAL_WORLD_SIZE": local_process_count,
+    "PMI_RANK": process_rank,
+    "RANK": process_rank,
+}
+NO_NUMBERS = ["stranger", "-1", "", "²", "9" * 30, "1.5"]
+
+
 @pytest.mark.parametrize(
-    ("name", "read"),
-    [("WORLD_SIZE", process_count), ("PMI_RANK", process_rank), ("LOCAL_WORLD_SIZE", local_process_count)],
+    ("name", "value"),
+    [*product([*READ][:3], NO_NUMBERS), ("WORLD_SIZE", "0"), ("LOCAL_WORLD_SIZE", "0"), ("RANK", "7")],
 )
-def test_variables_that_are_no_number_are_named(monkeypatch, name, read, value):
+def test_a_number_that_no_launcher_sets_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    """Such as 0 processes, or a rank beyond the last."""
     monkeypatch.setenv(name, value)
     with refused():
-        read()
-
-
-@pytest.mark.parametrize(
-    ("name", "read"), [("WORLD_SIZE", process_count), ("LOCAL_WORLD_SIZE", local_process_count)]
-)
-def test_no_processes_are_none(monkeypatch, name, read):
-    monkeypatch.setenv(name, "0")
-    with refused():
-        read()
-
-
-def test_a_rank_beyond_the_last_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RANK", "7")
-    with refused():
-        process_rank()
+        READ[name]()

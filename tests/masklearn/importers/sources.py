@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -9,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.tiles import grid_shape
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import Coverage
+from tests.masklearn.edits import edited_weights
+from tests.masklearn.mask_sets import random_masks
 
 Bits = NDArray[np.bool_]
 Tile = tuple[int, int]
@@ -38,15 +42,7 @@ def mosaics(coverage: Coverage, tile: Tile, seed: int = 0) -> dict[str, LinearMa
 
 def uniform(coverage: Coverage, tile: Tile = (128, 128)) -> dict[str, LinearMask]:
     """Random masks of all covered linears in which every tile is 2:4."""
-    rng = np.random.default_rng(1)
-    return {
-        name: LinearMask.from_candidate(
-            tile,
-            np.ones(grid_shape(shape, tile), np.bool_),
-            rng.integers(0, 6, (shape[0], shape[1] // 4)).astype(np.uint8),
-        )
-        for name, shape in coverage.linears.items()
-    }
+    return dict(random_masks(coverage.linears, tile, 1.0))
 
 
 def pack(bits: NDArray[np.bool_], first_is_high: bool) -> bytes:
@@ -176,13 +172,8 @@ def write_compressed(
 
 def write_pruned(folder: Path, checkpoint: Checkpoint, keeps: Mapping[str, Bits]) -> Path:
     """Write a Hugging Face directory with zeros of either sign where a mask zeroes weights."""
-    folder.mkdir()
-    tensors = raw_tensors(checkpoint)
-    for name, keep in keeps.items():
-        weight = checkpoint.read(f"{name}.weight").copy()
-        weight[~keep] *= 0  # -0.0 where the weight was negative
-        dtype, shape, _ = tensors[f"{name}.weight"]
-        tensors[f"{name}.weight"] = (dtype, shape, weight.tobytes())
-    write_safetensors(folder / "model.safetensors", tensors)
-    (folder / "config.json").write_text(json.dumps(checkpoint.config))
+    shutil.copytree(checkpoint.path, folder)
+    with edited_weights(folder) as tensors:
+        for name, keep in keeps.items():
+            tensors[f"{name}.weight"][torch.from_numpy(~keep)] *= 0  # -0.0 where the weight was negative
     return folder

@@ -1,6 +1,4 @@
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,16 +20,6 @@ def test_documentation_names_every_format_file() -> None:
     for name, kind in IMPORTERS.items():
         assert kind.name == name and kind.summary and issubclass(kind, Importer)
         assert f"`{name}`" in page, f"docs/howto/published-masks.md has no line on {name}"
-
-
-def test_the_list_imports_nothing_heavy() -> None:
-    code = (
-        "import sys; from masklearn.importers.base import IMPORTERS\n"
-        "print(*[kind.summary for kind in IMPORTERS.values()], 'MODULES', *sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = {name.split(".")[0] for name in done.stdout.split("MODULES")[1].split()}
-    assert not loaded & {"torch", "numpy", "pydantic", "transformers"}
 
 
 def test_formats_by_content(dense: Model, tmp_path: Path) -> None:

@@ -67,12 +67,9 @@ def test_another_models_masks(dense: Model, tmp_path) -> None:
     members = sources.maskllm_members(
         {name: mask.keep() for name, mask in sources.uniform(dense.coverage).items()}
     )
-    other = {**members, "model.layers.9.mlp.up_proj.weight.mask": members[next(iter(members))]}
-    with refused():
-        dense.import_from(sources.write_npz(tmp_path / "a.npz", other))
+    other = {"model.layers.9.mlp.up_proj.weight.mask": members[next(iter(members))]}
     only_head = sources.maskllm_members({"lm_head": np.ones((40, 48), np.bool_)})
-    with refused():
-        dense.import_from(sources.write_npz(tmp_path / "b.npz", only_head))
-    twice = {**members, "model.layers.0.mlp.up_proj.mask": members["model.layers.0.mlp.up_proj.weight.mask"]}
-    with refused():
-        dense.import_from(sources.write_npz(tmp_path / "c.npz", twice))
+    twice = {"model.layers.0.mlp.up_proj.mask": members["model.layers.0.mlp.up_proj.weight.mask"]}
+    for name, found in (("a", members | other), ("b", only_head), ("c", members | twice)):
+        with refused():
+            dense.import_from(sources.write_npz(tmp_path / f"{name}.npz", found))

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from masklearn.importers.base import IMPORTERS, Importer, Published, check_known, detect_format
 from masklearn.masks.maskset import MaskSet
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import Coverage
-from patch_compile.cli.app import cli
+from tests.commands import run_here
 from tests.masklearn.importers.conftest import Model
 from tests.refusals import refused
 
@@ -60,19 +59,9 @@ def test_it_is_found_despite_unreadable_neighbours(source: Path) -> None:
 
 def test_the_command_imports_it(dense: Model, source: Path, tmp_path: Path) -> None:
     out = tmp_path / "masks.safetensors"
-    arguments = [
-        "import-mask",
-        source,
-        "--model",
-        dense.checkpoint.path,
-        "-o",
-        out,
-        "--tile",
-        "16x16",
-        "--json",
-    ]
-    done = CliRunner().invoke(cli, [*map(str, arguments)])
-    assert done.exit_code == 0, done.output
+    asked = ("--model", dense.checkpoint.path, "-o", out, "--tile", "16x16", "--json")
+    done = run_here("import-mask", source, *asked)
+    assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["format"] == "odd-ones"
     assert "format: odd-ones (it ends in .odd)" in done.stderr
     masks = MaskSet.load(out)

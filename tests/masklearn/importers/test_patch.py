@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from masklearn.model.checkpoint import Checkpoint
-from masklearn.model.coverage import covered_linears_of
 from masklearn.model.naming import to_stored
+from tests.masklearn.edits import edited_weights
 from tests.masklearn.importers import sources
 from tests.masklearn.importers.conftest import Model, assert_same
 from tests.refusals import refused
@@ -25,12 +25,9 @@ def test_zeros_of_the_model_itself_are_no_violation(make_dense, tmp_path) -> Non
     """Published masks are `weight != 0`, so some groups keep three weights, one or none."""
     dense = make_dense()
     rng = np.random.default_rng(3)
-    tensors = sources.raw_tensors(dense.checkpoint)
-    for name, shape in dense.coverage.linears.items():
-        weight = dense.checkpoint.read(f"{name}.weight").copy()
-        weight[rng.random(shape) < 0.03] = 0.0
-        tensors[f"{name}.weight"] = ("F32", shape, weight.tobytes())
-    sources.write_safetensors(dense.checkpoint.path / "model.safetensors", tensors)
+    with edited_weights(dense.checkpoint.path) as tensors:
+        for name, shape in dense.coverage.linears.items():
+            tensors[f"{name}.weight"][torch.from_numpy(rng.random(shape) < 0.03)] = 0.0
     dense = Model(Checkpoint.open(dense.checkpoint.path), dense.coverage)
     expected = sources.mosaics(dense.coverage, (16, 16))
     source = sources.write_npz(tmp_path / "mask.npz", sources.patch_members(dense.nonzero(expected)))
@@ -130,15 +127,8 @@ def test_a_dense_mask_has_no_tiles(dense: Model, tmp_path) -> None:
 
 def test_weights_that_are_stored_transposed(make_dense, tmp_path) -> None:
     """A Conv1D's mask has its weight's layout, [K, N]; 2:4 holds along K."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=40, n_embd=48, n_layer=1, n_head=4, n_inner=72, bos_token_id=1, eos_token_id=1
-    )
-    GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
-    checkpoint = Checkpoint.open(tmp_path / "gpt2")
-    dense = Model(checkpoint, covered_linears_of(checkpoint))
+    dense = make_dense("gpt2")
+    checkpoint = dense.checkpoint
     expected = sources.mosaics(dense.coverage, (16, 16))
     keeps = {name: to_stored(checkpoint, f"{name}.weight", mask.keep()) for name, mask in expected.items()}
     assert all(keeps[name].shape == shape[::-1] for name, shape in dense.coverage.linears.items())

@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -7,12 +5,14 @@ import torch
 from masklearn.importers.inference import nonzero
 from masklearn.masks.kinds.table import DENSE, FAMILIES, PRUNED, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask, kept_per_group
-from masklearn.masks.maskset import MaskSet
 from masklearn.masks.tiles import grid_shape
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.prune import write_pruned_checkpoint
+from tests.masklearn.edits import edited_weights
 from tests.masklearn.importers import sources
 from tests.masklearn.importers.conftest import Model, assert_same
+from tests.masklearn.mask_sets import set_of
+from tests.mosaics import IN_16_BITS
 from tests.mosaics import mosaic as random_mosaic
 from tests.refusals import refused
 
@@ -22,7 +22,7 @@ from tests.refusals import refused
 def test_a_pruned_model_gives_its_masks_back(make_dense, tmp_path, tile, dtype) -> None:
     dense = make_dense(dtype=dtype, shard="40KB")
     expected = sources.mosaics(dense.coverage, tile)
-    masks = MaskSet(expected, method="x", seed=0, base_model="", base_sha256="", ratio_asked=0.1)
+    masks = set_of(expected)
     write_pruned_checkpoint(dense.checkpoint, masks, tmp_path / "pruned")
     imported = dense.import_from(tmp_path / "pruned")
     for name, mask in expected.items():
@@ -48,29 +48,6 @@ def test_zeros_of_either_sign_and_beyond_the_pattern(dense: Model, tmp_path) -> 
     assert f"{zeros / masks.weights:.4f} of the weights are zero" in " ".join(dense.notes)
 
 
-def test_dead_rows_do_not_change_the_tile_size(dense: Model, tmp_path) -> None:
-    expected = sources.mosaics(dense.coverage, (32, 16))
-    keeps = {name: mask.keep().copy() for name, mask in expected.items()}
-    name = "model.layers.0.mlp.up_proj"
-    dense_row = int(np.flatnonzero(~expected[name].tiles.all(axis=1))[0])
-    keeps[name][32 * dense_row : 32 * dense_row + 20] = False
-    imported = dense.import_from(sources.write_pruned(tmp_path / "pruned", dense.checkpoint, keeps))
-    assert_same(
-        {key: mask for key, mask in imported.items() if key != name},
-        {key: mask for key, mask in expected.items() if key != name},
-    )
-    np.testing.assert_array_equal(imported[name].tiles, expected[name].tiles)
-
-
-def test_uniform_two_four_is_any_tile(dense: Model, tmp_path) -> None:
-    keeps = {name: mask.keep() for name, mask in sources.uniform(dense.coverage).items() if "mlp" in name}
-    masks = dense.import_from(sources.write_pruned(tmp_path / "pruned", dense.checkpoint, keeps))
-    assert all(
-        mask.tile == (128, 128) and mask.tiles.all() == ("mlp" in name) for name, mask in masks.items()
-    )
-    assert "tile: 128x128 (the largest that loses no 2:4 area)" in dense.notes
-
-
 def test_tiles_that_are_nearly_two_four_are_said(dense: Model, tmp_path) -> None:
     keeps = {name: mask.keep() for name, mask in sources.uniform(dense.coverage).items()}
     keeps["model.layers.0.mlp.up_proj"][3, 4:8] = True
@@ -92,17 +69,18 @@ def test_models_that_are_not_pruned_two_four(dense: Model, tmp_path) -> None:
 def test_damaged_sources(dense: Model, tmp_path) -> None:
     keeps = {name: mask.keep() for name, mask in sources.uniform(dense.coverage).items()}
     source = sources.write_pruned(tmp_path / "pruned", dense.checkpoint, keeps)
-    good = sources.raw_tensors(dense.checkpoint)
     name = "model.layers.0.mlp.up_proj.weight"
-    nan = np.full((72, 48), np.nan, np.float32).tobytes()
-    for change in (
-        {name: ("F32", (72, 48), nan)},
-        {name: ("F32", (48, 72), bytes(4 * 72 * 48))},
-        {name: ("I8", (72, 48), bytes(72 * 48))},
-        {name: None},
+    whole = (source / "model.safetensors").read_bytes()
+    for fault in (
+        torch.full((72, 48), torch.nan),
+        torch.zeros(48, 72),
+        torch.zeros(72, 48, dtype=torch.int8),
+        None,
     ):
-        tensors = {key: value for key, value in (good | change).items() if value is not None}
-        sources.write_safetensors(source / "model.safetensors", tensors)
+        (source / "model.safetensors").write_bytes(whole)
+        with edited_weights(source) as tensors:
+            tensors.pop(name)
+            tensors.update({} if fault is None else {name: fault})
         with refused():
             dense.import_from(source)
     (source / "model.safetensors").rename(source / "pytorch_model.bin")
@@ -112,32 +90,18 @@ def test_damaged_sources(dense: Model, tmp_path) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_tiny_weights_survive_infinity_is_refused(make_dense, dtype) -> None:
-    dense = make_dense(dtype=dtype)
-    name = "model.layers.0.mlp.up_proj"
-    weight = dense.checkpoint.torch(f"{name}.weight").clone()
+    dense, name = make_dense(dtype=dtype), "model.layers.0.mlp.up_proj.weight"
     tiny = torch.nextafter(torch.zeros((), dtype=dtype), torch.ones((), dtype=dtype))
-    weight[0, :4] = torch.stack([tiny, -tiny, torch.zeros((), dtype=dtype), -torch.zeros((), dtype=dtype)])
-    code, shape = dense.checkpoint.entry(f"{name}.weight").dtype, (72, 48)
-    for value, said in ((None, None), (float("inf"), "NaN or infinity"), (float("-inf"), "NaN or infinity")):
-        if value is not None:
-            weight[1, 1] = value
-        data = weight.view(torch.uint8).numpy().tobytes()
-        tensors = sources.raw_tensors(dense.checkpoint) | {f"{name}.weight": (code, shape, data)}
-        path = dense.checkpoint.path.parent / f"changed{value}"
-        path.mkdir()
-        sources.write_safetensors(path / "model.safetensors", tensors)
-        (path / "config.json").write_text(json.dumps(dense.checkpoint.config))
-        checkpoint = Checkpoint.open(path)
-        if said:
-            with refused():
-                nonzero(checkpoint, f"{name}.weight")
+    for value in (1.0, float("inf"), float("-inf")):
+        with edited_weights(dense.checkpoint.path) as tensors:
+            tensors[name][0, :4] = torch.stack([tiny, -tiny, 0 * tiny, 0 * -tiny])
+            tensors[name][1, 1] = value
+        checkpoint = Checkpoint.open(dense.checkpoint.path)
+        if value == 1.0:
+            assert nonzero(checkpoint, name)[0, :4].tolist() == [True, True, False, False]
         else:
-            assert nonzero(checkpoint, f"{name}.weight")[0, :4].tolist() == [
-                True,
-                True,
-                False,
-                False,
-            ]
+            with refused():
+                nonzero(checkpoint, name)
 
 
 @pytest.mark.parametrize("model_type", ["phi3", "gpt2", "gpt_neox", "mixtral", "gemma3", "bert"])
@@ -145,7 +109,7 @@ def test_checkpoints_of_other_layouts(make_dense, tmp_path, model_type) -> None:
     """Layouts are fused, transposed, renamed, with experts, below a prefix, and an encoder's."""
     dense = make_dense(model_type)
     expected = sources.mosaics(dense.coverage, (16, 16))
-    masks = MaskSet(expected, method="x", seed=0, base_model="", base_sha256="", ratio_asked=0.1)
+    masks = set_of(expected)
     write_pruned_checkpoint(dense.checkpoint, masks, tmp_path / "pruned")
     assert_same(dense.import_from(tmp_path / "pruned"), expected)
 
@@ -175,36 +139,24 @@ def test_each_tile_gets_its_tightest_kind(make_dense, tmp_path) -> None:
         assert (found[name].kinds[(kinds[name] >= 2)] == 3).all()
 
 
-@pytest.mark.parametrize("tile", [(16, 64), (64, 64), (32, 128), (64, 192)])
-def test_n16_tile_sizes_are_inferred(make_dense, tmp_path, tile) -> None:
-    dense = make_dense(hidden_size=192, intermediate_size=384, num_hidden_layers=1)
-    expected = {
-        name: random_mosaic(shape, tile, seed)
-        for seed, (name, shape) in enumerate(dense.coverage.linears.items())
-    }
-    keeps = {name: mask.keep() for name, mask in expected.items()}
-    source = sources.write_pruned(tmp_path / "pruned", dense.checkpoint, keeps)
-    masks = dense.import_from(source, kinds=",".join(PRUNED))
-    assert (
-        f"tile: {tile[0]}x{tile[1]} (the largest that takes no more bytes than smaller tiles)" in dense.notes
-    )
-    for name, mask in expected.items():
-        np.testing.assert_array_equal(masks[name].keep(), keeps[name])
-        np.testing.assert_array_equal(masks[name].kinds, mask.kinds)
+WITH_6_8 = DENSE, TWO_FOUR, PRUNED["6:8"]
 
 
-@pytest.mark.parametrize("tile", [(16, 16), (64, 64)])
-def test_6_8_tiles_are_found(make_dense, tmp_path, tile) -> None:
+@pytest.mark.parametrize(
+    ("tile", "kinds"),
+    [((16, 16), WITH_6_8), ((64, 64), WITH_6_8), ((32, 128), IN_16_BITS), ((64, 192), IN_16_BITS)],
+)
+def test_named_kinds_are_found_with_their_tile_size(make_dense, tmp_path, tile, kinds) -> None:
     dense = make_dense(hidden_size=192, intermediate_size=384, num_hidden_layers=1)
-    kinds = DENSE, TWO_FOUR, PRUNED["6:8"]
+    names = ",".join(kind.name for kind in kinds if kind is not DENSE)
     expected = {
         name: random_mosaic(shape, tile, seed, kinds)
         for seed, (name, shape) in enumerate(dense.coverage.linears.items())
     }
     keeps = {name: mask.keep() for name, mask in expected.items()}
     source = sources.write_pruned(tmp_path / "pruned", dense.checkpoint, keeps)
-    masks = dense.import_from(source, kinds="2:4,6:8")
-    assert any(note.startswith(f"tile: {tile[0]}x{tile[1]} ") for note in dense.notes)
+    masks = dense.import_from(source, kinds=names)
+    assert any(note.startswith(f"tile: {tile[0]}x{tile[1]} (the largest that ") for note in dense.notes)
     for name, mask in expected.items():
         np.testing.assert_array_equal(masks[name].keep(), keeps[name])
         np.testing.assert_array_equal(masks[name].kinds, mask.kinds)
@@ -241,5 +193,3 @@ def test_errors_of_kinds_say_what_was_sought(make_dense, tmp_path) -> None:
     assert "too few tiles of these kinds to find it by; `tile` names another" in " ".join(dense.notes)
     with refused():
         dense.import_from(dense.checkpoint.path, tile=(64, 32), kinds="8:16")
-    with refused():
-        dense.import_from(dense.checkpoint.path)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from masklearn.masks.kinds.allowed import (
+from masklearn.choice.menu import (
     AUTO_KINDS,
     allowed_kinds,
     left_out_of_auto,

@@ -7,7 +7,7 @@ from masklearn.masks.name_globs import (
     kind_of,
     kinds_of,
     matches,
-    parse_pairs,
+    parse_lists,
     parse_pattern,
     short_kinds,
 )
@@ -66,4 +66,4 @@ def test_expressions_beyond_re_limits_are_refused(expression: str) -> None:
 
 def test_commas_are_parsed_in_linear_time() -> None:
     expression = "re:" + "," * 300_000
-    assert list(parse_pairs(f"a=1,{expression}=0.3", "RATIO")) == [("a", "1"), (expression, "0.3")]
+    assert parse_lists(f"a=1,{expression}=0.3", str, "ratio") == [("a", ("1",)), (expression, ("0.3",))]

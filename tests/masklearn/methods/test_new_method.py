@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 
 from masklearn.feed import Feed
-from masklearn.learning import learn
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.tiles import GROUP, grid_shape, tile_sums
 from masklearn.methods import Candidate, Candidates, Method
 from masklearn.methods.gradient.prior import Prior, write_prior
 from masklearn.recipe import LearnRecipe
-from masklearn.traits import METHODS, Repair, Requires
+from masklearn.traits import METHODS, Requires
 from tests.conftest import ModelMaker
-from tests.masklearn.methods.gradient.tasks import make_task
+from tests.masklearn.conftest import Tiny
 from tests.refusals import refused
 from tests.sources.onnx_model import graphs
 from tests.sources.onnx_model.learning import learn as learn_onnx
 
 TILE = (32, 32)
+SETTINGS = {"method": "first-two", "ratio": 0.3, "tile": TILE, "repair": None}
 
 
 class FirstTwo(Method):
@@ -50,18 +50,6 @@ def entered(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(METHODS, kind.name, kind)
 
 
-def recipe(text_file: Path, **settings: Any) -> LearnRecipe:
-    given = {
-        "method": "first-two",
-        "ratio": 0.3,
-        "tile": TILE,
-        "calib": str(text_file),
-        "windows": 4,
-        "length": 16,
-    }
-    return LearnRecipe(**(given | settings))
-
-
 def check(masks: Any) -> None:
     assert any(mask.tiles.any() for mask in masks.values())
     for mask in masks.values():
@@ -70,26 +58,18 @@ def check(masks: Any) -> None:
         assert np.array_equal(~kept[..., 2], ~kept[..., 3])
 
 
-def test_a_checkpoint_is_learned_by_it(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
-    found = learn(make_model(), recipe(text_file), tmp_path / "s")
+def test_a_checkpoint_is_learned_by_it(make_model: ModelMaker, tiny: Tiny) -> None:
+    found = tiny.learn(make_model())
     check(found.masks)
     assert found.masks.method == "first-two"
     assert abs(found.masks.ratio - 0.3) * found.masks.weights < TILE[0] * TILE[1]
     assert found.masks.record.text is None and found.masks.record.repair is None
 
 
-def test_its_masks_are_repaired_when_asked(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
-    given = recipe(text_file, repair=Repair.DISTILL, repair_steps=2, device="cpu")
-    found = learn(make_model(), given, tmp_path / "s")
-    check(found.masks)
-    assert found.masks.record.repair.steps == 2
-    assert found.checkpoint.new is not None and found.checkpoint.new.names()
-
-
-def test_masks_that_train_may_start_from_it(make_model: ModelMaker, text_file: Path, tmp_path: Path) -> None:
-    task = make_task(make_model(), text_file, tmp_path / "s", method="patch-joint", prior="first-two")
-    write_prior(task, tmp_path / "prior")
-    prior = Prior(tmp_path / "prior")
+def test_masks_that_train_may_start_from_it(make_model: ModelMaker, tiny: Tiny) -> None:
+    task = tiny.task(make_model(), method="patch-joint", prior="first-two")
+    write_prior(task, tiny.folder / "prior")
+    prior = Prior(tiny.folder / "prior")
     for name, shape in task.coverage.linears.items():
         assert not prior[name].pattern.any()
         assert prior.score(name).shape == grid_shape(shape, TILE)
@@ -106,7 +86,7 @@ def test_settings_without_onnx_support_are_named(tmp_path: Path) -> None:
         learn_onnx(path, tmp_path, method="wanting")
 
 
-def test_a_recipe_knows_it(text_file: Path) -> None:
-    assert not recipe(text_file).trains and recipe(text_file, method="wanting").trains
+def test_a_recipe_knows_it(tiny: Tiny) -> None:
+    assert not tiny.recipe().trains and tiny.recipe(method="wanting").trains
     with refused():
         LearnRecipe.parse({"method": "first-three"})

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from masklearn.feed import Group
@@ -20,43 +19,42 @@ from masklearn.stream.feed import CheckpointFeed
 from masklearn.stream.moments import output_energy
 from masklearn.text.calibrate import token_pool
 from tests.conftest import ModelMaker
-from tests.masklearn.tasks import task_of
+from tests.masklearn.conftest import Tiny
+from tests.masklearn.edits import edited_weights
 
-RECIPE = LearnRecipe(method="magnitude", tile=(32, 32))
+TILE = (32, 32)
+SETTINGS = {"tile": TILE, "device": "cpu"}
 
 
-def run(method: str, path: Path, recipe: LearnRecipe) -> dict[str, Candidate]:
-    found = method_of(method).candidates(CheckpointFeed(task_of(path, recipe)))
+def run(tiny: Tiny, method: str, path: Path, **settings: Any) -> dict[str, Candidate]:
+    found = method_of(method).candidates(CheckpointFeed(tiny.task(path, method=method, **settings)))
     return {name: candidates[TWO_FOUR] for name, candidates in found}
 
 
-def test_pruned_magnitudes_are_scored_over_the_mean(make_model: ModelMaker) -> None:
+def test_pruned_magnitudes_are_scored_over_the_mean(make_model: ModelMaker, tiny: Tiny) -> None:
     path = make_model(dtype=torch.float16)
-    candidates = run("magnitude", path, RECIPE)
+    candidates = run(tiny, "magnitude", path)
     assert list(candidates) == list(covered_linears(path).linears)
     for name, candidate in candidates.items():
         weight = Checkpoint.open(path).torch(f"{name}.weight").double().numpy()
-        magnitudes = np.sort(np.abs(weight).reshape(weight.shape[0], -1, 4), axis=-1)
-        kept = np.where(PATTERNS[candidate.pattern], np.abs(weight).reshape(weight.shape[0], -1, 4), 0).sum(
-            -1
-        )
+        groups = np.abs(weight).reshape(weight.shape[0], -1, 4)
+        magnitudes = np.sort(groups, axis=-1)
+        kept = np.where(PATTERNS[candidate.pattern], groups, 0).sum(-1)
         np.testing.assert_allclose(kept, magnitudes[..., 2:].sum(-1))
         lost = (magnitudes[..., :2] ** 2).sum(-1)
         np.testing.assert_allclose(candidate.score[0, 0], lost[:32, :8].sum() / (weight**2).mean(), rtol=1e-5)
         np.testing.assert_allclose(candidate.score.sum(), lost.sum() / (weight**2).mean(), rtol=1e-5)
 
 
-def test_a_linear_of_zeros_costs_nothing(make_model: ModelMaker) -> None:
+def test_a_linear_of_zeros_costs_nothing(make_model: ModelMaker, tiny: Tiny) -> None:
     path = make_model()
-    tensors = load_file(path / "model.safetensors")
-    tensors["model.layers.0.self_attn.q_proj.weight"].zero_()
-    save_file(tensors, path / "model.safetensors", {"format": "pt"})
-    candidate = run("magnitude", path, RECIPE)["model.layers.0.self_attn.q_proj"]
+    with edited_weights(path) as tensors:
+        tensors["model.layers.0.self_attn.q_proj.weight"].zero_()
+    candidate = run(tiny, "magnitude", path)["model.layers.0.self_attn.q_proj"]
     assert not candidate.score.any()
     assert not candidate.pattern.any()  # ties keep the first two
 
 
-TILE = (32, 32)
 # test_blocks compares the inputs of every architecture; here is one of each layout of names and weights.
 _LAYOUTS = ("llama", "mistral", "qwen2", "qwen3")
 
@@ -89,32 +87,28 @@ def pruned(weight: np.ndarray, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 @pytest.mark.parametrize("model_type", _LAYOUTS)
-def test_block_by_block_equals_the_whole_model(make_model, text_file: Path, model_type: str) -> None:
+def test_block_by_block_equals_the_whole_model(make_model, tiny: Tiny, model_type: str) -> None:
     path = make_model(model_type, shard="30KB", dtype=torch.bfloat16)
-    recipe = LearnRecipe(tile=TILE, calib=str(text_file), windows=6, length=20, device="cpu", include=("*",))
-    candidates, expected = run("wanda", path, recipe), whole_model(path, recipe)
+    settings = {"windows": 6, "length": 20, "include": ("*",)}
+    candidates, expected = run(tiny, "wanda", path, **settings), whole_model(path, tiny.recipe(**settings))
     assert sorted(candidates) == sorted(expected)
     for name, (codes, cost) in expected.items():
         np.testing.assert_array_equal(candidates[name].pattern, codes)
         np.testing.assert_allclose(candidates[name].score, cost, rtol=1e-4)
 
 
-def test_head_alone_is_scored_from_its_own_inputs(make_model: ModelMaker, text_file: Path) -> None:
-    path = make_model()
-    recipe = LearnRecipe(tile=TILE, calib=str(text_file), windows=2, length=20, include=("lm_head",))
-    candidates, expected = run("wanda", path, recipe), whole_model(path, recipe)
+def test_head_alone_is_scored_from_its_own_inputs(make_model: ModelMaker, tiny: Tiny) -> None:
+    path, settings = make_model(), {"windows": 2, "length": 20, "include": ("lm_head",)}
+    candidates, expected = run(tiny, "wanda", path, **settings), whole_model(path, tiny.recipe(**settings))
     assert list(candidates) == ["lm_head"]
     np.testing.assert_array_equal(candidates["lm_head"].pattern, expected["lm_head"][0])
 
 
-def test_scores_add_up_to_held_out_error(make_model: ModelMaker, text_file: Path) -> None:
+def test_scores_add_up_to_held_out_error(make_model: ModelMaker, tiny: Tiny, text_file: Path) -> None:
     """As a share of the output's energy there. The solve saw the other windows, and few of them."""
     words = sorted({*text_file.read_text().split()})
     text_file.write_text(" ".join(Random(0).choices(words, k=400)))
-    recipe = LearnRecipe(
-        method="sparsegpt", criterion="relative", calib=str(text_file), windows=8, length=20, tile=TILE
-    )
-    path = make_model()
+    path, settings = make_model(), {"criterion": "relative", "windows": 8, "length": 20}
     expected: dict[str, float] = {}
     fitted: dict[str, float] = {}
 
@@ -127,8 +121,8 @@ def test_scores_add_up_to_held_out_error(make_model: ModelMaker, text_file: Path
             fitted[name] = output_energy(lost, group.moment) / output_energy(weight, group.moment)
         return {name: {} for name in group.weights}
 
-    list(CheckpointFeed(task_of(path, recipe)).moments(see, 8, "test"))
-    candidates = run("sparsegpt", path, recipe)
+    list(CheckpointFeed(tiny.task(path, method="sparsegpt", **settings)).moments(see, 8, "test"))
+    candidates = run(tiny, "sparsegpt", path, **settings)
     assert candidates.keys() == expected.keys()
     for name, candidate in candidates.items():
         np.testing.assert_allclose(candidate.score.sum(), expected[name], rtol=1e-3)

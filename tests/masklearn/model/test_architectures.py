@@ -1,4 +1,3 @@
-import json
 import re
 from pathlib import Path
 
@@ -8,25 +7,13 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from masklearn.model.architectures import longest_window
-from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears
 from masklearn.model.known_architectures import ARCHITECTURES
-from masklearn.model.models import auto_class, meta_model
+from masklearn.model.models import auto_class
 from tests.conftest import ModelMaker
 from tests.families import FAMILIES, MIXTURES, RENAMED, UNEXPORTABLE
-from tests.masklearn.architectures import every
 from tests.masklearn.model.test_structure import REFUSED
 from tests.refusals import refused
-
-
-@pytest.mark.parametrize("model_type", every())
-def test_parts_are_those_of_the_model(make_model: ModelMaker, model_type: str) -> None:
-    row = ARCHITECTURES[model_type]
-    model = meta_model(Checkpoint.open(make_model(model_type)))
-    assert len(model.get_submodule(row.blocks)) == 3
-    assert row.blocks.startswith(row.base)
-    assert row.encoder or model.get_submodule(row.head) is model.get_output_embeddings()
-    assert all(model.get_submodule(name) is not None for name in row.tail)
 
 
 def test_the_longest_window_fits_the_model(make_model: ModelMaker) -> None:
@@ -46,15 +33,6 @@ def test_the_longest_window_fits_the_model(make_model: ModelMaker) -> None:
         with pytest.raises((IndexError, RuntimeError)):
             whole(torch.full((1, expected + 1), 5))
     assert longest_window(ARCHITECTURES["llama"], whole.config) is None
-
-
-@pytest.mark.parametrize("model_type", ["whisper", "t5"])
-def test_refused_by_name_with_the_reason(make_model: ModelMaker, model_type: str) -> None:
-    path = make_model()
-    config = json.loads((path / "config.json").read_text()) | {"model_type": model_type}
-    (path / "config.json").write_text(json.dumps(config))
-    with refused():
-        _ = Checkpoint.open(path).architecture
 
 
 def test_fused_experts_are_refused_in_words(make_model: ModelMaker, tmp_path: Path) -> None:

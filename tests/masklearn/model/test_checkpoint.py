@@ -4,10 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from masklearn.model.checkpoint import Checkpoint
 from tests.conftest import ModelMaker
+from tests.masklearn.edits import edited_weights
 from tests.refusals import refused
 
 
@@ -111,24 +112,11 @@ def test_fingerprint_sees_one_bit_of_weight_or_config(make_model: ModelMaker) ->
 
 def test_weights_that_are_not_finite_are_named(make_model: ModelMaker) -> None:
     path = make_model()
-    tensors = load_file(path / "model.safetensors")
-    tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = float("nan")
-    tensors["model.layers.1.mlp.up_proj.weight"][4, 5] = float("-inf")
-    save_file(tensors, path / "model.safetensors", {"format": "pt"})
+    with edited_weights(path) as tensors:
+        tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = float("nan")
+        tensors["model.layers.1.mlp.up_proj.weight"][4, 5] = float("-inf")
     with refused():
         Checkpoint.open(path).read_finite("model.layers.1.mlp.up_proj.weight")
-
-
-def break_index(path: Path, weight_map: object) -> None:
-    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-
-
-def test_shard_that_the_index_names_is_missing(make_model: ModelMaker) -> None:
-    path = make_model(shard="30KB")
-    gone = sorted(path.glob("*.safetensors"))[1]
-    gone.unlink()
-    with refused():
-        Checkpoint.open(path)
 
 
 def test_broken_link(make_model: ModelMaker, tmp_path: Path) -> None:
@@ -138,117 +126,58 @@ def test_broken_link(make_model: ModelMaker, tmp_path: Path) -> None:
         Checkpoint.open(snapshot)
 
 
-def test_an_index_naming_wrong_shards_is_refused(make_model: ModelMaker) -> None:
-    path = make_model()
-    break_index(path, {"model.norm.weight": "model.safetensors", "other": "model.safetensors"})
-    with refused():
-        Checkpoint.open(path)
+def index(weight_map: object) -> bytes:
+    return json.dumps({"weight_map": weight_map}).encode()
 
 
-@pytest.mark.parametrize("weight_map", [{}, None, ["model.safetensors"]])
-def test_index_without_a_map(make_model: ModelMaker, weight_map: object) -> None:
-    path = make_model()
-    break_index(path, weight_map)
-    with refused():
-        Checkpoint.open(path)
-
-
-def test_lone_surrogates_are_no_json(make_model: ModelMaker) -> None:
-    path = make_model()
-    break_index(path, {"model.norm.weight": "\ud800"})
-    with refused():
-        Checkpoint.open(path)
-
-
-@pytest.mark.parametrize(
-    "file",
-    ["", ".", "..", "../other/model.safetensors", "sub/model.safetensors", "sub\\model.safetensors", "/etc/passwd",
-     "model.safetensors\0", "model.safetensors\n", 7, None, ["model.safetensors"], {"a": "b"}]
-)  # fmt: skip
-def test_index_that_names_no_file_of_the_folder(make_model: ModelMaker, file: object) -> None:
-    """A path that exists is refused too, because it leaves the folder."""
-    path = make_model()
-    for other in (path.parent / "other", path / "sub"):
-        other.mkdir()
-        (other / "model.safetensors").write_bytes((path / "model.safetensors").read_bytes())
-    break_index(path, {"model.norm.weight": file})
-    with refused():
-        Checkpoint.open(path)
-
-
-def test_index_with_an_absolute_path_into_the_folder(make_model: ModelMaker) -> None:
-    path = make_model()
-    break_index(path, {"model.norm.weight": str(path.absolute() / "model.safetensors")})
-    with refused():
-        Checkpoint.open(path)
-
-
-@pytest.mark.parametrize("file", ["n" * 5000, "folder", "nowhere.safetensors"])
-def test_index_that_names_what_is_no_file(make_model: ModelMaker, file: str) -> None:
-    path = make_model()
-    (path / "folder").mkdir()
-    break_index(path, {"model.norm.weight": file})
-    with refused():
-        Checkpoint.open(path)
+NO_FILES = [
+    "", ".", "..", "../other/model.safetensors", "sub/model.safetensors", "sub\\model.safetensors", "/etc/passwd",
+    "HERE/model.safetensors", "model.safetensors\0", "model.safetensors\n", "\ud800", "sub", "nowhere.safetensors",
+    "n" * 5000, 7, None, ["model.safetensors"], {"a": "b"}, float("nan"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        pytest.param(b"[" * 200_000, id="arrays"),
-        pytest.param(b'{"weight_map": ' * 200_000, id="objects"),
+        *(index({"model.norm.weight": file}) for file in NO_FILES),
+        *(index(one) for one in ({}, None, ["model.safetensors"], "model.safetensors")),
         b'{"weight_map": {"a": "\xff\xfe"}}',
         b"",
         b'["model.safetensors"]',
         b'"model.safetensors"',
-        b'{"weight_map": "model.safetensors"}',
-        b'{"weight_map": {"a": NaN}}',
+        pytest.param(b"[" * 200_000, id="arrays"),
+        pytest.param(b'{"weight_map": ' * 200_000, id="objects"),
     ],
 )
-def test_malformed_index(make_model: ModelMaker, content: bytes) -> None:
+def test_an_index_that_names_no_shards_is_refused(make_model: ModelMaker, content: bytes) -> None:
+    """A path that exists is refused too, because it leaves the folder, and one into the folder, because it is no name."""
     path = make_model()
-    (path / "model.safetensors.index.json").write_bytes(content)
+    for other in (path.parent / "other", path / "sub"):
+        other.mkdir()
+        (other / "model.safetensors").write_bytes((path / "model.safetensors").read_bytes())
+    (path / "model.safetensors.index.json").write_bytes(content.replace(b"HERE", bytes(path.absolute())))
     with refused():
         Checkpoint.open(path)
 
 
-def test_invalid_config_text_is_refused(make_model: ModelMaker) -> None:
-    path = make_model()
-    for content in (b'{"a": ' * 200_000, b"\xff\xfe{}"):
-        (path / "config.json").write_bytes(content)
-        with refused():
-            Checkpoint.open(path)
-
-
-def test_truncated_shard(make_model: ModelMaker) -> None:
-    path = make_model()
-    weights = path / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    with refused():
-        Checkpoint.open(path)
-
-
-def test_no_directory_no_config_no_weights(tmp_path: Path) -> None:
-    with refused():
-        Checkpoint.open(tmp_path / "nowhere")
-    with refused():
-        Checkpoint.open(tmp_path)
-    (tmp_path / "config.json").write_text("{")
-    with refused():
-        Checkpoint.open(tmp_path)
-    (tmp_path / "config.json").write_text("[]")
-    with refused():
-        Checkpoint.open(tmp_path)
-    (tmp_path / "config.json").write_text("{}")
+@pytest.mark.parametrize(
+    "config",
+    [None, b"{", b"[]", b"{}", pytest.param(b'{"a": ' * 200_000, id="nested"), b"\xff\xfe{}"],
+)
+def test_a_folder_that_is_no_model_is_refused(tmp_path: Path, config: bytes | None) -> None:
+    if config is not None:
+        (tmp_path / "config.json").write_bytes(config)
     with refused():
         Checkpoint.open(tmp_path)
 
 
-def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
+def test_pickled_and_missing_weights_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     torch.save({"w": torch.ones(1)}, tmp_path / "pytorch_model.bin")
-    with refused():
-        Checkpoint.open(tmp_path)
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with refused():
+            Checkpoint.open(folder)
 
 
 def test_reading_leaves_the_file_alone(make_model: ModelMaker) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file, save_file
 
 from masklearn.model.architectures import ARCHITECTURES
 from masklearn.model.checkpoint import Checkpoint
@@ -15,6 +14,7 @@ from masklearn.model.config_shapes import describe_checkpoint
 from masklearn.model.coverage import Coverage, covered_linears, covered_linears_of
 from tests.conftest import ModelMaker
 from tests.masklearn.architectures import every
+from tests.masklearn.edits import edited_weights
 from tests.refusals import refused
 
 
@@ -118,17 +118,16 @@ def test_patterns_choose_among_the_same_names(
 
 def test_a_pooler_that_the_checkpoint_lacks(make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_model("bert")
-    weights = load_file(path / "model.safetensors")
-    kept = {name: weight for name, weight in weights.items() if "pooler" not in name}
-    save_file(kept, path / "model.safetensors", {"format": "pt"})
+    with edited_weights(path) as weights:
+        for name in [name for name in weights if "pooler" in name]:
+            del weights[name]
     check(*both(path, monkeypatch))
 
 
 def test_a_missing_weight_is_named(make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_model()
-    weights = load_file(path / "model.safetensors")
-    del weights["model.layers.0.mlp.up_proj.weight"]
-    save_file(weights, path / "model.safetensors", {"format": "pt"})
+    with edited_weights(path) as weights:
+        del weights["model.layers.0.mlp.up_proj.weight"]
     monkeypatch.setattr("masklearn.model.coverage.is_installed", lambda _: False)
     with refused():
         covered_linears(path)

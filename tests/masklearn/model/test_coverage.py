@@ -1,24 +1,18 @@
-import json
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from masklearn.model.architectures import ARCHITECTURES
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears
 from tests.conftest import ModelMaker
 from tests.masklearn.architectures import every
+from tests.masklearn.edits import edit_config, edited_weights
 from tests.refusals import refused
 
 KINDS = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
          "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]  # fmt: skip
-
-
-def edit_config(path: Path, **settings: object) -> None:
-    config = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps(config | settings))
 
 
 ATTENTION = {
@@ -118,25 +112,11 @@ def test_what_lies_outside_the_blocks(make_model, model_type: str, name: str, re
     assert (name in included.linears) is ("unless included" in reason)
 
 
-def test_a_transposed_weight_of_another_shape(make_model: ModelMaker) -> None:
-    path = make_model("gpt2")
-    edit_config(path, n_inner=80)
-    with refused():
-        covered_linears(path)
-
-
-@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "qwen3"])
-def test_blocks_are_covered_and_the_head_is_not(make_model: ModelMaker, model_type: str) -> None:
-    path = make_model(model_type)
-    coverage = covered_linears(path)
-    assert list(coverage.linears) == [f"model.layers.{i}.{kind}" for i in range(3) for kind in KINDS]
-    checkpoint = Checkpoint.open(path)
-    assert all(checkpoint.shape(f"{name}.weight") == shape for name, shape in coverage.linears.items())
-    assert coverage.skipped == {"lm_head": "the output head is left dense unless included by name"}
-
-
 def test_include_and_exclude(make_model: ModelMaker) -> None:
     path = make_model()
+    assert covered_linears(path).skipped == {
+        "lm_head": "the output head is left dense unless included by name"
+    }
     assert list(covered_linears(path, ["*.q_proj", "lm_head"]).linears) == [
         *(f"model.layers.{i}.self_attn.q_proj" for i in range(3)),
         "lm_head",
@@ -175,56 +155,38 @@ def test_no_weight_is_read(make_model: ModelMaker, monkeypatch: pytest.MonkeyPat
     assert len(covered_linears(make_model(shard="30KB")).linears) == 21
 
 
-def test_pattern_that_is_no_regular_expression(make_model: ModelMaker) -> None:
+@pytest.mark.parametrize("exclude", ["re:(", "*"])
+def test_patterns_that_leave_nothing_are_refused(make_model: ModelMaker, exclude: str) -> None:
     with refused():
-        covered_linears(make_model(), exclude=["re:("])
+        covered_linears(make_model(), exclude=[exclude])
 
 
-def test_everything_excluded(make_model: ModelMaker) -> None:
-    with refused():
-        covered_linears(make_model(), exclude=["*"])
-
-
-def test_unknown_architecture_lists_the_covered(make_model: ModelMaker) -> None:
-    path = make_model()
-    edit_config(path, model_type="mamba")
-    with refused():
-        covered_linears(path)
-
-
-def test_quantised_checkpoint(make_model: ModelMaker) -> None:
-    path = make_model()
-    edit_config(path, quantization_config={"quant_method": "fp8"})
-    with refused():
-        covered_linears(path)
-
-
-def test_config_that_describes_no_model(make_model: ModelMaker) -> None:
-    path = make_model()
-    edit_config(path, num_hidden_layers="many")
-    with refused():
-        covered_linears(path)
-
-
-def test_config_of_another_size(make_model: ModelMaker) -> None:
-    path = make_model()
-    edit_config(path, intermediate_size=80)
-    with refused():
-        covered_linears(path)
-
-
-def test_missing_weight(make_model: ModelMaker) -> None:
-    path = make_model()
-    edit_config(path, num_hidden_layers=4)
+@pytest.mark.parametrize(
+    ("model_type", "settings"),
+    [
+        *(
+            ("llama", {"model_type": kind})
+            for kind in ("mamba", "whisper", "nobody", ["llama"], {"a": 1}, 4, None)
+        ),
+        ("llama", {"quantization_config": {"quant_method": "fp8"}}),
+        ("llama", {"intermediate_size": 80}),
+        ("llama", {"num_hidden_layers": 4}),
+        ("gpt2", {"n_inner": 80}),
+    ],
+)
+def test_configs_of_other_models_are_refused(
+    make_model: ModelMaker, model_type: str, settings: dict[str, Any]
+) -> None:
+    path = make_model(model_type)
+    edit_config(path, **settings)
     with refused():
         covered_linears(path)
 
 
 def test_weight_of_a_quantised_dtype(make_model: ModelMaker) -> None:
     path = make_model()
-    tensors = load_file(path / "model.safetensors")
     name = "model.layers.0.self_attn.q_proj.weight"
-    tensors[name] = tensors[name].to(torch.float8_e4m3fn)
-    save_file(tensors, path / "model.safetensors", {"format": "pt"})
+    with edited_weights(path) as tensors:
+        tensors[name] = tensors[name].to(torch.float8_e4m3fn)
     with refused():
         covered_linears(path)

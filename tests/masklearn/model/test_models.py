@@ -1,22 +1,19 @@
-import json
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers import AutoModelForMaskedLM
 
-from masklearn.learning import learn
-from masklearn.masks.maskset import MaskSet
 from masklearn.model.architectures import ARCHITECTURES
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears
 from masklearn.model.linears import linear_modules, read_linear
 from masklearn.model.models import auto_class, load_model, meta_model
-from masklearn.recipe import LearnRecipe
 from tests.conftest import ModelMaker
 from tests.masklearn.architectures import every
-from tests.mosaics import random_mask
+from tests.masklearn.edits import edit_config
+from tests.masklearn.mask_sets import random_masks
 from tests.refusals import refused
 
 
@@ -47,33 +44,16 @@ def test_tied_weights_are_one_parameter(make_model: ModelMaker) -> None:
 
 def test_config_of_no_model(make_model: ModelMaker) -> None:
     path = make_model("gpt2")
-    config = json.loads((path / "config.json").read_text()) | {"n_head": 5}
-    (path / "config.json").write_text(json.dumps(config))
+    edit_config(path, n_head=5)
     with refused():
         meta_model(Checkpoint.open(path))
-
-
-def test_a_masked_model_has_only_mask_zeros(make_model: ModelMaker, tmp_path: Path) -> None:
-    path = make_model()
-    masks = learn(path, LearnRecipe(method="magnitude", tile=(32, 32), ratio=0.3), tmp_path).masks
-    dense = AutoModelForCausalLM.from_pretrained(path).state_dict()
-    for name, tensor in load_model(path, masks).state_dict().items():
-        mask = masks.get(name.removesuffix(".weight"))
-        expected = (
-            dense[name] if mask is None else torch.where(torch.from_numpy(mask.keep()), dense[name], 0.0)
-        )
-        assert torch.equal(tensor, expected)
 
 
 @pytest.mark.parametrize("model_type", every())
 def test_masks_reach_the_weights_of_every_layout(make_model: ModelMaker, model_type: str) -> None:
     """Layouts include transposed weights, fused experts and names that differ from the module's."""
     path = make_model(model_type)
-    checkpoint, linears = Checkpoint.open(path), covered_linears(path).linears
-    masks = MaskSet(
-        {name: random_mask(shape, (32, 32), 0.5, i)[0] for i, (name, shape) in enumerate(linears.items())},
-        method="random", seed=0, base_model="x", base_sha256="", ratio_asked=0.25,
-    )  # fmt: skip
+    checkpoint, masks = Checkpoint.open(path), random_masks(covered_linears(path, ["*"]).linears)
     masked, dense = load_model(path, masks), load_model(path)
     assert type(masked) is type(auto_class(ARCHITECTURES[model_type]).from_pretrained(path))
     for name, linear in linear_modules(masked, checkpoint).items():
@@ -84,9 +64,8 @@ def test_masks_reach_the_weights_of_every_layout(make_model: ModelMaker, model_t
             assert torch.equal(weight, read_linear(checkpoint, name))
 
 
-def test_masks_of_another_model(make_model: ModelMaker, tmp_path: Path) -> None:
-    masks = learn(make_model(), LearnRecipe(method="magnitude", tile=(32, 32)), tmp_path).masks
+@pytest.mark.parametrize("sizes", [{"intermediate_size": 64}, {"num_hidden_layers": 2}])
+def test_masks_of_another_model(make_model: ModelMaker, sizes: dict[str, int]) -> None:
+    masks = random_masks(covered_linears(make_model()).linears)
     with refused():
-        load_model(make_model(intermediate_size=64), masks)
-    with refused():
-        load_model(make_model(num_hidden_layers=2), masks)
+        load_model(make_model(**sizes), masks)

@@ -55,10 +55,12 @@ def test_models_unknown_to_transformers_are_refused(
     path = make_model()
     claim_config(path, model_type="own")
     with nothing_runs(path, monkeypatch):
-        for load in (load_config, lambda path: load_pretrained(AutoModelForCausalLM, path, torch.float32)):
-            with refused():
-                load(path)
-        for load in (load_model, lambda path: meta_model(Checkpoint.open(path))):
+        for load in (
+            load_config,
+            lambda path: load_pretrained(AutoModelForCausalLM, path, torch.float32),
+            load_model,
+            lambda path: meta_model(Checkpoint.open(path)),
+        ):
             with refused():
                 load(path)
 
@@ -72,18 +74,7 @@ def test_tokenizers_unknown_to_transformers_are_refused(
         load_tokenizer(path)
 
 
-def test_a_faulty_config_is_explained(make_model: ModelMaker) -> None:
-    path = make_model()
-    config = json.loads((path / "config.json").read_text())
-    for content in (config | {"hidden_size": "wide"}, config | {"model_type": "nobody knows it"}):
-        (path / "config.json").write_text(json.dumps(content))
-        with refused():
-            load_config(path)
-
-
-def test_a_folder_that_holds_no_model_is_explained(tmp_path: Path) -> None:
-    with refused():
-        load_pretrained(AutoModelForCausalLM, tmp_path, torch.float32)
+DEEP = "[" * 100_000
 
 
 @pytest.mark.parametrize(
@@ -95,35 +86,27 @@ def test_a_folder_that_holds_no_model_is_explained(tmp_path: Path) -> None:
         ("tokenizer.json", {"model": {"type": "WordLevel", "vocab": {}, "unk_token": "<unk>"}}),
         ("tokenizer.json", {"decoder": {"type": "Nobody knows it"}}),
         ("tokenizer.json", {"added_tokens": 4}),
+        ("tokenizer.json", DEEP),
+        ("tokenizer_config.json", DEEP),
+        ("config.json", DEEP),
+        ("config.json", {"hidden_size": "wide"}),
+        ("config.json", {"model_type": "nobody knows it"}),
+        ("config.json", {"text_config": {}}),
     ],
 )
-def test_a_faulty_tokenizer_is_explained(make_model: ModelMaker, file: str, content: Any) -> None:
+def test_a_faulty_file_is_explained(make_model: ModelMaker, file: str, content: Any) -> None:
     path = make_model()
     kept = json.loads((path / file).read_text())
-    (path / file).write_text(json.dumps(kept | content if isinstance(content, dict) else content))
-    with refused():
-        load_tokenizer(path)
-
-
-def test_a_missing_folder_has_no_tokenizer(tmp_path: Path) -> None:
-    with refused():
-        load_tokenizer(tmp_path / "missing")
-
-
-@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json", "config.json"])
-def test_deep_nesting_is_explained(make_model: ModelMaker, file: str) -> None:
-    path = make_model()
-    (path / file).write_text("[" * 100_000)
+    text = json.dumps(kept | content if isinstance(content, dict) else content)
+    (path / file).write_text(content if content == DEEP else text)
     with refused():
         (load_config if file == "config.json" else load_tokenizer)(path)
 
 
-def test_a_class_without_text_model_is_explained(make_model: ModelMaker) -> None:
-    path = make_model()
-    config = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps(config | {"text_config": {}}))
-    with refused():
-        load_config(path)
+def test_a_missing_folder_is_explained(tmp_path: Path) -> None:
+    for load in (load_config, load_tokenizer):
+        with refused():
+            load(tmp_path / "missing")
 
 
 def test_a_huge_tokenizer_is_not_read(make_model: ModelMaker) -> None:

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 from compressed_tensors.config import SparsityCompressionConfig
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, CompressedTensorsConfig
 
-from masklearn.masks.maskset import MaskSet
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears, covered_linears_of
 from masklearn.model.folder import left_out
@@ -18,7 +17,8 @@ from masklearn.model.models import load_model
 from masklearn.model.prune import masked_weight, write_compressed, write_pruned_checkpoint
 from masklearn.quant.grid import Grid, storable
 from masklearn.quant.table import INT4, INT8, W8A8, WeightType
-from tests.mosaics import random_mask
+from tests.masklearn.edits import edited_weights
+from tests.masklearn.mask_sets import random_masks, set_of
 from tests.refusals import refused
 
 
@@ -30,32 +30,17 @@ def test_pruned_weights_are_plus_zero():
     )
 
 
-@pytest.mark.parametrize("shard", ["5GB", "20KB"])
-def test_pruned_checkpoints_load_in_transformers(make_model, tmp_path, shard):
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    source = make_model(shard=shard)
+def test_a_pruned_checkpoint_says_what_it_is(make_model, tmp_path):
+    """Its weights: tests/masklearn/test_every_architecture.py."""
+    source, out = make_model(), tmp_path / "pruned"
+    masks = random_masks(covered_linears(source).linears)
     (source / "pytorch_model.bin").write_bytes(b"never copied")
-    linears = covered_linears(source).linears
-    masks = MaskSet(
-        {name: random_mask(shape, (32, 32), 0.5, i)[0] for i, (name, shape) in enumerate(linears.items())},
-        method="random", seed=0, base_model="x", base_sha256="", ratio_asked=0.25,
-    )  # fmt: skip
-    out = tmp_path / "pruned"
     write_pruned_checkpoint(Checkpoint.open(source), masks, out)
     assert not (out / "pytorch_model.bin").exists()
     written = json.loads((out / "config.json").read_text())
-    assert set(written.pop("sparsity_config")["targets"]) <= set(linears)
+    assert set(written.pop("sparsity_config")["targets"]) <= set(masks)
     assert written == json.loads((source / "config.json").read_text())
     AutoTokenizer.from_pretrained(out)
-    before = AutoModelForCausalLM.from_pretrained(source).state_dict()
-    after = AutoModelForCausalLM.from_pretrained(out).state_dict()
-    assert before.keys() == after.keys()
-    for name, weight in before.items():
-        linear = name.removesuffix(".weight")
-        expected = weight * torch.from_numpy(masks[linear].keep()) if linear in masks else weight
-        assert torch.equal(after[name], expected), name
 
 
 def copied_of(contents, source, out):
@@ -63,8 +48,7 @@ def copied_of(contents, source, out):
     for name, text in contents.items():
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_text(text)
-    masks = MaskSet({}, method="none", seed=0, base_model="x", base_sha256="", ratio_asked=0.0)
-    write_pruned_checkpoint(Checkpoint.open(source), masks, out)
+    write_pruned_checkpoint(Checkpoint.open(source), set_of({}), out)
     copied = {name for name in contents if (out / name).is_file()}
     assert all((out / name).read_text() == contents[name] for name in copied)
     return copied
@@ -136,40 +120,20 @@ def test_no_copy_has_more_permissions_than_its_source(make_model, tmp_path):
     }
     for name, mode in modes.items():
         (source / name).chmod(mode)
-    masks = MaskSet({}, method="none", seed=0, base_model="x", base_sha256="", ratio_asked=0.0)
-    write_pruned_checkpoint(Checkpoint.open(source), masks, tmp_path / "out")
+    write_pruned_checkpoint(Checkpoint.open(source), set_of({}), tmp_path / "out")
     umask = os.umask(0)
     os.umask(umask)
     for name, mode in modes.items():
         assert (tmp_path / "out" / name).stat().st_mode & 0o777 == (mode | 0o600) & 0o666 & ~umask, name
 
 
-@pytest.mark.parametrize("spelling", ["absolute", "relative"])
-def test_an_index_neither_reads_nor_overwrites_outside(make_model, tmp_path, spelling):
-    """The shard is a valid file outside the folder, so only its name is wrong."""
-    source, victim = make_model(), tmp_path / "victim.safetensors"
-    (source / "model.safetensors").rename(victim)
-    before = victim.read_bytes()
-    with safe_open(victim, "np") as shard:
-        file = str(victim) if spelling == "absolute" else "../victim.safetensors"
-        index = {"weight_map": dict.fromkeys(shard.keys(), file)}
-    (source / "model.safetensors.index.json").write_text(json.dumps(index))
-    masks = MaskSet({}, method="none", seed=0, base_model="x", base_sha256="", ratio_asked=0.0)
-    with refused():
-        write_pruned_checkpoint(Checkpoint.open(source), masks, tmp_path / "out" / "model")
-    assert victim.read_bytes() == before
-    assert not (tmp_path / "out").exists()
-
-
-TILE = (32, 32)
+WIDE = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 1}
 
 
 def write(source, out, masks):
-    """Write the pruned model, and return the block."""
-    found = MaskSet(masks, method="random", seed=0, base_model="x", base_sha256="", ratio_asked=0.25)
-    write_pruned_checkpoint(Checkpoint.open(source), found, out)
-    config = json.loads((out / "config.json").read_text())
-    return found, config.get("sparsity_config")
+    """Write the pruned model, and return the block of its config that describes the masks."""
+    write_pruned_checkpoint(Checkpoint.open(source), masks, out)
+    return json.loads((out / "config.json").read_text()).get("sparsity_config")
 
 
 def zeros(folder):
@@ -183,14 +147,11 @@ def test_a_mosaic_is_described_by_what_it_is(make_model, tmp_path):
     source = make_model()
     linears = covered_linears(source).linears
     dense = next(iter(linears))
-    masks = {
-        name: random_mask(shape, TILE, 0.0 if name == dense else 0.5, i)[0]
-        for i, (name, shape) in enumerate(linears.items())
-    }
-    found, block = write(source, tmp_path / "out", masks)
+    found = set_of({**random_masks(linears), dense: random_masks(linears, share=0.0)[dense]})
+    block = write(source, tmp_path / "out", found)
     read = SparsityCompressionConfig.load_from_registry(block["format"], **block)
     assert read.format == "dense" and read.sparsity_structure == "unstructured"
-    assert read.targets == [name for name in found if masks[name].tiles.any()]
+    assert read.targets == [name for name in found if found[name].tiles.any()]
     assert dense not in read.targets and read.targets
     zeroed, weights = zeros(tmp_path / "out")
     assert found.zeroed == zeroed and read.global_sparsity == pytest.approx(zeroed / weights)
@@ -200,25 +161,14 @@ def test_a_mosaic_is_described_by_what_it_is(make_model, tmp_path):
     assert mosaic["kinds"]["2:4"] == pytest.approx(2 * found.ratio)
 
 
-def test_one_kind_of_tiles_is_a_structure(make_model, tmp_path):
-    source = make_model()
-    masks = {
-        name: random_mask(shape, TILE, 1.0, 0)[0] for name, shape in covered_linears(source).linears.items()
-    }
-    _, block = write(source, tmp_path / "out", masks)
-    assert block["sparsity_structure"] == "2:4" and block["mosaic"]["kinds"] == {"2:4": 1.0}
-
-
 def test_pruning_again_includes_the_last_block(make_model, tmp_path):
     source = make_model()
     linears = covered_linears(source).linears
-    half = {name: random_mask(shape, TILE, 0.5, i)[0] for i, (name, shape) in enumerate(linears.items())}
-    _, first = write(source, tmp_path / "half", half)
-    whole = {name: random_mask(shape, TILE, 1.0, 0)[0] for name, shape in linears.items()}
-    _, second = write(tmp_path / "half", tmp_path / "whole", whole)
+    first = write(source, tmp_path / "half", random_masks(linears))
+    second = write(tmp_path / "half", tmp_path / "whole", random_masks(linears, share=1.0))
     assert first["sparsity_structure"] == "unstructured" and second["sparsity_structure"] == "2:4"
-    none = {name: random_mask(shape, TILE, 0.0, 0)[0] for name, shape in linears.items()}
-    _, third = write(tmp_path / "half", tmp_path / "none", none)
+    assert second["mosaic"]["kinds"] == {"2:4": 1.0}
+    third = write(tmp_path / "half", tmp_path / "none", random_masks(linears, share=0.0))
     assert third is None and np.isclose(first["mosaic"]["ratio"], 0.25, atol=0.1)
 
 
@@ -268,9 +218,7 @@ KINDS: dict[str, Any] = {
     ids=str,
 )
 def test_transformers_loads_the_very_weights(kinds: str, dtype: torch.dtype, make_model: Any) -> None:
-    from transformers import AutoModelForCausalLM
-
-    path: Path = make_model(dtype=dtype, hidden_size=128, intermediate_size=256, num_hidden_layers=1)
+    path: Path = make_model(dtype=dtype, **WIDE)
     out = path.with_name("compressed")
     write_compressed(Checkpoint.open(path), on_grids(path, KINDS[kinds]), out)
     expected = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).state_dict()
@@ -282,9 +230,7 @@ def test_transformers_loads_the_very_weights(kinds: str, dtype: torch.dtype, mak
 
 def test_transformers_rounds_the_inputs_too(make_model: Any) -> None:
     """compressed-tensors divides the largest input by 127.5, not by 127: its errors are other errors of the same size."""
-    from transformers import AutoModelForCausalLM
-
-    path: Path = make_model(dtype=torch.float32, hidden_size=128, intermediate_size=256, num_hidden_layers=1)
+    path: Path = make_model(**WIDE)
     out, ids = path.with_name("compressed"), torch.arange(24)[None] % 40
     write_compressed(Checkpoint.open(path), on_grids(path, KINDS["w8a8"]), out)
     plain, ours = load_model(path)(ids).logits, load_model(out)(ids).logits
@@ -294,9 +240,7 @@ def test_transformers_rounds_the_inputs_too(make_model: Any) -> None:
 
 @pytest.mark.parametrize("shard", ["5GB", "60KB"])
 def test_we_read_the_very_weights_and_grids(make_model: Any, shard: str) -> None:
-    path: Path = make_model(
-        shard=shard, dtype=torch.bfloat16, hidden_size=128, intermediate_size=256, num_hidden_layers=1
-    )
+    path: Path = make_model(shard=shard, dtype=torch.bfloat16, **WIDE)
     grids, out = on_grids(path, KINDS["mixed"]), path.with_name("compressed")
     dense = Checkpoint.open(path)
     steps: list[tuple[str, int, int]] = []
@@ -321,15 +265,13 @@ def test_we_read_the_very_weights_and_grids(make_model: Any, shard: str) -> None
 
 
 def test_scales_beyond_16_bits_are_written_in_32(make_model: Any) -> None:
-    from transformers import AutoModelForCausalLM, CompressedTensorsConfig
-
-    path: Path = make_model(dtype=torch.float16, hidden_size=128, intermediate_size=256, num_hidden_layers=1)
+    path: Path = make_model(dtype=torch.float16, **WIDE)
     checkpoint = Checkpoint.open(path)
     name = "model.layers.0.self_attn.q_proj"
     grid = Grid(INT8, np.full(128, 0.0123456, np.float32))
     values = grid.values(np.arange(128 * 128).reshape(128, 128).astype(np.int8), np.dtype(np.float16))
-    tensors = load_file(path / "model.safetensors") | {f"{name}.weight": torch.from_numpy(values)}
-    save_file(tensors, path / "model.safetensors", {"format": "pt"})
+    with edited_weights(path) as tensors:
+        tensors[f"{name}.weight"] = torch.from_numpy(values)
     out = path.with_name("compressed")
     write_compressed(checkpoint, {name: grid}, out)
     stored = Checkpoint.open(out, as_stored=True)
@@ -351,7 +293,7 @@ def test_models_beyond_the_format_are_refused(make_model: Any, tmp_path: Path) -
 
 
 def test_a_weight_off_its_grid_is_a_fault(make_model: Any, tmp_path: Path) -> None:
-    path: Path = make_model(hidden_size=128, intermediate_size=256, num_hidden_layers=1)
+    path: Path = make_model(**WIDE)
     grids = on_grids(path, KINDS["int8"])
     name = next(iter(grids))
     wrong = grids | {name: Grid(INT8, grids[name].scales * np.float32(1.5))}

@@ -1,6 +1,5 @@
 """Linears of type w8a8 round their inputs to int8 in every model that is made of their checkpoint."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +10,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from masklearn.model.checkpoint import Checkpoint
-from masklearn.model.folder import CONFIG, ROUNDED_INPUTS, rounded_inputs_setting
+from masklearn.model.folder import ROUNDED_INPUTS, rounded_inputs_setting
 from masklearn.model.models import load_model
 from masklearn.model.rounded_inputs import quantise, round_inputs, round_inputs_of
 from masklearn.stream.blocks import stream_blocks
 from masklearn.stream.moments import input_moments
 from masklearn.training.model import training_model
 from tests.conftest import ModelMaker
+from tests.masklearn.edits import edit_config
 from tests.refusals import refused
 
 DOWN = "model.layers.0.mlp.down_proj"
@@ -82,8 +82,7 @@ def test_linears_of_one_input_share_its_rounding() -> None:
 
 
 def with_rounded(path: Path, *linears: str) -> Path:
-    config = json.loads((path / CONFIG).read_text())
-    (path / CONFIG).write_text(json.dumps(config | {ROUNDED_INPUTS: rounded_inputs_setting(linears)}))
+    edit_config(path, **{ROUNDED_INPUTS: rounded_inputs_setting(linears)})
     return path
 
 
@@ -118,8 +117,7 @@ def test_other_copies_round_what_they_are_told(make_model: ModelMaker) -> None:
 )
 def test_another_setting_of_inputs_is_refused(make_model: ModelMaker, value: object) -> None:
     path = make_model("llama")
-    config = json.loads((path / CONFIG).read_text())
-    (path / CONFIG).write_text(json.dumps(config | {ROUNDED_INPUTS: value}))
+    edit_config(path, **{ROUNDED_INPUTS: value})
     with refused():
         Checkpoint.open(path)
 

@@ -1,7 +1,5 @@
 """A model that reads its weights in each run computes what the whole model computes."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -12,6 +10,7 @@ from masklearn.model.models import load_model
 from masklearn.model.streamed import streamed_model
 from tests.conftest import ModelMaker
 from tests.masklearn.architectures import LANGUAGE_MODELS, every
+from tests.masklearn.edits import edit_config
 from tests.refusals import refused
 
 
@@ -46,9 +45,8 @@ def test_sixteen_bits_are_computed_in(make_model: ModelMaker) -> None:
 
 def test_weights_of_another_shape_are_refused(make_model: ModelMaker) -> None:
     path = make_model()
-    config = json.loads((path / "config.json").read_text())
-    for changed in ({"intermediate_size": 32}, {"num_hidden_layers": 4}):
-        (path / "config.json").write_text(json.dumps(config | changed))
+    for changed in ({"intermediate_size": 32}, {"intermediate_size": 72, "num_hidden_layers": 4}):
+        edit_config(path, **changed)
         checkpoint = Checkpoint.open(path)
         with refused():
             streamed_model(checkpoint, read_of(checkpoint))

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from masklearn.model.architectures import ARCHITECTURES, architecture_at
@@ -14,9 +13,9 @@ from masklearn.model.coverage import covered_linears, covered_linears_of
 from masklearn.model.known_architectures import Architecture
 from masklearn.model.naming import from_stored, tied_name
 from masklearn.model.structure import structure_of
-from masklearn.stream.blocks import stream_blocks
 from tests.conftest import ModelMaker
 from tests.families import FAMILIES, IN_EVERY_RUN, MIXTURES, RENAMED, write_family
+from tests.masklearn.stream.logits import check_logits
 from tests.refusals import refused
 
 WINDOWS = np.random.default_rng(0).integers(2, 60, (2, 16))
@@ -36,13 +35,7 @@ def row_of(path: Path) -> Architecture:
 def test_streamed_blocks_give_transformers_logits(name: str, tmp_path: Path) -> None:
     path = write_family(tmp_path / "model", name)
     model = AutoModelForCausalLM.from_pretrained(path).eval()
-    for block in stream_blocks(Checkpoint.open(path), WINDOWS, "cpu", head=True):
-        if block.is_head:
-            for window, hidden in zip(WINDOWS, block.hidden, strict=True):
-                with torch.no_grad():
-                    expected = model(input_ids=torch.from_numpy(window)[None]).logits
-                    torch.testing.assert_close(block.run(hidden), expected, rtol=1e-3, atol=1e-4)
-    assert block.is_head
+    assert check_logits(path, model, WINDOWS, rtol=1e-3)[-1]
     coverage = covered_linears(path)
     assert coverage.linears and not any(
         "experts." in linear for linear in coverage.linears if "shared" not in linear

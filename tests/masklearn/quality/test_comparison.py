@@ -5,17 +5,32 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears_of
-from masklearn.model.linears import read_linear
+from masklearn.model.linears import linear_modules, read_linear, write_linear
 from masklearn.model.models import load_model
 from masklearn.model.modules import as_linears
+from masklearn.model.store import WeightStore
 from masklearn.quality.comparison import compare_models, divergences
 from tests.conftest import ModelMaker
-from tests.masklearn.quality.halving import WINDOWS, halved, silent
+from tests.masklearn.edits import edited_weights
 from tests.refusals import refused
+
+WINDOWS = np.random.default_rng(0).integers(2, 22, (3, 20))
+
+
+def silent(*_: object) -> None: ...
+
+
+def halved(path: Path, scratch: Path) -> Checkpoint:
+    """The checkpoint with every other weight along K set to zero."""
+    checkpoint, store = Checkpoint.open(path), WeightStore(scratch)
+    for name in covered_linears_of(checkpoint).linears:
+        weight = read_linear(checkpoint, name)
+        weight[:, ::2] = 0.0
+        write_linear(store, checkpoint, name, weight)
+    return checkpoint.with_weights(store)
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gemma2", "gpt2", "mixtral"])
@@ -51,8 +66,6 @@ def test_predictions_are_those_of_whole_models(
 
 def whole(path: Path, pruned: Checkpoint) -> torch.nn.Module:
     """The pruned model as transformers runs it, with experts as separate linears."""
-    from masklearn.model.linears import linear_modules
-
     model = load_model(path)
     linears = linear_modules(model, Checkpoint.open(path))
     for name in covered_linears_of(pruned).linears:
@@ -110,15 +123,10 @@ def test_the_same_model_differs_in_nothing(make_model: ModelMaker) -> None:
 
 def test_an_activation_that_overflows_is_named(make_model: ModelMaker) -> None:
     path = make_model("llama")
-    file = path / "model.safetensors"
-    tensors = load_file(file)
-    for name in ("gate", "up", "down"):
-        tensors[f"model.layers.1.mlp.{name}_proj.weight"] *= 1e14
-    broken = path.with_name("broken")
-    broken.mkdir()
-    for other in path.iterdir():
-        (broken / other.name).write_bytes(other.read_bytes())
-    save_file(tensors, broken / "model.safetensors", {"format": "pt"})
+    broken = make_model("llama")
+    with edited_weights(broken) as tensors:
+        for name in ("gate", "up", "down"):
+            tensors[f"model.layers.1.mlp.{name}_proj.weight"] *= 1e14
     with refused():
         compare_models(Checkpoint.open(path), Checkpoint.open(broken), [], WINDOWS, "cpu", silent)
 
@@ -128,10 +136,7 @@ def test_it_is_the_kl_of_whole_models(make_model: ModelMaker, tmp_path: Path, mo
     path = make_model(model_type)
     pruned = halved(path, tmp_path / "w")
     found = divergences(pruned, [Checkpoint.open(path), pruned], WINDOWS, "cpu", silent)
-    dense, other = load_model(path), load_model(path)
-    state = other.state_dict()
-    for name in covered_linears_of(pruned).linears:
-        state[f"{name}.weight"].copy_(pruned.torch(f"{name}.weight"))
+    dense, other = load_model(path), whole(path, pruned)
     ids = torch.from_numpy(WINDOWS)
     with torch.no_grad():
         p, q = other(ids).logits.log_softmax(-1), dense(ids).logits.log_softmax(-1)

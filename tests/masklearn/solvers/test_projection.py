@@ -11,7 +11,7 @@ from masklearn.solvers.alps import solve_group, solve_rows
 from masklearn.solvers.obs import inverse_factor, solve_linear
 from masklearn.solvers.obs import solve_group as solve_group_by_obs
 from masklearn.solvers.projection import Codes, Projection
-from tests.masklearn.solvers.problems import damped, problem
+from tests.masklearn.solvers.problems import eliminate, output_error, problem
 
 KINDS = np.array([[1, 2, 0, 8], [2, 8, 3, 1]], np.uint8)  # of 16 x 64 tiles of a linear of 24 x 256
 SHAPE, TILE = (24, 256), (16, 64)
@@ -34,11 +34,6 @@ def check_kept(values: torch.Tensor) -> None:
             assert (kind.family.groups(tile).sum(-1) == kind.kept).all()
 
 
-def error(weight: torch.Tensor, values: torch.Tensor, hessian: torch.Tensor) -> float:
-    change = (weight - values).double()
-    return float((change @ damped(hessian.double()) * change).sum())
-
-
 def test_alps_beats_sparsegpt_for_every_kind() -> None:
     weight, hessian, allowed = mixed()
     values, codes = solve_rows(weight, hessian, 0.01, "linear", pytest.fail, allowed)
@@ -48,7 +43,7 @@ def test_alps_beats_sparsegpt_for_every_kind() -> None:
     check_kept(greedy.weight)
     assert torch.equal(greedy.weight != 0, allowed.keep(greedy.codes))
     fitted, _ = solve_rows(weight, hessian, 0.01, "linear", pytest.fail, allowed, greedy.codes)
-    errors = [error(weight, one, hessian) for one in (greedy.weight, fitted, values)]
+    errors = [output_error(weight, one, hessian) for one in (greedy.weight, fitted, values)]
     assert errors[1] < 0.97 * errors[0] and errors[2] < 0.98 * errors[1]
 
 
@@ -57,27 +52,26 @@ def test_sparsegpt_chooses_codes_when_it_reaches_them() -> None:
     weight, hessian, allowed = mixed()
     solved = solve_linear(weight, inverse_factor(hessian.clone(), 0.01, "linear", pytest.fail), allowed)
     pruned = ~allowed.keep(solved.codes)
-    w, inverse = weight.double().clone(), torch.linalg.inv(damped(hessian.double()))
-    loss = torch.zeros_like(w)
-    for j in range(256):
-        if j == 64:  # the costs of the second slab as they are now choose its codes
-            upper = torch.linalg.cholesky(inverse[64:, 64:], upper=True).diagonal()[:64]
-            costs = (w[:16, 64:128] / upper).square()
-            eight = PRUNED["8:16"].family
-            assert eight is not None
-            assert torch.equal(eight.best(costs.float(), 8), solved.codes.masks["n:16"][:16, 4:8])
-        if j == 200:  # and of the second group of 8 of the fourth slab
-            upper = torch.linalg.cholesky(inverse[200:, 200:], upper=True).diagonal()[:8]
-            six = PRUNED["6:8"].family
-            assert six is not None
-            costs = (w[:16, 200:208] / upper).square()
-            assert torch.equal(six.best(costs.float(), 6), solved.codes.masks["6:8"][:16, 25:26])
-        gone = w[:, j] * pruned[:, j]
-        loss[:, j] = gone.square() / inverse[j, j]
-        w[:, j:] -= (gone / inverse[j, j])[:, None] * inverse[j, j:]
-        w[:, j] *= ~pruned[:, j]
-        inverse = inverse - inverse[:, j, None] * inverse[None, j] / inverse[j, j]
-        inverse[j, j] = 1.0
+    chosen = {  # by the costs as they are at their first column: columns, kind, codes
+        64: (64, PRUNED["8:16"], solved.codes.masks["n:16"][:16, 4:8]),  # the second slab
+        200: (
+            8,
+            PRUNED["6:8"],
+            solved.codes.masks["6:8"][:16, 25:26],
+        ),  # the second group of 8 of the fourth slab
+    }
+
+    def prunes(w: torch.Tensor, j: int, inverse: torch.Tensor) -> torch.Tensor:
+        if j in chosen:
+            size, kind, codes = chosen.pop(j)
+            upper = torch.linalg.cholesky(inverse[j:, j:], upper=True).diagonal()[:size]
+            costs = (w[:16, j : j + size] / upper).square()
+            assert kind.family is not None
+            assert torch.equal(kind.family.best(costs.float(), kind.kept), codes)
+        return pruned[:, j]
+
+    w, loss = eliminate(weight, hessian, prunes)
+    assert not chosen
     torch.testing.assert_close(solved.weight.double(), w, rtol=2e-3, atol=2e-3)
     torch.testing.assert_close(solved.loss.double(), loss.view(24, 64, 4).sum(2), rtol=1e-2, atol=1e-2)
 
@@ -90,7 +84,7 @@ def test_at_equal_zeros_a_larger_group_loses_less() -> None:
     for kind, other in ((PRUNED[one], PRUNED[two]) for one, two in pairs):
         both = [Projection.everywhere(one, (64, 256), weight.device) for one in (kind, other)]
         found = [solve_rows(weight, hessian, 0.01, "linear", pytest.fail, one)[0] for one in both]
-        assert error(weight, found[0], hessian) < 0.9 * error(weight, found[1], hessian)
+        assert output_error(weight, found[0], hessian) < 0.9 * output_error(weight, found[1], hessian)
         losses = [float(solve_linear(weight, factor, one).loss.sum()) for one in both]
         assert losses[0] < 0.9 * losses[1]
 

@@ -9,7 +9,8 @@ import torch
 from masklearn.feed import Group
 from masklearn.quant.table import INT4, INT8, QUANTISED, WeightType
 from masklearn.solvers.rounding import Rounded, round_group, round_nearest
-from tests.masklearn.solvers.problems import damped, problem
+from tests.masklearn.solvers.problems import output_error, problem
+from tests.masklearn.threads import with_one_and_two_threads
 from tests.refusals import refused
 
 TYPES = list(QUANTISED.values())
@@ -28,11 +29,6 @@ def rounded(
     group = Group({"linear": weight}, hessian, 600, 600)
     found = {"linear": (weight * kept, kept)}
     return round_group(group, found, {"linear": kind}, damping, pytest.fail)["linear"]
-
-
-def error(weight: torch.Tensor, values: torch.Tensor, hessian: torch.Tensor) -> float:
-    change = (weight - values).double()
-    return float((change @ damped(hessian.double()) * change).sum())
 
 
 @pytest.mark.parametrize("kind", TYPES, ids=str)
@@ -73,7 +69,7 @@ def test_it_loses_less_than_nearest_integers(kind: WeightType) -> None:
     kept = mask(24, 320)
     pruned = weight * kept
     near, best = round_nearest(weight, kept, kind), rounded(pruned, hessian, kept, kind)
-    assert error(pruned, best.values, hessian) < 0.6 * error(pruned, near.values, hessian)
+    assert output_error(pruned, best.values, hessian) < 0.6 * output_error(pruned, near.values, hessian)
 
 
 def test_int4_scales_take_the_better_sign() -> None:
@@ -93,13 +89,13 @@ def test_no_single_integer_could_be_better() -> None:
     weight, hessian = problem(n=3, k=64, tokens=400)
     kept = mask(3, 64)
     found = rounded(weight, hessian, kept, INT4)
-    least = error(weight, found.values, hessian)
+    least = output_error(weight, found.values, hessian)
     for row, column, step in itertools.product(range(3), range(64), (-1, 1)):
         scale = found.grid.scales[row, 0]
         changed = found.values.clone()
         changed[row, column] += step * float(scale)
         if kept[row, column] and abs(changed[row, column]) <= INT4.highest * scale:
-            assert error(weight, changed, hessian) > 0.98 * least
+            assert output_error(weight, changed, hessian) > 0.98 * least
 
 
 @pytest.mark.parametrize("kind", TYPES, ids=str)
@@ -161,12 +157,6 @@ def test_linears_of_a_group_keep_their_types() -> None:
 def test_thread_count_does_not_change_bytes(kind: WeightType) -> None:
     weight, hessian = problem(n=1100, k=128)  # more than one part
     kept = mask(1100, 128)
-    threads, found = torch.get_num_threads(), []
-    try:
-        for count in (1, 2):
-            torch.set_num_threads(count)
-            found.append(rounded(weight, hessian, kept, kind))
-    finally:
-        torch.set_num_threads(threads)
+    found = with_one_and_two_threads(lambda: rounded(weight, hessian, kept, kind))
     assert torch.equal(found[0].values, found[1].values)
     np.testing.assert_array_equal(found[0].grid.scales, found[1].grid.scales)

@@ -13,6 +13,7 @@ from masklearn.stream import block_rounding
 from masklearn.stream.block_rounding import train_rounding
 from masklearn.stream.blocks import Block, stream_blocks
 from tests.conftest import ModelMaker
+from tests.masklearn.threads import with_one_and_two_threads
 
 SIZES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1}
 
@@ -83,12 +84,10 @@ def test_rounding_that_loses_more_is_dropped(make_model: ModelMaker, monkeypatch
 
 def test_thread_count_does_not_change_bytes(make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(block_rounding, "_STEPS", 6)
-    threads, found = torch.get_num_threads(), []
-    try:
-        for count in (1, 2):
-            torch.set_num_threads(count)
-            made = rounded(make_model, length=512)
-            found.append(train_rounding(made.block, made.targets, made.found))
-    finally:
-        torch.set_num_threads(threads)
+
+    def train() -> dict[str, Replaced]:
+        made = rounded(make_model, length=512)
+        return train_rounding(made.block, made.targets, made.found)
+
+    found = with_one_and_two_threads(train)
     assert all(torch.equal(found[0][name].values, found[1][name].values) for name in found[0])

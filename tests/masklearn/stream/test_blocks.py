@@ -3,7 +3,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from masklearn.model.architectures import ARCHITECTURES
@@ -14,6 +13,8 @@ from masklearn.stream.blocks import stream_blocks
 from tests.conftest import ModelMaker
 from tests.families import write_family
 from tests.masklearn.architectures import LANGUAGE_MODELS, every
+from tests.masklearn.edits import edited_weights
+from tests.masklearn.stream.logits import check_logits
 from tests.refusals import refused
 
 WINDOWS = np.random.default_rng(0).integers(0, 40, (3, 11))
@@ -45,15 +46,7 @@ def test_streamed_inputs_equal_the_whole_models(make_model, model_type, shard) -
 def test_the_streamed_head_gives_equal_logits(make_model, model_type: str) -> None:
     path = make_model(model_type)
     whole = auto_class(ARCHITECTURES[model_type]).from_pretrained(path).eval()
-    heads = []
-    with torch.no_grad():
-        for block in stream_blocks(Checkpoint.open(path), WINDOWS, "cpu", only=[], head=True):
-            heads.append(block.is_head)
-            if block.is_head:
-                for window, hidden in zip(WINDOWS, block.hidden, strict=True):
-                    expected = whole(torch.from_numpy(window)[None]).logits
-                    torch.testing.assert_close(block.run(hidden), expected, rtol=1e-4, atol=1e-4)
-    assert heads == [False, False, False, True]
+    assert check_logits(path, whole, WINDOWS, only=[]) == [False, False, False, True]
 
 
 @pytest.mark.parametrize("name", ["bloom", "falcon", "gpt_neo"])
@@ -61,13 +54,7 @@ def test_many_blocks_may_return_tuples(tmp_path: Path, name: str) -> None:
     of_neo = {"attention_types": [[["global", "local"], 3]]} if name == "gpt_neo" else {}
     path = write_family(tmp_path / "model", name, num_hidden_layers=6, **of_neo)
     whole = AutoModelForCausalLM.from_pretrained(path).eval()
-    with torch.no_grad():
-        for block in stream_blocks(Checkpoint.open(path), WINDOWS, "cpu", head=True):
-            if block.is_head:
-                for window, hidden in zip(WINDOWS, block.hidden, strict=True):
-                    expected = whole(torch.from_numpy(window)[None]).logits
-                    torch.testing.assert_close(block.run(hidden), expected, rtol=1e-4, atol=1e-4)
-    assert block.is_head
+    assert check_logits(path, whole, WINDOWS)[-1]
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -161,12 +148,11 @@ def test_blocks_after_the_last_wanted_are_not_run(make_model: ModelMaker) -> Non
 
 def test_faults_of_the_checkpoint_are_named(make_model: ModelMaker) -> None:
     path = make_model()
-    tensors = load_file(path / "model.safetensors")
-    good = tensors.copy()
     name = "model.layers.1.post_attention_layernorm.weight"
-    for fault in (good[name] * float("inf"), good[name][:4].clone(), None):
-        changed = {k: v for k, v in (good | {name: fault}).items() if v is not None}
-        save_file(changed, path / "model.safetensors", {"format": "pt"})
+    for fault in (torch.full((48,), float("inf")), torch.ones(4), None):
+        with edited_weights(path) as tensors:
+            tensors.pop(name)
+            tensors.update({} if fault is None else {name: fault})
         with refused():
             list(stream_blocks(Checkpoint.open(path), WINDOWS))
 

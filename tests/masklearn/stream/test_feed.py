@@ -8,27 +8,21 @@ from masklearn.feed import Group, Replaced
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.rounded_inputs import round_inputs
 from masklearn.model.store import WeightStore
-from masklearn.recipe import LearnRecipe
 from masklearn.stream.blocks import stream_blocks
 from masklearn.stream.feed import CheckpointFeed
 from masklearn.stream.logits import watch_calls
 from tests.conftest import ModelMaker
-from tests.masklearn.tasks import task_of
+from tests.masklearn.conftest import Tiny
+
+SETTINGS = {"ratio": 0.0, "method": "sparsegpt", "windows": 2, "length": 32}
 
 
-def test_groups_that_are_rounded_get_weighted_moments(make_model: ModelMaker, text_file: object) -> None:
+def test_groups_that_are_rounded_get_weighted_moments(make_model: ModelMaker, tiny: Tiny) -> None:
     """Other groups have no weighted moments. Nor has the output head: errors at all of its tokens count alike."""
-    recipe = LearnRecipe(
-        ratio=0.0,
-        method="sparsegpt",
-        repair="none",
-        windows=2,
-        length=32,
-        calib=str(text_file),
-        include=("*proj", "lm_head"),
-        weights="float16,mlp.up_proj=int8,*.k_proj=int8,lm_head=int8",
-    )
-    task = task_of(make_model(tie_word_embeddings=False, num_hidden_layers=1), recipe)
+    settings = {
+        "include": ("*proj", "lm_head"), "weights": "float16,mlp.up_proj=int8,*.k_proj=int8,lm_head=int8",
+    }  # fmt: skip
+    task = tiny.task(make_model(tie_word_embeddings=False, num_hidden_layers=1), **settings)
     weighted: dict[str, bool] = {}
 
     def solve(group: Group) -> dict[str, Replaced]:
@@ -49,18 +43,9 @@ def test_groups_that_are_rounded_get_weighted_moments(make_model: ModelMaker, te
     }
 
 
-def test_w8a8_is_solved_on_rounded_inputs(make_model: ModelMaker, text_file: object) -> None:
+def test_w8a8_is_solved_on_rounded_inputs(make_model: ModelMaker, tiny: Tiny) -> None:
     """Of linears with one input, those of w8a8 get its rounded numbers, and the others the numbers as they are."""
-    recipe = LearnRecipe(
-        ratio=0.0,
-        method="sparsegpt",
-        repair="none",
-        windows=2,
-        length=32,
-        calib=str(text_file),
-        weights="w8a8,k_proj=int8",
-    )
-    task = task_of(make_model(num_hidden_layers=1), recipe)
+    task = tiny.task(make_model(num_hidden_layers=1), weights="w8a8,k_proj=int8")
     moments: dict[tuple[str, ...], torch.Tensor] = {}
 
     def solve(group: Group) -> dict[str, Replaced]:
@@ -98,13 +83,12 @@ def moments_of(feed: CheckpointFeed, windows: int) -> dict[str, Group]:
 
 
 @pytest.mark.usefixtures("fp32")
-def test_every_second_window_checks(make_model: ModelMaker, text_file: object) -> None:
+def test_every_second_window_checks(make_model: ModelMaker, tiny: Tiny) -> None:
     """Of a single window nothing is left to check."""
-    recipe = LearnRecipe(windows=5, length=16, calib=str(text_file))
-    path = make_model(num_hidden_layers=1)
-    windows = task_of(path, recipe).text.calibration()
+    path, settings = make_model(num_hidden_layers=1), {"windows": 5, "length": 16}
+    windows = tiny.task(path, **settings).text.calibration()
     name = "model.layers.0.self_attn.q_proj"
-    whole = moments_of(CheckpointFeed(task_of(path, recipe)), 5)[name]
+    whole = moments_of(CheckpointFeed(tiny.task(path, **settings)), 5)[name]
     assert (whole.rows, whole.samples) == (3 * 16, 3 * 16)
     sums: dict[int, torch.Tensor] = {}
 
@@ -118,7 +102,7 @@ def test_every_second_window_checks(make_model: ModelMaker, text_file: object) -
     torch.testing.assert_close(whole.moment, sums[0])
     assert whole.check is not None
     torch.testing.assert_close(whole.check, sums[1])
-    assert moments_of(CheckpointFeed(task_of(path, recipe)), 1)[name].check is None
+    assert moments_of(CheckpointFeed(tiny.task(path, **settings)), 1)[name].check is None
 
 
 def test_damping_grows_with_few_rows() -> None:

@@ -9,9 +9,11 @@ from masklearn.stream.hidden_states import HiddenStates, PassCheckpoints
 from tests.refusals import refused
 
 
-def filled(count: int, store: Path | None = None, **where: bool) -> tuple[HiddenStates, list[torch.Tensor]]:
+def filled(
+    count: int, store: Path | None = None, dtype: torch.dtype = torch.float32, **where: bool
+) -> tuple[HiddenStates, list[torch.Tensor]]:
     torch.manual_seed(0)
-    windows = [torch.randn(1, 5, 8) for _ in range(count)]
+    windows = [torch.randn(1, 5, 8).to(dtype) for _ in range(count)]
     states = HiddenStates(windows[0], count, store, **where)
     for i, window in enumerate(windows):
         states[i] = window
@@ -61,18 +63,10 @@ def opened(folder: Path, identity: str = "one", notes: list[str] | None = None) 
     return PassCheckpoints(folder, {"of": identity}, "scoring", said.append, lambda: None)
 
 
-def states(dtype: torch.dtype = torch.float32, *, on_disk: bool = False) -> tuple[HiddenStates, torch.Tensor]:
-    values = torch.randn(3, 1, 5, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
-    hidden = HiddenStates(values[0], 3, on_disk=on_disk)
-    for i in (1, 2):
-        hidden[i] = values[i]
-    return hidden, values
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_results_and_state_come_back_as_they_were(tmp_path: Path, dtype: torch.dtype, on_disk: bool) -> None:
-    hidden, values = states(dtype, on_disk=on_disk)
+    hidden, values = filled(3, dtype=dtype, on_disk=on_disk)
     first = opened(tmp_path / "pass")
     assert first.start(hidden, 2) == 0
     found = {"a": np.arange(6, dtype=np.uint8).reshape(2, 3), "b": np.array([0.1, np.pi])}
@@ -96,7 +90,7 @@ def test_results_and_state_come_back_as_they_were(tmp_path: Path, dtype: torch.d
 
 
 def test_another_pass_deletes_the_files(tmp_path: Path) -> None:
-    hidden, _ = states()
+    hidden, _ = filled(3)
     one = opened(tmp_path / "pass")
     one.start(hidden, 2)
     one.finish(hidden)
@@ -105,8 +99,8 @@ def test_another_pass_deletes_the_files(tmp_path: Path) -> None:
 
 
 def test_missing_space_is_reported_before_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hidden, values = states()
-    full = type("", (), {"free": 2 * values.nbytes - 1})
+    hidden, values = filled(3)
+    full = type("", (), {"free": 2 * 3 * values[0].nbytes - 1})
     monkeypatch.setattr("masklearn.stream.hidden_states.shutil.disk_usage", lambda _: full)
     with refused():
         opened(tmp_path / "pass").start(hidden, 2)

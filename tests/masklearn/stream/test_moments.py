@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from masklearn.stream.moments import input_moments, weighted_moments
+from tests.masklearn.threads import with_one_and_two_threads
 from tests.refusals import refused
 
 
@@ -165,13 +166,7 @@ def test_thread_count_does_not_change_bytes() -> None:
     block = Windows(
         [torch.randn(1, 512, 256) for _ in range(2)], lambda x: x + narrow(nn.functional.silu(wide(x)))
     )
-    threads, found = torch.get_num_threads(), []
-    try:
-        for count in (1, 2):
-            torch.set_num_threads(count)
-            found.append(moments_of({"a": wide, "b": narrow}, [["a"], ["b"]], block)[0])
-    finally:
-        torch.set_num_threads(threads)
+    found = with_one_and_two_threads(lambda: moments_of({"a": wide, "b": narrow}, [["a"], ["b"]], block)[0])
     assert all(torch.equal(found[0][name], found[1][name]) for name in "ab")
 
 

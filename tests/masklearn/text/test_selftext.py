@@ -2,10 +2,14 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
+from masklearn.model.models import load_model
+from masklearn.quality.perplexity import perplexity
 from masklearn.text import selftext
 from masklearn.text.selftext import write_text
 from tests.masklearn.architectures import LANGUAGE_MODELS, every
+from tests.masklearn.edits import edit_config
 from tests.refusals import refused
 
 
@@ -25,11 +29,6 @@ def test_windows_are_seeded_documents(make_model):
 
 def test_the_text_is_the_models_own(make_model):
     """The model finds its own tokens more likely than a uniform draw."""
-    import torch
-
-    from masklearn.model.models import load_model
-    from masklearn.quality.perplexity import perplexity
-
     model = make_model(max_position_embeddings=256)
     own = write_text(model, 8, 64, 0)
     other = np.random.default_rng(0).integers(0, 40, own.shape)
@@ -38,15 +37,16 @@ def test_the_text_is_the_models_own(make_model):
         assert perplexity(net, own) < perplexity(net, other)
 
 
-def test_a_model_without_a_start_token(make_model):
-    model = make_model(bos_token_id=None, eos_token_id=None)
+@pytest.mark.parametrize(
+    ("model_type", "settings"), [("llama", {"bos_token_id": None, "eos_token_id": None}), ("bert", {})]
+)
+def test_models_that_cannot_write_are_refused(make_model, model_type, settings):
+    """One has no token to start with, one is an encoder."""
     with refused():
-        write_text(model, 1, 8, 0)
+        write_text(make_model(model_type, **settings), 1, 8, 0)
 
 
 def test_writing_leaves_torchs_own_generator_alone(make_model):
-    import torch
-
     model = make_model()
     torch.manual_seed(3)
     expected = torch.rand(4)
@@ -55,24 +55,9 @@ def test_writing_leaves_torchs_own_generator_alone(make_model):
     assert torch.equal(torch.rand(4), expected)
 
 
-def test_documents_fit_the_learned_positions(tmp_path):
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    config = GPT2Config(
-        vocab_size=9, n_embd=8, n_layer=1, n_head=2, n_positions=20, bos_token_id=1, eos_token_id=1
-    )
-    GPT2LMHeadModel(config).save_pretrained(tmp_path)
-    text = write_text(tmp_path, 3, 20, 0)
+def test_documents_fit_the_learned_positions(make_model):
+    text = write_text(make_model("gpt2", max_position_embeddings=20), 3, 20, 0)
     assert (text[:, 0] == 1).all()
-
-
-def test_an_encoder_cannot_write(tmp_path):
-    from transformers import BertConfig, BertModel
-
-    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-    BertModel(BertConfig(vocab_size=9, **sizes)).save_pretrained(tmp_path)
-    with refused():
-        write_text(tmp_path, 1, 8, 0)
 
 
 @pytest.fixture
@@ -93,8 +78,6 @@ def number_of_weights(model):
 
 
 def test_memory_decides_type_and_writability(make_model, dtypes, monkeypatch):
-    import torch
-
     model = make_model(dtype=torch.bfloat16)
     weights = number_of_weights(model)
     for free in (6 * weights, 3 * weights, weights):
@@ -107,22 +90,12 @@ def test_memory_decides_type_and_writability(make_model, dtypes, monkeypatch):
 
 
 def test_the_text_config_may_hold_the_type(make_model, dtypes, monkeypatch):
-    import torch
-
     model = make_model("gemma3", dtype=torch.bfloat16, bos_token_id=1)
-    file = model / "config.json"
-    config = json.loads(file.read_text())
-    del config["dtype"]
-    config["text_config"]["dtype"] = "bfloat16"
-    file.write_text(json.dumps(config))
+    config = json.loads((model / "config.json").read_text())
+    edit_config(model, dtype=None, text_config=config["text_config"] | {"dtype": "bfloat16"})
     monkeypatch.setattr(selftext, "available_memory", lambda _: 3 * number_of_weights(model))
     write_text(model, 1, 8, 0)
     assert dtypes == [torch.bfloat16]
-
-
-def test_a_device_that_is_not_there(make_model):
-    with refused():
-        write_text(make_model(), 1, 8, 0, device="nonsense")
 
 
 @pytest.mark.parametrize("model_type", every(LANGUAGE_MODELS))

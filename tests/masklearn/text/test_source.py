@@ -52,11 +52,6 @@ def test_a_folder_of_one_kind(tmp_path: Path) -> None:
     assert read_text(write(tmp_path / "f", a_json=json.dumps([{"text": "y"}]))) == "y"
 
 
-def test_a_folder_of_several_kinds(tmp_path: Path) -> None:
-    with refused():
-        open_text(write(tmp_path / "d", a_txt="a", b_txt="b", c_jsonl="{}"))
-
-
 @pytest.mark.parametrize(
     "spec",
     [
@@ -95,7 +90,7 @@ def test_names_of_datasets(spec: str, dataset: tuple[str | None, ...], column: s
     assert source.on_hub
 
 
-def test_spellings_that_mean_nothing(tmp_path: Path) -> None:
+def test_spellings_and_folders_that_mean_nothing(tmp_path: Path) -> None:
     folder = write(tmp_path / "d", a_txt="a", b_csv="a,b", c_jsonl='{"text": "t"}')
     for spec in (
         "name:a:b:c:d",
@@ -103,14 +98,11 @@ def test_spellings_that_mean_nothing(tmp_path: Path) -> None:
         f"{folder}/c.jsonl::text",
         f"{folder}/c.jsonl:",
         f"{folder}/b.csv",
+        str(folder),  # of several kinds
+        str(write(tmp_path / "e")),  # without texts
     ):
         with refused():
             open_text(spec)
-
-
-def test_a_folder_without_texts(tmp_path: Path) -> None:
-    with refused():
-        open_text(tmp_path)
 
 
 def test_a_fingerprint_follows_the_text_not_its_place(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from masklearn.training.model import (
 from tests.conftest import ModelMaker
 from tests.fp32 import UNITS
 from tests.masklearn.architectures import every
-from tests.masklearn.training.masks import magnitude_masks
+from tests.masklearn.mask_sets import magnitude_masks
 
 IDS = torch.arange(2, 26).reshape(2, 12) % 20
 
@@ -34,11 +34,6 @@ def test_it_is_the_model_of_transformers(make_model: ModelMaker, model_type: str
     model = training_model(Checkpoint.open(path)).train()
     ours, theirs = last_hidden(model, IDS), last_hidden(load_model(path), IDS)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
-
-
-def test_tied_parameters_are_one(make_model: ModelMaker) -> None:
-    model = training_model(Checkpoint.open(make_model("llama", tie_word_embeddings=True)))
-    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
 def test_it_has_no_dropout(make_model: ModelMaker) -> None:

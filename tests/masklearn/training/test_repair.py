@@ -1,6 +1,5 @@
 """Repair of tiny models: the tensors it trains and leaves, runs that are cut off, and runs in several processes."""
 
-import random
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from masklearn.learning import Learned, learn
+from masklearn.learning import Learned
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.record import RepairRecord
 from masklearn.model.architectures import ARCHITECTURES
@@ -28,13 +27,12 @@ from masklearn.training import repair as module
 from masklearn.training.repair import default_rate, default_steps, repair
 from masklearn.training.student import fix_integers
 from tests.conftest import ModelMaker
-from tests.forks import Forks
 from tests.masklearn.architectures import every
-from tests.masklearn.tasks import task_of
-from tests.masklearn.training.masks import magnitude_masks
+from tests.masklearn.conftest import Tiny, task_of
+from tests.masklearn.mask_sets import magnitude_masks
+from tests.masklearn.processes import Runs
 
 pytestmark = pytest.mark.usefixtures("fp32")
-_SCRIPT = Path(__file__).with_name("run_repair.py")
 STEPS = 12
 
 
@@ -49,19 +47,21 @@ def recipe_of(text: Path, **settings: Any) -> LearnRecipe:
 class Repaired:
     """A finished repair, with all lines and progress that it showed."""
 
-    def __init__(self, path: Path, recipe: LearnRecipe, **options: Any) -> None:
+    def __init__(
+        self, path: Path, recipe: LearnRecipe, *, solved: float | None = None, **options: Any
+    ) -> None:
+        """solved: value of all weights that the repair starts from, None for the weights of the model."""
         self.said: list[str] = []
         self.shown: list[tuple[str, int, int]] = []
         self.dense = Checkpoint.open(path)
-        self.masks = magnitude_masks(self.dense)
+        self.masks = magnitude_masks(self.dense, recipe.include)
         task = task_of(path, recipe)
         self.task: Task = replace(task, note=self.said.append, progress=lambda *what: self.shown.append(what))
         self.store = WeightStore(task.scratch / "weights")
         self.new = self.dense.with_weights(self.store)
+        for name in [f"{name}.weight" for name in self.masks if solved is not None]:
+            self.store.put(name, torch.full(self.dense.shape(name), solved), self.dense.entry(name))
         self.record = repair(self.task.of(self.new), self.masks, self.store, **options)
-
-    def tensors(self) -> dict[str, bytes]:
-        return {file.name: file.read_bytes() for file in sorted(self.store.folder.iterdir())}
 
 
 @pytest.mark.parametrize("model_type", every())
@@ -101,50 +101,23 @@ def test_norms_train_but_embeddings_do_not(make_model: ModelMaker, text_file: Pa
 @pytest.mark.parametrize("include", [(), ("*",)])
 def test_a_pooler_does_not_train(make_model: ModelMaker, text_file: Path, include: tuple[str, ...]) -> None:
     """It does not influence the last hidden states, also if it has a mask."""
-    task = task_of(make_model("bert"), recipe_of(text_file, include=include, repair_steps=2))
-    masks = magnitude_masks(task.checkpoint, include=include)
-    assert ("pooler.dense" in masks) is bool(include)
-    store = WeightStore(task.scratch / "weights")
-    repair(replace(task, note=lambda _: None).of(task.checkpoint.with_weights(store)), masks, store)
-    names = set(store.names())
+    run = Repaired(make_model("bert"), recipe_of(text_file, include=include, repair_steps=2))
+    assert ("pooler.dense" in run.masks) is bool(include)
+    names = set(run.store.names())
     assert "encoder.layer.0.output.dense.bias" in names
     assert not [name for name in names if "pooler" in name]
 
 
 def test_a_covered_head_trains(make_model: ModelMaker, text_file: Path) -> None:
-    path = make_model()
-    task = task_of(path, recipe_of(text_file, include=("*",)))
-    masks = magnitude_masks(task.checkpoint, include=("*",))
-    assert "lm_head" in masks
-    store = WeightStore(task.scratch / "weights")
-    new = task.checkpoint.with_weights(store)
-    repair(replace(task, note=lambda _: None).of(new), masks, store)
-    weight = new.read("lm_head.weight")
-    assert bool((weight[~masks["lm_head"].keep()] == 0).all())
-    assert not np.array_equal(
-        weight[masks["lm_head"].keep()], task.checkpoint.read("lm_head.weight")[masks["lm_head"].keep()]
-    )
+    run = Repaired(make_model(), recipe_of(text_file, include=("*",)))
+    assert "lm_head" in run.masks
+    check_tensors(run, run.masks)
 
 
 def test_repair_starts_from_solved_weights(make_model: ModelMaker, text_file: Path) -> None:
-    path = make_model()
-    task = task_of(path, recipe_of(text_file, repair_steps=1))
-    masks, store = magnitude_masks(task.checkpoint), WeightStore(task.scratch / "weights")
-    for name in masks:  # start far from the optimum
-        weight = f"{name}.weight"
-        store.put(weight, torch.zeros(task.checkpoint.shape(weight)), task.checkpoint.entry(weight))
-    far = repair(replace(task, note=lambda _: None).of(task.checkpoint.with_weights(store)), masks, store)
-    near = Repaired(path, recipe_of(text_file, repair_steps=1)).record
+    path, recipe = make_model(), recipe_of(text_file, repair_steps=1)
+    far, near = (Repaired(path, recipe, solved=solved).record for solved in (0.0, None))
     assert far.kl_first > 1.5 * near.kl_first
-
-
-def test_it_is_the_same_every_time(make_model: ModelMaker, text_file: Path) -> None:
-    path = make_model()
-    first, second = (Repaired(path, recipe_of(text_file)) for _ in range(2))
-    assert first.record == second.record
-    assert first.tensors() == second.tensors()
-    other = Repaired(path, recipe_of(text_file, seed=1))
-    assert other.tensors() != first.tensors()
 
 
 def test_bf16_changes_little(
@@ -216,37 +189,15 @@ def test_default_repair_grows_by_root_of_weights() -> None:
     assert default_steps(7_000_000_000, 1024, "cpu") == 9
 
 
-class Runs:
-    """Repairs in processes of their own."""
-
-    def __init__(
-        self, model: Path, text: Path, folder: Path, kind: str, processes: int, **settings: Any
-    ) -> None:
-        self.settings = recipe_of(text, **settings).model_dump_json()
-        self.model, self.folder, self.kind, self.processes = model, folder, kind, processes
-
-    def start(self, name: str) -> Forks:
-        arguments = (self.model, self.settings, self.folder / name, self.kind)
-        return Forks(_SCRIPT, *arguments, count=self.processes)
-
-    def finish(self, name: str) -> dict[str, bytes]:
-        assert self.start(name).wait() == [0] * self.processes
-        return {path.name: path.read_bytes() for path in sorted((self.folder / name / "weights").iterdir())}
-
-    def kill_at(self, name: str, step: int) -> None:
-        run = self.start(name)
-        assert str(step) in run.lines()
-        run.kill()
-        assert not list((self.folder / name / "weights").iterdir())
-
-
 def test_killed_and_resumed_ends_in_same_bytes(
     make_model: ModelMaker, text_file: Path, tmp_path: Path
 ) -> None:
-    runs = Runs(make_model(), text_file, tmp_path, "alone", 1)
-    expected, step = runs.finish("whole"), random.randrange(1, STEPS)
-    runs.kill_at("cut", step)
-    assert runs.finish("cut") == expected, f"killed at step {step}"
+    runs = Runs("repair", make_model(), recipe_of(text_file), tmp_path)
+    whole, cut = (
+        {file.name: file.read_bytes() for file in folder.iterdir()}
+        for folder in (runs.finish("whole"), runs.cut_and_resumed("cut", STEPS))
+    )
+    assert whole and cut == whole
 
 
 @pytest.mark.parametrize(("kind", "model_type"), [("ddp", "bert"), ("fsdp", "llama")])
@@ -259,9 +210,8 @@ def test_two_processes_equal_a_double_batch(
     differ more than their tensor does, and bert's biases of keys, whose gradient is all roundoff, most.
     """
     model = make_model(model_type)
-    Runs(model, text_file, tmp_path, kind, 2, batch=2).finish("two")
-    Runs(model, text_file, tmp_path, "alone", 1, batch=4).finish("one")
-    two, one = (WeightStore(tmp_path / name / "weights") for name in ("two", "one"))
+    two = WeightStore(Runs("repair", model, recipe_of(text_file, batch=2), tmp_path, kind).finish("two"))
+    one = WeightStore(Runs("repair", model, recipe_of(text_file, batch=4), tmp_path).finish("one"))
     names = list(one.names())
     assert list(two.names()) == names and names
     for name in names:
@@ -270,6 +220,9 @@ def test_two_processes_equal_a_double_batch(
         assert differences.max() < 5e-3 and differences.mean() < 4e-4, name
 
 
+SETTINGS = {
+    "tile": (32, 64), "ratio": 0.3, "weights": "int4", "repair": "distill", "repair_steps": 30, "device": "cpu",
+}  # fmt: skip
 SIZES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
 
 
@@ -299,26 +252,18 @@ def test_gradients_are_those_of_the_scales(kind: WeightType) -> None:
     torch.testing.assert_close(factors.grad, expected)
 
 
-def learned(path: Path, text_file: Path, scratch: Path, said: list[str], **settings: Any) -> Learned:
-    given = {
-        "tile": (32, 64), "calib": str(text_file), "windows": 4, "length": 16, "ratio": 0.3, "weights": "int4",
-        "repair_steps": 30, "device": "cpu",
-    }  # fmt: skip
-    return learn(path, LearnRecipe.parse(given | settings), scratch, note=said.append)
-
-
 def integers_of(one: Learned) -> dict[str, np.ndarray]:
     grids = one.masks.grids
     return {name: grid.integers(one.checkpoint.read(f"{name}.weight")) for name, grid in grids.items()}
 
 
 def test_scales_train_and_integers_stay(
-    make_model: ModelMaker, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_model: ModelMaker, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = make_model(**SIZES)
     said: list[str] = []
     monkeypatch.setattr(module, "_LEARNING_RATE_OF_SCALES", 1e-2)
-    trained = learned(path, text_file, tmp_path / "trained", said)
+    trained = tiny.learn(path, "trained", note=said.append)
     record = trained.masks.record.repair
     assert record is not None and (record.steps, record.scale_steps) == (20, 10)
     assert record.scales_first is not None and record.scales_last is not None
@@ -326,7 +271,7 @@ def test_scales_train_and_integers_stay(
     assert any(line.startswith("scales: 10 steps") and "not kept" not in line for line in said)
     # A learning rate of 0.3 ruins the model, which then stays as it was rounded.
     monkeypatch.setattr(module, "_LEARNING_RATE_OF_SCALES", 0.3)
-    ruined = learned(path, text_file, tmp_path / "ruined", said)
+    ruined = tiny.learn(path, "ruined", note=said.append)
     assert said[-1].endswith("which are not kept")
     record = ruined.masks.record.repair
     assert record is not None and record.scales_last == record.scales_first
@@ -340,30 +285,26 @@ def test_scales_train_and_integers_stay(
     assert not np.array_equal(trained.checkpoint.read(norm), ruined.checkpoint.read(norm))
 
 
-@pytest.mark.parametrize(("weights", "steps"), [("int4", (0, 30)), ("int8", (0, 0)), ("w8a8", (30, 0))])
-def test_unpruned_weights_leave_all_steps_to_scales(
-    make_model: ModelMaker, text_file: Path, tmp_path: Path, weights: str, steps: tuple[int, int]
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({"weights": "int4", "ratio": 0.0}, (0, 30)),
+        ({"weights": "int8", "ratio": 0.0}, (0, 0)),
+        ({"weights": "w8a8", "ratio": 0.0}, (30, 0)),
+        ({"weights": "int8", "repair_steps": 3}, (3, 0)),
+        ({"weights": "int4", "repair": "none", "repair_steps": None}, None),
+    ],
+)
+def test_steps_go_to_what_there_is_to_repair(
+    make_model: ModelMaker, tiny: Tiny, settings: dict[str, Any], steps: tuple[int, int] | None
 ) -> None:
-    """Rounded inputs are there to repair."""
-    one = learned(make_model(**SIZES), text_file, tmp_path / "s", [], weights=weights, ratio=0.0)
-    record = one.masks.record.repair
+    """Unpruned weights leave all steps to the scales of int4. Rounded inputs are there to repair."""
+    record = tiny.learn(make_model(**SIZES), note=lambda _: None, **settings).masks.record.repair
+    if steps is None:
+        assert record is None
+        return
     assert record is not None and (record.steps, record.scale_steps) == steps
-    if weights != "w8a8":
+    if steps[0] == 0:
         assert (record.method, record.why) == ("none", "no weight is pruned")
-    if weights == "int4":
+    if steps == (0, 30):
         assert record.kl_last == 0.0 and record.scales_last is not None and record.scales_last > 0.0
-
-
-@pytest.mark.parametrize(("weights", "repair"), [("int8", "distill"), ("int4", "none")])
-def test_int8_scales_train_only_in_repair(
-    make_model: ModelMaker, text_file: Path, tmp_path: Path, weights: str, repair: str
-) -> None:
-    asked: dict[str, Any] = {
-        "weights": weights,
-        "repair": repair,
-        "repair_steps": 3 if repair == "distill" else None,
-    }
-    one = learned(make_model(**SIZES), text_file, tmp_path / "s", [], **asked)
-    record = one.masks.record.repair
-    assert (record is None) == (repair == "none")
-    assert record is None or (record.steps, record.scale_steps) == (3, 0)

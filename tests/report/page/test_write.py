@@ -175,12 +175,6 @@ def test_a_folder_that_is_no_build(tmp_path: Path, out: Out) -> None:
 
 
 class TestRealBuilds:
-    def test_a_decoder(self, settings: dict[str, Any]) -> None:
-        build(settings)
-        page = write_page(settings["out"])
-        assert sections(page) == BUILT
-        assert words(page).count("self_attn.q_proj") == 2  # the plan has a row per block
-
     def test_an_encoder(self, make_model: Any, tmp_path: Path) -> None:
         model = make_model("bert", hidden_size=128, intermediate_size=192, num_hidden_layers=2)
         build({"model": model, **texts_in(tmp_path), "out": tmp_path / "out", "ratio": 0.4, **TINY})

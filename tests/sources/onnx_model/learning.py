@@ -13,7 +13,7 @@ from masklearn.masks.maskset import MaskSet
 from masklearn.model.store import WeightStore
 from masklearn.quant.grid import Grid
 from masklearn.recipe import LearnRecipe
-from masklearn.task import by_ratio
+from masklearn.task import chooser_of_recipe
 from masklearn.traits import Requires
 from patch_compile.onnx_io.feeds import Feeds, input_dtypes, random_feeds
 from patch_compile.onnx_io.graph_inputs import read_inputs
@@ -53,7 +53,7 @@ def learn(path: Path, folder: Path, *, dtype: str = "FLOAT16", **settings: Any) 
         moments = gather_moments(folder / "probe.onnx", linears, feeds, folder / "moments", quiet)
     kind = ir.DataType[dtype]
     feed, store = OnnxFeed(linears, moments, recipe, kind, quiet, quiet), WeightStore(folder / "store")
-    found = find_masks(feed, store, by_ratio(recipe, feed.shapes, quiet))
+    found = find_masks(feed, store, chooser_of_recipe(recipe, feed.shapes, quiet))
     write_pruned(model, linears, found.masks, store, kind, folder / "pruned.onnx", quiet)
     return Learned(found.masks, feeds, folder / "pruned.onnx", kind, found.grids)
 

@@ -15,7 +15,6 @@ from patch_compile.api.results import Result
 from patch_compile.artifacts.report import read_report
 from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.cli.app import cli
-from patch_compile.errors import PatchCompileError
 from patch_compile.recipe import Recipe
 from patch_compile.report.terminal import show
 from patch_compile.sources import rounding as tolerance
@@ -345,18 +344,3 @@ class TestCommand:
         done = self.invoke(exported("encoder", False), "--ratio", "0.1", "--calib", calib, *words)
         assert done.exit_code == 0, done.exception
         assert "warning" not in done.stdout
-
-    @pytest.mark.parametrize("command", ["learn", "compile"])
-    def test_other_commands_say_that_build_takes_it(self, exported, tmp_path, command):
-        from patch_compile.cli.app import cli
-
-        path = exported("mlp", False)
-        options = ["--ratio", "0.4"] if command == "learn" else ["--mask", "masks.safetensors"]
-        done = CliRunner().invoke(cli, [command, str(path), "-o", str(tmp_path / "out"), *options])
-        assert isinstance(done.exception, PatchCompileError)
-        assert done.exception.what.startswith(f"{command} takes a model directory, not ")
-
-    def test_a_missing_file(self, tmp_path):
-        done = self.invoke(tmp_path / "m.onnx", "--ratio", "0.4")
-        assert isinstance(done.exception, PatchCompileError)
-        assert done.exception.what == f"{tmp_path / 'm.onnx'} cannot be read"

@@ -29,13 +29,6 @@ def test_a_criterion_that_needs_no_loss_is_taken(criterion):
     assert recipe(calib="inputs.npz", criterion=criterion).criterion == criterion
 
 
-def test_refusals_name_lack_and_remedy():
-    with refused():
-        recipe(method="patch-tile", calib="i.npz")
-    with refused():
-        recipe(criterion="fisher", calib="i.npz")
-
-
 @pytest.mark.parametrize(("sixteen_bit", "expected"), [(None, "float16"), ("bfloat16", "bfloat16")])
 def test_the_models_type_is_the_default(sixteen_bit, expected):
     assert recipe(sixteen_bit).dtype == expected
@@ -53,6 +46,7 @@ def test_the_models_type_is_the_default(sixteen_bit, expected):
         {"ratio": None, "mask": "masks.safetensors", "pruned": "pruned.onnx"},
         {"ratio": None, "speedup": 1.3},
         {"method": "patch-joint"},
+        {"method": "patch-tile", "calib": "i.npz"},
         {"method": "wanda"},
         {"criterion": "fisher", "calib": "i.npz"},
         {"criterion": "raw", "calib": "i.npz", "method": "wanda"},

@@ -9,7 +9,7 @@ https://github.com/casper-hansen/AutoAWQ.
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,10 @@ from masklearn.model.quantised.base import (
     QUANTISATIONS,
     SCALES,
     FormatSettings,
+    GroupSize,
     PackedWeight,
     Quantisation,
     StoredTensors,
-    check_group_size,
     check_said_groups,
     dense_dtype,
     nibbles,
@@ -30,16 +30,16 @@ from masklearn.model.quantised.base import (
     signed,
 )
 
-_BITS = 4
+_BITS: Literal[4] = 4
 _ZERO = 8
 _IN_WORD = (0, 4, 1, 5, 2, 6, 3, 7)  # nibble of each of eight neighbours
 
 
 class _Settings(FormatSettings):
-    bits: int = _BITS
-    group_size: int = 128
+    bits: Literal[4] = _BITS
+    group_size: GroupSize = 128
     zero_point: bool = True
-    version: str = "gemm"
+    version: Literal["gemm", "GEMM"] = "gemm"
 
 
 @QUANTISATIONS.register
@@ -51,13 +51,7 @@ class Awq(Quantisation):
 
     def settings(self, folder: Path, config: Mapping[str, Any]) -> _Settings:
         """Check bits and layout."""
-        settings, at = parse_settings(_Settings, folder, config), "quantization_config"
-        if settings.bits != _BITS:
-            raise refused(folder, f"{at}.bits", f"It is {settings.bits}; {_BITS} is read.")
-        if settings.version.lower() != "gemm":
-            raise refused(folder, f"{at}.version", f"It is {settings.version}; gemm is read.")
-        check_group_size(folder, settings.group_size)
-        return settings
+        return parse_settings(_Settings, folder, config)
 
     def weights(self, stored: StoredTensors, settings: Any, dtype: str) -> Sequence[PackedWeight]:
         """Find the weights by their `qweight`."""

@@ -7,15 +7,15 @@ https://github.com/vllm-project/compressed-tensors.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from masklearn.model.quantised.base import (
     QUANTISATIONS,
@@ -36,38 +36,43 @@ from masklearn.model.quantised.base import (
 from masklearn.quant.table import W8A8
 
 _FORMATS = ("pack-quantized", "int-quantized", "naive-quantized")
-_STRATEGIES = ("channel", "group", "tensor")
-_BITS = (4, 8)
+_Empty = Annotated[dict[str, Any], Field(max_length=0)]
 
 
 class _Weights(FormatSettings):
-    num_bits: int = 8
-    type: str = "int"
-    symmetric: bool = True
-    strategy: str | None = None
+    num_bits: Literal[4, 8] = 8
+    type: Literal["int"] = "int"
+    symmetric: Literal[True] = True
+    strategy: Literal["channel", "group", "tensor"]
     group_size: int | None = None
 
 
 class _Inputs(FormatSettings):
-    num_bits: int = 8
-    type: str = "int"
-    symmetric: bool = True
-    strategy: str | None = None
-    dynamic: bool | str = False
+    """Inputs that are rounded to int8 with a scale that is found for each token, as w8a8 does."""
 
-    @property
-    def of_tokens(self) -> bool:
-        """True if inputs are rounded to int8 with a scale that is found for each token, as w8a8 does."""
-        found = self.num_bits, self.type, self.symmetric, self.strategy, self.dynamic
-        return found == (W8A8.input_bits, "int", True, "token", True)
+    num_bits: Literal[8] = 8
+    type: Literal["int"] = "int"
+    symmetric: Literal[True] = True
+    strategy: Literal["token"]
+    dynamic: Literal[True]
+
+
+class _Sparsity(FormatSettings):
+    format: Literal["dense"] = "dense"
 
 
 class _Group(FormatSettings):
     targets: list[str] = Field(default_factory=list)
     weights: _Weights | None = None
     input_activations: _Inputs | None = None
-    output_activations: dict[str, Any] | None = None
+    output_activations: _Empty | None = None
     format: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.input_activations and (self.weights is None or self.weights.num_bits != W8A8.bits):
+            raise ValueError("its inputs are quantised, and not its weights to 8 bits")
+        return self
 
     @property
     def input_bits(self) -> int:
@@ -77,9 +82,16 @@ class _Group(FormatSettings):
 class _Settings(FormatSettings):
     config_groups: dict[str, _Group]
     format: str = ""
-    kv_cache_scheme: dict[str, Any] | None = None
-    sparsity_config: dict[str, Any] | None = None
-    transform_config: dict[str, Any] | None = None
+    kv_cache_scheme: _Empty | None = None
+    sparsity_config: _Sparsity | None = None
+    transform_config: _Empty | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        formats = [group.format or self.format for group in self.config_groups.values() if group.weights]
+        if others := {*formats} - {*_FORMATS}:
+            raise ValueError(f"the formats {', '.join(_FORMATS)} are read, not {', '.join(others)}")
+        return self
 
 
 @QUANTISATIONS.register
@@ -98,13 +110,10 @@ class CompressedIntegers(Quantisation):
         if not config.get("config_groups"):  # only a sparse format, or a scheme of the KV cache
             raise refused(
                 folder,
-                "quantization_config",
+                "quantization_config.config_groups",
                 "It quantises no weights. Of sparse formats `patch-compile import-mask` takes the masks.",
             )
-        settings = parse_settings(_Settings, folder, config)
-        for place, why in _faults(settings):
-            raise refused(folder, f"quantization_config.{place}", why)
-        return settings
+        return parse_settings(_Settings, folder, config)
 
     def weights(self, stored: StoredTensors, settings: Any, dtype: str) -> Sequence[PackedWeight]:
         """Find the weights with integers, by their tensors."""
@@ -149,57 +158,6 @@ def pack_integers(integers: NDArray[np.int8], bits: int) -> NDArray[np.int32]:
     if bits == 4:
         padded = padded[:, 0::2] | padded[:, 1::2] << np.uint8(4)
     return np.ascontiguousarray(padded).view(np.int32)
-
-
-def _faults(settings: _Settings) -> Iterator[tuple[str, str]]:
-    for name, group in settings.config_groups.items():
-        place, weights = f"config_groups.{name}", group.weights
-        if group.output_activations:
-            yield f"{place}.output_activations", "Outputs are quantised too; they stay 16 bit here."
-        if group.input_activations and (why := _fault_of_inputs(group.input_activations, weights)):
-            yield f"{place}.input_activations", why
-        if weights is None:
-            continue
-        if weights.type != "int" or weights.num_bits not in _BITS:
-            yield (
-                f"{place}.weights",
-                f"It is {weights.type} with {weights.num_bits} bits; int with 4 or 8 is read.",
-            )
-        if not weights.symmetric:
-            yield (
-                f"{place}.weights.symmetric",
-                "The weights have zero points; only symmetric weights are read.",
-            )
-        if weights.strategy not in _STRATEGIES:
-            yield (
-                f"{place}.weights.strategy",
-                f"It is {weights.strategy}; {', '.join(_STRATEGIES)} are read.",
-            )
-        if (group.format or settings.format) not in _FORMATS:
-            yield (
-                f"{place}.format",
-                f"It is {group.format or settings.format}; {', '.join(_FORMATS)} are read.",
-            )
-    if settings.kv_cache_scheme:
-        yield "kv_cache_scheme", "The KV cache is quantised too; it stays 16 bit here."
-    if settings.transform_config:
-        yield "transform_config", "Activations are rotated before they meet the weights."
-    sparse = (settings.sparsity_config or {}).get("format", "dense")
-    if sparse != "dense":
-        yield "sparsity_config.format", f"It is {sparse}, with integers inside; only dense weights are read."
-
-
-def _fault_of_inputs(inputs: _Inputs, weights: _Weights | None) -> str:
-    """Returns why the inputs are not read, "" if they are."""
-    read = "only symmetric int8 with a dynamic scale for each token is read"
-    if weights is None or weights.num_bits != W8A8.bits:
-        return "Inputs are quantised; that is read with weights of 8 bits only."
-    if not inputs.dynamic:
-        return f"The scales of the inputs are fixed (static); {read}."
-    if not inputs.of_tokens:
-        kind = f"{'' if inputs.symmetric else 'asymmetric '}{inputs.type} with {inputs.num_bits} bits"
-        return f"The inputs are {kind}, with the strategy {inputs.strategy}; {read}."
-    return ""
 
 
 def _packed(stored: StoredTensors, module: str, schemes: Sequence[_Weights], dtype: str) -> PackedWeight:

@@ -10,19 +10,20 @@ https://github.com/ModelCloud/GPTQModel.
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from masklearn.model.quantised.base import (
     QUANTISATIONS,
     SCALES,
     FormatSettings,
+    GroupSize,
     PackedWeight,
     Quantisation,
     StoredTensors,
-    check_group_size,
     check_in_order,
     check_said_groups,
     dense_dtype,
@@ -36,11 +37,12 @@ _BELOW = {"gptq": 1, "gptq_v2": 0}  # how much less than a zero point is stored
 
 
 class _Settings(FormatSettings):
-    bits: int
-    group_size: int
-    sym: bool = True
-    checkpoint_format: str | None = None
-    dynamic: dict[str, Any] | bool | None = None
+    bits: Literal[4, 8]
+    group_size: GroupSize
+    sym: Literal[True] = True
+    checkpoint_format: Literal["gptq", "gptq_v2"] | None = None
+    # Names of weights that are not quantised. Others would be quantised with settings of their own.
+    dynamic: dict[Annotated[str, Field(pattern="^-:")], Any] | bool | None = None
 
 
 @QUANTISATIONS.register
@@ -52,22 +54,7 @@ class Gptq(Quantisation):
 
     def settings(self, folder: Path, config: Mapping[str, Any]) -> _Settings:
         """Check bits, symmetry and format."""
-        settings = parse_settings(_Settings, folder, config)
-        at = "quantization_config"
-        if settings.bits not in (4, 8):
-            raise refused(folder, f"{at}.bits", f"It is {settings.bits}; 4 and 8 are read.")
-        if not settings.sym:
-            raise refused(
-                folder, f"{at}.sym", "The weights have zero points; only symmetric weights are read."
-            )
-        check_group_size(folder, settings.group_size)
-        if (settings.checkpoint_format or "gptq") not in _BELOW:
-            why = f"It is {settings.checkpoint_format}; {' and '.join(_BELOW)} are read."
-            raise refused(folder, f"{at}.checkpoint_format", why)
-        if isinstance(settings.dynamic, dict) and any(not name.startswith("-:") for name in settings.dynamic):
-            why = "Some weights are quantised with other settings than the rest."
-            raise refused(folder, f"{at}.dynamic", why)
-        return settings
+        return parse_settings(_Settings, folder, config)
 
     def weights(self, stored: StoredTensors, settings: Any, dtype: str) -> Sequence[PackedWeight]:
         """Find the weights by their `qweight`."""

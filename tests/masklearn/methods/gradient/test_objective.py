@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import AutoModelForCausalLM
 
-from masklearn.masks.select import select
+from masklearn.choice.select import select
 from masklearn.masks.tiles import tile_weights
 from masklearn.methods.base import Candidate
-from masklearn.methods.gradient.learner import DensityTarget, MaskObjective, density_excess, norm_kept
+from masklearn.methods.gradient.learner import DensityTarget, MaskObjective, density_excess
 from masklearn.methods.gradient.parametrization import (
     PRIOR_LOGIT,
     Drawing,
@@ -40,11 +40,6 @@ def test_density_targets_are_global_or_by_share() -> None:
     assert float(density_excess(together, record)) == pytest.approx(abs(50 / 400 - 0.4))
     apart = [DensityTarget([0], 100, 50.0), DensityTarget([1], 300, 0.0)]
     assert float(density_excess(apart, record)) == pytest.approx((30 + 30) / 400)
-
-
-def test_norm_is_that_of_the_whole_model() -> None:
-    record = {0: sums(0.0, 9.0), 1: sums(0.0, 16.0)}
-    assert float(norm_kept(record, 10.0)) == pytest.approx(5.0 / 10.0)
 
 
 def masked_model(path, drawing: Drawing) -> tuple[nn.Module, list[HybridMask], float]:
@@ -116,16 +111,8 @@ def fit(mask: HybridMask, weight: Tensor, live: Tensor, settings: MaskSettings, 
     linear.weight.copy_(weight)
     parametrize.register_parametrization(linear, "weight", mask)
     targets = [DensityTarget([0], weight.numel(), zeroed)]
-    objective = MaskObjective(
-        settings,
-        mask.drawing,
-        [mask],
-        targets,
-        ratio=0.25,
-        norm=float(weight.norm()),
-        distill=0.0,
-        tile_rate=5e-3,
-    )
+    given = {"ratio": 0.25, "norm": float(weight.norm()), "distill": 0.0, "tile_rate": 5e-3}
+    objective = MaskObjective(settings, mask.drawing, [mask], targets, **given)
     optimizer = torch.optim.Adam(objective.parameter_groups(), 5e-3)
     for step in range(steps):
         objective.begin(step, step / steps)
@@ -173,6 +160,7 @@ def test_patterns_follow_the_inputs() -> None:
 
 
 def test_schedules_begin_and_end_where_the_papers_do() -> None:
+    assert (Span(25.0, 350.0).at(-0.1), Span(25.0, 350.0).at(1.7)) == (25.0, 350.0)
     assert (JOINT.tile_scale.at(0.0), JOINT.tile_scale.at(1.0)) == (25.0, 350.0)
     assert (JOINT.pattern_scale.at(0.0), JOINT.pattern_scale.at(1.0)) == (100.0, 500.0)
     assert (TILE.tile_scale.at(0.0), TILE.tile_scale.at(1.0)) == (100.0, 500.0)
@@ -184,12 +172,6 @@ def test_temperature_starts_lower_below_45(ratio: float, first: float) -> None:
     span = JOINT.temperature_for(ratio)
     assert (span.at(0.0), span.at(1.0)) == (first, 0.05)
     assert TILE.temperature_for(ratio) == Span(2.0, 0.05)
-
-
-def test_schedules_stay_within_their_span() -> None:
-    span = Span(25.0, 350.0)
-    assert span.at(0.5) == 187.5
-    assert (span.at(-0.1), span.at(1.7)) == (25.0, 350.0)
 
 
 def test_tile_logits_can_cross_prior_values() -> None:

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -7,10 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from torch.utils.checkpoint import checkpoint
 
-from masklearn.masks.nm_codes import KEPT_POSITIONS, PATTERNS
-from masklearn.masks.select import select
+from masklearn.choice.select import select
+from masklearn.masks.nm_codes import PATTERNS
 from masklearn.masks.tiles import WHOLE, expand_tiles, grid_shape, tile_weights
 from masklearn.methods.base import Candidate
 from masklearn.methods.gradient.parametrization import (
@@ -113,26 +110,6 @@ def test_fixed_patterns_have_no_parameters() -> None:
     assert "parametrizations.weight.0.codes" not in linear.state_dict()
 
 
-@pytest.mark.parametrize("patterns", [True, False])
-def test_gradient_checkpointing_draws_the_same_mask_again(patterns: bool) -> None:
-    drawing = Drawing(0, record={})
-    linear = masked_linear(drawing, patterns=patterns)
-    inputs = torch.randn(3, SHAPE[1], requires_grad=True)
-    logits = [parameter for parameter in linear.parameters() if parameter.requires_grad]
-
-    def gradients(run: object) -> tuple[torch.Tensor, ...]:
-        drawing.record = {}
-        loss = run(inputs).square().sum() + drawing.record[0].energy + drawing.record[0].sparse
-        drawing.record = None
-        return torch.autograd.grad(loss, [*logits, inputs])
-
-    plain = gradients(linear)
-    again = gradients(lambda x: checkpoint(linear, x, use_reentrant=False))
-    for expected, found in zip(plain, again, strict=True):
-        torch.testing.assert_close(found, expected)
-    assert drawing.record is None
-
-
 TILE = (3, 8)
 
 
@@ -191,16 +168,6 @@ def test_of_equal_logits_the_lowest_code_wins() -> None:
     assert likeliest(logits).dtype is torch.uint8
     random = torch.randn(7, 6, 9, generator=torch.Generator().manual_seed(0))
     assert torch.equal(likeliest(random).long(), random.argmax(dim=1))
-
-
-@pytest.mark.parametrize("trained", ["patterns", "tiles"])
-def test_what_was_not_trained_is_the_priors(trained: str, tmp_path: Path) -> None:
-    prior = Candidate(np.full((3, 4), 5, np.uint8), np.full((1, 2), 7, np.float32))
-    patterns = first_pattern_logits(torch.zeros(3, 4, dtype=torch.uint8)) if trained == "patterns" else None
-    tiles = torch.zeros(1, 2) if trained == "tiles" else None
-    ended = candidate_from_logits(patterns, tiles, prior, TILE)
-    assert (ended.pattern == (0 if trained == "patterns" else 5)).all()
-    np.testing.assert_array_equal(ended.score == 7, trained == "patterns")
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -264,20 +231,6 @@ def test_fixed_patterns_equal_logits_that_leave_no_choice() -> None:
     torch.testing.assert_close(energy, expected_energy)
     ours = torch.autograd.grad((masked**3).sum() + energy, d1)
     torch.testing.assert_close(ours, torch.autograd.grad((expected**3).sum() + expected_energy, d2))
-
-
-def test_a_hard_mask_has_one_of_six_patterns() -> None:
-    """τ and κ have the values of the last step, and logits are as far apart as training drives them."""
-    logits = torch.zeros(8, 6, 10)
-    choice = torch.randint(6, (8, 10), generator=generator(1))
-    logits.scatter_(1, choice.unsqueeze(1), 0.3)
-    noise = gumbel(logits.shape, logits.device, generator(2))
-    mask, _ = weight_of_logits(torch.ones(8, 40), torch.zeros(8, 10), logits, noise, 500.0, 0.05)
-    for n, g in np.ndindex(8, 10):
-        assert mask[n, 4 * g : 4 * g + 4].nonzero().flatten().tolist() == list(
-            KEPT_POSITIONS[int(choice[n, g])]
-        )
-        assert mask[n, 4 * g : 4 * g + 4].sum() == 2.0
 
 
 @pytest.mark.parametrize(

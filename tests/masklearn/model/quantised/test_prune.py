@@ -8,22 +8,21 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from masklearn.importers.importing import import_masks
-from masklearn.masks.maskset import MaskSet
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears_of
 from masklearn.model.prune import write_pruned_checkpoint
+from tests.masklearn.edits import edited_weights
+from tests.masklearn.mask_sets import random_masks
 from tests.masklearn.model.quantised.writers import awq, compressed_tensors, gptq, scheme
-from tests.mosaics import random_mask
 
 _SIZES = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 1}
 
 
 @pytest.mark.parametrize("shard", ["5GB", "200KB"])
 def test_the_pruned_checkpoint_is_an_ordinary_one(make_model: Any, tmp_path: Path, shard: str) -> None:
-    from transformers import AutoModelForCausalLM
-
     path: Path = make_model(shard="5GB", dtype=torch.float16, **_SIZES)
     gptq(path, 4, 64)
     if shard != "5GB":
@@ -31,11 +30,7 @@ def test_the_pruned_checkpoint_is_an_ordinary_one(make_model: Any, tmp_path: Pat
     (path / "quantize_config.json").write_text("{}")
     checkpoint = Checkpoint.open(path)
     coverage = covered_linears_of(checkpoint)
-    masks = MaskSet(
-        {name: random_mask(shape, (64, 64), 0.5, i)[0] for i, (name, shape) in enumerate(coverage.linears.items())},
-        method="random", seed=0, base_model="x", base_sha256="", ratio_asked=0.25,
-    )  # fmt: skip
-    out = tmp_path / "pruned"
+    masks, out = random_masks(coverage.linears, (64, 64)), tmp_path / "pruned"
     write_pruned_checkpoint(checkpoint, masks, out)
     assert "quantization_config" not in json.loads((out / "config.json").read_text())
     assert not (out / "quantize_config.json").exists()
@@ -70,12 +65,10 @@ def _split(path: Path) -> None:
 )
 def test_imported_quantised_masks_bring_their_grids(make_model: Any, write: Any) -> None:
     path: Path = make_model(dtype=torch.bfloat16, **_SIZES)
-    file = path / "model.safetensors"
-    tensors = load_file(file)
-    for name in tensors:
-        if "_proj" in name:
-            tensors[name][:, 1::4] = tensors[name][:, 2::4] = 0
-    save_file(tensors, file, {"format": "pt"})
+    with edited_weights(path) as tensors:
+        for name in tensors:
+            if "_proj" in name:
+                tensors[name][:, 1::4] = tensors[name][:, 2::4] = 0
     write(path)
     checkpoint = Checkpoint.open(path)
     coverage = covered_linears_of(checkpoint)

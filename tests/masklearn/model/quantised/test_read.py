@@ -8,17 +8,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
+from compressed_tensors.entrypoints.convert.converters.autoawq import AutoAWQConverter
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, CompressedTensorsConfig
 
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.config_shapes import describe_checkpoint
 from masklearn.model.coverage import covered_linears_of
 from masklearn.model.models import load_model
 from masklearn.model.quantised.base import QUANTISATIONS
+from tests.masklearn.edits import edit_config, edited_weights
 from tests.masklearn.model.quantised.writers import awq, compressed_tensors, gptq, scheme
 from tests.refusals import refused
 
 Write = Callable[[Path], dict[str, torch.Tensor]]
+Change = Callable[[torch.Tensor], torch.Tensor | None]
 _BLOCK = "model.layers.0"
 _Q, _DOWN = f"{_BLOCK}.self_attn.q_proj", f"{_BLOCK}.mlp.down_proj"
 
@@ -88,8 +93,6 @@ def test_values_grids_and_integers(name: str, dtype: torch.dtype, make: Any) -> 
 @pytest.mark.parametrize("name", [name for name in READ if name.startswith("ct-")])
 def test_the_library_reads_the_same(name: str, make: Any) -> None:
     """compressed-tensors and transformers dequantise to the very values of `Checkpoint`."""
-    from transformers import AutoModelForCausalLM, CompressedTensorsConfig
-
     path = make()
     READ[name](path)
     theirs = AutoModelForCausalLM.from_pretrained(
@@ -107,28 +110,34 @@ def test_every_format_is_documented() -> None:
         assert f"| `{name}` |" in page and kind.summary
 
 
-def test_awq_reads_as_compressed_tensors_converts_it(make: Any) -> None:
-    from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
-    from compressed_tensors.entrypoints.convert.converters.autoawq import AutoAWQConverter
-
+@pytest.mark.parametrize("zero_point", [False, True])
+def test_awq_reads_as_compressed_tensors_converts_it(zero_point: bool, make: Any) -> None:
+    """Weights with zero points have no grid: they are read in 16 bits."""
     path = make()
-    integers = awq(path, 64)
+    integers = awq(path, 64, zero_point=zero_point)
     converted = AutoAWQConverter(group_size=64).process(load_file(path / "model.safetensors"))
-    grids = Checkpoint.open(path).grids
+    checkpoint = Checkpoint.open(path)
+    assert checkpoint.quantised and bool(checkpoint.grids) != zero_point
+    assert set(checkpoint.dequantised) == (
+        {f"{linear}.weight" for linear in integers} if zero_point else set()
+    )
     for linear, expected in integers.items():
-        shape = torch.Size(converted[f"{linear}.weight_shape"].tolist())
-        assert torch.equal(unpack_from_int32(converted[f"{linear}.weight_packed"], 4, shape), expected)
-        assert not unpack_from_int32(
-            converted[f"{linear}.weight_zero_point"], 4, torch.Size((shape[0], shape[1] // 64)), 0
-        ).any()
-        np.testing.assert_array_equal(converted[f"{linear}.weight_scale"].numpy(), grids[linear].scales)
+        n, k = converted[f"{linear}.weight_shape"].tolist()
+        stored = unpack_from_int32(converted[f"{linear}.weight_packed"], 4, torch.Size((n, k)))
+        zeros = converted[f"{linear}.weight_zero_point"]
+        zeros = unpack_from_int32(zeros, 4, torch.Size((n, k // 64)), packed_dim=0)
+        assert len(zeros.unique()) == (16 if zero_point else 1)
+        scales = converted[f"{linear}.weight_scale"]
+        values = (stored - zeros.repeat_interleave(64, 1)).to(torch.float16) * scales.repeat_interleave(64, 1)
+        assert torch.equal(checkpoint.torch(f"{linear}.weight"), values)
+        if not zero_point:
+            assert torch.equal(stored, expected) and not zeros.any()
+            np.testing.assert_array_equal(scales.numpy(), checkpoint.grids[linear].scales)
 
 
-def _edit_config(path: Path, **changes: Any) -> None:
-    file = path / "config.json"
-    config = json.loads(file.read_text())
-    config["quantization_config"] |= changes
-    file.write_text(json.dumps(config))
+def _edit_quantisation(path: Path, **changes: Any) -> None:
+    about = json.loads((path / "config.json").read_text())["quantization_config"]
+    edit_config(path, quantization_config=about | changes)
 
 
 def _group(**changes: Any) -> dict[str, Any]:
@@ -162,58 +171,94 @@ def _group(**changes: Any) -> dict[str, Any]:
 def test_unsupported_compressed_tensors_are_named(changes: dict[str, Any], make: Any) -> None:
     path = make()
     compressed_tensors(path, scheme(4, 64))
-    _edit_config(path, **changes)
-    with refused():
+    _edit_quantisation(path, **changes)
+    with refused() as found:
         Checkpoint.open(path)
+    assert ("config_groups" if "config_groups" in changes else next(iter(changes))) in str(found.error)
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [{"sym": False}, {"bits": 3}, {"checkpoint_format": "marlin"}, {"dynamic": {"+:.*down.*": {"bits": 8}}}],
+    ("write", "settings"),
+    [
+        (gptq, {"sym": False}),
+        (gptq, {"bits": 3}),
+        (gptq, {"checkpoint_format": "marlin"}),
+        (gptq, {"dynamic": {"+:.*down.*": {"bits": 8}}}),
+        (awq, {"bits": 3}),
+        (awq, {"version": "gemv"}),
+    ],
 )
-def test_what_gptq_has_beside_is_refused_by_name(changes: dict[str, Any], make: Any) -> None:
+def test_other_settings_of_gptq_and_awq_are_named(write: Any, settings: dict[str, Any], make: Any) -> None:
     path = make()
-    gptq(path, 4, 64)
-    _edit_config(path, **changes)
-    with refused():
+    write(path, **({"bits": 4} if write is gptq else {}), group=64)
+    _edit_quantisation(path, **settings)
+    with refused() as found:
         Checkpoint.open(path)
+    assert next(iter(settings)) in str(found.error)
 
 
-@pytest.mark.parametrize("changes", [{"bits": 3}, {"version": "gemv"}])
-def test_what_awq_has_beside_is_refused_by_name(changes: dict[str, Any], make: Any) -> None:
-    path = make()
-    awq(path, 64, **changes)
-    with refused():
-        Checkpoint.open(path)
+def _change(path: Path, name: str, change: Change) -> None:
+    with edited_weights(path) as tensors:
+        changed = change(tensors.pop(name))
+        if changed is not None:
+            tensors[name] = changed.contiguous()
 
 
-def test_weights_with_zero_points_have_16_bits(make: Any) -> None:
-    """compressed-tensors unpacks the same integers and zero points."""
-    from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
-    from compressed_tensors.entrypoints.convert.converters.autoawq import AutoAWQConverter
+def damaged(name: str, part: str, change: Change, linear: str = _Q) -> Callable[[Path], None]:
+    """Writes a folder in which one tensor of a linear is changed, or left out where the change returns None."""
 
-    path = make()
-    integers = awq(path, 64, zero_point=True)
-    converted = AutoAWQConverter(group_size=64).process(load_file(path / "model.safetensors"))
-    checkpoint = Checkpoint.open(path)
-    assert checkpoint.quantised and not checkpoint.grids
-    assert set(checkpoint.dequantised) == {f"{linear}.weight" for linear in integers}
-    for linear in integers:
-        n, k = converted[f"{linear}.weight_shape"].tolist()
-        stored = unpack_from_int32(converted[f"{linear}.weight_packed"], 4, torch.Size((n, k)))
-        zeros = unpack_from_int32(
-            converted[f"{linear}.weight_zero_point"], 4, torch.Size((n, k // 64)), packed_dim=0
-        )
-        assert len(zeros.unique()) == 16
-        scales = converted[f"{linear}.weight_scale"].repeat_interleave(64, 1)
-        expected = (stored - zeros.repeat_interleave(64, 1)).to(torch.float16) * scales
-        assert torch.equal(checkpoint.torch(f"{linear}.weight"), expected)
+    def write(path: Path) -> None:
+        READ[name](path)
+        _change(path, f"{linear}.{part}", change)
+
+    return write
 
 
-def test_missing_zero_points_are_one_error(make: Any) -> None:
-    path = make()
+def without_zero_points(path: Path) -> None:
     awq(path, 64, zero_point=True)
-    _change(path, "model.layers.0.mlp.up_proj.qzeros", lambda _: None)
+    _change(path, f"{_Q}.qzeros", lambda _: None)
+
+
+def stored_twice(path: Path) -> None:
+    gptq(path, 4, 64)
+    with edited_weights(path) as tensors:
+        tensors[f"{_Q}.weight"] = torch.zeros(128, 128)
+
+
+HOSTILE: dict[str, Callable[[Path], object]] = {
+    "scales missing": damaged("gptq-int4-64", "scales", lambda t: None),
+    "scales of another shape": damaged("gptq-int4-64", "scales", lambda t: t[:1]),
+    "zero points missing": damaged("gptq-int4-64", "qzeros", lambda t: None),
+    "words of another type": damaged("gptq-int4-64", "qweight", lambda t: t.to(torch.int64)),
+    "words of no matrix": damaged("gptq-int4-64", "qweight", lambda t: t[0]),
+    "half the words": damaged("gptq-int4-64", "qweight", lambda t: t[: len(t) // 2]),
+    "a group that is none": damaged("gptq-int4-64", "g_idx", lambda t: t + 1000),
+    "a negative group": damaged("gptq-int4-64", "g_idx", lambda t: t - 1),
+    "act-order": damaged("gptq-int4-64", "g_idx", lambda t: t.flip(0)),
+    "words of a packed weight": damaged("ct-int4-64", "weight_packed", lambda t: t[:, :3]),
+    "a packed shape": damaged("ct-int4-64", "weight_shape", lambda t: t * 0 + (1 << 40)),
+    "a negative packed shape": damaged("ct-int4-64", "weight_shape", lambda t: -t),
+    "packed scales missing": damaged("ct-int4-64", "weight_scale", lambda t: None),
+    "packed scales of three axes": damaged("ct-int4-64", "weight_scale", lambda t: t[None]),
+    "scales alone": damaged("ct-int4-64", "weight_packed", lambda t: None),
+    "words of AWQ": damaged("awq-64", "qweight", lambda t: t[:1]),
+    "zero points of AWQ": damaged("awq-64", "qzeros", lambda t: t[:1]),
+    "no zero points of AWQ": without_zero_points,
+    "stored twice": stored_twice,
+    "a config alone": lambda path: edit_config(
+        path, quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 64}
+    ),
+    "scales for every 32 int4 weights": lambda path: compressed_tensors(path, scheme(4, 32)),
+    "scales for every 32 int4 weights of AWQ": lambda path: awq(path, 32),
+    "scales for every 64 int8 weights": lambda path: compressed_tensors(path, scheme(8, 64)),
+    "scales for every 128 int8 weights": lambda path: gptq(path, 8, 128),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_damaged_folders_are_one_error(case: str, make: Any) -> None:
+    path = make()
+    HOSTILE[case](path)
     with refused():
         Checkpoint.open(path)
 
@@ -221,112 +266,32 @@ def test_missing_zero_points_are_one_error(make: Any) -> None:
 @pytest.mark.parametrize(
     "write",
     [
+        pytest.param(damaged("gptq-int4-64", "qzeros", lambda t: t * 0, _DOWN), id="qzeros"),
+        pytest.param(damaged("awq-64", "qzeros", lambda t: t + 1, _DOWN), id="qzeros"),
+        pytest.param(damaged("gptq-int4-64", "scales", lambda t: t * float("nan"), _DOWN), id="scales"),
+        pytest.param(damaged("ct-int8", "weight_scale", lambda t: t / 0, _DOWN), id="weight_scale"),
+        pytest.param(damaged("ct-naive-int4", "weight", lambda t: t + 100, _DOWN), id="weight"),
         pytest.param(
-            lambda path: compressed_tensors(path, scheme(4, 32)), id="for every 32 of 256 int4 weights"
+            damaged("ct-int4-64", "weight_scale", lambda t: t.float() * 1.0001, _DOWN), id="weight_scale"
         ),
-        pytest.param(lambda path: compressed_tensors(path, scheme(8, 64)), id="for every 64 int8 weights"),
-        pytest.param(lambda path: gptq(path, 8, 128), id="for every 128 int8 weights"),
-        pytest.param(lambda path: awq(path, 32), id="for every 32 of 256 int4 weights"),
     ],
 )
-def test_grids_that_no_mosaic_holds_are_refused(write: Write, make: Any) -> None:
+def test_damaged_numbers_are_one_error(write: Callable[[Path], None], make: Any) -> None:
     path = make()
     write(path)
     with refused():
-        Checkpoint.open(path)
-
-
-def _change(path: Path, name: str, change: Callable[[torch.Tensor], torch.Tensor | None]) -> None:
-    file = path / "model.safetensors"
-    tensors = load_file(file)
-    changed = change(tensors.pop(name))
-    save_file(tensors if changed is None else tensors | {name: changed.contiguous()}, file, {"format": "pt"})
-
-
-def _permuted(index: torch.Tensor) -> torch.Tensor:
-    return index.flip(0)
-
-
-HOSTILE: dict[str, tuple[str, str, Callable[[torch.Tensor], torch.Tensor | None]]] = {
-    "scales missing": ("gptq-int4-64", "scales", lambda t: None),
-    "scales of another shape": ("gptq-int4-64", "scales", lambda t: t[:1]),
-    "zero points missing": ("gptq-int4-64", "qzeros", lambda t: None),
-    "words of another type": ("gptq-int4-64", "qweight", lambda t: t.to(torch.int64)),
-    "words of no matrix": ("gptq-int4-64", "qweight", lambda t: t[0]),
-    "half the words": ("gptq-int4-64", "qweight", lambda t: t[: len(t) // 2]),
-    "a group that is none": ("gptq-int4-64", "g_idx", lambda t: t + 1000),
-    "a negative group": ("gptq-int4-64", "g_idx", lambda t: t - 1),
-    "act-order": ("gptq-int4-64", "g_idx", _permuted),
-    "words of a packed weight": ("ct-int4-64", "weight_packed", lambda t: t[:, :3]),
-    "a packed shape": ("ct-int4-64", "weight_shape", lambda t: t * 0 + (1 << 40)),
-    "a negative packed shape": ("ct-int4-64", "weight_shape", lambda t: -t),
-    "packed scales missing": ("ct-int4-64", "weight_scale", lambda t: None),
-    "packed scales of three axes": ("ct-int4-64", "weight_scale", lambda t: t[None]),
-    "scales alone": ("ct-int4-64", "weight_packed", lambda t: None),
-    "words of AWQ": ("awq-64", "qweight", lambda t: t[:1]),
-    "zero points of AWQ": ("awq-64", "qzeros", lambda t: t[:1]),
-}
-
-
-@pytest.mark.parametrize("case", HOSTILE)
-def test_damaged_folders_are_one_error(case: str, make: Any) -> None:
-    name, part, change = HOSTILE[case]
-    path = make()
-    READ[name](path)
-    _change(path, f"{_Q}.{part}", change)
-    with refused():
-        Checkpoint.open(path)
-
-
-@pytest.mark.parametrize(
-    ("name", "part", "change"),
-    [
-        pytest.param("gptq-int4-64", "qzeros", lambda t: t * 0, id="qzeros"),
-        pytest.param("awq-64", "qzeros", lambda t: t + 1, id="qzeros"),
-        pytest.param("gptq-int4-64", "scales", lambda t: t * float("nan"), id="scales"),
-        pytest.param("ct-int8", "weight_scale", lambda t: t / 0, id="weight_scale"),
-        pytest.param("ct-naive-int4", "weight", lambda t: t + 100, id="weight"),
-        pytest.param("ct-int4-64", "weight_scale", lambda t: t.float() * 1.0001, id="weight_scale"),
-    ],
-)
-def test_damaged_numbers_are_one_error(name: str, part: str, change: Any, make: Any) -> None:
-    path = make()
-    READ[name](path)
-    _change(path, f"{_DOWN}.{part}", change)
-    with refused():
         Checkpoint.open(path).read(f"{_DOWN}.weight")
-
-
-def test_a_weight_that_is_stored_twice_is_refused(make: Any) -> None:
-    path = make()
-    gptq(path, 4, 64)
-    file = path / "model.safetensors"
-    save_file(load_file(file) | {f"{_Q}.weight": torch.zeros(128, 128)}, file)
-    with refused():
-        Checkpoint.open(path)
-
-
-def test_a_config_without_quantised_tensors_is_refused(make: Any) -> None:
-    path = make()
-    file = path / "config.json"
-    about = {"quant_method": "gptq", "bits": 4, "group_size": 64}
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": about}))
-    with refused():
-        Checkpoint.open(path)
 
 
 def test_trivial_zero_points_and_indices_are_read(make: Any) -> None:
     """Early versions of compressed-tensors stored both with symmetric weights."""
     path = make()
     integers = compressed_tensors(path, scheme(4, 64))
-    file = path / "model.safetensors"
-    tensors = load_file(file)
-    for linear in integers:
-        tensors[f"{linear}.weight_zero_point"] = torch.zeros_like(tensors[f"{linear}.weight_scale"]).to(
-            torch.int8
-        )
-        tensors[f"{linear}.weight_g_idx"] = torch.arange(integers[linear].shape[1], dtype=torch.int32) // 64
-    save_file(tensors, file)
+    with edited_weights(path) as tensors:
+        for linear, one in integers.items():
+            zeros = torch.zeros_like(tensors[f"{linear}.weight_scale"])
+            tensors[f"{linear}.weight_zero_point"] = zeros.to(torch.int8)
+            tensors[f"{linear}.weight_g_idx"] = torch.arange(one.shape[1], dtype=torch.int32) // 64
     checkpoint = Checkpoint.open(path)
     assert not any(name.endswith(("zero_point", "g_idx")) for name in checkpoint.names())
     np.testing.assert_array_equal(
@@ -359,17 +324,11 @@ def test_a_tensor_may_have_one_scale(shape: tuple[int, ...], make: Any) -> None:
 
 def test_transposed_models_are_refused(make_model: Any) -> None:
     path = make_model("gpt2")
-    file = path / "model.safetensors"
-    tensors = load_file(file)
-    name = next(name for name in tensors if name.endswith("h.0.attn.c_proj.weight"))
-    weight = tensors.pop(name)
-    module = name.removesuffix(".weight")
-    tensors[f"{module}.weight"] = torch.zeros(weight.shape, dtype=torch.int8)
-    tensors[f"{module}.weight_scale"] = torch.ones(len(weight), 1)
-    save_file(tensors, file)
-    config = json.loads((path / "config.json").read_text())
-    about = {"format": "naive-quantized", **{k: v for k, v in scheme(8, None).items() if k != "format"}}
-    (path / "config.json").write_text(json.dumps(config | {"quantization_config": about}))
+    with edited_weights(path) as tensors:
+        name = next(name for name in tensors if name.endswith("h.0.attn.c_proj.weight"))
+        tensors[f"{name}_scale"] = torch.ones(len(tensors[name]), 1)
+        tensors[name] = torch.zeros(tensors[name].shape, dtype=torch.int8)
+    edit_config(path, quantization_config=_formats("naive-quantized", scheme(8, None)))
     with refused():
         covered_linears_of(Checkpoint.open(path))
 
@@ -383,9 +342,9 @@ def test_a_config_names_the_types_of_its_linears(make: Any) -> None:
     assert described.grids.types == opened.grids.types
     with refused():
         described.read(f"{next(iter(opened.grids))}.weight")
-    _edit_config(path, dynamic={"-:.*gate_proj": {}})
+    _edit_quantisation(path, dynamic={"-:.*gate_proj": {}})
     with refused():
         describe_checkpoint(path)
-    _edit_config(path, bits=3)
+    _edit_quantisation(path, bits=3)
     with refused():
         describe_checkpoint(path)

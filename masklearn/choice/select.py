@@ -1,58 +1,36 @@
-"""Selects the kind of every tile, by scores and a budget: least cost, exact to less than one step, deterministic.
+"""Selects the kind of every tile, by scores, savings and a goal: least cost, exact to less than one step, deterministic.
 
 Every tile has a few points (saving, cost): a point for each kind that it may have, and dense at (0, 0). Their lower convex
 hull is a chain of steps of falling efficiency: each step replaces the tile's kind by a kind that saves more. The steps of
-all tiles, sorted by cost per unit saved, are taken until the budget is met. This is the multiple-choice knapsack, and
+all tiles, sorted by cost per unit saved, are taken until the goal is met. This is the multiple-choice knapsack, and
 interpolation of the last step gives its linear program (Sinha and Zoltners, Operations Research 27, 1979). With only 2:4 a
 tile has one step.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, Protocol
+from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.base.errors import MaskLearnError
-from masklearn.masks.budget import BYTES, WEIGHTS, Budget, Share
+from masklearn.choice.goal import BYTES, OWN_BYTES, WEIGHTS, Goal, Share
+from masklearn.choice.losses import Grids, Points, Scores, points_of
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.quant.table import FLOAT16, WeightType
 
-Grids = Mapping[str, NDArray[Any]]
-
-Scores = Mapping[str, Any]
-"""Numbers of tiles by linear: a grid `[grid]` for 2:4, or a grid for each `TileKind` that the tiles may have."""
-
-
-@dataclass(frozen=True)
-class RoundingLoss:
-    """Loss of quality if all weights of a linear are rounded, in the unit of the tiles' scores.
-
-    by_type: loss with each quantised type that the linear may have; inputs: name of the first linear with the same inputs.
-    Linears with the same input are packed together, and so get the same type.
-    """
-
-    by_type: Mapping[WeightType, float]
-    inputs: str
-
-
-RoundingLosses = Mapping[str, RoundingLoss]
-"""Losses by linear, for linears whose types are to be chosen."""
-
-NO_LOSSES: RoundingLosses = MappingProxyType({})
-_NO_TYPES: Mapping[str, WeightType] = MappingProxyType({})
 _NOTHING = np.zeros(1)
 _EPSILON = float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True)
 class Fill:
-    """Result of selecting tiles for a share of the budget.
+    """Result of selecting tiles for a share of the goal.
 
-    saved: total saving, in the budget's unit; tiles: number of pruned tiles; cost: sum of their scores, the least of any
+    saved: total saving, in the goal's unit; tiles: number of pruned tiles; cost: sum of their scores, the least of any
     choice that saves as much, even with fractions of tiles; bound: least cost of saving exactly the share's amount with
     fractions of tiles (optimum of the linear program), a lower bound for every choice that saves as much.
     """
@@ -70,21 +48,14 @@ class Fill:
 
 
 class Selection(Mapping[str, NDArray[np.bool_]]):
-    """Maps of 2:4 tiles by linear, bool `[grid]`, True = 2:4, with the result of each share of the budget.
+    """Maps of 2:4 tiles by linear, bool `[grid]`, True = 2:4, with the result of each share of the goal.
 
-    kinds: codes of the kinds of all tiles by linear, uint8 `[grid]`; types: weight types of all linears if they were chosen
-    too, else empty.
+    kinds: codes of the kinds of all tiles by linear, uint8 `[grid]`.
     """
 
-    def __init__(
-        self,
-        kinds: Mapping[str, NDArray[np.uint8]],
-        fills: tuple[Fill, ...],
-        types: Mapping[str, WeightType] = _NO_TYPES,
-    ) -> None:
+    def __init__(self, kinds: Mapping[str, NDArray[np.uint8]], fills: tuple[Fill, ...]) -> None:
         self.fills = fills
         self.kinds = dict(kinds)
-        self.types = types
 
     def __getitem__(self, name: str) -> NDArray[np.bool_]:
         two_four: NDArray[np.bool_] = self.kinds[name] == TWO_FOUR.code
@@ -102,90 +73,71 @@ class Selection(Mapping[str, NDArray[np.bool_]]):
         return sum(fill.gap for fill in self.fills)
 
 
-class Choose(Protocol):
-    """Function that chooses tile maps, and weight types if it can."""
-
-    def __call__(
-        self, scores: Scores, areas: Grids, rounding: RoundingLosses = NO_LOSSES
-    ) -> tuple[Selection, Budget]:
-        """Returns tile maps and the budget that they fill.
-
-        scores, areas: see `select`; rounding: losses of linears whose types are to be chosen. It may be called for several
-        sets of scores. A linear that its budget leaves dense once stays dense in later calls.
-        """
-
-
-class ChoosesTypes:
-    """Base of functions that choose weight types together with tile maps."""
-
-
-def by_budget(budget: Budget) -> Choose:
-    """Returns a function that chooses tile maps by this budget, and no types."""
-
-    def choose(
-        scores: Scores,
-        areas: Grids,
-        rounding: RoundingLosses = NO_LOSSES,  # noqa: ARG001
-    ) -> tuple[Selection, Budget]:
-        return select(scores, areas, budget), budget
-
-    return choose
-
-
 def tile_savings(
     kind: TileKind, areas: NDArray[Any], unit: str, weights: WeightType = FLOAT16
 ) -> NDArray[np.float64]:
     """Returns the saving of tiles of these areas if they have this kind, in zeroed weights or bytes.
 
-    weights: type of the weights, on which bytes depend. Raises ValueError for another unit.
+    weights: type of the weights, for bytes of their own types: tiles that no kernel has save nothing, and so are never
+    pruned. Raises ValueError for another unit.
     """
-    if unit not in (WEIGHTS, BYTES):
-        raise ValueError(f"a budget in {unit} needs the saving of each tile")
-    per_weight = kind.zeros if unit == WEIGHTS else DENSE.bytes_of(weights) - kind.bytes_of(weights)
+    if unit not in (WEIGHTS, BYTES, OWN_BYTES):
+        raise ValueError(f"a goal in {unit} needs the saving of each tile")
+    if unit == OWN_BYTES and not kind.goes_with(weights):
+        return areas * 0.0
+    counted = weights if unit == OWN_BYTES else FLOAT16
+    per_weight = kind.zeros if unit == WEIGHTS else DENSE.bytes_of(counted) - kind.bytes_of(counted)
     return areas * per_weight
 
 
-def select(scores: Scores, areas: Grids, budget: Budget | float, costs: Scores | None = None) -> Selection:
-    """Give tiles the kinds that cost least per unit saved, until the budget is met.
+def select(scores: Scores, areas: Grids, goal: Goal | float, costs: Scores | None = None) -> Selection:
+    """Give tiles the kinds that cost least per unit saved, until the goal is met.
 
     scores: name to `[grid]`, loss of quality if the tile is made 2:4, or name to such grids by kind; areas: name to int
-    `[grid]`, weights in the tile (`tiles.tile_weights`; ragged tiles have fewer); budget: a ratio over all linears, or a
-    `Budget`; costs: in the form of `scores`, the *saving* if the tile has the kind, in the budget's unit; None for zeroed
+    `[grid]`, weights in the tile (`tiles.tile_weights`; ragged tiles have fewer); goal: a ratio over all linears, or a
+    `Goal`; costs: in the form of `scores`, the *saving* if the tile has the kind, in the goal's unit; None for zeroed
     weights or bytes, which follow from area and kind. Tiles that save nothing are never pruned.
 
-    Each share of the budget is solved separately. A ratio is met as nearly as a number of steps in that order can:
+    Each share of the goal is solved separately. A ratio is met as nearly as a number of steps in that order can:
     |reached - asked| is at most half of one step's saving, with 2:4 a quarter of a tile's weights. 0 and 0.5 are met
-    exactly. A saving (`Budget.saving`) is reached, to the rounding of a sum, or exceeded by less than one step. Equal steps
+    exactly. A saving (`Goal.saving`) is reached, to the rounding of a sum, or exceeded by less than one step. Equal steps
     are taken in the order of the linears in `scores`, then by row, then by column.
 
     Raises MaskLearnError for a ratio outside 0 ... 0.5, patterns that do not fit, or a saving that all tiles together
     do not reach, and ValueError for a score or a cost that is not finite, or a unit without costs.
     """
-    budget = budget if isinstance(budget, Budget) else Budget.of(float(budget))
+    goal = goal if isinstance(goal, Goal) else Goal.of_ratio(float(goal))
+    return selector(scores, areas, goal.unit, costs)(goal)
+
+
+def selector(
+    scores: Scores, areas: Grids, unit: str, costs: Scores | None = None
+) -> Callable[[Goal], Selection]:
+    """Returns the function that selects tiles for goals in a unit, as `select` does. It sorts the steps of tiles once."""
     losses = {name: points_of(grids) for name, grids in scores.items()}
     if costs is None:
         savings = {
-            name: {kind: tile_savings(kind, areas[name], budget.unit) for kind in by_kind}
+            name: {kind: tile_savings(kind, areas[name], unit) for kind in by_kind}
             for name, by_kind in losses.items()
         }
-        if not savings and budget.unit not in (WEIGHTS, BYTES):
-            raise ValueError(f"a budget in {budget.unit} needs the saving of each tile")
+        if not savings and unit not in (WEIGHTS, BYTES):
+            raise ValueError(f"a goal in {unit} needs the saving of each tile")
     else:
         savings = {name: points_of(costs[name]) for name in losses}
     _check_finite("score", losses)
     _check_finite("cost", savings)
-    kinds = {name: np.full(areas[name].shape, DENSE.code, np.uint8) for name in losses}
-    shares = budget.shares({name: areas[name] for name in losses}) if losses else []
-    fills = tuple(_fill(share, losses, savings, kinds, budget.unit) for share in shares)
-    return Selection(kinds, fills)
 
+    @cache
+    def steps(names: tuple[str, ...]) -> Steps:
+        return steps_of([losses[name] for name in names], [savings[name] for name in names])
 
-_Points = dict[TileKind, NDArray[Any]]
+    def selected(goal: Goal) -> Selection:
+        kinds = {name: np.full(areas[name].shape, DENSE.code, np.uint8) for name in losses}
+        shares = goal.shares({name: areas[name] for name in losses}) if losses else []
+        fills = tuple(_fill(share, steps(share.names), kinds, unit) for share in shares)
+        return Selection(kinds, fills)
 
-
-def points_of(grids: Any) -> _Points:
-    """Returns the grids of a linear's tiles by kind. A single grid is for 2:4."""
-    return dict(grids) if isinstance(grids, Mapping) else {TWO_FOUR: np.asarray(grids)}
+    return selected
 
 
 @dataclass(frozen=True)
@@ -201,15 +153,8 @@ class Steps:
     saving: NDArray[np.float64]
 
 
-def _fill(
-    share: Share,
-    losses: Mapping[str, _Points],
-    savings: Mapping[str, _Points],
-    kinds: dict[str, NDArray[np.uint8]],
-    unit: str,
-) -> Fill:
+def _fill(share: Share, steps: Steps, kinds: dict[str, NDArray[np.uint8]], unit: str) -> Fill:
     """Take the steps of a share that cost least, and write the kinds of its tiles into `kinds`."""
-    steps = steps_of([losses[name] for name in share.names], [savings[name] for name in share.names])
     saved = np.concatenate(([0.0], np.cumsum(steps.saving)))
     count = _count(saved, share, unit)
     total = sum(kinds[name].size for name in share.names)
@@ -223,7 +168,7 @@ def _fill(
     return Fill(share, float(saved[count]), pruned, taken, float(np.interp(share.saving, saved, cost)))
 
 
-def steps_of(losses: list[_Points], savings: list[_Points]) -> Steps:
+def steps_of(losses: list[Points], savings: list[Points]) -> Steps:
     """Returns the steps of all tiles of some linears, sorted by cost per unit saved. Equal steps keep the order of tiles."""
     kinds = list(dict.fromkeys(kind for points in losses for kind in points))
     cost, saving = _flat(losses, kinds), _flat(savings, kinds)
@@ -255,7 +200,7 @@ def steps_of(losses: list[_Points], savings: list[_Points]) -> Steps:
     return Steps(*(np.concatenate(one)[order] for one in (tiles, codes, costs, saved)))
 
 
-def _flat(grids: list[_Points], kinds: list[TileKind]) -> NDArray[np.float64]:
+def _flat(grids: list[Points], kinds: list[TileKind]) -> NDArray[np.float64]:
     """Returns the numbers of all tiles, `[kinds, tiles]`, 0 for kinds that a linear's tiles may not have."""
 
     def row(kind: TileKind) -> NDArray[np.float64]:
@@ -284,7 +229,7 @@ def _count(saved: NDArray[np.float64], share: Share, unit: str) -> int:
     return int(np.searchsorted(saved, amount))
 
 
-def _check_finite(what: str, grids: Mapping[str, _Points]) -> None:
+def _check_finite(what: str, grids: Mapping[str, Points]) -> None:
     for name, points in grids.items():
         if not all(bool(np.isfinite(grid).all()) for grid in points.values()):
             raise ValueError(f"a tile {what} of {name} is not finite")

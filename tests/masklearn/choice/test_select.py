@@ -6,10 +6,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from masklearn.masks.budget import Budget, check_reachable
+from masklearn.choice.goal import Goal, check_reachable
+from masklearn.choice.select import select, tile_savings
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import BY_CODE, PRUNED, TWO_FOUR
-from masklearn.masks.select import select, tile_savings
 from masklearn.masks.tiles import grid_shape, tile_weights
 from tests.refusals import refused
 
@@ -108,7 +108,7 @@ def test_a_saving_costs_nearly_the_least(tiles, part: float) -> None:
     cost, saves = (np.asarray(column, np.float64) for column in zip(*tiles, strict=True))
     asked = part * saves.sum()
     chosen = select(
-        {"l": cost[None]}, {"l": np.ones((1, cost.size), int)}, Budget.saving(asked, "us"), {"l": saves[None]}
+        {"l": cost[None]}, {"l": np.ones((1, cost.size), int)}, Goal.saving(asked, "us"), {"l": saves[None]}
     )
     (fill,) = chosen.fills
     picked = chosen["l"][0]
@@ -128,22 +128,22 @@ def test_cheap_microseconds_go_before_cheap_weights() -> None:
     scores, areas = {"l": np.asarray([[1.0, 2.0]])}, {"l": np.asarray([[64, 64]])}
     times = {"l": np.asarray([[0.5, 4.0]])}
     assert select(scores, areas, 0.25)["l"].tolist() == [[True, False]]
-    assert select(scores, areas, Budget.saving(0.4, "us"), times)["l"].tolist() == [[False, True]]
-    assert select(scores, areas, Budget.saving(4.1, "us"), times)["l"].tolist() == [[True, True]]
+    assert select(scores, areas, Goal.saving(0.4, "us"), times)["l"].tolist() == [[False, True]]
+    assert select(scores, areas, Goal.saving(4.1, "us"), times)["l"].tolist() == [[True, True]]
 
 
 def test_a_tile_that_would_cost_time_stays_dense() -> None:
     scores, areas = {"l": np.zeros((1, 3))}, {"l": np.full((1, 3), 64)}
     times = {"l": np.asarray([[-1.0, 0.0, 1.0]])}
-    assert select(scores, areas, Budget.saving(1.0, "us"), times)["l"].tolist() == [[False, False, True]]
+    assert select(scores, areas, Goal.saving(1.0, "us"), times)["l"].tolist() == [[False, False, True]]
     with refused():
-        select(scores, areas, Budget.saving(1.5, "us"), times)
+        select(scores, areas, Goal.saving(1.5, "us"), times)
 
 
 def test_a_saving_that_only_rounding_misses_is_reached() -> None:
     """Ten times 0.1 is a little less than 1 in floating point."""
     times = {"l": np.full((1, 10), 0.1)}
-    maps = select({"l": np.ones((1, 10))}, {"l": np.ones((1, 10))}, Budget.saving(1.0, "us"), times)
+    maps = select({"l": np.ones((1, 10))}, {"l": np.ones((1, 10))}, Goal.saving(1.0, "us"), times)
     assert maps["l"].all()
 
 
@@ -165,7 +165,7 @@ def test_all_tiles_reach_their_sum_in_any_order(sizes, spread, seed) -> None:
         maps = select(
             scores,
             {name: np.ones(grid.size) for name, grid in times.items()},
-            Budget.saving(asked, "us"),
+            Goal.saving(asked, "us"),
             times,
         )
         assert sum(float(times[name][~tiles].sum()) for name, tiles in maps.items()) <= 1e-10 * asked
@@ -173,7 +173,7 @@ def test_all_tiles_reach_their_sum_in_any_order(sizes, spread, seed) -> None:
 
 def test_a_unit_without_costs_is_ours() -> None:
     with refused(ValueError):
-        select({"l": np.ones((1, 1))}, {"l": np.ones((1, 1))}, Budget.saving(1.0, "us"))
+        select({"l": np.ones((1, 1))}, {"l": np.ones((1, 1))}, Goal.saving(1.0, "us"))
 
 
 @given(
@@ -185,7 +185,7 @@ def test_a_unit_without_costs_is_ours() -> None:
 )
 def test_each_pattern_has_its_own_ranking(shapes, tile, first, second, seed) -> None:
     scores, weights = problem(shapes, tile, seed)
-    maps = select(scores, weights, Budget.of(f"*={first},l0={second}"))
+    maps = select(scores, weights, Goal.of_ratio(f"*={first},l0={second}"))
     others = [name for name in scores if name != "l0"]
     alone = [
         select({"l0": scores["l0"]}, {"l0": weights["l0"]}, second),
@@ -199,7 +199,7 @@ def test_each_pattern_has_its_own_ranking(shapes, tile, first, second, seed) -> 
 @given(st.lists(SHAPES, min_size=1, max_size=4), TILES, st.floats(0.0, 0.5), st.integers(0, 1000))
 def test_per_layer_gives_each_linear_the_ratio(shapes, tile, ratio, seed) -> None:
     scores, weights = problem(shapes, tile, seed)
-    maps = select(scores, weights, Budget.of(ratio, per_layer=True))
+    maps = select(scores, weights, Goal.of_ratio(ratio, per_layer=True))
     for name, tiles in maps.items():
         zeroed = weights[name][tiles].sum() / 2
         assert abs(zeroed - ratio * weights[name].sum()) <= weights[name].max() / 4 + 1e-9
@@ -208,7 +208,7 @@ def test_per_layer_gives_each_linear_the_ratio(shapes, tile, ratio, seed) -> Non
 
 def test_linears_that_no_pattern_fits_stay_dense() -> None:
     weights = {name: tile_weights((16, 16), (8, 8)) for name in ("mlp.up", "attn.q")}
-    maps = select({name: np.ones((2, 2)) for name in weights}, weights, Budget.of("mlp.*=0.5"))
+    maps = select({name: np.ones((2, 2)) for name in weights}, weights, Goal.of_ratio("mlp.*=0.5"))
     assert maps["mlp.up"].all()
     assert not maps["attn.q"].any()
 
@@ -245,8 +245,8 @@ def every_choice(areas, scores, unit):
 def test_no_choice_that_saves_as_much_costs_less(seed: int, per_weight: float) -> None:
     areas, scores = of_kinds(seed)
     total = sum(int(grid.sum()) for grid in areas.values())
-    budget = Budget.of_bytes(per_weight, total)
-    (fill,) = select(scores, areas, budget).fills
+    goal = Goal.of_bytes(per_weight, total)
+    (fill,) = select(scores, areas, goal).fills
     choices = every_choice(areas, scores, "bytes")
     as_much = choices[:, 0] >= fill.saved - 1e-6
     assert choices[as_much, 1].min() == pytest.approx(fill.cost)
@@ -289,7 +289,7 @@ def test_linears_may_differ_in_kinds_and_costs() -> None:
     assert chosen["a"].tolist() == [[True, False]]  # the map of 2:4 tiles
     assert chosen["b"].tolist() == [[False, False]]
     times = {"a": {TWO_FOUR: np.array([[0.0, 1.0]])}, "b": {EIGHT: np.array([[0.5, 0.5]])}}
-    chosen = select(scores, areas, Budget.saving(1.5, "µs"), times)
+    chosen = select(scores, areas, Goal.saving(1.5, "µs"), times)
     assert {name: kinds.tolist() for name, kinds in chosen.kinds.items()} == {
         "a": [[0, TWO_FOUR.code]], "b": [[EIGHT.code, 0]]
     }  # fmt: skip
@@ -305,8 +305,8 @@ def test_tiles_step_down_from_milder_kinds() -> None:
 
 def test_ratios_beyond_the_kinds_are_refused() -> None:
     kinds = {"a": (TWELVE,), "b": (TWO_FOUR, TWELVE)}
-    check_reachable(Budget.of(0.375), {"a": (64, 64), "b": (64, 64)}, kinds)
+    check_reachable(Goal.of_ratio(0.375), {"a": (64, 64), "b": (64, 64)}, kinds)
     with refused():
-        check_reachable(Budget.of(0.4), {"a": (64, 64), "b": (64, 64)}, kinds)
+        check_reachable(Goal.of_ratio(0.4), {"a": (64, 64), "b": (64, 64)}, kinds)
     with refused():
-        check_reachable(Budget.of("b=0.5,a=0.3"), {"a": (64, 64), "b": (64, 64)}, kinds)
+        check_reachable(Goal.of_ratio("b=0.5,a=0.3"), {"a": (64, 64), "b": (64, 64)}, kinds)

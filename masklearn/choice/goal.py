@@ -1,12 +1,11 @@
-"""Budget of pruning: a ratio for all linears together or for each linear, ratios by pattern, or a saving in another unit.
+"""Goal of pruning: a ratio for all linears together or for each linear, ratios by pattern, or a saving in another unit.
 
-`ratio` takes `0.4`, or `PATTERN=RATIO,PATTERN=RATIO,…` such as `mlp.*=0.5,v_proj=0`, with the patterns of
-`masklearn.masks.name_globs`. **The last pattern that fits a linear determines its ratio**, so general patterns come first:
-`*=0.3,mlp.*=0.5`. Linears that no pattern fits stay dense.
+`ratio` takes `0.4`, or `PATTERN=RATIO,PATTERN=RATIO,…` such as `0.3,mlp.*=0.5,v_proj=0` (`masklearn.masks.name_globs`).
+Linears that no pattern fits stay dense, unless a ratio stands in front of the patterns.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,23 +13,25 @@ from numpy.typing import NDArray
 
 from masklearn.base.errors import UsageError
 from masklearn.masks.kinds.base import BYTES_DENSE, TileKind
-from masklearn.masks.name_globs import decide, kinds_of, parse_pairs
+from masklearn.masks.kinds.table import DENSE
+from masklearn.masks.name_globs import decide, kinds_of, parse_values, spell_lists
 from masklearn.masks.record import BudgetRecord
+from masklearn.quant.table import WeightType
 
 _ROUNDING = 1e-9
 LARGEST_RATIO = 0.5
 """Half of the weights are zeroed if every tile is 2:4."""
-WEIGHTS, BYTES = "weights", "bytes"
-"""Units of a budget for which `select` knows the saving of each tile. Bytes are counted for 16-bit weights in packed
-slabs."""
+WEIGHTS, BYTES, OWN_BYTES = "weights", "bytes", "bytes of their own weight types"
+"""Units of a goal for which `select` knows the saving of each tile. Bytes are counted in packed slabs, for 16-bit weights
+unless they are of their own types."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """Linears whose tiles compete for a part of the budget: the tiles with the least cost per saving are pruned.
+    """Linears whose tiles compete for a part of the goal: the tiles with the least cost per saving are pruned.
 
     spelled: the pattern or linear of this share, empty for all linears; names: the linears; saving: amount to save in
-    them, in the budget's unit; at_least: True to reach or exceed it, False to meet it as nearly as tiles allow.
+    them, in the goal's unit; at_least: True to reach or exceed it, False to meet it as nearly as tiles allow.
     """
 
     spelled: str
@@ -40,8 +41,8 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Budget:
-    """Amount that `select` has to save. `Budget.of` and `Budget.saving` make one.
+class Goal:
+    """Amount that `select` has to save. `Goal.of_ratio` and `Goal.saving` make one.
 
     ratios: (pattern, ratio) in the user's order; the last pattern that fits a linear determines its ratio, and the empty
     pattern fits all; per_layer: True if each linear reaches its ratio, False if the linears of a pattern reach it
@@ -59,8 +60,8 @@ class Budget:
     spared: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, ratio: float | str, per_layer: bool = False) -> "Budget":
-        """Makes a budget from a recipe's ratio.
+    def of_ratio(cls, ratio: float | str, per_layer: bool = False) -> "Goal":
+        """Makes a goal from a recipe's ratio.
 
         Raises UsageError if the ratio is outside 0 … 0.5 or misspelled.
         """
@@ -69,11 +70,11 @@ class Budget:
         except ValueError as error:
             fix = "Give a ratio from 0 (dense) to 0.5 (uniform 2:4), or PATTERN=RATIO,…"
             raise UsageError(f"The ratio {ratio} is not valid", str(error), fix) from None
-        return cls(tuple(_pairs(parsed)) if isinstance(parsed, str) else (("", parsed),), per_layer)
+        return cls(tuple(parse_values(str(parsed), _number, "ratio")), per_layer)
 
     @classmethod
-    def saving(cls, amount: float, unit: str) -> "Budget":
-        """Makes a budget that saves at least `amount` of a unit (microseconds, bytes). `select` needs `costs` for all units
+    def saving(cls, amount: float, unit: str) -> "Goal":
+        """Makes a goal that saves at least `amount` of a unit (microseconds, bytes). `select` needs `costs` for all units
         but bytes.
 
         Raises UsageError if the amount is negative or not finite.
@@ -87,9 +88,9 @@ class Budget:
         return cls(amount=amount, unit=unit)
 
     @classmethod
-    def of_bytes(cls, per_weight: float, weights: int) -> "Budget":
-        """Makes a budget that leaves at most `per_weight` bytes of each of `weights` weights on average."""
-        return cls.saving((BYTES_DENSE - per_weight) * weights, BYTES)
+    def of_bytes(cls, per_weight: float, weights: int, unit: str = BYTES) -> "Goal":
+        """Makes a goal that leaves at most `per_weight` bytes of each of `weights` weights on average."""
+        return cls.saving((BYTES_DENSE - per_weight) * weights, unit)
 
     def by_linear(self, names: Sequence[str]) -> dict[str, tuple[str, float] | None]:
         """Returns the last (pattern, ratio) that fits each linear, or None if no pattern fits.
@@ -102,8 +103,8 @@ class Budget:
     def dense(self) -> frozenset[str]:
         return self.uncounted | self.spared
 
-    def sparing(self, linears: Iterable[str]) -> "Budget":
-        """Returns the budget for which these linears stay dense, and the others of their shares save more instead."""
+    def sparing(self, linears: Iterable[str]) -> "Goal":
+        """Returns the goal for which these linears stay dense, and the others of their shares save more instead."""
         return replace(self, spared=self.spared.union(linears))
 
     def counted(self, names: Sequence[str]) -> dict[str, float]:
@@ -112,7 +113,7 @@ class Budget:
         return {name: ratio for name, ratio in decided.items() if ratio and name not in self.uncounted}
 
     def shares(self, areas: Mapping[str, NDArray[np.int64]]) -> list[Share]:
-        """Returns the shares of the budget. Each linear is in exactly one share; areas: weights of each tile by linear.
+        """Returns the shares of the goal. Each linear is in exactly one share; areas: weights of each tile by linear.
 
         A ratio has to save ratio x weights of its linears. Raises MaskLearnError as `by_linear` does.
         """
@@ -140,14 +141,14 @@ class Budget:
     def asked(self, areas: Mapping[str, NDArray[np.int64]]) -> float:
         """Returns the ratio that was asked for over the linears that count: the mean over their weights.
 
-        Raises ValueError for a budget in another unit than weights.
+        Raises ValueError for a goal in another unit than weights.
         """
         return self._mean(areas, [name for name in areas if name not in self.uncounted])
 
     def ratio(self, areas: Mapping[str, NDArray[np.int64]]) -> float:
         """Returns the ratio over all linears that follows from what was asked for: the mean over their weights.
 
-        Raises ValueError for a budget in another unit than weights.
+        Raises ValueError for a goal in another unit than weights.
         """
         return self._mean(areas, list(areas))
 
@@ -162,7 +163,7 @@ class Budget:
 
     @property
     def plain(self) -> float | None:
-        """The ratio of a budget that has the same for all linears, else None."""
+        """The ratio of a goal that has the same for all linears, else None."""
         return self.ratios[0][1] if len(self.ratios) == 1 and not self.ratios[0][0] else None
 
     def left_dense(self, names: Sequence[str]) -> str:
@@ -173,9 +174,7 @@ class Budget:
         if not unfit:
             return ""
         kinds = ", ".join(kinds_of(unfit))
-        return (
-            f"no pattern of the ratio fits {kinds}: left dense, ratio 0 (*=RATIO in front gives them another)"
-        )
+        return f"no pattern of the ratio fits {kinds}: left dense, ratio 0 (a ratio in front of the patterns is theirs)"
 
     def record(self) -> BudgetRecord:
         if self.amount is not None:
@@ -193,18 +192,19 @@ def parse_ratio(ratio: float | str) -> float | str:
         return _number(ratio)
     if not ratio.strip():
         raise ValueError("It is empty. Give a number such as 0.4, or PATTERN=RATIO,…")
-    return _spell(_pairs(ratio)) if "=" in ratio else _number(ratio)
+    pairs = parse_values(ratio, _number, "ratio")
+    return _spell(pairs) if any(pattern for pattern, _ in pairs) else pairs[0][1]
 
 
 def check_reachable(
-    budget: Budget, linears: Mapping[str, tuple[int, int]], kinds: Mapping[str, tuple[TileKind, ...]]
+    goal: Goal, linears: Mapping[str, tuple[int, int]], kinds: Mapping[str, tuple[TileKind, ...]]
 ) -> None:
     """Raises UsageError for a ratio that is more than the kinds of its linears zero.
 
     linears: (N, K) by name; kinds: kinds that their tiles may have.
     """
     weights = {name: rows * columns for name, (rows, columns) in linears.items()}
-    for share in budget.shares({name: np.array([count]) for name, count in weights.items()}):
+    for share in goal.shares({name: np.array([count]) for name, count in weights.items()}):
         most = sum(weights[name] * max(kind.zeros for kind in kinds[name]) for name in share.names)
         if share.saving > most * (1.0 + _ROUNDING):
             total = sum(weights[name] for name in share.names)
@@ -217,17 +217,38 @@ def check_reachable(
             )
 
 
-def rounded_up(per_weight: float) -> str:
-    """Returns the least bytes per weight, for an error, rounded up so that a user may ask for the printed number."""
-    return f"{math.ceil(per_weight * 1e4) / 1e4:g}"
+def check_bytes(
+    per_weight: float,
+    unit: str,
+    linears: Mapping[str, tuple[int, int]],
+    kinds: Mapping[str, tuple[TileKind, ...]],
+    types: Mapping[str, tuple[WeightType, ...]],
+) -> None:
+    """Raises UsageError for bytes per weight that no choice reaches.
+
+    unit: BYTES or OWN_BYTES; linears: (N, K) by name; kinds, types: what the tiles and the weights of each linear may be.
+    """
+    weights = {name: math.prod(shape) for name, shape in linears.items()}
+
+    def least(name: str) -> float:
+        if unit == BYTES:
+            return min(kind.bytes_per_weight for kind in (DENSE, *kinds[name]))
+        return min(
+            kind.bytes_of(one) for one in types[name] for kind in (DENSE, *kinds[name]) if kind.goes_with(one)
+        )
+
+    fewest = sum(count * least(name) for name, count in weights.items()) / max(sum(weights.values()), 1)
+    if per_weight < fewest:
+        raise UsageError(
+            f"{per_weight:g} bytes per weight cannot be reached with these types and kinds of tiles",
+            "With every linear of the smallest type and every tile of the smallest kind it is "
+            f"{math.ceil(fewest * 1e4) / 1e4:g}.",
+            "Give more bytes, or `weights` and `kinds` that take fewer.",
+        )
 
 
 def _spell(ratios: Iterable[tuple[str, float]]) -> str:
-    return ",".join(f"{pattern}={ratio!r}" for pattern, ratio in ratios)
-
-
-def _pairs(text: str) -> Iterator[tuple[str, float]]:
-    return ((pattern, _number(ratio)) for pattern, ratio in parse_pairs(text, "RATIO"))
+    return spell_lists([(pattern, (repr(ratio),)) for pattern, ratio in ratios])
 
 
 def _number(spelled: float | str) -> float:

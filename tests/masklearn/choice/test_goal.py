@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from masklearn.choice.goal import Goal, parse_ratio
+from masklearn.choice.select import select
 from masklearn.learning import learn
-from masklearn.masks.budget import Budget, parse_ratio
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
-from masklearn.masks.select import select
 from masklearn.model.coverage import covered_linears
 from masklearn.recipe import LearnRecipe
 from tests.conftest import ModelMaker
@@ -25,7 +25,7 @@ AREAS = {name: np.full((2, 2), 16 if "mlp" in name else 4) for name in NAMES}
 
 def decisions(spelled: float | str) -> dict[str, float | None]:
     """Decisions by kind, for budgets that decide all linears of a kind alike."""
-    decided = Budget.of(spelled).by_linear(NAMES)
+    decided = Goal.of_ratio(spelled).by_linear(NAMES)
     return {kind: (d := decided[f"model.layers.1.{kind}"]) and d[1] for kind in KINDS}
 
 
@@ -49,14 +49,23 @@ def test_the_last_pattern_that_fits_decides(spelled: float | str, expected: list
 
 def test_patterns_match_from_a_dot_on() -> None:
     with refused():
-        Budget.of("proj=0.5").by_linear(NAMES)
+        Goal.of_ratio("proj=0.5").by_linear(NAMES)
     with refused():
-        Budget.of("mlp=0.5").by_linear(NAMES)
+        Goal.of_ratio("mlp=0.5").by_linear(NAMES)
 
 
 def test_a_pattern_hidden_by_later_patterns_is_refused() -> None:
     with refused():
-        Budget.of("mlp.*=0.5,*=0.3").by_linear(NAMES)
+        Goal.of_ratio("mlp.*=0.5,*=0.3").by_linear(NAMES)
+
+
+def test_a_ratio_in_front_is_for_the_rest() -> None:
+    goal = Goal.of_ratio("0.3, mlp.*=0.5")
+    found = goal.by_linear(["layers.0.mlp.up_proj", "layers.0.attn.q_proj"])
+    assert {name: pair and pair[1] for name, pair in found.items()} == {
+        "layers.0.mlp.up_proj": 0.5, "layers.0.attn.q_proj": 0.3
+    }  # fmt: skip
+    assert parse_ratio("0.3, mlp.*=0.5") == goal.record().ratio == "0.3,mlp.*=0.5" and goal.plain is None
 
 
 @pytest.mark.parametrize(
@@ -94,7 +103,7 @@ def test_what_parse_returns_parses_to_itself() -> None:
 
 
 def test_pattern_shares_hold_each_linear_once() -> None:
-    shares = Budget.of("*=0.25,mlp.*=0.5").shares(AREAS)
+    shares = Goal.of_ratio("*=0.25,mlp.*=0.5").shares(AREAS)
     assert [(share.spelled, len(share.names), share.saving) for share in shares] == [
         ("*", 6, 0.25 * 6 * 16),
         ("mlp.*", 6, 0.5 * 6 * 64),
@@ -103,29 +112,29 @@ def test_pattern_shares_hold_each_linear_once() -> None:
 
 
 def test_each_linear_is_its_own_share_per_layer() -> None:
-    shares = Budget.of("mlp.*=0.5", per_layer=True).shares(AREAS)
+    shares = Goal.of_ratio("mlp.*=0.5", per_layer=True).shares(AREAS)
     assert [share.names for share in shares] == [(name,) for name in NAMES]
     assert [share.saving for share in shares] == [32.0 if "mlp" in name else 0.0 for name in NAMES]
 
 
 def test_the_ratio_over_all_is_weighted_by_weights() -> None:
-    assert Budget.of("mlp.*=0.5").ratio(AREAS) == pytest.approx(0.5 * 64 / 80)
-    assert Budget.of(0.3, per_layer=True).ratio(AREAS) == 0.3
+    assert Goal.of_ratio("mlp.*=0.5").ratio(AREAS) == pytest.approx(0.5 * 64 / 80)
+    assert Goal.of_ratio(0.3, per_layer=True).ratio(AREAS) == 0.3
     with refused(ValueError):
-        Budget.saving(3.0, "us").ratio(AREAS)
+        Goal.saving(3.0, "us").ratio(AREAS)
 
 
 def test_dense_linears_are_excluded_from_the_budget() -> None:
-    budget = replace(Budget.of(0.4), uncounted=frozenset({"q"}))
+    goal = replace(Goal.of_ratio(0.4), uncounted=frozenset({"q"}))
     areas = {name: np.full((1, 4), 10) for name in ("q", "up", "down")}
-    whole = budget.shares(areas)
+    whole = goal.shares(areas)
     assert {share.names: share.saving for share in whole} == {("q",): 0.0, ("up", "down"): 32.0}
-    assert budget.asked(areas) == pytest.approx(0.4) and budget.ratio(areas) == pytest.approx(32 / 120)
+    assert goal.asked(areas) == pytest.approx(0.4) and goal.ratio(areas) == pytest.approx(32 / 120)
 
 
 def test_others_save_for_spared_linears() -> None:
     areas = {name: np.full((1, 4), 10) for name in ("q", "up", "down")}
-    spared = replace(Budget.of(0.2), uncounted=frozenset({"q"})).sparing(["up"])
+    spared = replace(Goal.of_ratio(0.2), uncounted=frozenset({"q"})).sparing(["up"])
     assert {share.names: share.saving for share in spared.shares(areas)} == {
         ("q",): 0.0,
         ("down",): 16.0,
@@ -133,37 +142,37 @@ def test_others_save_for_spared_linears() -> None:
     }
     assert spared.dense == {"q", "up"} and spared.asked(areas) == pytest.approx(0.2)
     assert spared.evenly(dict.fromkeys(areas, 40)) == {"q": 0.0, "up": 0.0, "down": pytest.approx(0.4)}
-    assert Budget.of(0.2).sparing(["up"]).asked(areas) == 0.2
+    assert Goal.of_ratio(0.2).sparing(["up"]).asked(areas) == 0.2
     scores = {name: np.arange(4.0)[None] + (name == "up") for name in areas}
     tiles = select(scores, areas, spared)
     assert {name: int(tiles[name].sum()) for name in areas} == {"q": 0, "up": 0, "down": 3}
     assert (
-        int(select(scores, areas, Budget.of(0.4).sparing(["up", "q"]))["down"].sum()) == 4
+        int(select(scores, areas, Goal.of_ratio(0.4).sparing(["up", "q"]))["down"].sum()) == 4
     )  # all that it has
 
 
 def test_what_stays_dense_is_said() -> None:
-    line = Budget.of("mlp.*=0.5").left_dense(NAMES)
+    line = Goal.of_ratio("mlp.*=0.5").left_dense(NAMES)
     assert line.startswith(
         "no pattern of the ratio fits model.layers.*.self_attn.q_proj, model.layers.*.self_attn.v_proj"
     )
-    assert Budget.of("*=0.1,mlp.*=0.5").left_dense(NAMES) == Budget.of(0.4).left_dense(NAMES) == ""
+    assert Goal.of_ratio("*=0.1,mlp.*=0.5").left_dense(NAMES) == Goal.of_ratio(0.4).left_dense(NAMES) == ""
 
 
 def test_record_is_json_of_what_was_asked() -> None:
-    assert Budget.of("mlp.*=0.5", True).record().model_dump(exclude_unset=True) == {
+    assert Goal.of_ratio("mlp.*=0.5", True).record().model_dump(exclude_unset=True) == {
         "ratio": "mlp.*=0.5",
         "per_layer": True,
         "unit": "weights",
     }
-    assert Budget.of("0.4").record().ratio == 0.4
-    assert Budget.saving(2.5, "us").record().model_dump(exclude_unset=True) == {"amount": 2.5, "unit": "us"}
+    assert Goal.of_ratio("0.4").record().ratio == 0.4
+    assert Goal.saving(2.5, "us").record().model_dump(exclude_unset=True) == {"amount": 2.5, "unit": "us"}
 
 
 @pytest.mark.parametrize("amount", [-1.0, math.nan, math.inf])
 def test_an_impossible_saving_is_refused(amount: float) -> None:
     with refused():
-        Budget.saving(amount, "us")
+        Goal.saving(amount, "us")
 
 
 def learned(path: Path, scratch: Path, notes: list[str], **settings: Any) -> MaskSet:

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from masklearn.choice.losses import Losses
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.tiles import grid_shape, tile_weights
+from masklearn.quant.table import FLOAT16
 from patch_compile.artifacts.plan import ReasonKind
 from patch_compile.artifacts.prediction import Workload
 from patch_compile.planning.cards import card_of
@@ -12,10 +14,10 @@ from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import plan_linears
 from patch_compile.planning.outline import Outline
 from patch_compile.planning.predict import predict_whole
+from patch_compile.planning.price_by_time import SpeedTask, by_time
 from patch_compile.planning.roofline.rest import Model
 from patch_compile.planning.speed_goal import SpeedGoal
 from patch_compile.planning.tile_map import unpatterned
-from patch_compile.planning.tiles_for_speed import SpeedTask, TilesForSpeed
 from tests.refusals import refused
 
 TILE = (128, 128)
@@ -41,10 +43,10 @@ def scored(seed=0, **factors):
 
 
 def chosen(goal, scores, areas, lowering="auto"):
-    kinds = dict.fromkeys(LINEARS, (TWO_FOUR,))
-    choose = TilesForSpeed(SpeedTask(goal, COSTS, OUTLINE, LINEARS, TILE, lowering, kinds))
-    tiles, budget = choose(scores, areas)
-    return tiles, budget, choose.record
+    kinds, types = (dict.fromkeys(LINEARS, (one,)) for one in (TWO_FOUR, FLOAT16))
+    choose = by_time(SpeedTask(goal, COSTS, OUTLINE, LINEARS, TILE, lowering, kinds, types))
+    found = choose(Losses(scores, areas))
+    return found.tiles, found.goal, choose.price.record(found, {})["speed"]
 
 
 def planned(tiles, lowering="auto"):
@@ -77,13 +79,13 @@ def test_a_budget_of_milliseconds_is_met_too():
 
 def test_loss_is_within_a_tile_of_optimal():
     scores, areas = scored()
-    tiles, budget, record = chosen(SpeedGoal(speedup=1.2), scores, areas)
+    tiles, filled, record = chosen(SpeedGoal(speedup=1.2), scores, areas)
     lost = sum(float(scores[name][tiles[name]].sum()) for name in LINEARS)
     dearest = max(float(scores[name][tiles[name]].max(initial=0)) for name in LINEARS)
     assert record.cost == pytest.approx(lost)
     assert 0 <= record.cost - record.bound <= dearest
     assert record.gap == pytest.approx((record.cost - record.bound) / record.bound, rel=1e-6)
-    assert (budget.unit, budget.amount) == ("µs", pytest.approx(record.saved_us, rel=1e-2))
+    assert (filled.unit, filled.amount) == ("µs", pytest.approx(record.saved_us, rel=1e-2))
 
 
 def test_random_choices_never_lose_less():

@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from masklearn.masks.budget import Budget
+from masklearn.choice.goal import OWN_BYTES, Goal, check_bytes
+from masklearn.choice.losses import Losses, RoundingLoss
+from masklearn.choice.price import Choice
+from masklearn.choice.select import select, tile_savings
+from masklearn.choice.solve import by_goal
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE, PRUNED, TWO_FOUR
-from masklearn.masks.select import RoundingLoss, select, tile_savings
-from masklearn.masks.select_types import TypesForBytes
 from masklearn.masks.tiles import tile_weights
 from masklearn.quant.table import FLOAT16, INT4, INT8, W8A8, WeightType
 from tests.refusals import refused
@@ -21,6 +23,11 @@ ALL = (FLOAT16, INT8, INT4)
 OPTIONS = dict.fromkeys(SHAPES, ALL)
 KINDS: tuple[TileKind, ...] = (TWO_FOUR, PRUNED["12:16"])
 Grids = dict[str, Any]
+
+
+def chosen(per_weight: float, losses: Losses, options: dict[str, tuple[WeightType, ...]] = OPTIONS) -> Choice:
+    weights = sum(int(grid.sum()) for grid in losses.areas.values())
+    return by_goal(Goal.of_bytes(per_weight, weights, OWN_BYTES), options)(losses)
 
 
 def problem(seed: int) -> tuple[Grids, Grids, dict[str, RoundingLoss]]:
@@ -58,26 +65,28 @@ def taken(
 def test_no_other_choice_of_types_loses_much_less(seed: int, per_weight: float) -> None:
     """Every choice of types is tried, each with the tiles that lose least."""
     scores, areas, rounding = problem(seed)
-    chosen, budget = TypesForBytes(per_weight, OPTIONS, SHAPES)(scores, areas, rounding)
-    types = dict(chosen.types)
-    size, lost = taken(chosen.kinds, types, scores, areas, rounding)
+    found = chosen(per_weight, Losses(scores, areas, rounding))
+    types = dict(found.types)
+    size, lost = taken(found.tiles.kinds, types, scores, areas, rounding)
+    assert lost == pytest.approx(found.loss)
+    assert found.bound is not None and found.bound <= lost * (1 + 1e-12)
     assert size <= per_weight + 1e-9
     assert types["q"] is types["k"]  # one input, one product
-    assert budget.unit.startswith("bytes")
+    assert found.goal.unit.startswith("bytes")
     best = np.inf
     total = sum(int(grid.sum()) for grid in areas.values())
     for q, up, down in itertools.product(ALL, repeat=3):
         other = {"q": q, "k": q, "up": up, "down": down}
         dense = sum((2 - DENSE.bytes_of(other[name])) * areas[name].sum() for name in SHAPES)
         savings = {
-            name: {kind: tile_savings(kind, areas[name], "bytes", other[name]) for kind in KINDS}
+            name: {kind: tile_savings(kind, areas[name], OWN_BYTES, other[name]) for kind in KINDS}
             for name in SHAPES
         }
         missing = max(0.0, (2 - per_weight) * total - dense)
         most = sum(np.max(list(one.values()), axis=0).sum() for one in savings.values())
         if missing > most:
             continue
-        kinds = select(scores, areas, Budget.saving(missing, "B"), savings).kinds
+        kinds = select(scores, areas, Goal.saving(missing, "B"), savings).kinds
         best = min(best, taken(kinds, other, scores, areas, rounding)[1])
     assert lost <= best * 1.1 + 1e-9
 
@@ -86,10 +95,10 @@ def test_fewer_bytes_never_lose_less() -> None:
     scores, areas, rounding = problem(0)
     bits, losses = [], []
     for per_weight in (2.0, 1.6, 1.3, 1.0, 0.8, 0.6, 0.45):
-        chosen, _ = TypesForBytes(per_weight, OPTIONS, SHAPES)(scores, areas, rounding)
-        types = dict(chosen.types)
+        found = chosen(per_weight, Losses(scores, areas, rounding))
+        types = dict(found.types)
         bits.append(sum(types[name].bits * areas[name].sum() for name in SHAPES))
-        losses.append(taken(chosen.kinds, types, scores, areas, rounding)[1])
+        losses.append(taken(found.tiles.kinds, types, scores, areas, rounding)[1])
     assert losses == sorted(losses) and losses[0] == 0.0
     assert bits == sorted(bits, reverse=True) and bits[0] == 4 * bits[-1]
 
@@ -98,17 +107,17 @@ def test_a_linear_keeps_to_what_it_may_have() -> None:
     scores, areas, rounding = problem(1)
     options = OPTIONS | {"down": (FLOAT16, INT8), "k": (INT8,)}
     del rounding["k"]  # nothing to choose
-    chosen, _ = TypesForBytes(0.8, options, SHAPES)(scores, areas, rounding)
-    assert chosen.types["k"] is INT8 and chosen.types["down"] in (FLOAT16, INT8)
+    found = chosen(0.8, Losses(scores, areas, rounding), options)
+    assert found.types["k"] is INT8 and found.types["down"] in (FLOAT16, INT8)
 
 
 def test_a_type_gets_no_kind_without_kernels() -> None:
     scores, areas, rounding = problem(2)
     options = dict.fromkeys(SHAPES, (W8A8,))
-    chosen, _ = TypesForBytes(0.7, options, SHAPES)(scores, areas, rounding)
-    assert all(set(np.unique(kinds)) <= {DENSE.code, TWO_FOUR.code} for kinds in chosen.kinds.values())
+    found = chosen(0.7, Losses(scores, areas, rounding), options)
+    assert all(set(np.unique(kinds)) <= {DENSE.code, TWO_FOUR.code} for kinds in found.tiles.kinds.values())
     with refused():
-        TypesForBytes(0.6, options, SHAPES).check(dict.fromkeys(SHAPES, KINDS))
+        check_bytes(0.6, OWN_BYTES, SHAPES, dict.fromkeys(SHAPES, KINDS), options)
 
 
 def test_6_8_tiles_have_w8a8_weights() -> None:
@@ -119,17 +128,17 @@ def test_6_8_tiles_have_w8a8_weights() -> None:
         rounding[name] = RoundingLoss(rounding[name].by_type | {W8A8: 1e-6}, rounding[name].inputs)
     options = dict.fromkeys(SHAPES, (FLOAT16, W8A8, INT4))
     for per_weight in (0.95, 0.7, 0.5):
-        chosen, _ = TypesForBytes(per_weight, options, SHAPES)(scores, areas, rounding)
-        having = {name for name, kinds in chosen.kinds.items() if (kinds == PRUNED["6:8"].code).any()}
-        assert all(chosen.types[name] is W8A8 for name in having)
+        found = chosen(per_weight, Losses(scores, areas, rounding), options)
+        having = {name for name, kinds in found.tiles.kinds.items() if (kinds == PRUNED["6:8"].code).any()}
+        assert all(found.types[name] is W8A8 for name in having)
         assert having or per_weight < 0.9
 
 
 def test_bytes_below_all_types_and_kinds_are_refused() -> None:
-    asked = TypesForBytes(0.3, OPTIONS, SHAPES)
+    kinds = dict.fromkeys(SHAPES, KINDS)
     with refused():
-        asked.check(dict.fromkeys(SHAPES, KINDS))
-    TypesForBytes(0.4063, OPTIONS, SHAPES).check(dict.fromkeys(SHAPES, KINDS))
+        check_bytes(0.3, OWN_BYTES, SHAPES, kinds, OPTIONS)
+    check_bytes(0.4063, OWN_BYTES, SHAPES, kinds, OPTIONS)
 
 
 @pytest.mark.parametrize("rows", [64, 960, 3648, 4672])
@@ -142,8 +151,8 @@ def test_the_least_bytes_are_reached(rows: int) -> None:
     parts = {"a": TWO_FOUR.bytes_of(INT4), "b": TWO_FOUR.bytes_of(FLOAT16)}
     weights = {name: float(grid.sum()) for name, grid in areas.items()}
     least = sum(parts[name] * weights[name] for name in parts) / sum(weights.values())
-    asked = TypesForBytes(least, options, shapes)
-    asked.check(dict.fromkeys(shapes, (TWO_FOUR,)))
-    chosen, _ = asked(scores, areas, {"a": RoundingLoss({INT8: 1.0, INT4: 2.0}, "a")})
-    assert chosen.types == {"a": INT4, "b": FLOAT16}
-    assert all((grid == TWO_FOUR.code).all() for grid in chosen.kinds.values())
+    check_bytes(least, OWN_BYTES, shapes, dict.fromkeys(shapes, (TWO_FOUR,)), options)
+    losses = Losses(scores, areas, {"a": RoundingLoss({INT8: 1.0, INT4: 2.0}, "a")})
+    found = chosen(least, losses, options)
+    assert found.types == {"a": INT4, "b": FLOAT16}
+    assert all((grid == TWO_FOUR.code).all() for grid in found.tiles.kinds.values())

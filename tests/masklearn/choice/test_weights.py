@@ -2,7 +2,7 @@
 
 import pytest
 
-from masklearn.masks.weight_types import (
+from masklearn.choice.menu import (
     allowed_types,
     leaves_choice,
     named_types,
