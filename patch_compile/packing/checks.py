@@ -83,6 +83,7 @@ def kernel_fault(
 
 
 _ATTRIBUTE = "plugin_version"
+_BUILD = f"`patch-compile build --recipe OUT/{RECIPE}`"
 
 
 def version_fault(version: object) -> str:
@@ -92,7 +93,10 @@ def version_fault(version: object) -> str:
     """
     if version in (None, str(VERSION)):
         return ""
-    return f"it is a PatchLinear of version {str(version)[:20]!r}, and {str(VERSION)!r} is read here: build it again"
+    return (
+        f"it is a PatchLinear of version {str(version)[:20]!r}, and {str(VERSION)!r} is read here: "
+        f"build the model again: {_BUILD}"
+    )
 
 
 def check_version(path: Path, nodes: Iterable[onnx.NodeProto]) -> None:
@@ -110,5 +114,5 @@ def check_version(path: Path, nodes: Iterable[onnx.NodeProto]) -> None:
                 raise PatchCompileError(
                     f"{path} holds PatchLinears of version {shown if shown.isalnum() else repr(shown)}",
                     f"This patch-compile reads version {VERSION}.",
-                    f"Build the model again: `patch-compile build --recipe OUT/{RECIPE}`.",
+                    f"Build the model again: {_BUILD}.",
                 )

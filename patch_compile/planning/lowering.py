@@ -52,9 +52,8 @@ class LinearPlan(LinearRow):
     """
 
     apart: bool = False
-    _halves: bytes = PrivateAttr(
-        b""
-    )  # kinds of the halves of its slabs, of as many rows as it shares a panel with
+    # Kinds of its slabs if it shares its panels with another linear, and has half of their rows. Not part of plan.json.
+    _halves: bytes = PrivateAttr(b"")
 
     @property
     def turns(self) -> int:

@@ -211,5 +211,8 @@ def test_every_opset_of_ours_takes_the_function(opset):
 
 def test_nodes_without_version_use_the_functions():
     assert version_fault(None) == version_fault(str(VERSION)) == ""
-    assert version_fault("2") == "it is a PatchLinear of version '2', and '3' is read here: build it again"
+    assert version_fault("2") == (
+        "it is a PatchLinear of version '2', and '3' is read here: "
+        "build the model again: `patch-compile build --recipe OUT/recipe.yaml`"
+    )
     assert version_fault(VERSION) != "" and len(version_fault("x" * 10_000)) < 200

@@ -35,7 +35,7 @@ MUTATIONS = {
     "four columns too few": (ROUNDS, "left > 8 * i + 4 * half", "left > 8 * i + 4 * half + 4"),
     "the second eight are the first": (ROUNDS, "load_eight(four, p + 8 * i)", "load_eight(four, p)"),
     "the second four are the first": (ROUNDS, "load_four(two, p + 8 * i + 4 * half)", "load_four(two, p + 8 * i)"),
-    "pairs of the four before": (ROUNDS, "(pairs[2 * i], pairs[2 * i + 1], inverse)", "(pairs[i], pairs[i + 1], inverse)"),
+    "pairs of the four before": (ROUNDS, "pairs[2 * i], pairs[2 * i + 1], inverse)", "pairs[i], pairs[i + 1], inverse)"),
     "the high pair is the low one": (ROUNDS, "(i < 2 ? low : high)", "(i < 4 ? low : high)"),
     "bytes in another order": (ROUNDS, "0xffu) << 8 * i;", "0xffu) << 8 * (i ^ 1);"),
     "bytes with their signs": (ROUNDS, "(static_cast<uint32_t>(q) & 0xffu)", "static_cast<uint32_t>(q)"),

@@ -65,7 +65,7 @@ def create(fields: dict[str, int | str | list[int]], library: str) -> tuple[Log,
     log = Log()
     builder = trt.Builder(log)
     trt.get_plugin_registry().load_library(library)
-    creator = trt.get_plugin_registry().get_creator("PatchLinear", "2", "")
+    creator = trt.get_plugin_registry().get_creator("PatchLinear", "3", "")
     made = [
         trt.PluginField(n, np.frombuffer(v.encode(), np.int8), trt.PluginFieldType.CHAR)
         if isinstance(v, str)

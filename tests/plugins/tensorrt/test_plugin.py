@@ -23,7 +23,7 @@ pytestmark = [
 # Two panels of one slab: the first is dense, the second 2:4.
 INDEX = [0, 1, 1, 0, 0, 1, 0, 0]
 GOOD = {"in_features": 64, "out_features": 100, "panel_rows": 64, "kinds": "dense,2:4", "index": INDEX}
-REGISTERED = [["PatchLinear", "2", ""]]
+REGISTERED = [["PatchLinear", "3", ""]]
 
 
 @pytest.fixture(scope="module")
