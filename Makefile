@@ -6,7 +6,7 @@ TEXTS := .cache/texts
 # Where no CUDA compiler is installed, the plugin is built with the one from the package index.
 NVCC_EXTRA := $(shell command -v nvcc >/dev/null || test -x /usr/local/cuda/bin/nvcc || echo ,nvcc)
 
-.PHONY: demo play test test-full durations golden fetched compiled chromium families mutate tensorrt-versions edgellm fuzz torture lint format plugin wheels reproduce docs docs-test screenshots release models audit lowest newest lock
+.PHONY: demo play test test-full fetched compiled mutate tensorrt-versions edgellm torture lint format wheels reproduce docs docs-test screenshots release models audit lowest newest lock
 
 # The first command plans a model that people serve, from its config alone, for twice its speed: there tiles pay. The second builds
 # a small model, to look at what a build makes: its weight types gain, its tiles do not, and the build says so. For a first look
@@ -33,41 +33,25 @@ PYTEST := OMP_NUM_THREADS=1 MKL_CBWR=AUTO,STRICT $(ARCHS) PATCH_COMPILE_MODEL=$(
 test: fetched
 	$(PYTEST) --quick
 
-# All tests, in one run: each of its processes takes half a minute to find them.
+# All tests, in one run: each of its processes takes half a minute to find them. GOLDEN=write renews the golden files.
 test-full: fetched compiled
-	$(PYTEST)
+	$(PYTEST) --junitxml=build/tests.xml
 
-# What the tests need besides packages.
-fetched: .venv/installed
-	$(MAKE) -j2 models chromium
+# What the tests need besides packages. report.html is tested in a Chromium: Debian's, where none is found and it may be
+# installed; else those tests are skipped.
+fetched: .venv/installed models
 	$(BIN)/python samples/models.py minilm .cache/models/minilm
+	@$(BIN)/python -m tests.report.page.chromium || ! command -v apt-get >/dev/null || test "$$(id -u)" != 0 || \
+	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } || echo "no Chromium was installed"
 
 # The plugin with all kernels, which tests take instead of compiling some. Without a compiler they are skipped.
 compiled: .venv/installed
 	-$(ARCHS) $(BIN)/patch-compile plugin --backend tensorrt-rtx
 
-# How long each test takes, in tests/durations.txt.
-durations: fetched compiled
-	$(PYTEST) --junitxml=build/durations.xml
-	$(BIN)/python -m tests.durations build/durations.xml
-
-# What commands print, what the page says, and the texts of refusals are compared with golden files: this writes them anew, to
-# be read before a commit. It runs half of all tests; `GOLDEN=write pytest FILE` renews the texts of one file of tests.
-golden: .venv/installed models
-	GOLDEN=write $(PYTEST) $$(grep -rlE 'refus|compare_with_golden|assert_changes' tests --include='test_*.py')
-
-# report.html is tested in a Chromium: Debian's, where none is found and it may be installed; else those tests are skipped.
-chromium: .venv/installed
-	@$(BIN)/python -m tests.report.page.chromium || ! command -v apt-get >/dev/null || test "$$(id -u)" != 0 || \
-	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } || echo "no Chromium was installed"
-
-# The graph of every family of decoders that needs no row in the table of architectures, compared with transformers: some minutes.
-families: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup -m families tests/onnx_export tests/pipeline tests/masklearn/model
-
-# Every injected kernel bug must be caught, and the machine code for every type and architecture is checked: some minutes.
+# Every injected kernel bug must be caught, the machine code for every type and architecture is checked, and so is the graph of
+# every family of decoders that needs no row in the table of architectures: some minutes.
 mutate: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup -m mutation tests/plugin tests/plugins tests/ptx
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup -m 'mutation or families' tests
 
 # The plugin in the registries of several versions of TensorRT; `make test-full` takes the newest. Their dispatch runtimes are small.
 TENSORRT_VERSIONS := 10.16.1.11 11.0.0.114 11.4.0.106
@@ -90,16 +74,11 @@ edgellm: .venv/installed models .cache/edgellm/installed
 	touch $@
 
 # Attacks the program at full size: an hour or more on all cores. Prints what held and what broke.
-# ATTACKS="faults readers" runs some. Fails when anything broke.
+# ATTACKS="faults readers" runs some, and ATTACKS="fuzz --count 120" every reader of bytes that others may have written under
+# atheris, for 120 seconds of the processor each. Fails when anything broke; build/fuzz keeps an input that broke a reader.
 torture: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.attacks $(ATTACKS)
-
-# Every reader of bytes that others may have written, under atheris: FUZZ_SECONDS of the processor each, one on each
-# core, 40 minutes in all. Fails when an input breaks one; build/fuzz keeps it.
-FUZZ_SECONDS ?= 120
-fuzz: .venv/installed
 	$(BIN)/python -m pip install --quiet $(CONSTRAINED) --editable '.[fuzz]'
-	$(BIN)/python -m tests.attacks fuzz --count $(FUZZ_SECONDS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.attacks $(ATTACKS)
 
 # Types of TensorRT's Python API, for mypy alone: in the environment they would pass for an installed TensorRT. Five of
 # their signatures are no Python (a parameter called `in`, one without a default behind others with one), and the type
@@ -123,9 +102,6 @@ format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	git ls-files '*.cu' '*.cuh' '*.cpp' '*.h' | xargs -r $(BIN)/clang-format -i
-
-plugin: .venv/installed
-	$(BIN)/patch-compile plugin
 
 # The wheels of a release, in dist/: patch-compile, and patch-compile-plugin with the plugin compiled for every architecture and
 # both backends, which takes an hour on two cores unless the cache has it. WHEELS="--backend tensorrt-rtx" makes one backend's.
@@ -151,7 +127,7 @@ docs: .venv/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # Pictures of the tutorial, and those of the notebook, from the build of `make demo`.
-screenshots: demo chromium .venv/docs
+screenshots: demo fetched .venv/docs
 	$(BIN)/python -m docs.screenshots out/smollm2
 	$(BIN)/python docs/notebook.py
 

@@ -74,14 +74,12 @@ class Group:
 class Replaced:
     """New weight of a linear.
 
-    values: `[N, K]`; arrays: further results of the solve; grid: on which the values lie, None in 16 bits; unrounded: the
-    values before they were rounded, 0 where pruned, and the mask of kept weights; None if the rounding is not to train.
+    values: `[N, K]`; arrays: further results of the solve; grid: on which the values lie, None in 16 bits.
     """
 
     values: torch.Tensor
     arrays: Arrays
     grid: Grid | None = None
-    unrounded: tuple[torch.Tensor, torch.Tensor] | None = None
 
     @property
     def stored(self) -> Arrays:

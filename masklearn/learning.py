@@ -330,7 +330,7 @@ def _repair_and_round(
         return checkpoint, {}, record
     feed = CheckpointFeed(task.of(checkpoint))
     rounded = WeightStore(task.scratch / "rounded", below=repaired)
-    grids = round_weights(feed, masks, rounded, trains=not record.kept)
+    grids = round_weights(feed, masks, rounded)
     checkpoint = task.checkpoint.with_weights(rounded)
     scaled = WeightStore(task.scratch / "scaled", below=rounded)
     trained, record = repair_scales(task.of(checkpoint), masks, grids, scaled, record)

@@ -24,7 +24,7 @@ def report(junit: Path) -> str:
         slow += [(seconds, f"{file}::{case.attrib['name']}")] * (seconds >= _TEST)
     sums = sorted(((sum(own), len(own), file) for file, own in files.items()), reverse=True)
     lines = [
-        "# Written by `make durations`. Tests run in several processes: their seconds add up to more than the run's.",
+        "# Written by `python -m tests.durations`. Tests run in several processes: their seconds are more than the run's.",
         f"# {sum(one[1] for one in sums)} tests, {sum(one[0] for one in sums):.0f} s in all; {' '.join(origin().values())}",
         "",
         f"# Files from {_FILE:.0f} s: seconds, tests, file",

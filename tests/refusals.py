@@ -2,7 +2,7 @@
 
 `with refused(): call(...)` needs an error, and `refusal(run_here(...))` takes the error of a command. The golden file tells
 which error a test gets; the reasons and remedies behind the first sentence are in the source, and the documentation lists
-them as a whole. A line of the file is a test, a refusal, and the parameters of its cases with this refusal. `make golden`
+them as a whole. A line of the file is a test, a refusal, and the parameters of its cases with this refusal. GOLDEN=write
 writes the files anew. Words replace what varies between machines and runs, such as DIR for a temporary folder.
 """
 
@@ -30,7 +30,7 @@ WRITES = GOLDEN == "write"
 # Packages of other versions use other words: only exit codes and classes are compared.
 KINDS_ONLY = GOLDEN == "kinds"
 NAME = "refusals.txt"
-HINT = "If the change is meant, run `make golden`."
+HINT = "If the change is meant, run `GOLDEN=write make test-full`."
 _ROOT = Path(__file__).parents[1]
 COLLECTED = pytest.StashKey[tuple[pytest.Item, ...]]()  # all tests that pytest finds; it runs some of them
 _TEMPORARY = rf"{re.escape(str(Path(tempfile.gettempdir()).resolve()))}/pytest-of-[\w-]+/pytest-\d+"

@@ -12,12 +12,14 @@ def test_every_golden_text_has_its_test(request: pytest.FixtureRequest) -> None:
         for path, names in found.items():
             renew(path, {name: set() for name in names})
     else:
-        assert not found, f"Their tests are gone or have other names, run `make golden`: {found}"
+        assert not found, (
+            f"Their tests are gone or have other names, run `GOLDEN=write make test-full`: {found}"
+        )
 
 
 def test_every_refusal_has_its_golden_text(request: pytest.FixtureRequest) -> None:
     found = missing(request.config)
-    assert WRITES or not found, "\n".join(("Run `make golden`.", *found))
+    assert WRITES or not found, "\n".join(("Run `GOLDEN=write make test-full`.", *found))
 
 
 def test_another_text_class_or_none_fails() -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -35,6 +35,8 @@ class RoundingLoss:
 
 
 RoundingLosses = Mapping[str, RoundingLoss]
+Pairs = Iterable[tuple[str, ...]]
+"""Linears whose tiles in the same place are to have the same kind."""
 _NO_ROUNDING: RoundingLosses = MappingProxyType({})
 
 # Loss of rounding a linear, as a share of what it loses with every tile 2:4. Measured with the scores of `learn --weights
@@ -75,6 +77,21 @@ class Losses:
             for name, first in inputs.items()
         }
         return cls(scores, areas, rounding)
+
+    def in_pairs(self, pairs: Pairs) -> Losses:
+        """Returns losses with which the tiles in the same place of a pair have equal losses, the mean of both.
+
+        So they are chosen one after the other, and have the same kind. At the end of a goal a pair may be parted. Linears
+        whose tiles may not have the same kinds stay apart.
+        """
+        scores = dict(self.scores)
+        for pair in pairs:
+            own = [points_of(scores[name]) for name in pair if name in scores]
+            shapes = [{kind: grid.shape for kind, grid in points.items()} for points in own]
+            if len(own) == len(pair) and all(one == shapes[0] for one in shapes):
+                mean = {kind: np.mean([points[kind] for points in own], axis=0) for kind in own[0]}
+                scores |= dict.fromkeys(pair, mean)
+        return replace(self, scores=scores)
 
     def of_rounding(self, types: Mapping[str, WeightType]) -> float:
         """Returns the loss of rounding all weights to these types, by linear."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,7 +74,9 @@ class Choice:
 
 
 class Price(ABC):
-    """What types and tiles save of a goal."""
+    """What types and tiles save of a goal. predicts: True if that depends on predicted times."""
+
+    predicts: ClassVar[bool] = True
 
     @abstractmethod
     def of_types(self, types: Types, losses: Losses) -> Mapping[str, float]:
@@ -104,6 +106,8 @@ class Price(ABC):
 
 class InUnits(Price):
     """Price by zeroed weights, or by bytes of 16-bit weights or of each linear's own type."""
+
+    predicts = False
 
     def __init__(self, unit: str) -> None:
         """unit: a unit of `masklearn.choice.goal`."""

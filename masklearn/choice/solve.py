@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.choice.goal import Goal
-from masklearn.choice.losses import Losses, assumed_loss, points_of
+from masklearn.choice.losses import Losses, Pairs, assumed_loss, points_of
 from masklearn.choice.price import Choice, InUnits, Price, Savings, Types
 from masklearn.choice.select import steps_of
 from masklearn.quant.table import WeightType
@@ -35,13 +35,15 @@ _FAR = 400  # steps by a factor of 8 to reach any rate that fp64 holds
 class Chooser:
     """Chooses weight types and tile maps for a goal. `InUnits` gives its price, or predicted time does.
 
-    types: types that each linear may have; sure: types that reach the goal with any scores, if they are known.
+    types: types that each linear may have; sure: types that reach the goal with any scores, if they are known; pairs:
+    linears whose tiles are chosen in pairs.
     """
 
     types: Options
     price: Price
     goal: Goal
     sure: Types | None = None
+    pairs: Pairs = ()
 
     @property
     def chooses_types(self) -> bool:
@@ -54,6 +56,7 @@ class Chooser:
         lose least. Raises the price's refusal if these don't reach it either. It may be called with several losses. A linear
         that the goal leaves dense once stays dense in later calls.
         """
+        losses = losses.in_pairs(self.pairs)
         if not self.chooses_types:
             types = {name: own[0] for name, own in self.types.items()}
             chosen = self.price.fill(losses, types, self.goal)

@@ -14,7 +14,6 @@ from masklearn.feed import SCALES, Arrays, CodeArrays, Feed, Group, Replaced
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.model.store import WeightStore
 from masklearn.quant.grid import Grid
-from masklearn.quant.table import INT4
 from masklearn.solvers import obs
 from masklearn.solvers.projection import Codes, Projection
 from masklearn.solvers.rounding import check_range, round_group, round_nearest
@@ -99,20 +98,17 @@ def solve(
             name: (found[name][0], allowed[name].keep(found[name][1])) for name in found if name in feed.types
         }
         replaced = {name: Replaced(values, chosen.by_family()) for name, (values, chosen) in found.items()}
-        return replaced | _rounded(feed, group, kept, replaced, trains=True)
+        return replaced | _rounded(feed, group, kept, replaced)
 
     arrays = feed.replace(prune, store, f"{solver.__module__} {asked.digest()}")
     grids = _grids(feed, arrays)
     return SolvedLinears({name: _without_scales(one) for name, one in arrays.items()}, grids)
 
 
-def round_weights(
-    feed: Feed, masks: Mapping[str, LinearMask], store: WeightStore, *, trains: bool
-) -> dict[str, Grid]:
+def round_weights(feed: Feed, masks: Mapping[str, LinearMask], store: WeightStore) -> dict[str, Grid]:
     """Round the weights of quantised linears under their masks, on their inputs after earlier linears are rounded.
 
-    store: receives the new weights; trains: False for weights that are repaired, so that they are not pulled back to the
-    dense blocks' outputs. Returns the grids. Raises MaskLearnError as `solve` does.
+    store: receives the new weights. Returns the grids. Raises MaskLearnError as `solve` does.
     """
 
     def round_those(group: Group) -> dict[str, Replaced]:
@@ -123,14 +119,12 @@ def round_weights(
             kept[name] = weights[name], keep
         types = {name: one for name, one in kept.items() if name in feed.types}
         replaced = {name: Replaced(values, {}) for name, values in weights.items()}
-        return replaced | _rounded(feed, replace(group, weights=weights), types, replaced, trains=trains)
+        return replaced | _rounded(feed, replace(group, weights=weights), types, replaced)
 
     total = hashlib.sha256()
     for name, mask in masks.items():
         total.update(name.encode() + mask.keep().tobytes())
-    return _grids(
-        feed, feed.replace(round_those, store, f"rounding {trains} {total.hexdigest()}", "rounding")
-    )
+    return _grids(feed, feed.replace(round_those, store, f"rounding {total.hexdigest()}", "rounding"))
 
 
 def round_without_inputs(feed: Feed, masks: Mapping[str, LinearMask], store: WeightStore) -> dict[str, Grid]:
@@ -156,22 +150,12 @@ def _rounded(
     group: Group,
     kept: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
     replaced: Mapping[str, Replaced],
-    *,
-    trains: bool,
 ) -> dict[str, Replaced]:
-    """Returns the quantised linears of `replaced`, rounded. Scales of a quantised checkpoint do not train."""
+    """Returns the quantised linears of `replaced`, rounded."""
     types = {name: feed.types[name] for name in kept}
     grids = {name: grid for name in kept if (grid := feed.kept_grid(name)) is not None}
     rounded = round_group(group, kept, types, group.damping, feed.note, grids)
-    return {
-        name: Replaced(
-            one.values,
-            replaced[name].arrays,
-            one.grid,
-            kept[name] if trains and types[name] is INT4 and name not in grids else None,
-        )
-        for name, one in rounded.items()
-    }
+    return {name: Replaced(one.values, replaced[name].arrays, one.grid) for name, one in rounded.items()}
 
 
 def _without_scales(arrays: Arrays) -> dict[str, NDArray[Any]]:

@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 from masklearn.base.device import usable_device
 from masklearn.feed import Arrays, Feed, Fisher, Group, Replaced
 from masklearn.masks.kinds.base import TileKind
-from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.linears import read_linear, write_linear
 from masklearn.model.store import WeightStore
 from masklearn.quant.table import W8A8, with_rounded_inputs
 from masklearn.stream.backward import stream_blocks_back
-from masklearn.stream.block_rounding import train_rounding
 from masklearn.stream.blocks import Block, stream_blocks
 from masklearn.stream.hidden_states import PassCheckpoints, checkpoints_of
 from masklearn.stream.logits import watch_gradients
@@ -166,31 +164,23 @@ class CheckpointFeed(Feed):
 
     def replace(self, solve: Solve, store: WeightStore, key: str, what: str = "solving") -> dict[str, Arrays]:
         """Solve block after block, as SparseGPT does: moments come from the outputs of the pruned blocks before. Linears of
-        type w8a8 get rounded inputs. Rounding trains to the outputs of the dense model's blocks, which run at the same
-        time: a pass that resumes runs them again from the first."""
+        type w8a8 get rounded inputs."""
         task, windows = self.task, self.task.text.calibration()
         checkpoint = task.checkpoint.rounding_inputs(with_rounded_inputs(self.types))
         checkpoints = checkpoints_of(task, solving_folder(store), what, key, windows)
         if not all(store.has_own(f"{name}.weight") for name in checkpoints.results):
             checkpoints.forget()
-        stream = partial(
-            stream_blocks,
-            windows=windows,
-            device=self.recipe.device,
+        for block in stream_blocks(
+            checkpoint,
+            windows,
+            self.recipe.device,
             only=list(self.shapes),
             store=task.activations,
             bf16=task.bf16,
-        )
-        dense = enumerate(stream(Checkpoint.open(checkpoint.path)))
-
-        def train(block: Block, found: Mapping[str, Replaced]) -> Mapping[str, Replaced]:
-            teacher = next(one for number, one in dense if number == checkpoints.done)
-            teacher.advance()
-            return train_rounding(block, teacher.hidden, found)
-
-        for block in stream(checkpoint, checkpoints=checkpoints):
+            checkpoints=checkpoints,
+        ):
             covered = self._covered(block)
-            error = self._replace_block(solve, store, checkpoints, block, covered, train)
+            error = self._replace_block(solve, store, checkpoints, block, covered)
             done = len(checkpoints.results) + len(covered)
             task.progress(f"{what}, output error {error:.3f}", done, len(self.shapes))
             block.advance()
@@ -206,23 +196,17 @@ class CheckpointFeed(Feed):
         checkpoints: PassCheckpoints,
         block: Block,
         linears: Mapping[str, torch.nn.Linear],
-        train: Callable[[Block, Mapping[str, Replaced]], Mapping[str, Replaced]],
     ) -> float:
         """Replace the weights of a block. Returns the mean relative squared output error of its linears."""
-        errors, found = [], dict[str, Replaced]()
+        errors = []
         for group in _groups(linears, block, block.forward, self.types, self.task.activations):
             for name, one in solve(group).items():
                 weight = group.weights[name]
                 energy = output_energy(weight, group.moment)
                 errors.append(output_energy(weight - one.values, group.moment) / (energy or 1.0))
                 weight.copy_(one.values)
-                found[name] = one
-        training = {name: one for name, one in found.items() if one.unrounded is not None}
-        if training and not block.is_head:  # the output head returns logits
-            found |= train(block, training)
-        for name, one in found.items():
-            checkpoints.add(name, one.stored)
-            self.put(store, name, one.values)
+                checkpoints.add(name, one.stored)
+                self.put(store, name, one.values)
         return float(np.mean(errors)) if errors else 0.0
 
     def _covered(self, block: Block) -> dict[str, torch.nn.Linear]:

@@ -8,7 +8,7 @@ from itertools import chain
 from math import prod
 from typing import TYPE_CHECKING
 
-from masklearn import DEFAULT_TILE
+from masklearn import DEFAULT_TILE, chooser_of_recipe
 from masklearn.choice.goal import Goal
 from masklearn.choice.menu import allowed_kinds, spell_types
 from masklearn.choice.solve import Chooser
@@ -61,6 +61,24 @@ def chooser_of(source: Source, costs: CostModel | None, note: Callable[[str], ob
             note(line)
     price = WhereItGains(gains, r.tile_size, lambda masks: source.plan(masks, costs), costs)
     return Chooser(source.allowed_types, price, gains.goal)
+
+
+def with_pairs(chooser: Chooser | None, source: Source, note: Callable[[str], object]) -> Chooser | None:
+    """Returns the chooser that chooses tiles of a gate and its up in pairs, if they may share a node: its slabs hold rows of
+    both.
+
+    chooser: None for the recipe's ratio or bytes over all linears.
+    """
+    r, linears = source.recipe, source.coverage.linears
+    asked = asked_lowerings(r.lowering, list(linears))
+    pairs = tuple(
+        one.linears
+        for one in (source.outline.groups if source.outline else ())
+        if one.gated and all(asked.get(name) in (AUTO, "plugin") for name in one.linears)
+    )
+    if not pairs or r.mask is not None:
+        return chooser
+    return replace(chooser or chooser_of_recipe(r.learning(), linears, note, source.given_types), pairs=pairs)
 
 
 def gain_goal(source: Source, costs: CostModel | None) -> GainGoal | None:

@@ -21,6 +21,7 @@ from patch_compile.pipeline.choose import (
     plans_as_asked,
     settle_open,
     with_assumed_types,
+    with_pairs,
 )
 from patch_compile.pipeline.resumed import check_resumed
 from patch_compile.pipeline.worth import little_gain
@@ -112,6 +113,8 @@ def prepare(
             progress.note(kinds_line(settled.kinds))
     with _naming_the_method(source.recipe):
         chooser = chooser_of(source, costs, progress.note) if lowers and Stage.MASKS in asked else None
+    if Stage.MASKS in asked:
+        chooser = with_pairs(chooser, source, progress.note)
     if resume and Stage.MASKS in asked and is_main_process():
         check_resumed(out, source, costs, chooser)
     if costs is not None and source.outline is not None and Stage.MASKS in asked and recipe.mask is None:

@@ -39,10 +39,11 @@ def masks_key(source: Source, costs: CostModel | None, chooser: Chooser | None) 
     files = [source.calibration_hash, sha256_of(Path(r.prior)) if Path(r.prior).is_file() else None]
     # Predicted costs choose the tiles for a speed, and the linears that gain.
     fuse = r.fuse if costs else None  # it changes only costs
-    predicted = [str(r.goal), r.lowering, fuse, repr(costs)] if chooser else None
+    predicted = [str(r.goal), r.lowering, fuse, repr(costs)] if chooser and chooser.price.predicts else None
+    pairs = chooser.pairs if chooser else ()
     version = importlib.metadata.version("patch-compile")
     model = [source.fingerprint, beside_key(source, given=True)]
-    return key_of(version, model, given or [learned, *files], source.pruned_dtype, predicted)
+    return key_of(version, model, given or [learned, *files], source.pruned_dtype, predicted, pairs)
 
 
 def learning_folder(scratch: Path, key: str) -> Path:

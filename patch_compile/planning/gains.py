@@ -105,6 +105,8 @@ class WhereItGains(InUnits):
     """Price by zeroed weights, of which tiles in linears that would not gain save none. A linear that was left dense once
     stays dense."""
 
+    predicts = True
+
     def __init__(self, gains: GainGoal, tile: Shape, plan: PlanMasks, costs: CostModel | None) -> None:
         """plan: plans masks as they are compiled."""
         super().__init__(WEIGHTS)

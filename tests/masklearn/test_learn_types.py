@@ -17,11 +17,9 @@ from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.linears import read_linear
 from masklearn.model.naming import from_stored
 from masklearn.model.rounded_inputs import round_inputs
-from masklearn.model.store import WeightStore
 from masklearn.quality.record import Baseline
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import FLOAT16, INT4, INT8, W8A8
-from masklearn.solvers.solve import round_weights
 from masklearn.stream.blocks import stream_blocks
 from masklearn.stream.feed import CheckpointFeed
 from masklearn.stream.logits import watch_calls
@@ -158,27 +156,6 @@ def test_naming_16_bits_equals_naming_no_type(make_model: ModelMaker, tiny: Tiny
         written = (tiny.folder / "masks", *tiny.prune(learned, f"model-{at}").files())
         files.append([file.read_bytes() for file in written])
     assert len(files[0]) == 2 and files[0] == files[1] == files[2]
-
-
-def test_trained_rounding_is_nearer_the_dense_model(make_model: ModelMaker, tiny: Tiny) -> None:
-    """By the last hidden states. On other text: stream/test_block_rounding.py."""
-    path = make_model(**SIZES, num_hidden_layers=2)
-    given = {"weights": "int4", "ratio": 0.0, "method": "magnitude", "windows": 16}
-    masks = tiny.learn(path, **given).masks
-    feed = CheckpointFeed(tiny.task(path, **given))
-    windows = feed.task.text.calibration()
-    last = [_last_states(Checkpoint.open(path), windows)]
-    for trains in (False, True):
-        store = WeightStore(tiny.folder / str(trains))
-        round_weights(feed, masks, store, trains=trains)
-        last.append(_last_states(Checkpoint.open(path).with_weights(store), windows))
-    assert (last[2] - last[0]).norm() < 0.97 * (last[1] - last[0]).norm()
-
-
-def _last_states(checkpoint: Checkpoint, windows: np.ndarray) -> torch.Tensor:
-    for block in stream_blocks(checkpoint, windows):
-        block.advance()
-    return torch.cat(list(block.hidden))
 
 
 def test_solved_rounding_beats_nearest_rounding(make_model: ModelMaker, tiny: Tiny) -> None:

@@ -1,6 +1,6 @@
 """Graphs of decoders without a row, and of mixtures of experts, compute what transformers computes: prefill and decode.
 
-`make test-full` runs the families that differ most; `make families` runs all.
+`make test-full` runs the families that differ most; `make mutate` runs all.
 """
 
 from pathlib import Path

@@ -11,7 +11,7 @@ from masklearn.choice.menu import allowed_kinds
 from masklearn.masks.tiles import weights_of_tiles
 from masklearn.quant.table import INT4, INT8, W8A8
 from patch_compile.errors import SpeedError
-from patch_compile.pipeline.choose import chooser_of, ratio_of, settle_open
+from patch_compile.pipeline.choose import chooser_of, ratio_of, settle_open, with_pairs
 from patch_compile.pipeline.plan import plan
 from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel
@@ -160,3 +160,14 @@ def test_plan_and_build_refuse_speeds_alike(model):
     with refused() as built:
         build_for(asked)
     assert (planned.error.what, planned.error.why) == (built.error.what, built.error.why)
+
+
+@pytest.mark.parametrize(
+    ("lowering", "paired"),
+    [("auto", True), ("plugin", True), ("split", False), ("up_proj=split", False)],
+)
+def test_gate_and_up_are_paired_where_they_fuse(model, lowering, paired):
+    source = open_source(recipe(model, ratio=0.3, lowering=lowering), weights=False)
+    chooser = with_pairs(chooser_of(source, CostModel(card_of("a6000"), source.workload), str), source, str)
+    pairs = [[name.rpartition(".")[2] for name in pair] for pair in chooser.pairs] if chooser else []
+    assert pairs == [["gate_proj", "up_proj"]] * (4 * paired)

@@ -1,4 +1,4 @@
-"""The output of each command and the text of the page, compared with golden files; `make golden` writes them anew."""
+"""The output of each command and the text of the page, compared with golden files that `GOLDEN=write` writes."""
 
 import os
 import re
@@ -148,7 +148,7 @@ def compare_with_golden(name: str, said: str) -> None:
     if os.environ.get("GOLDEN") == "write":
         path.parent.mkdir(exist_ok=True)
         path.write_text(said)
-    assert said == path.read_text(), "If the change is meant, run `make golden`."
+    assert said == path.read_text(), "If the change is meant, run `GOLDEN=write make test-full`."
 
 
 @pytest.mark.parametrize("command", COMMANDS)

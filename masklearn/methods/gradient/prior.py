@@ -249,7 +249,7 @@ def _round(
     if not feed.types:
         return {}
     masks = {name: LinearMask.from_candidate(task.recipe.tile, tiles[name], patterns[name]) for name in tiles}
-    return round_weights(feed, masks, store, trains=True)
+    return round_weights(feed, masks, store)
 
 
 def _contenders(task: Task, settings: MaskSettings, tiles: Tiles, patterns: Patterns) -> list[Masks]:

@@ -1,6 +1,7 @@
 """Weight types that are chosen with the kinds of tiles: least loss for a saving."""
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -156,3 +157,18 @@ def test_the_least_bytes_are_reached(rows: int) -> None:
     found = chosen(least, losses, options)
     assert found.types == {"a": INT4, "b": FLOAT16}
     assert all((grid == TWO_FOUR.code).all() for grid in found.tiles.kinds.values())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_tiles_of_a_pair_have_one_kind(seed: int) -> None:
+    """But one pair, at the end of the goal. Linears in no pair, and pairs of different shapes, choose as ever."""
+    scores, areas, rounding = problem(seed)
+    scores["gate"], areas["gate"] = problem(seed + 3)[0]["up"], areas["up"]
+    losses, goal = Losses(scores, areas, rounding), Goal.of_ratio(0.2)
+    types = dict.fromkeys(scores, (FLOAT16,))
+    chooser = replace(by_goal(goal, types), pairs=(("gate", "up"), ("q", "k")))
+    kinds = chooser(losses).tiles.kinds
+    assert (kinds["gate"] != kinds["up"]).sum() <= 1 and len({*kinds["up"].flat}) > 1
+    mean = {kind: (scores["gate"][kind] + scores["up"][kind]) / 2 for kind in KINDS}
+    expected = by_goal(goal, types)(Losses(scores | {"gate": mean, "up": mean}, areas, rounding)).tiles.kinds
+    assert all(np.array_equal(kinds[name], expected[name]) for name in kinds)
