@@ -19,9 +19,16 @@ from patch_compile.onnx_io.proto import load_proto, model_of, refusing_invalid
 from patch_compile.packing.checks import kernel_fault, version_fault
 from patch_compile.packing.format import OtherSlabs, PackedLinear, unpack
 from patch_compile.packing.function import DOMAIN, INPUTS, NAME, tensor_names
-from patch_compile.packing.index import TURN, index_from_attribute
+from patch_compile.packing.index import index_from_attribute
 from patch_compile.packing.quantised import unpack_quantised
-from patch_compile.packing.slab_kinds import ALWAYS, SLAB_K, code_words, kinds_from_attribute, slab_words
+from patch_compile.packing.slab_kinds import (
+    ALWAYS,
+    SLAB_K,
+    TURN,
+    code_words,
+    kinds_from_attribute,
+    slab_words,
+)
 
 if TYPE_CHECKING:
     import onnx

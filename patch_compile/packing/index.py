@@ -23,8 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-TURN = 8
-"""Rows of a gate, and of its up, that follow each other."""
+from patch_compile.packing.slab_kinds import TURN
 
 
 def csr_index(streams: NDArray[Any], kinds: int = 2) -> NDArray[np.int32]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 
 SLAB_K = 64
+TURN = 8
+"""Rows of a gate, and of its up, that follow each other in a panel."""
 ALWAYS: tuple[TileKind, ...] = (DENSE, TWO_FOUR)
 _MIXED = 255
 

@@ -65,8 +65,7 @@ std::vector<PluginTensorDesc> inputs_of(const Linear& l, int64_t batch = 1) {
       in.push_back(
           tensor(DataType::kINT32, {l.slabs.of[kind], a.panel_rows * extra_bytes(kind, weights_of(l)) / 4}));
   }
-  if (has_row_scales(weights_of(l)))
-    in.push_back(tensor(DataType::kFLOAT, {panels_of(l) * a.panel_rows}));
+  if (has_row_scales(weights_of(l))) in.push_back(tensor(DataType::kFLOAT, {panels_of(l) * a.panel_rows}));
   if (l.bias) in.push_back(tensor(type, {rows_of(l)}));
   if (a.residual) in.push_back(tensor(type, {batch, l.tokens, a.out_features}));
   return in;

@@ -57,17 +57,14 @@ inline constexpr Config kConfigs[] = {
     {"int4-mid-64", Kernel::kStream, 64, 64, 2, 2, 4, 2, kKindCount, Weights::kInt4},     // 42 KiB
     // Slabs of w8a8 take half the room, so rings are longer.  Its products take half the time, less than a
     // copy from L2, so tile kernels have three or four slots.
-    {"w8a8-decode-64", Kernel::kStream, 64, 16, 4, 1, 8, 2, kByteKindCount, Weights::kW8A8},  // 40 KiB
-    {"w8a8-mid-64", Kernel::kStream, 64, 64, 2, 2, 6, 2, kByteKindCount, Weights::kW8A8},     // 48 KiB
-    {"w8a8-prefill-64", Kernel::kTile, 64, 128, 2, 2, 4, 1, kByteKindCount, Weights::kW8A8},  // 48 KiB
-    {"w8a8-decode-128", Kernel::kStream, 128, 16, 4, 1, 8, 1, kByteKindCount,
-     Weights::kW8A8},                                                                               // 72 KiB
-    {"w8a8-mid-128", Kernel::kStream, 128, 64, 2, 2, 4, 2, kByteKindCount, Weights::kW8A8},  // 48 KiB
-    {"w8a8-prefill-128", Kernel::kTile, 128, 128, 2, 2, 3, 1, kByteKindCount,
-     Weights::kW8A8},  // 48 KiB
+    {"w8a8-decode-64", Kernel::kStream, 64, 16, 4, 1, 8, 2, kByteKindCount, Weights::kW8A8},    // 40 KiB
+    {"w8a8-mid-64", Kernel::kStream, 64, 64, 2, 2, 6, 2, kByteKindCount, Weights::kW8A8},       // 48 KiB
+    {"w8a8-prefill-64", Kernel::kTile, 64, 128, 2, 2, 4, 1, kByteKindCount, Weights::kW8A8},    // 48 KiB
+    {"w8a8-decode-128", Kernel::kStream, 128, 16, 4, 1, 8, 1, kByteKindCount, Weights::kW8A8},  // 72 KiB
+    {"w8a8-mid-128", Kernel::kStream, 128, 64, 2, 2, 4, 2, kByteKindCount, Weights::kW8A8},     // 48 KiB
+    {"w8a8-prefill-128", Kernel::kTile, 128, 128, 2, 2, 3, 1, kByteKindCount, Weights::kW8A8},  // 48 KiB
     // A stream for few tiles, as broad-128.
-    {"w8a8-broad-128", Kernel::kStream, 128, 128, 2, 2, 3, 2, kByteKindCount,
-     Weights::kW8A8},  // 48 KiB
+    {"w8a8-broad-128", Kernel::kStream, 128, 128, 2, 2, 3, 2, kByteKindCount, Weights::kW8A8},  // 48 KiB
 };
 inline constexpr int kConfigCount = sizeof(kConfigs) / sizeof(kConfigs[0]);
 // The first ones are for the kinds of PATCH, the next ones for all: those of 16-bit weights, of int8, of

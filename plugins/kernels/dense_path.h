@@ -30,9 +30,9 @@ struct UnpackArguments {
 };
 
 // y = activation(z + bias) + residual for `columns` features, in fp32 from 16-bit z, rounded once.  If gated,
-// y = activation(z + bias) * (up + up's bias) + residual, of 8 columns of z and the 8 behind them.  With scales, z are int32 sums, which are
-// multiplied by the scale of the row of W, then by that of the token.  Pointers are aligned to 16 bytes,
-// sizes to 8 values.
+// y = activation(z + bias) * (up + up's bias) + residual, of 8 columns of z and the 8 behind them.  With
+// scales, z are int32 sums, which are multiplied by the scale of the row of W, then by that of the token.
+// Pointers are aligned to 16 bytes, sizes to 8 values.
 struct ActivateArguments {
   const void* z;             // [tokens, stride]
   const uint16_t* bias;      // at the first feature; the up's is out_features after it; or null
@@ -41,7 +41,7 @@ struct ActivateArguments {
   const float* scales;       // of w8a8: as in LinearArguments, at the first panel; or null
   const float* token_scales;
   int32_t tokens;
-  int32_t columns;       // of y
+  int32_t columns;  // of y
   int32_t stride;
   int32_t out_features;  // values per token of y and of the residual
   int32_t gated;         // 0 or 1

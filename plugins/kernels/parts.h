@@ -84,8 +84,7 @@ inline void make_parts(PartTable* table, const LinearArguments& a, const int32_t
     const auto own = static_cast<int32_t>(p.tile / tiles);
     int32_t slab = p.slab, kind = 0;
     while (kind < c.kinds && slab >= slabs.of[kind]) slab -= slabs.of[kind++];
-    if (kind < c.kinds)
-      p.column = columns[a.slabs[kind].before + index[kind * pointers + own] + slab];
+    if (kind < c.kinds) p.column = columns[a.slabs[kind].before + index[kind * pointers + own] + slab];
     write_part(table->words + kPartWords * part, p);
   }
   write_part(table->words + kPartWords * a.parts, {static_cast<int32_t>(a.panels * tiles), 0, 0});

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from patch_compile.packing.fusion import FUSIONS, GATED
-from patch_compile.packing.index import TURN
+from patch_compile.packing.slab_kinds import TURN
 from patch_compile.passes.fusion.base import Activation, EpiloguePass, find_activation
 from patch_compile.passes.linear_node import LinearNode, reader, refuse, replace, why_open
 
