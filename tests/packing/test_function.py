@@ -53,7 +53,7 @@ def one_linear(packed, dtype, bias=None, opset=23, epilogue=None, out_features=N
     node = helper.make_node(
         NAME, ["X", *names, *epilogue.inputs[len(INPUTS) :]], ["Y"], domain=DOMAIN,
         overload=overload_of(epilogue, packed.kinds, packed.weights), plugin_namespace="",
-        in_features=packed.shape[1], out_features=rows, panel_rows=packed.panel_rows, plugin_version="2",
+        in_features=packed.shape[1], out_features=rows, panel_rows=packed.panel_rows, plugin_version=str(VERSION),
         kinds=kinds_attribute(packed.kinds), index=packed.index.tolist(),
         weights=np.dtype(dtype).name if packed.weights is None else packed.weights.name,
         **epilogue.attributes,

@@ -9,7 +9,7 @@ from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES, without_panels
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
 
-STREAMS = [name for name in BYTES if not name.endswith(("prefill-64", "prefill-128", "wide-128"))]
+STREAMS = [name for name in BYTES if not name.endswith(("prefill-64", "prefill-128"))]
 
 
 def run(kernel, case, config, **how):

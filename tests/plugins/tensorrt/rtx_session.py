@@ -141,7 +141,7 @@ def linear_model(variant: str, columns: int) -> onnx.ModelProto:
     if residual:
         wrong = variant.endswith("shape")
         inputs.append(helper.make_tensor_value_info("r", kind, ["batch", "tokens", ROWS + 4 * wrong]))
-    plugin = {"plugin_namespace": "", "plugin_version": "2"}
+    plugin = {"plugin_namespace": "", "plugin_version": "3"}
     names = ["x", *tensors, *["r"] * residual]
     node = helper.make_node("PatchLinear", names, ["y"], domain="patch", **attributes, **plugin)
     graph = helper.make_graph(
