@@ -156,7 +156,7 @@ def test_senseless_attributes_are_refused_by_name(session, change, message):
     "more",
     [
         {"unknown": 3},
-        {"activation": "silu", "gated": 1, "index": [0, 1, 2, 3, 4, *[0] * 5, *[0] * 4]},
+        {"out_features": 104, "activation": "silu", "gated": 1, "index": [0, 1, 2, 3, 4, *[0] * 5, *[0] * 4]},
         {"activation": "gelu\0", "residual": 1},
         {"weights": "bfloat16"},
         {"weights": "int4\0"},
