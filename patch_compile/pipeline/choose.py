@@ -63,14 +63,16 @@ def chooser_of(source: Source, costs: CostModel | None, note: Callable[[str], ob
     return Chooser(source.allowed_types, price, gains.goal)
 
 
-def with_pairs(chooser: Chooser | None, source: Source, note: Callable[[str], object]) -> Chooser | None:
+def with_pairs(
+    chooser: Chooser | None, source: Source, lowering: str, note: Callable[[str], object]
+) -> Chooser | None:
     """Returns the chooser that chooses tiles of a gate and its up in pairs, if they may share a node: its slabs hold rows of
     both.
 
-    chooser: None for the recipe's ratio or bytes over all linears.
+    chooser: None for the recipe's ratio or bytes over all linears; lowering: a value of `--lowering`.
     """
     r, linears = source.recipe, source.coverage.linears
-    asked = asked_lowerings(r.lowering, list(linears))
+    asked = asked_lowerings(lowering, list(linears))
     pairs = tuple(
         one.linears
         for one in (source.outline.groups if source.outline else ())

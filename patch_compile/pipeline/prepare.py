@@ -27,7 +27,7 @@ from patch_compile.pipeline.resumed import check_resumed
 from patch_compile.pipeline.worth import little_gain
 from patch_compile.planning.cards import DEFAULT_TARGET, card_of, card_of_gpu, find_card
 from patch_compile.planning.cost import CostModel
-from patch_compile.planning.lowering import asked_lowerings, lowerings_of
+from patch_compile.planning.lowering import AUTO, asked_lowerings, lowerings_of
 from patch_compile.planning.predict import regime
 from patch_compile.plugin.prebuilt import DISTRIBUTION
 from patch_compile.progress import Progress, quiet_libraries
@@ -114,7 +114,7 @@ def prepare(
     with _naming_the_method(source.recipe):
         chooser = chooser_of(source, costs, progress.note) if lowers and Stage.MASKS in asked else None
     if Stage.MASKS in asked:
-        chooser = with_pairs(chooser, source, progress.note)
+        chooser = with_pairs(chooser, source, recipe.lowering if lowers else AUTO, progress.note)
     if resume and Stage.MASKS in asked and is_main_process():
         check_resumed(out, source, costs, chooser)
     if costs is not None and source.outline is not None and Stage.MASKS in asked and recipe.mask is None:
