@@ -13,6 +13,7 @@ from masklearn.quant.table import INT8, W8A8
 from patch_compile.inspection import inspect_path
 from patch_compile.inspection.sparsity import Way
 from tests.commands import run_here
+from tests.engine.graphs import write_chain
 from tests.inspection.test_quantised import with_attribute, written
 from tests.inspection.test_sparsity import WAYS, along_n, rows, two_four, upper_half
 from tests.refusals import refused
@@ -184,7 +185,14 @@ def test_16_bits_between_qdq_keep_the_tactic(tmp_path):
     assert rows(inspect_path(path, "l4"))["head"]["path"] == Way.TENSORRT.value
 
 
-def test_patchlinear_is_named(tmp_path):
+def test_patchlinear_of_16_bits_is_named(tmp_path):
+    found = inspect_path(write_chain(tmp_path / "chain.onnx", external=True), "l4")
+    *packed, head = found.rows
+    assert [row["path"] for row in packed] == [Way.PLUGIN.value] * 2 and head["path"] == Way.NONE.value
+    assert all(0 < row["in 2:4 tiles"] < 1 for row in packed) and "run" not in found.facts
+
+
+def test_patchlinear_of_integers_is_named(tmp_path):
     for weights in (INT8, W8A8):
         path, _ = written(tmp_path / "m.onnx", weights)
         (row,) = inspect_path(path, "l4").rows
