@@ -1,8 +1,8 @@
-"""Reads weights that compressed-tensors quantised: its formats pack-quantized, int-quantized and naive-quantized.
+"""Reads weights that compressed-tensors quantised: pack-quantized, int-quantized, naive-quantized and float-quantized.
 
 A weight [N, K] of a module `X` is stored as `X.weight_packed` int32 [N, ceil(K·bits/32)] (the lowest bits first, each value
-plus 2^(bits-1)) with `X.weight_shape`, or as `X.weight` int8 [N, K]. With it come `X.weight_scale` [N, 1] or [N, K/group],
-and in files of early versions `X.weight_zero_point`, which is 0. See compressed_tensors/compressors in
+plus 2^(bits-1)) with `X.weight_shape`, or as `X.weight` int8 or fp8 (e4m3) [N, K]. With it come `X.weight_scale` [N, 1] or
+[N, K/group], and in files of early versions `X.weight_zero_point`, which is 0. See compressed_tensors/compressors in
 https://github.com/vllm-project/compressed-tensors.
 """
 
@@ -35,26 +35,40 @@ from masklearn.model.quantised.base import (
 )
 from masklearn.quant.table import W8A8
 
-_FORMATS = ("pack-quantized", "int-quantized", "naive-quantized")
+_FORMATS = ("pack-quantized", "int-quantized", "naive-quantized", "float-quantized")
+_PLAIN = {"I8": "int", "F8_E4M3": "float"}  # types of weights that are stored as they are
 _Empty = Annotated[dict[str, Any], Field(max_length=0)]
 
 
 class _Weights(FormatSettings):
     num_bits: Literal[4, 8] = 8
-    type: Literal["int"] = "int"
+    type: Literal["int", "float"] = "int"
     symmetric: Literal[True] = True
     strategy: Literal["channel", "group", "tensor"]
     group_size: int | None = None
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.type == "float" and (self.num_bits != W8A8.bits or self.strategy == "group"):
+            raise ValueError("floats are read in 8 bits, with a scale for each row or for all")
+        return self
+
 
 class _Inputs(FormatSettings):
-    """Inputs that are rounded to int8 with a scale that is found for each token, as w8a8 does."""
+    """Inputs that are rounded to int8 with a scale that is found for each token, as w8a8 does, or to fp8, which is given
+    up."""
 
     num_bits: Literal[8] = 8
-    type: Literal["int"] = "int"
+    type: Literal["int", "float"] = "int"
     symmetric: Literal[True] = True
-    strategy: Literal["token"]
-    dynamic: Literal[True]
+    strategy: Literal["token", "tensor"]
+    dynamic: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.type == "int" and not (self.dynamic and self.strategy == "token"):
+            raise ValueError("inputs are rounded to int8 with a dynamic scale for each token, or not at all")
+        return self
 
 
 class _Sparsity(FormatSettings):
@@ -72,11 +86,14 @@ class _Group(FormatSettings):
     def _check(self) -> Self:
         if self.input_activations and (self.weights is None or self.weights.num_bits != W8A8.bits):
             raise ValueError("its inputs are quantised, and not its weights to 8 bits")
+        if self.input_activations and self.weights and self.input_activations.type != self.weights.type:
+            raise ValueError("its inputs and its weights have other types of 8 bits")
         return self
 
     @property
     def input_bits(self) -> int:
-        return self.input_activations.num_bits if self.input_activations else 16
+        inputs = self.input_activations
+        return inputs.num_bits if inputs and inputs.type == "int" else 16
 
 
 class _Settings(FormatSettings):
@@ -102,7 +119,7 @@ class CompressedIntegers(Quantisation):
     name = "compressed-tensors"
     summary = (
         "pack-quantized, int-quantized or naive-quantized, symmetric; only weights, or int8 weights with int8 inputs, "
-        "which have a dynamic scale for each token"
+        "which have a dynamic scale for each token; float-quantized, read in 16 bits"
     )
 
     def settings(self, folder: Path, config: Mapping[str, Any]) -> _Settings:
@@ -122,7 +139,7 @@ class CompressedIntegers(Quantisation):
         plain = [
             _plain(stored, module, schemes, dtype)
             for module in stored.modules("weight")
-            if stored.entry(f"{module}.weight").dtype == "I8"
+            if stored.entry(f"{module}.weight").dtype in _PLAIN
         ]
         found = [*packed, *plain]
         known = {part for weight in found for part in weight.parts}
@@ -168,7 +185,10 @@ def _packed(stored: StoredTensors, module: str, schemes: Sequence[_Weights], dty
     fitting = [
         scheme
         for scheme in schemes
-        if said[0] == n and said[1] > 0 and -(-said[1] * scheme.num_bits // 32) == columns
+        if scheme.type == "int"
+        and said[0] == n
+        and said[1] > 0
+        and -(-said[1] * scheme.num_bits // 32) == columns
     ]
     if not fitting:
         raise damaged(stored.folder, f"{module}.weight_shape", f"It is {said}, of [{n}, {columns}] words.")
@@ -184,8 +204,10 @@ def _packed(stored: StoredTensors, module: str, schemes: Sequence[_Weights], dty
 
 
 def _plain(stored: StoredTensors, module: str, schemes: Sequence[_Weights], dtype: str) -> PackedWeight:
-    n, k = stored.need(f"{module}.weight", ("I8",), (None, None)).shape
-    return _weight(stored, module, (n, k), schemes, dtype, (f"{module}.weight",))
+    entry = stored.need(f"{module}.weight", tuple(_PLAIN), (None, None))
+    n, k = entry.shape
+    fitting = [scheme for scheme in schemes if scheme.type == _PLAIN[entry.dtype]]
+    return _weight(stored, module, (n, k), fitting, dtype, (f"{module}.weight",))
 
 
 def _weight(
@@ -208,7 +230,9 @@ def _weight(
         )
     check_groups(stored.folder, name, shape, scheme.num_bits, groups)
     zero, index = f"{module}.weight_zero_point", f"{module}.weight_g_idx"
-    extra = tuple(one for one in (zero, index) if one in stored)
+    floats = scheme.type == "float"
+    unused = (f"{module}.input_scale",) if floats else ()  # fp8 inputs are given up
+    extra = tuple(one for one in (zero, index, *unused) if one in stored)
     if index in stored:
         check_in_order(stored, index, k, groups)
     return PackedWeight(
@@ -221,6 +245,7 @@ def _weight(
         file=stored.file_of(parts[0]),
         integers=partial(_integers, stored, parts[0], shape, scheme.num_bits),
         scales=partial(_scales, stored, name, zero, n),
+        floats=floats,
     )
 
 
@@ -232,8 +257,10 @@ def _layout(scheme: _Weights, shape: tuple[int, int]) -> tuple[int, int]:
     return n, -(-k // size) if scheme.strategy == "group" and size > 0 else 1
 
 
-def _integers(stored: StoredTensors, name: str, shape: tuple[int, int], bits: int) -> NDArray[np.int8]:
+def _integers(stored: StoredTensors, name: str, shape: tuple[int, int], bits: int) -> NDArray[Any]:
     raw, k = stored.read(name), shape[1]
+    if raw.dtype != np.int32 and raw.dtype != np.int8:
+        return raw
     if raw.dtype == np.int8:
         integers: NDArray[np.int8] = raw
     elif bits == 8:

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from compressed_tensors.compressors import BaseCompressor
 from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
 from compressed_tensors.entrypoints.convert.converters.autoawq import AutoAWQConverter
-from safetensors.torch import load_file
+from compressed_tensors.quantization import QuantizationScheme
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, CompressedTensorsConfig
 
 from masklearn.model.checkpoint import Checkpoint
@@ -135,6 +137,50 @@ def test_awq_reads_as_compressed_tensors_converts_it(zero_point: bool, make: Any
             np.testing.assert_array_equal(scales.numpy(), checkpoint.grids[linear].scales)
 
 
+def fp8(dynamic: bool | None = None, **weights: Any) -> dict[str, Any]:
+    """A scheme of fp8; dynamic: None for inputs of 16 bits."""
+    about = _formats("float-quantized", scheme(8, None, type="float", **weights))
+    inputs = {
+        "num_bits": 8,
+        "type": "float",
+        "strategy": "token" if dynamic else "tensor",
+        "dynamic": dynamic,
+    }
+    if dynamic is not None:
+        about["config_groups"]["group_0"]["input_activations"] = inputs
+    return about
+
+
+@pytest.mark.parametrize("case", ["weights", "dynamic inputs", "static inputs", "one scale"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_fp8_is_read_in_16_bits(case: str, dtype: torch.dtype, make: Any) -> None:
+    """compressed-tensors makes the same values of it."""
+    path = make(dtype)
+    file, about = path / "model.safetensors", fp8({"dynamic inputs": True, "static inputs": False}.get(case))
+    before = load_file(file)
+    linears = [name.removesuffix(".weight") for name in before if "_proj.weight" in name]
+    compressed_tensors(path, about)
+    stored = load_file(file)
+    if case == "static inputs":
+        stored |= {f"{linear}.input_scale": torch.ones(1) for linear in linears}
+    if case == "one scale":
+        about["config_groups"]["group_0"]["weights"]["strategy"] = "tensor"
+        edit_config(path, quantization_config=about)
+        stored |= {f"{linear}.weight_scale": torch.tensor([0.01], dtype=dtype) for linear in linears}
+    save_file(stored, file, {"format": "pt"})
+    checkpoint = Checkpoint.open(path)
+    assert checkpoint.quantised and not checkpoint.grids and not checkpoint.rounded_inputs
+    assert set(checkpoint.names()) == set(before)
+    assert set(checkpoint.dequantised) == {f"{linear}.weight" for linear in linears}
+    library = BaseCompressor.get_value_from_registry("float-quantized")
+    of = QuantizationScheme.model_validate(about["config_groups"]["group_0"])
+    for linear in linears:
+        parts = {name: stored[f"{linear}.{name}"] for name in ("weight", "weight_scale")}
+        assert parts["weight"].dtype == torch.float8_e4m3fn
+        read = checkpoint.torch(f"{linear}.weight")
+        assert read.dtype == dtype and torch.equal(read, library.decompress(parts, of)["weight"])
+
+
 def _edit_quantisation(path: Path, **changes: Any) -> None:
     about = json.loads((path / "config.json").read_text())["quantization_config"]
     edit_config(path, quantization_config=about | changes)
@@ -164,6 +210,7 @@ def _group(**changes: Any) -> dict[str, Any]:
         pytest.param(_group(output_activations={"num_bits": 8}), id="group_0.output_activations"),
         pytest.param(_group(weights={"type": "float", "num_bits": 8}), id="group_0.weights in"),
         pytest.param(_group(weights={"num_bits": 3}), id="group_0.weights in"),
+        pytest.param({"config_groups": fp8(True, num_bits=4)["config_groups"]}, id="group_0.weights in"),
         pytest.param(_group(weights={"symmetric": False}), id="weights.symmetric"),
         pytest.param(_group(weights={"strategy": "block"}), id="weights.strategy"),
     ],
