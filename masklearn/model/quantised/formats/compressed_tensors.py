@@ -1,8 +1,10 @@
-"""Reads weights that compressed-tensors quantised: pack-quantized, int-quantized, naive-quantized and float-quantized.
+"""Reads weights that compressed-tensors quantised: its formats pack-quantized, int-quantized, naive-quantized,
+float-quantized and marlin-24.
 
 A weight [N, K] of a module `X` is stored as `X.weight_packed` int32 [N, ceil(K·bits/32)] (the lowest bits first, each value
 plus 2^(bits-1)) with `X.weight_shape`, or as `X.weight` int8 or fp8 (e4m3) [N, K]. With it come `X.weight_scale` [N, 1] or
-[N, K/group], and in files of early versions `X.weight_zero_point`, which is 0. See compressed_tensors/compressors in
+[N, K/group], and in files of early versions `X.weight_zero_point`, which is 0. marlin-24 stores `X.weight_packed`, `X.meta`
+and `X.scale_packed` in the order of its kernel, see `marlin24`. See compressed_tensors/compressors in
 https://github.com/vllm-project/compressed-tensors.
 """
 
@@ -17,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from masklearn.model.quantised import marlin24
 from masklearn.model.quantised.base import (
     QUANTISATIONS,
     SCALES,
@@ -35,7 +38,7 @@ from masklearn.model.quantised.base import (
 )
 from masklearn.quant.table import W8A8
 
-_FORMATS = ("pack-quantized", "int-quantized", "naive-quantized", "float-quantized")
+_FORMATS = ("pack-quantized", "int-quantized", "naive-quantized", "float-quantized", "marlin-24")
 _PLAIN = {"I8": "int", "F8_E4M3": "float"}  # types of weights that are stored as they are
 _Empty = Annotated[dict[str, Any], Field(max_length=0)]
 
@@ -119,7 +122,7 @@ class CompressedIntegers(Quantisation):
     name = "compressed-tensors"
     summary = (
         "pack-quantized, int-quantized or naive-quantized, symmetric; only weights, or int8 weights with int8 inputs, "
-        "which have a dynamic scale for each token; float-quantized, read in 16 bits"
+        "which have a dynamic scale for each token; float-quantized, read in 16 bits; marlin-24"
     )
 
     def settings(self, folder: Path, config: Mapping[str, Any]) -> _Settings:
@@ -135,7 +138,10 @@ class CompressedIntegers(Quantisation):
     def weights(self, stored: StoredTensors, settings: Any, dtype: str) -> Sequence[PackedWeight]:
         """Find the weights with integers, by their tensors."""
         schemes = [group.weights for group in settings.config_groups.values() if group.weights]
-        packed = [_packed(stored, module, schemes, dtype) for module in stored.modules("weight_packed")]
+        packed = [
+            (_marlin if f"{module}.scale_packed" in stored else _packed)(stored, module, schemes, dtype)
+            for module in stored.modules("weight_packed")
+        ]
         plain = [
             _plain(stored, module, schemes, dtype)
             for module in stored.modules("weight")
@@ -200,6 +206,41 @@ def _packed(stored: StoredTensors, module: str, schemes: Sequence[_Weights], dty
         [scheme for scheme in fitting if scheme.num_bits == bits],
         dtype,
         (words, f"{module}.weight_shape"),
+    )
+
+
+def _marlin(stored: StoredTensors, module: str, schemes: Sequence[_Weights], dtype: str) -> PackedWeight:
+    words, meta, scales = (f"{module}.{part}" for part in ("weight_packed", "meta", "scale_packed"))
+    steps, halves = stored.need(meta, ("I16",), (None, None)).shape
+    n, k = halves // 2, marlin24.COLUMNS * steps
+    width = stored.need(words, ("I32",), (steps, None)).shape[1]
+    entry = stored.need(scales, SCALES, (None, n))
+    groups = entry.shape[0]
+    scheme = next(
+        (one for one in schemes if 2 * width == n * one.num_bits and _layout(one, (n, k))[1] == groups), None
+    )
+    if scheme is None or scheme.type != "int" or not n or n % marlin24.ROWS:
+        raise damaged(stored.folder, words, f"No scheme gives its shape for [{n}, {k}] and {groups} groups.")
+    check_groups(stored.folder, scales, (n, k), scheme.num_bits, groups)
+
+    def integers() -> NDArray[np.int8]:
+        raw = stored.read(words)
+        fields = nibbles(raw).reshape(steps, -1) if scheme.num_bits == 4 else raw.view(np.uint8)
+        try:
+            return marlin24.decode(signed(fields, scheme.num_bits), stored.read(meta), scheme.num_bits)
+        except ValueError as error:
+            raise damaged(stored.folder, meta, str(error)) from error
+
+    return PackedWeight(
+        folder=stored.folder,
+        name=f"{module}.weight",
+        shape=(n, k),
+        dtype=dense_dtype(entry.dtype, dtype),
+        bits=scheme.num_bits,
+        parts=(words, scales, meta),
+        file=stored.file_of(words),
+        integers=integers,
+        scales=lambda: marlin24.decode_scales(stored.scales(scales), k, k // groups),
     )
 
 

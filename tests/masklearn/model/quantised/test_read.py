@@ -15,13 +15,14 @@ from compressed_tensors.quantization import QuantizationScheme
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, CompressedTensorsConfig
 
+from masklearn import Pattern, read_zeros
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.config_shapes import describe_checkpoint
 from masklearn.model.coverage import covered_linears_of
 from masklearn.model.models import load_model
 from masklearn.model.quantised.base import QUANTISATIONS
 from tests.masklearn.edits import edit_config, edited_weights
-from tests.masklearn.model.quantised.writers import awq, compressed_tensors, gptq, scheme
+from tests.masklearn.model.quantised.writers import awq, compressed_tensors, gptq, marlin24, scheme
 from tests.refusals import refused
 
 Write = Callable[[Path], dict[str, torch.Tensor]]
@@ -50,6 +51,9 @@ READ: dict[str, Write] = {
     "ct-naive-int4": lambda path: compressed_tensors(path, _formats("naive-quantized", scheme(4, 64))),
     "ct-int-quantized": lambda path: compressed_tensors(path, _formats("int-quantized", scheme(8, None))),
     "ct-w8a8": lambda path: compressed_tensors(path, w8a8()),
+    "marlin-int4-128": lambda path: marlin24(path, 4, 128),
+    "marlin-int4-channel": lambda path: marlin24(path, 4, None),
+    "marlin-int8": lambda path: marlin24(path, 8, None),
     "gptq-int4-64": lambda path: gptq(path, 4, 64),
     "gptq-int4-128": lambda path: gptq(path, 4, 128, desc_act=True),
     "gptq-int4-v2": lambda path: gptq(path, 4, -1, v2=True),
@@ -137,6 +141,17 @@ def test_awq_reads_as_compressed_tensors_converts_it(zero_point: bool, make: Any
             np.testing.assert_array_equal(scales.numpy(), checkpoint.grids[linear].scales)
 
 
+def test_marlin_orders_the_scales_of_many_groups(make: Any) -> None:
+    path = make(intermediate_size=512)
+    before = load_file(path / "model.safetensors")[f"{_DOWN}.weight"]
+    integers = marlin24(path, 4, 128)[_DOWN]
+    checkpoint = Checkpoint.open(path)
+    read, kept = checkpoint.torch(f"{_DOWN}.weight"), integers != 0
+    assert torch.equal(read != 0, kept) and (integers.reshape(-1, 4) != 0).sum(-1).max() == 2
+    assert (read - before)[kept].abs().max() <= before.abs().max() / 14 + 1e-4
+    assert read_zeros(checkpoint, _DOWN).pattern is Pattern.TWO_FOUR
+
+
 def fp8(dynamic: bool | None = None, **weights: Any) -> dict[str, Any]:
     """A scheme of fp8; dynamic: None for inputs of 16 bits."""
     about = _formats("float-quantized", scheme(8, None, type="float", **weights))
@@ -201,7 +216,7 @@ def _group(**changes: Any) -> dict[str, Any]:
         {"kv_cache_scheme": {"num_bits": 8}},
         {"transform_config": {"config_groups": {}}},
         {"sparsity_config": {"format": "sparse-24-bitmask"}},
-        {"format": "marlin-24"},
+        {"format": "mxfp4-pack-quantized"},
         pytest.param(_group(input_activations={"num_bits": 8}), id="group_0.input_activations"),
         pytest.param(w8a8(dynamic=False), id="group_0.input_activations"),
         pytest.param(w8a8(strategy="tensor"), id="group_0.input_activations"),
@@ -230,6 +245,7 @@ def test_unsupported_compressed_tensors_are_named(changes: dict[str, Any], make:
         (gptq, {"sym": False}),
         (gptq, {"bits": 3}),
         (gptq, {"checkpoint_format": "marlin"}),
+        (gptq, {"checkpoint_format": "marlin_24"}),
         (gptq, {"dynamic": {"+:.*down.*": {"bits": 8}}}),
         (awq, {"bits": 3}),
         (awq, {"version": "gemv"}),
@@ -287,6 +303,11 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
     "a negative packed shape": damaged("ct-int4-64", "weight_shape", lambda t: -t),
     "packed scales missing": damaged("ct-int4-64", "weight_scale", lambda t: None),
     "packed scales of three axes": damaged("ct-int4-64", "weight_scale", lambda t: t[None]),
+    "metadata of another shape": damaged("marlin-int4-128", "meta", lambda t: t[:1]),
+    "metadata missing": damaged("marlin-int4-128", "meta", lambda t: None),
+    "metadata of another type": damaged("marlin-int4-128", "meta", lambda t: t.to(torch.int32)),
+    "words of marlin": damaged("marlin-int8", "weight_packed", lambda t: t[:, :-1]),
+    "scales of marlin": damaged("marlin-int8", "scale_packed", lambda t: t.repeat(3, 1)),
     "scales alone": damaged("ct-int4-64", "weight_packed", lambda t: None),
     "words of AWQ": damaged("awq-64", "qweight", lambda t: t[:1]),
     "zero points of AWQ": damaged("awq-64", "qzeros", lambda t: t[:1]),
@@ -317,6 +338,8 @@ def test_damaged_folders_are_one_error(case: str, make: Any) -> None:
         pytest.param(damaged("awq-64", "qzeros", lambda t: t + 1, _DOWN), id="qzeros"),
         pytest.param(damaged("gptq-int4-64", "scales", lambda t: t * float("nan"), _DOWN), id="scales"),
         pytest.param(damaged("ct-int8", "weight_scale", lambda t: t / 0, _DOWN), id="weight_scale"),
+        pytest.param(damaged("marlin-int8", "meta", lambda t: t * 0, _DOWN), id="meta"),
+        pytest.param(damaged("marlin-int8", "scale_packed", lambda t: t / 0, _DOWN), id="scale_packed"),
         pytest.param(damaged("ct-naive-int4", "weight", lambda t: t + 100, _DOWN), id="weight"),
         pytest.param(
             damaged("ct-int4-64", "weight_scale", lambda t: t.float() * 1.0001, _DOWN), id="weight_scale"
