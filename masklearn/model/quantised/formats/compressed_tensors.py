@@ -4,8 +4,9 @@ float-quantized and marlin-24.
 A weight [N, K] of a module `X` is stored as `X.weight_packed` int32 [N, ceil(K·bits/32)] (the lowest bits first, each value
 plus 2^(bits-1)) with `X.weight_shape`, or as `X.weight` int8 or fp8 (e4m3) [N, K]. With it come `X.weight_scale` [N, 1] or
 [N, K/group], and in files of early versions `X.weight_zero_point`, which is 0. marlin-24 stores `X.weight_packed`, `X.meta`
-and `X.scale_packed` in the order of its kernel, see `marlin24`. See compressed_tensors/compressors in
-https://github.com/vllm-project/compressed-tensors.
+and `X.scale_packed` in the order of its kernel, see `marlin24`. Sparse formats (sparse-24-bitmask, sparse-bitmask) store
+`X.compressed`, the kept values of `X.weight` row by row, with `X.bitmask` and `X.shape`. See compressed_tensors/compressors
+in https://github.com/vllm-project/compressed-tensors.
 """
 
 import re
@@ -75,7 +76,7 @@ class _Inputs(FormatSettings):
 
 
 class _Sparsity(FormatSettings):
-    format: Literal["dense"] = "dense"
+    format: Literal["dense", "sparse-24-bitmask", "sparse-bitmask"] = "dense"
 
 
 class _Group(FormatSettings):
@@ -122,7 +123,8 @@ class CompressedIntegers(Quantisation):
     name = "compressed-tensors"
     summary = (
         "pack-quantized, int-quantized or naive-quantized, symmetric; only weights, or int8 weights with int8 inputs, "
-        "which have a dynamic scale for each token; float-quantized, read in 16 bits; marlin-24"
+        "which have a dynamic scale for each token; float-quantized, read in 16 bits; marlin-24; int8 and fp8 in "
+        "sparse formats"
     )
 
     def settings(self, folder: Path, config: Mapping[str, Any]) -> _Settings:
@@ -147,7 +149,8 @@ class CompressedIntegers(Quantisation):
             for module in stored.modules("weight")
             if stored.entry(f"{module}.weight").dtype in _PLAIN
         ]
-        found = [*packed, *plain]
+        sparse = [_sparse(stored, module, schemes, dtype) for module in stored.modules("compressed")]
+        found = [*packed, *plain, *sparse]
         known = {part for weight in found for part in weight.parts}
         for module in stored.modules("weight_scale"):
             if f"{module}.weight_scale" not in known:
@@ -249,6 +252,34 @@ def _plain(stored: StoredTensors, module: str, schemes: Sequence[_Weights], dtyp
     n, k = entry.shape
     fitting = [scheme for scheme in schemes if scheme.type == _PLAIN[entry.dtype]]
     return _weight(stored, module, (n, k), fitting, dtype, (f"{module}.weight",))
+
+
+def _sparse(stored: StoredTensors, prefix: str, schemes: Sequence[_Weights], dtype: str) -> PackedWeight:
+    """Returns a weight of which only kept values are stored. prefix: of a module, or in early files of its weight."""
+    values, bits, said = (f"{prefix}.{part}" for part in ("compressed", "bitmask", "shape"))
+    module, kind = prefix.removesuffix(".weight"), stored.entry(values).dtype
+    if kind not in _PLAIN:
+        raise refused(stored.folder, values, f"It holds {kind}, and int8 and fp8 are read in sparse formats.")
+    n, bytes_of_row = stored.need(bits, ("U8",), (None, None)).shape
+    stored.need(said, ("I64", "I32"), (2, 1)[: len(stored.entry(said).shape)] if said in stored else ())
+    shape = stored.read(said).ravel().tolist()
+    if len(shape) != 2 or shape[0] != n or -(-shape[1] // 8) != bytes_of_row:
+        raise damaged(stored.folder, said, f"It is {shape}, of a bitmask [{n}, {bytes_of_row}].")
+    fitting = [scheme for scheme in schemes if scheme.type == _PLAIN[kind]]
+    offsets = f"{prefix}.row_offsets"  # the bitmask says the same
+    parts = (values, bits, said, *((offsets,) if offsets in stored else ()))
+    made = _weight(stored, module, (n, shape[1]), fitting, dtype, parts)
+
+    def integers() -> NDArray[Any]:
+        kept = np.unpackbits(stored.read(bits), axis=1, bitorder="little").view(np.bool_)
+        found = stored.read(values).ravel()
+        if kept[:, shape[1] :].any() or int(np.count_nonzero(kept)) != found.size:
+            raise damaged(stored.folder, bits, f"It does not keep the {found.size} values that are stored.")
+        whole = np.zeros((n, shape[1]), found.dtype)
+        whole[kept[:, : shape[1]]] = found
+        return whole
+
+    return replace(made, integers=integers)
 
 
 def _weight(

@@ -22,7 +22,7 @@ from masklearn.model.coverage import covered_linears_of
 from masklearn.model.models import load_model
 from masklearn.model.quantised.base import QUANTISATIONS
 from tests.masklearn.edits import edit_config, edited_weights
-from tests.masklearn.model.quantised.writers import awq, compressed_tensors, gptq, marlin24, scheme
+from tests.masklearn.model.quantised.writers import awq, compressed_tensors, gptq, marlin24, scheme, sparse
 from tests.refusals import refused
 
 Write = Callable[[Path], dict[str, torch.Tensor]]
@@ -152,6 +152,37 @@ def test_marlin_orders_the_scales_of_many_groups(make: Any) -> None:
     assert read_zeros(checkpoint, _DOWN).pattern is Pattern.TWO_FOUR
 
 
+SPARSE = {
+    "int8": lambda: scheme(8, None) | {"format": "int-quantized"},
+    "w8a8": w8a8,
+    "fp8": lambda: fp8(True),
+}
+
+
+@pytest.mark.parametrize("about", SPARSE)
+@pytest.mark.parametrize("name", ["sparse-24-bitmask", "sparse-bitmask"])
+def test_sparse_formats_hold_values_of_8_bits(name: str, about: str, make: Any) -> None:
+    """The same weights are read from the dense and from the sparse form."""
+    path = make()
+    with edited_weights(path) as tensors:
+        for linear in [one for one in tensors if "_proj.weight" in one]:
+            groups = tensors[linear].reshape(-1, 4)
+            kept = groups.scatter(-1, groups.abs().argsort(-1)[:, :2], 0)
+            tensors[linear] = kept.reshape(tensors[linear].shape)
+    compressed_tensors(path, SPARSE[about]())
+    before = Checkpoint.open(path)
+    weights = {
+        f"{linear}.weight": before.torch(f"{linear}.weight") for linear in covered_linears_of(before).linears
+    }
+    rounded, grids = before.rounded_inputs, set(before.grids)
+    sparse(path, name)
+    checkpoint = Checkpoint.open(path)
+    assert set(checkpoint.names()) == set(before.names()) and set(checkpoint.grids) == grids
+    assert checkpoint.rounded_inputs == rounded and bool(rounded) == (about == "w8a8")
+    assert all(torch.equal(checkpoint.torch(one), weight) for one, weight in weights.items())
+    assert read_zeros(checkpoint, _DOWN).pattern is Pattern.TWO_FOUR
+
+
 def fp8(dynamic: bool | None = None, **weights: Any) -> dict[str, Any]:
     """A scheme of fp8; dynamic: None for inputs of 16 bits."""
     about = _formats("float-quantized", scheme(8, None, type="float", **weights))
@@ -215,7 +246,7 @@ def _group(**changes: Any) -> dict[str, Any]:
         {"config_groups": {}},
         {"kv_cache_scheme": {"num_bits": 8}},
         {"transform_config": {"config_groups": {}}},
-        {"sparsity_config": {"format": "sparse-24-bitmask"}},
+        {"sparsity_config": {"format": "sparse-other"}},
         {"format": "mxfp4-pack-quantized"},
         pytest.param(_group(input_activations={"num_bits": 8}), id="group_0.input_activations"),
         pytest.param(w8a8(dynamic=False), id="group_0.input_activations"),
@@ -277,6 +308,15 @@ def damaged(name: str, part: str, change: Change, linear: str = _Q) -> Callable[
     return write
 
 
+def sparse_damaged(part: str, change: Change, linear: str = _Q) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        READ["ct-int-quantized"](path)
+        sparse(path, "sparse-bitmask")
+        _change(path, f"{linear}.{part}", change)
+
+    return write
+
+
 def without_zero_points(path: Path) -> None:
     awq(path, 64, zero_point=True)
     _change(path, f"{_Q}.qzeros", lambda _: None)
@@ -308,6 +348,12 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
     "metadata of another type": damaged("marlin-int4-128", "meta", lambda t: t.to(torch.int32)),
     "words of marlin": damaged("marlin-int8", "weight_packed", lambda t: t[:, :-1]),
     "scales of marlin": damaged("marlin-int8", "scale_packed", lambda t: t.repeat(3, 1)),
+    "a bitmask of another shape": sparse_damaged("bitmask", lambda t: t[:, :-1]),
+    "a bitmask missing": sparse_damaged("bitmask", lambda t: None),
+    "the shape of a bitmask": sparse_damaged("shape", lambda t: t + 1),
+    "the shape of a bitmask missing": sparse_damaged("shape", lambda t: None),
+    "sparse values of 16 bits": sparse_damaged("compressed", lambda t: t.half()),
+    "sparse scales missing": sparse_damaged("weight_scale", lambda t: None),
     "scales alone": damaged("ct-int4-64", "weight_packed", lambda t: None),
     "words of AWQ": damaged("awq-64", "qweight", lambda t: t[:1]),
     "zero points of AWQ": damaged("awq-64", "qzeros", lambda t: t[:1]),
@@ -338,6 +384,7 @@ def test_damaged_folders_are_one_error(case: str, make: Any) -> None:
         pytest.param(damaged("awq-64", "qzeros", lambda t: t + 1, _DOWN), id="qzeros"),
         pytest.param(damaged("gptq-int4-64", "scales", lambda t: t * float("nan"), _DOWN), id="scales"),
         pytest.param(damaged("ct-int8", "weight_scale", lambda t: t / 0, _DOWN), id="weight_scale"),
+        pytest.param(sparse_damaged("compressed", lambda t: t[:-1], _DOWN), id="bitmask"),
         pytest.param(damaged("marlin-int8", "meta", lambda t: t * 0, _DOWN), id="meta"),
         pytest.param(damaged("marlin-int8", "scale_packed", lambda t: t / 0, _DOWN), id="scale_packed"),
         pytest.param(damaged("ct-naive-int4", "weight", lambda t: t + 100, _DOWN), id="weight"),

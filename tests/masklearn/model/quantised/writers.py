@@ -78,6 +78,40 @@ def compressed_tensors(folder: Path, about: dict[str, Any]) -> dict[str, Tensor]
     return quantised(folder, make, about)
 
 
+def sparse(folder: Path, name: str) -> None:
+    """Store the 8-bit weights of a quantised folder as a sparse format of compressed-tensors 0.14 does."""
+    file, config = folder / "model.safetensors", folder / "config.json"
+    tensors: Tensors = load_file(file)
+    for weight in [
+        name for name, tensor in tensors.items() if tensor.element_size() == 1 and tensor.dim() == 2
+    ]:
+        module, whole = weight.removesuffix(".weight"), tensors.pop(weight)
+        raw = whole.view(torch.int8)
+        kept = raw & 127 != 0 if whole.is_floating_point() else raw != 0
+        if name == "sparse-24-bitmask":  # every group keeps two
+            order = (raw.reshape(-1, 4) & 127).short() * kept.reshape(-1, 4) + kept.reshape(-1, 4).short()
+            top = order.topk(2).indices
+            kept = torch.zeros_like(order, dtype=torch.bool).scatter(-1, top, True).reshape(raw.shape)
+        values = raw[kept].view(whole.dtype)
+        counts = kept.sum(1)
+        bits = np.packbits(kept.numpy(), axis=1, bitorder="little")
+        tensors |= {
+            f"{module}.bitmask": torch.from_numpy(bits),
+            f"{module}.shape": torch.tensor([*raw.shape])[:, None],
+        }
+        if name == "sparse-24-bitmask":
+            tensors[f"{module}.compressed"] = values.reshape(len(raw), -1)
+        else:
+            tensors |= {
+                f"{module}.compressed": values,
+                f"{module}.row_offsets": (counts.cumsum(0) - counts)[:, None],
+            }
+    save_file(tensors, file, {"format": "pt"})
+    about = json.loads(config.read_text())
+    about["quantization_config"]["sparsity_config"] = {"format": name, "sparsity_structure": "2:4"}
+    config.write_text(json.dumps(about))
+
+
 def marlin24(folder: Path, bits: int, group: int | None) -> dict[str, Tensor]:
     """Write a folder as compressed-tensors 0.14 does in its format marlin-24; the two least of each 4 integers are 0."""
 
