@@ -97,8 +97,8 @@ class PlanOfModel(Plan):
     target: the requested target, or the GPU's name; ratio: of all covered weights; gaining: None for given masks, and if
     every lowering was asked for by name; kinds: kinds that tiles may have; weights: types that the linears have, a value of
     `--weights`; assumes_losses: True if the types were chosen, by losses that were measured on another model;
-    dequantised: number of linears that are quantised with zero points, and so have 16-bit weights unless others are
-    requested; types: the same request with one type for all linears; regime: the speed-up over the tokens of a prompt;
+    dequantised: number of linears that are quantised with zero points or to fp8, and so have 16-bit weights unless others
+    are requested; types: the same request with one type for all linears; regime: the speed-up over the tokens of a prompt;
     targets: a row for each if there are several; chosen_tile, chosen_kinds: None unless size or kinds of tiles were chosen;
     little_gain: set if pruning is not worth its loss.
     """

@@ -285,12 +285,12 @@ def gain_line(gaining: Gaining | None, card: CardRow | None) -> str:
 
 
 def dequantised_line(linears: int) -> str:
-    """Returns in words what becomes of linears that are quantised with zero points, empty if there are none."""
+    """Returns in words what becomes of linears whose grids no tile holds, empty if there are none."""
     if not linears:
         return ""
     return (
-        f"quantised with zero points, which no tile holds: {counted(linears, 'linear')}, whose values are read as 16-bit "
-        "weights (--weights int4 or int8 rounds them again)"
+        f"quantised with zero points or to fp8, which no tile holds: {counted(linears, 'linear')}, whose values are read "
+        "as 16-bit weights (--weights int4 or int8 rounds them again)"
     )
 
 
