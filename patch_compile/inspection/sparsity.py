@@ -294,7 +294,11 @@ def _unaligned(shape: tuple[int, int], weights: WeightType) -> str:
     """Returns why no 2:4 tactic takes a shape, in words, empty if one does. The multiples are cuSPARSELt's."""
     step = 32 if weights.input_bits == 8 else 16
     odd = [f"{name} = {size}" for name, size in zip("NK", shape, strict=True) if size % step]
-    return f"{' and '.join(odd)} is no multiple of {step}, as TensorRT's 2:4 tactic needs" if odd else ""
+    return (
+        f"{' and '.join(odd)} is no multiple of {step}, as cuSPARSELt needs, and TensorRT most likely too"
+        if odd
+        else ""
+    )
 
 
 def _by_tactic(

@@ -136,7 +136,9 @@ def test_odd_sizes_fit_no_tactic(make_model):
     model = make_model(intermediate_size=72, num_key_value_heads=4)
     of = rows(inspect_path(prune(model, dict.fromkeys(WAYS, two_four)), "a100"))
     assert of["q_proj"]["path"] == Way.TENSORRT.value and of["up_proj"]["path"] == Way.NONE.value
-    assert of["up_proj"]["reason"].endswith("; N = 72 is no multiple of 16, as TensorRT's 2:4 tactic needs")
+    assert of["up_proj"]["reason"].endswith(
+        "; N = 72 is no multiple of 16, as cuSPARSELt needs, and TensorRT most likely too"
+    )
 
 
 def test_losses_of_a_phase_are_told(make_model):
