@@ -32,7 +32,7 @@ from patch_compile.planning.predict import regime
 from patch_compile.plugin.prebuilt import DISTRIBUTION
 from patch_compile.progress import Progress, quiet_libraries
 from patch_compile.recipe import Recipe
-from patch_compile.report.prediction import dequantised_line, kinds_line, little_gain_line, tile_line
+from patch_compile.report.prediction import dequantised_line, little_gain_line, tried_line
 from patch_compile.sources.base import Source
 from patch_compile.sources.kinds import Capability, Stage
 from patch_compile.sources.open import inputs_of, open_source
@@ -107,10 +107,8 @@ def prepare(
         with _naming_the_method(source.recipe):
             settled = settle_open(source, costs)
         source = settled.source
-        if settled.tile is not None and source.recipe.goal is not None:
-            progress.note(tile_line(settled.tile, source.recipe.goal))
-        if settled.kinds is not None:
-            progress.note(kinds_line(settled.kinds))
+        if settled.tried:
+            progress.note(tried_line(settled.tried, recipe.asked))
     with _naming_the_method(source.recipe):
         chooser = chooser_of(source, costs, progress.note) if lowers and Stage.MASKS in asked else None
     if Stage.MASKS in asked:
