@@ -209,9 +209,9 @@ class ChoiceRecord(_Part):
     kinds, types: shares of the weights by kind of tile and by weight type, of all that were open, taken or not. A plan has
     no tile map, and so neither these nor losses.
 
-    loss: scores of the pruned tiles and the loss of rounding; bound: no choice of the same menu that saves as much loses less;
-    the menu has tiles of a gate and its up in pairs where they may share a node. Both are None
-    if nothing was to be chosen, or if training moved tiles. rounding: the loss of rounding, None unless types were open.
+    loss: scores of the pruned tiles and the loss of rounding; bound: no choice of the same menu that saves as much loses
+    less, where the menu has tiles of a gate and its up in pairs if they may share a node. Both are None if nothing was to be
+    chosen, or if training moved tiles. rounding: the loss of rounding, None unless types were open.
     """
 
     unit: str
