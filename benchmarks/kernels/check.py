@@ -29,16 +29,18 @@ _STEEPEST, _ACTIVATION_ERROR = 1.13, 2.0**-18
 
 
 class Case(NamedTuple):
-    """One check: a configuration, a type, the shape of W and the share of its tiles that are pruned."""
+    """One check: a configuration, a type, the shape of W, or of a gate and its up, and the share of its tiles that are
+    pruned."""
 
     config: int
     about: Config
     dtype: torch.dtype
     shape: tuple[int, int]
     share: float
+    gated: bool = False
 
     def __str__(self) -> str:
-        return f"{self.about.name} {self.dtype} {self.shape} share {self.share}"
+        return f"{self.about.name} {self.dtype} {self.shape} share {self.share}" + " gated" * self.gated
 
 
 class Outcome(NamedTuple):
@@ -126,23 +128,27 @@ def _kernel_cases(kernels: Kernels, device: Device) -> Iterator[Case]:
             continue
         rows = about.panel_rows
         for dtype in DTYPES:
-            for shape in ((rows + 36, 452), (4 * rows, 1024)):
+            for shape, gated in (
+                ((rows + 36, 452), False),
+                ((4 * rows, 1024), False),
+                ((rows + 40, 452), True),
+            ):
                 # Without a slab of n:16 no configuration for all kinds is chosen.
                 shares = _SHARES if about.kinds == PATCH_KINDS or about.weights else _SHARES[1:]
-                yield from (Case(number, about, dtype, shape, share) for share in shares)
+                yield from (Case(number, about, dtype, shape, share, gated) for share in shares)
 
 
 def _dense_path_cases() -> Iterator[Case]:
-    for rows, gated in ((64, False), (128, False), (64, True)):
-        about = Config("dense path", rows, gated, 0, 0)
+    for rows, gated in ((64, False), (128, False), (128, True)):
+        about = Config("dense path", rows, 0, 0)
         for dtype in DTYPES:
             for shape in ((rows + 40, 456), (4 * rows, 1024)):
-                yield from (Case(DENSE_PATH, about, dtype, shape, share) for share in _SHARES)
+                yield from (Case(DENSE_PATH, about, dtype, shape, share, gated) for share in _SHARES)
     for weights, gated in ((w, g) for w in range(1, len(WEIGHTS)) for g in (False, True)):
         kinds = len(kinds_with(weights))
-        about = Config(f"dense path of {WEIGHTS[weights]}", 64, gated, 0, 0, kinds, weights)
+        about = Config(f"dense path of {WEIGHTS[weights]}", 64, 0, 0, kinds, weights)
         dtype = DTYPES[weights % len(DTYPES)]  # they differ in one conversion
-        yield from (Case(DENSE_PATH, about, dtype, (104, 456), share) for share in _SHARES)
+        yield from (Case(DENSE_PATH, about, dtype, (104, 456), share, gated) for share in _SHARES)
 
 
 def _worst_error(
@@ -150,16 +156,16 @@ def _worst_error(
 ) -> float | str:
     """Largest error in units of the error that fp32 sums and one rounding allow, or why there is no error."""
     rng = np.random.default_rng(abs(case.config))
-    halves = [random_weight(rng, case) for _ in range(1 + case.about.gated)]
+    halves, codes = random_weights(rng, case)
     if case.about.weights:
-        packed, weights = quantised(halves, case, rng)
+        packed, weights = quantised(halves, codes, case, rng)
     else:
-        packed, weights = packed_slabs(halves, case), [weight for weight, _ in halves]
-    whole = len(halves) * -(-case.shape[0] // packed.panel_rows) * packed.panel_rows, case.shape[1]
+        packed, weights = packed_slabs(halves, codes, case), halves
+    whole = packed.panels * packed.panel_rows, case.shape[1]
     index = device_index(packed.index, packed.kinds, sum(packed.counts), case.about.kinds)
     dense, sparse, *others = packed.counts[: case.about.kinds]
     layout = Layout(whole, packed.panel_rows, index, dense, sparse, tuple(others), case.about.weights)
-    hybrid = Hybrid(kernels, case.shape, layout, tensors_of(packed, index, place), gated=case.about.gated)
+    hybrid = Hybrid(kernels, case.shape, layout, tensors_of(packed, index, place), gated=case.gated)
     weights = [weight.to(place) for weight in weights]
     worst = 0.0
     for turn, rows in enumerate(tokens):
@@ -174,7 +180,7 @@ def _worst_error(
             return f"two runs differ with {rows} tokens"
         if not y.isfinite().all():
             return f"NaN or infinity with {rows} tokens"
-        rounded = case.config == DENSE_PATH and bool(case.about.gated or epilogue.activation)
+        rounded = case.config == DENSE_PATH and bool(case.gated or epilogue.activation)
         if case.about.weights == BYTES:  # sums of integers are exact
             x, rounded = _rounded_inputs(x), False
         worst = max(worst, share_of_allowed_error(y, x, weights, epilogue, rounded))
@@ -188,38 +194,41 @@ def _rounded_inputs(x: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(values).to(x.device)
 
 
-def random_weight(rng: np.random.Generator, case: Case) -> tuple[torch.Tensor, NDArray[np.int64]]:
-    """A pruned weight, and the kinds of its slabs."""
+def random_weights(rng: np.random.Generator, case: Case) -> tuple[list[torch.Tensor], NDArray[np.int64]]:
+    """A pruned weight, or those of a gate and its up, and the kinds of the slabs."""
     rows, (n, k) = case.about.panel_rows, case.shape
-    grid = -(-n // rows), -(-k // 64)
+    panel_of_row = np.arange(n) // 8 * 16 // rows if case.gated else np.arange(n) // rows
+    grid = int(panel_of_row[-1]) + 1, -(-k // 64)
     codes = np.where(rng.random(grid) < case.share, rng.integers(1, case.about.kinds, grid), 0)
-    weight = np.pad(rng.standard_normal((n, k), np.float32) / 8, ((0, 0), (0, -k % 64)))
-    inside = np.repeat(np.repeat(codes, rows, 0), 64, 1)[:n]
-    for kind in range(1, case.about.kinds):
-        weight = np.where(inside == kind, prune(weight, kind, rng, case.about.weights), weight)
-    return torch.from_numpy(np.ascontiguousarray(weight[:, :k])).to(case.dtype), codes
+    weights = []
+    for _ in range(1 + case.gated):
+        weight = np.pad(rng.standard_normal((n, k), np.float32) / 8, ((0, 0), (0, -k % 64)))
+        inside = np.repeat(codes[panel_of_row], 64, 1)
+        for kind in range(1, case.about.kinds):
+            weight = np.where(inside == kind, prune(weight, kind, rng, case.about.weights), weight)
+        weights.append(torch.from_numpy(np.ascontiguousarray(weight[:, :k])).to(case.dtype))
+    return weights, codes
 
 
-def packed_slabs(halves: Sequence[tuple[torch.Tensor, NDArray[np.int64]]], case: Case) -> Packed:
-    bits = np.stack([weight.view(torch.int16).numpy().view(np.uint16) for weight, _ in halves])
-    slabs = np.stack([tiles for _, tiles in halves])
-    if case.about.gated:
-        return pack_gated(bits, slabs, case.about.panel_rows)
-    return pack_slabs(bits[0], slabs[0], case.about.panel_rows)
+def packed_slabs(halves: Sequence[torch.Tensor], codes: NDArray[np.int64], case: Case) -> Packed:
+    bits = np.stack([weight.view(torch.int16).numpy().view(np.uint16) for weight in halves])
+    if case.gated:
+        return pack_gated(bits, codes, case.about.panel_rows)
+    return pack_slabs(bits[0], codes, case.about.panel_rows)
 
 
 def quantised(
-    halves: Sequence[tuple[torch.Tensor, NDArray[np.int64]]], case: Case, rng: np.random.Generator
+    halves: Sequence[torch.Tensor], codes: NDArray[np.int64], case: Case, rng: np.random.Generator
 ) -> tuple[Packed, list[torch.Tensor]]:
     """The weights rounded to integers, packed, and the values that the kernels multiply by: int8 weights are not rounded
     again."""
-    made = [quantise(weight.float().numpy(), case.about.weights, rng) for weight, _ in halves]
+    made = [quantise(weight.float().numpy(), case.about.weights, rng) for weight in halves]
     dtype = np.dtype(np.float16) if case.dtype == torch.float16 else None
-    slabs = np.stack([tiles for _, tiles in halves])
+    rows = case.about.panel_rows
     packed = (
-        pack_gated_integers(made, slabs, dtype)
-        if case.about.gated
-        else pack_integers(made[0], slabs[0], dtype, case.about.panel_rows)
+        pack_gated_integers(made, codes, dtype, rows)
+        if case.gated
+        else pack_integers(made[0], codes, dtype, rows)
     )
     return packed, [_multiplied(one, case) for one in made]
 
@@ -248,7 +257,7 @@ def epilogue_of_turn(case: Case, x: torch.Tensor, turn: int) -> Epilogue:
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(shape, device=x.device).to(x.dtype)
 
-    bias = random((1 + case.about.gated) * n) if turn % 2 else None
+    bias = random((1 + case.gated) * n) if turn % 2 else None
     residual = random(len(x), n) if turn % 3 == 2 else None
     return Epilogue(bias, residual, ACTIVATIONS[turn % len(ACTIVATIONS)])
 

@@ -115,7 +115,7 @@ class HybridLinears:
                 name: random_hybrid(
                     kernels,
                     size,
-                    64 if name == "gate_up" else 128,
+                    128,
                     2 * ratio,
                     gated=name == "gate_up",
                     scale=size[1] ** -0.5,

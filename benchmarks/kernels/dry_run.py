@@ -42,9 +42,7 @@ class PlannedKernels:
 
     def configs(self) -> list[Config]:
         return [
-            Config(
-                c.name, c.panel_rows, c.gated, c.shared_bytes, c.tokens, c.kinds, _WEIGHTS.index(c.weights)
-            )
+            Config(c.name, c.panel_rows, c.shared_bytes, c.tokens, c.kinds, _WEIGHTS.index(c.weights))
             for c in schedule.CONFIGS
         ]
 

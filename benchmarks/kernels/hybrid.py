@@ -117,8 +117,8 @@ class Hybrid:
         sizes = Arguments(
             x=x.data_ptr(), y=y.data_ptr(), partials=partials.data_ptr(),
             counters=self._counters.data_ptr(), tokens=len(x), out_features=n, in_features=k,
-            panels=-(-n // layout.panel_rows), bias=_pointer(after.bias), residual=_pointer(after.residual),
-            activation=ACTIVATIONS.index(after.activation),
+            panels=-(-(1 + self._gated) * n // layout.panel_rows), gated=self._gated, bias=_pointer(after.bias),
+            residual=_pointer(after.residual), activation=ACTIVATIONS.index(after.activation),
             **{name: tensor.data_ptr() for name, tensor in (rounded or {}).items()},
         )  # fmt: skip
         sizes.set_slabs(layout.panel_rows, layout.counts, layout.weights)
@@ -142,7 +142,7 @@ def random_hybrid(
     l2: bytes of L2, which the copies of the weight exceed; 0 makes one copy. scale: standard deviation of the weights.
     weights: number of their type; integer weights have random bits.
     """
-    packed_rows = 2 * -(-shape[0] // rows) * rows if gated else shape[0]
+    packed_rows = (1 + gated) * shape[0]
     layout = random_layout((packed_rows, shape[1]), rows, share, weights=weights)
     if weights:
         dense, sparse = (

@@ -75,7 +75,8 @@ class Arguments(ctypes.Structure):
         *((n, ctypes.c_void_p) for n in (
               "scales", "index", "bias", "residual", "y", "rounded", "token_scales", "partials", "counters")),
         *((n, ctypes.c_int32) for n in
-          ("tokens", "out_features", "in_features", "panels", "parts", "x_vector", "y_vector", "activation", "scalar")),
+          ("tokens", "out_features", "in_features", "panels", "parts", "x_vector", "y_vector", "activation", "gated",
+           "scalar")),
     ]  # fmt: skip
 
     def set_slabs(self, panel_rows: int, counts: Sequence[int], weights: int = 0) -> None:
@@ -177,7 +178,6 @@ class Config(NamedTuple):
 
     name: str
     panel_rows: int
-    gated: bool
     shared_bytes: int
     tokens: int
     kinds: int = 2  # number of kinds of slabs that it multiplies, the first ones of its weights' type
@@ -274,12 +274,12 @@ class Kernels:
 
     def configs(self) -> list[Config]:
         """All configurations, in the order of the table."""
-        found, numbers = [], (ctypes.c_int32 * 6)()
+        found, numbers = [], (ctypes.c_int32 * 5)()
         for i in range(self._lib.patch_bench_config_count()):
             self._lib.patch_bench_config(i, numbers)
-            rows, gated, shared, tokens, kinds, weights = numbers
+            rows, shared, tokens, kinds, weights = numbers
             name = self._lib.patch_bench_config_name(i).decode()
-            found.append(Config(name, rows, bool(gated), shared, tokens, kinds, weights))
+            found.append(Config(name, rows, shared, tokens, kinds, weights))
         return found
 
     def device(self) -> Device:

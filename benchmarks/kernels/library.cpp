@@ -30,8 +30,8 @@ int patch_bench_config_count() { return patch::kConfigCount; }
 const char* patch_bench_config_name(int config) { return patch::kConfigs[config].name; }
 void patch_bench_config(int config, int32_t* out) {
   const patch::Config& c = patch::kConfigs[config];
-  out[0] = c.panel_rows, out[1] = c.gated, out[2] = patch::shared_bytes(c), out[3] = c.tokens,
-  out[4] = c.kinds, out[5] = static_cast<int32_t>(c.weights);
+  out[0] = c.panel_rows, out[1] = patch::shared_bytes(c), out[2] = c.tokens, out[3] = c.kinds,
+  out[4] = static_cast<int32_t>(c.weights);
 }
 
 // The dense path of a problem, ready to run, or null; `why` says what is wrong.

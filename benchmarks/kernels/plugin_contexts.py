@@ -47,17 +47,17 @@ class Engine:
 
     def __init__(self, driver: PluginDriver, asked: Asked, tactic: int, most: int) -> None:
         self.driver, self.asked, self.dense = driver, asked, tactic == DENSE_PATH_TACTIC
-        about = Config(asked.name, asked.panel_rows, asked.gated, 0, 0, asked.kinds, asked.weights)
-        kernels = check.Case(0, about, asked.dtype, asked.shape, 0.6)
+        about = Config(asked.name, asked.panel_rows, 0, 0, asked.kinds, asked.weights)
+        kernels = check.Case(0, about, asked.dtype, asked.shape, 0.6, asked.gated)
         rng = np.random.default_rng(7)
-        halves = [check.random_weight(rng, kernels) for _ in range(1 + asked.gated)]
+        halves, codes = check.random_weights(rng, kernels)
         # The dense path rounds weights of int8 before it multiplies them.
         self._weights = {}
         for dense, case in ((False, kernels), (True, kernels._replace(config=DENSE_PATH))):
             if asked.weights:
-                self.packed, multiplied = check.quantised(halves, case, np.random.default_rng(7))
+                self.packed, multiplied = check.quantised(halves, codes, case, np.random.default_rng(7))
             else:
-                self.packed, multiplied = check.packed_slabs(halves, case), [weight for weight, _ in halves]
+                self.packed, multiplied = check.packed_slabs(halves, codes, case), halves
             self._weights[dense] = multiplied
         self._case = kernels
         self._takes: dict[int, bool] = {}

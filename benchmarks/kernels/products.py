@@ -141,7 +141,7 @@ def epilogue_rows(kernels: Kernels, gpu: MeasuredGpu, device: Device) -> Measure
 
 def _epilogue(shape: tuple[int, int], tokens: int, kernels: Kernels, gpu: MeasuredGpu, device: Device) -> Row:
     gated = shape[0] > shape[1]
-    rows = 64 if gated else panel_rows(shape)
+    rows = panel_rows(shape)
     copies = copies_beyond_l2(gpu.l2, 2 * (1 + gated) * shape[0] * shape[1])
     dense = [torch.randn((1 + gated) * shape[0], shape[1], device="cuda").half() for _ in range(copies)]
     x = torch.randn(tokens, shape[1], device="cuda").half()

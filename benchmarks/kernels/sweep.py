@@ -73,7 +73,7 @@ def _rows_of(
     for tokens in wanted:
         for number in numbers:
             about = kernels.configs()[number]
-            if about.panel_rows != rows or about.gated:
+            if about.panel_rows != rows:
                 continue
             if about.weights != weights or (about.kinds > 2 and not weights):
                 continue

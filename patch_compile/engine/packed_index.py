@@ -75,7 +75,7 @@ def _grid(attributes: Mapping[str, Any]) -> tuple[int, int] | None:
     if not all(isinstance(size, int) and size > 0 for size in sizes) or gated not in (0, 1):
         return None
     rows, columns, panel_rows = sizes
-    return (1 + gated) * -(-rows // panel_rows), -(-columns // SLAB_K)
+    return -(-(1 + gated) * rows // panel_rows), -(-columns // SLAB_K)
 
 
 def _refused(onnx_path: Path, node: onnx.NodeProto, why: str) -> PatchCompileError:

@@ -22,7 +22,14 @@ from patch_compile.packing.format import OtherSlabs, PackedLinear, unpack
 from patch_compile.packing.function import DOMAIN, INPUTS, NAME, tensor_names
 from patch_compile.packing.index import index_from_attribute
 from patch_compile.packing.quantised import unpack_quantised
-from patch_compile.packing.slab_kinds import ALWAYS, SLAB_K, code_words, kinds_from_attribute, slab_words
+from patch_compile.packing.slab_kinds import (
+    ALWAYS,
+    SLAB_K,
+    TURN,
+    code_words,
+    kinds_from_attribute,
+    slab_words,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -67,8 +74,7 @@ def kept_of(node: ir.Node) -> tuple[NDArray[np.bool_], WeightType]:
     about = _Attributes(**{name: attribute.value for name, attribute in node.attributes.items()})
     packed = _packed(_constants(node, about)[0], about)
     values = unpack_quantised(packed, np.dtype(np.float16))[0] if packed.weights else unpack(packed)
-    whole = _by_linear(values, about)[:, : about.out_features, : about.in_features]
-    return whole.reshape(-1, about.in_features) != 0, about.integers or FLOAT16
+    return values[: about.rows, : about.in_features] != 0, about.integers or FLOAT16
 
 
 def _patch_linears(
@@ -155,9 +161,14 @@ class _Attributes(BaseModel):
         return QUANTISED.get(self.weights)
 
     @property
+    def rows(self) -> int:
+        """Rows of the weight, or of a gate and its up together."""
+        return (1 + self.gated) * self.out_features
+
+    @property
     def packed_rows(self) -> int:
         """Rows of all panels."""
-        return (1 + self.gated) * -(-self.out_features // self.panel_rows) * self.panel_rows
+        return -(-self.rows // self.panel_rows) * self.panel_rows
 
     @property
     def epilogue(self) -> str:
@@ -237,7 +248,6 @@ def _why_broken(
 
     dtype: type of X, None if the file does not tell it.
     """
-    rows, columns = about.out_features, about.in_features
     why = _why_other_types(constants, about.integers) or _why_other_widths(constants, about)
     if why or (why := _why_no_kernel(constants, about)):
         return why
@@ -251,18 +261,9 @@ def _why_broken(
         return str(error)
     if why:
         return why
-    whole = _by_linear(values, about)
-    if whole[:, rows:].any() or whole[:, :, columns:].any():
+    if values[about.rows :].any() or values[:, about.in_features :].any():
         return "what lies beyond its rows or columns is not zero"
     return ""
-
-
-def _by_linear(values: NDArray[Any], about: _Attributes) -> NDArray[Any]:
-    """Returns values of all panels as `[linears, rows, columns]`, with their padding: a gate's panels alternate with its
-    up's."""
-    linears = 1 + about.gated
-    panels = values.reshape(-1, linears, about.panel_rows, values.shape[1]).swapaxes(0, 1)
-    return panels.reshape(linears, -1, values.shape[1])
 
 
 def _packed(constants: dict[str, NDArray[Any]], about: _Attributes) -> PackedLinear:
@@ -308,6 +309,8 @@ def _why_no_kernel(constants: dict[str, NDArray[Any]], about: _Attributes) -> st
     rows = about.packed_rows
     if why := kernel_fault(about.integers, about.kinds, about.panel_rows, about.in_features):
         return why
+    if about.gated and about.out_features % TURN:
+        return f"its gate has {about.out_features} rows, no multiple of {TURN}"
     if about.integers and about.integers.row_bytes and constants["scales"].shape != (rows,):
         return f"scales is {list(constants['scales'].shape)}, it must be [{rows}]"
     return ""

@@ -20,6 +20,7 @@ from patch_compile.artifacts.layout import RECIPE
 from patch_compile.errors import InvariantError, PatchCompileError
 from patch_compile.packing.format import KERNEL_ROWS, PackedLinear, count_wrong
 from patch_compile.packing.function import VERSION
+from patch_compile.packing.index import Place
 from patch_compile.packing.quantised import count_wrong_integers
 from patch_compile.packing.slab_kinds import kernels_have_wide_panels
 
@@ -32,18 +33,18 @@ def check_packed(
     packed: PackedLinear,
     weight: NDArray[Any],
     mask: LinearMask,
-    panels: NDArray[np.int64] | None = None,
+    place: Place | None = None,
 ) -> None:
     """Decode the packed tensors and compare them with `W∘M: [N, K]` bit for bit.
 
     weight: raw bits of 16-bit values; of quantised weights the values in the graph's 16-bit type T, which are T(q·s).
-    panels: panels of `packed` that belong to this linear, in order; None means all.
+    place: where `packed` holds this linear; None means that it holds no other.
 
     Decoding fails if a slab is stored twice or not at all, or if metadata are not 2:4. Equality then shows that every
     weight is stored once, and that exactly the weights under the mask are zero. Raises InvariantError with the linear's
     name.
     """
-    own = np.arange(-(-weight.shape[0] // packed.panel_rows)) if panels is None else panels
+    own = place or Place(np.arange(-(-weight.shape[0] // packed.panel_rows)))
     try:
         count = count_wrong if packed.weights is None else count_wrong_integers
         wrong = count(packed, weight, mask, own)
@@ -82,6 +83,7 @@ def kernel_fault(
 
 
 _ATTRIBUTE = "plugin_version"
+_BUILD = f"`patch-compile build --recipe OUT/{RECIPE}`"
 
 
 def version_fault(version: object) -> str:
@@ -91,7 +93,10 @@ def version_fault(version: object) -> str:
     """
     if version in (None, str(VERSION)):
         return ""
-    return f"it is a PatchLinear of version {str(version)[:20]!r}, and {str(VERSION)!r} is read here: build it again"
+    return (
+        f"it is a PatchLinear of version {str(version)[:20]!r}, and {str(VERSION)!r} is read here: "
+        f"build the model again: {_BUILD}"
+    )
 
 
 def check_version(path: Path, nodes: Iterable[onnx.NodeProto]) -> None:
@@ -109,5 +114,5 @@ def check_version(path: Path, nodes: Iterable[onnx.NodeProto]) -> None:
                 raise PatchCompileError(
                     f"{path} holds PatchLinears of version {shown if shown.isalnum() else repr(shown)}",
                     f"This patch-compile reads version {VERSION}.",
-                    f"Build the model again: `patch-compile build --recipe OUT/{RECIPE}`.",
+                    f"Build the model again: {_BUILD}.",
                 )

@@ -33,11 +33,13 @@ from masklearn.masks.kinds.table import FAMILIES
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.tiles import expand_tiles
 from masklearn.quant.table import FLOAT16, WeightType
-from patch_compile.packing.index import csr_index, index_fault, split_columns
+from patch_compile.packing.index import Place, csr_index, index_fault, split_columns
 from patch_compile.packing.slab_kinds import (
     ALWAYS,
     SLAB_K,
+    Tiled,
     code_words,
+    joint_codes,
     kernels_have_wide_panels,
     kinds_among,
     numbers_of,
@@ -148,20 +150,20 @@ def pack(weight: NDArray[np.uint16], mask: LinearMask, panel_rows: int) -> Packe
     Raises ValueError if weight and mask differ in shape.
     """
     panels = _grid(mask.shape, panel_rows)[0]
-    packed = pack_together([(weight, mask)], panel_rows, [np.arange(panels)])
+    packed = pack_together([(weight, mask)], panel_rows, [Place(np.arange(panels))])
     return replace(packed, shape=mask.shape)
 
 
 def pack_together(
     linears: Sequence[tuple[NDArray[np.uint16], LinearMask]],
     panel_rows: int,
-    panels: Sequence[NDArray[np.int64]],
+    places: Sequence[Place],
     weights: WeightType | None = None,
 ) -> PackedLinear:
     """Pack linears of equal K as a single linear `[all panels · panel_rows, K]`.
 
-    linears: weight and mask of each; panels: for each linear, the panels of the whole that hold it, in order; weights: None
-    for 16 bits, else the type of the integers, which are given and packed as 16-bit values.
+    linears: weight and mask of each; places: of each linear; weights: None for 16 bits, else the type of the integers, which
+    are given and packed as 16-bit values.
 
     Raises ValueError if a weight and its mask differ in shape, if the linears differ in K, and for kinds of slabs that the
     kernels do not have.
@@ -177,7 +179,7 @@ def pack_together(
             raise ValueError(
                 f"linears of K = {linears[0][1].shape[1]} and {mask.shape[1]} can't be packed together"
             )
-    codes = codes_together([slab_kinds(mask, panel_rows) for _, mask in linears], panels)
+    codes = codes_together([mask for _, mask in linears], places, panel_rows)
     kinds = kinds_among([codes])
     if unfit := [kind for kind in kinds if not kind.goes_with(weights or FLOAT16)]:
         raise ValueError(f"{weights or '16-bit'} weights have no slabs of {unfit[0]}")
@@ -201,31 +203,36 @@ def pack_together(
         ),
     )
     stored = _words(packed)
-    for (weight, mask), own in zip(linears, panels, strict=True):
+    sharing = [(part, mask, place) for (part, mask), place in zip(linears, places, strict=True)]
 
-        def pack_one(part: Panel, panel: int) -> None:
-            slabs.pack_panel(part.words, part.codes, numbers[panel], slots[panel], *stored)
-            for number, one in enumerate(packed.others, len(ALWAYS)):
-                where = numbers[panel] == number, slots[panel]
-                tensors = one.values, one.codes.view(np.uint32)
-                if one.kind.family is _OF_EIGHT:
-                    pack_panel_of_eight(part.weight, part.eights, *where, *tensors)
-                else:
-                    pack_panel_of_sixteen(part.weight, part.masks, *where, *tensors)
+    def pack_one(part: Panel, panel: int) -> None:
+        slabs.pack_panel(part.words, part.codes, numbers[panel], slots[panel], *stored)
+        for number, one in enumerate(packed.others, len(ALWAYS)):
+            where = numbers[panel] == number, slots[panel]
+            tensors = one.values, one.codes.view(np.uint32)
+            if one.kind.family is _OF_EIGHT:
+                pack_panel_of_eight(part.weight, part.eights, *where, *tensors)
+            else:
+                pack_panel_of_sixteen(part.weight, part.masks, *where, *tensors)
 
-        for_each_panel(weight, mask, panel_rows, own, pack_one)
+    if places[0].turns > 1:
+        _in_threads(_TurnedPanels(sharing, panel_rows), places[0].panels, pack_one)
+    else:
+        for weight, mask, place in sharing:
+            for_each_panel(weight, mask, panel_rows, place, pack_one)
     return packed
 
 
-def codes_together(
-    codes: Sequence[NDArray[np.uint8]], panels: Sequence[NDArray[np.int64]]
-) -> NDArray[np.uint8]:
-    """Returns the kinds of the slabs of linears packed together.
+def codes_together(masks: Sequence[Tiled], places: Sequence[Place], panel_rows: int) -> NDArray[np.uint8]:
+    """Returns the kinds of the slabs of linears packed together, `[panels, slabs]`.
 
-    codes: kinds of the slabs of each linear, `[panels, slabs]`; panels: as in `pack_together`.
+    A slab of linears that take turns has the kind of all of them, or is dense.
     """
+    codes = [slab_kinds(mask, place.height(panel_rows)) for mask, place in zip(masks, places, strict=True)]
+    if places[0].turns > 1:
+        return joint_codes(codes)
     together = np.concatenate(codes)
-    together[np.concatenate(panels)] = np.concatenate(codes)
+    together[np.concatenate([place.panels for place in places])] = np.concatenate(codes)
     return together
 
 
@@ -240,12 +247,10 @@ def unpack(packed: PackedLinear) -> NDArray[np.uint16]:
     return words.view(np.uint16)
 
 
-def count_wrong(
-    packed: PackedLinear, weight: NDArray[np.uint16], mask: LinearMask, panels: NDArray[np.int64]
-) -> int:
+def count_wrong(packed: PackedLinear, weight: NDArray[np.uint16], mask: LinearMask, place: Place) -> int:
     """Returns the number of weights of a linear whose decoded bits differ from `W∘M`.
 
-    panels: panels of `packed` that hold the linear. Raises ValueError for an invalid index or metadata.
+    place: where `packed` holds the linear. Raises ValueError for an invalid index or metadata.
     """
     from patch_compile.packing import slabs
 
@@ -253,12 +258,25 @@ def count_wrong(
     wrong = np.zeros(len(numbers), np.int64)
 
     def count_one(part: Panel, panel: int) -> None:
-        decoded = np.empty_like(part.words)
-        unpack_panel(packed, numbers[panel], slots[panel], decoded)
+        decoded = rows_of_panel(packed, numbers[panel], slots[panel], part, place)
         wrong[panel] = slabs.count_differences(decoded, part.words, part.codes)
 
-    for_each_panel(weight, mask, packed.panel_rows, panels, count_one)
+    for_each_panel(weight, mask, packed.panel_rows, place, count_one)
     return int(wrong.sum())
+
+
+def rows_of_panel(
+    packed: PackedLinear,
+    numbers: NDArray[np.uint8],
+    slots: NDArray[np.int64],
+    part: Panel,
+    place: Place,
+) -> NDArray[np.uint32]:
+    """Returns the 16-bit values `[rows, K/2]` of the rows of a linear in a panel; numbers, slots: see `unpack_panel`."""
+    rows = place.inside(np.arange(len(part.weight)))
+    decoded = np.empty((int(rows[-1]) + 1, part.words.shape[1]), np.uint32)
+    unpack_panel(packed, numbers, slots, decoded)
+    return decoded[rows] if place.turns > 1 else decoded
 
 
 def unpack_panel(
@@ -305,37 +323,71 @@ class Panel:
         return self.weight.view(np.uint32)
 
 
+class _Panels:
+    """The rows of a linear, a panel's share at a time."""
+
+    def __init__(self, weight: NDArray[np.uint16], mask: LinearMask, height: int) -> None:
+        self._bits, self._mask, self._height = np.ascontiguousarray(weight), mask, height
+        self._covered = expand_tiles(mask.tiles, mask.shape, mask.tile)
+        self._starts = np.concatenate([[0], np.cumsum(self._covered.sum(axis=1))])
+        self._masks, self._eights = mask.masks_of_sixteen(), mask.masks_of_eight()
+
+    def __call__(self, number: int) -> Panel:
+        from patch_compile.packing import slabs
+        from patch_compile.packing.n16 import masked_of_sixteen
+
+        rows = slice(number * self._height, (number + 1) * self._height)
+        codes = slabs.panel_codes(self._mask.pattern, self._covered[rows], self._starts[rows])
+        own = self._bits[rows]
+        if self._mask.mask16.size:
+            own = masked_of_sixteen(own, self._masks[rows])
+        if self._mask.mask8.size:
+            own = own * _OF_EIGHT.keep(self._eights[rows])
+        return Panel(own, codes, self._masks[rows], self._eights[rows])
+
+
+class _TurnedPanels:
+    """The packed rows of linears that take turns, a panel at a time. sharing: weight, mask and place of each."""
+
+    def __init__(
+        self, sharing: Sequence[tuple[NDArray[np.uint16], LinearMask, Place]], panel_rows: int
+    ) -> None:
+        self._panels = [_Panels(weight, mask, place.height(panel_rows)) for weight, mask, place in sharing]
+        self._places = [place for *_, place in sharing]
+
+    def __call__(self, number: int) -> Panel:
+        parts = [panels(number) for panels in self._panels]
+        rows = np.concatenate(
+            [p.inside(np.arange(len(one.weight))) for p, one in zip(self._places, parts, strict=True)]
+        )
+        whole = Panel(*(np.concatenate(arrays) for arrays in zip(*map(_arrays, parts), strict=True)))
+        order = np.argsort(rows)
+        return Panel(*(array[order] for array in _arrays(whole)))
+
+
+def _arrays(panel: Panel) -> tuple[NDArray[Any], ...]:
+    return panel.weight, panel.codes, panel.masks, panel.eights
+
+
 def for_each_panel(
     weight: NDArray[np.uint16],
     mask: LinearMask,
     panel_rows: int,
-    panels: NDArray[np.int64],
+    place: Place,
     work: Callable[[Panel, int], None],
 ) -> None:
-    """Call `work(rows, number in the whole)` for each panel, in threads on all cores.
+    """Call `work(rows of the linear, number of the panel in the whole)` for each panel that holds a linear."""
+    _in_threads(_Panels(weight, mask, place.height(panel_rows)), place.panels, work)
 
-    Threads suffice: the loops of `slabs` release Python's global lock.
+
+def _in_threads(
+    part: Callable[[int], Panel], panels: NDArray[np.int64], work: Callable[[Panel, int], None]
+) -> None:
+    """Call `work(part(n), panels[n])` for each n, in threads on all cores. Threads suffice: the loops of `slabs` release
+    Python's global lock.
     """
-    from patch_compile.packing import slabs
-    from patch_compile.packing.n16 import masked_of_sixteen
-
-    bits = np.ascontiguousarray(weight)
-    covered = expand_tiles(mask.tiles, mask.shape, mask.tile)
-    starts = np.concatenate([[0], np.cumsum(covered.sum(axis=1))])
-    masks, eights = mask.masks_of_sixteen(), mask.masks_of_eight()
-
-    def one(number: int) -> None:
-        rows = slice(number * panel_rows, (number + 1) * panel_rows)
-        codes = slabs.panel_codes(mask.pattern, covered[rows], starts[rows])
-        own = bits[rows]
-        if mask.mask16.size:
-            own = masked_of_sixteen(own, masks[rows])
-        if mask.mask8.size:
-            own = own * _OF_EIGHT.keep(eights[rows])
-        work(Panel(own, codes, masks[rows], eights[rows]), int(panels[number]))
-
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        deque(pool.map(one, range(len(panels))), maxlen=0)
+        deque(pool.map(lambda n: work(part(n), int(panels[n])), range(len(panels))), maxlen=0)
 
 
 def _slots(numbers: NDArray[np.uint8]) -> NDArray[np.int64]:

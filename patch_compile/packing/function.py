@@ -8,10 +8,10 @@ first widened to fp32 (exact), because ONNX Runtime's CPU kernels do not move bf
 The epilogue, which follows the product, is in fp32 too and rounds once, at the end. With z = X Wᵀ + b:
 
     Y = activation(z) + residual                      N rows of W
-    Y = activation(z_gate) · z_up + residual          gated: N rows of the gate and N of the up, panel by panel
+    Y = activation(z_gate) · z_up + residual          gated: N rows of the gate and N of the up, by turns of 8
 
 A function has no optional inputs, so each combination of an epilogue and of kinds of slabs is an overload with its own body.
-All overloads decode by the same text, except that a gated overload separates the panels of gate and up, and that each
+All overloads decode by the same text, except that a gated overload separates the rows of gate and up, and that each
 further kind adds its own lines. TensorRT runs the plugin of the same name instead of the function, because each node has the
 attribute `plugin_namespace`.
 """
@@ -43,9 +43,8 @@ if TYPE_CHECKING:
 
 DOMAIN = "patch"
 NAME = "PatchLinear"
-VERSION = 2
+VERSION = 3
 INPUTS = ("X", "dense", "sparse", "meta")  # inputs of every node; see `tensor_names`
-GATED_PANEL_ROWS = 64  # see FuseGatedPass
 
 _OF_EIGHT = FAMILIES["6:8"]
 
@@ -80,13 +79,14 @@ PatchLinear <in_features: int, out_features: int, panel_rows: int,
   RB = Div (PR, sixteen)
   RB1 = Unsqueeze (RB, axis0)
 
-  n_up = Add (N, PR)
+  {rows}
+  n_up = Add (rows, PR)
   n_last = Sub (n_up, one)
   P = Div (n_last, PR)
   sixty_three = Sub (slab_k, one)
   k_up = Add (K, sixty_three)
   S = Div (k_up, slab_k)
-  {packed_panels}
+  P1 = Unsqueeze (P, axis0)
   S1 = Unsqueeze (S, axis0)
 
   {dense}
@@ -149,11 +149,8 @@ _SPARSE = (
 )
 
 
-# Lines that compute the number of packed panels, by `gated`.
-_PANELS = {
-    False: ("P1 = Unsqueeze (P, axis0)",),
-    True: ("P2 = Mul (P, two)", "P1 = Unsqueeze (P2, axis0)"),
-}
+# The line that computes the number of packed rows, by `gated`.
+_ROWS = {False: "rows = Identity (N)", True: "rows = Mul (N, two)"}
 # [P, S, PR, 16, 4] -> [K, N]
 _WEIGHT = """columns_first = Transpose <perm = [1, 3, 4, 0, 2]> (panels)
   N_padded = Mul (P1, PR1)
@@ -162,15 +159,17 @@ _WEIGHT = """columns_first = Transpose <perm = [1, 3, 4, 0, 2]> (panels)
   ends = Concat <axis = 0> (K1, N1)
   starts = Constant <value_ints = [0, 0]> ()
   weight = Slice (whole, starts, ends)"""
-# [2 P, S, PR, 16, 4] -> [K, 2 N], the gate's columns, then the up's
-_GATED_WEIGHT = """pairs_shape = Concat <axis = 0> (unknown, two1, S1, PR1, dims_groups)
-  pairs = Reshape (panels, pairs_shape)
-  columns_first = Transpose <perm = [2, 4, 5, 1, 0, 3]> (pairs)
-  whole_shape = Concat <axis = 0> (K_padded, two1, unknown)
+# [P, S, PR, 16, 4] -> [K, 2 N], the gate's columns, then the up's
+_GATED_WEIGHT = """columns_first = Transpose <perm = [1, 3, 4, 0, 2]> (panels)
+  turns = Constant <value_ints = [2, 8]> ()
+  whole_shape = Concat <axis = 0> (K_padded, unknown, turns)
   whole = Reshape (columns_first, whole_shape)
-  ends = Concat <axis = 0> (K1, two1, N1)
-  starts = Constant <value_ints = [0, 0, 0]> ()
-  both = Slice (whole, starts, ends)
+  eight1 = Constant <value_ints = [8]> ()
+  blocks = Div (N1, eight1)
+  ends = Concat <axis = 0> (K1, blocks)
+  starts = Constant <value_ints = [0, 0]> ()
+  by_turns = Slice (whole, starts, ends)
+  both = Transpose <perm = [0, 2, 1, 3]> (by_turns)
   weight_shape = Concat <axis = 0> (K1, unknown)
   weight = Reshape (both, weight_shape)"""
 
@@ -257,7 +256,7 @@ def patch_linear_function(
         opset=opset,
         overload=f', overload: "{overload}"' if overload else "",
         inputs=", ".join(("X", *tensor_names(kinds, weights), *epilogue.inputs[len(INPUTS) :])),
-        packed_panels="\n  ".join(_PANELS[epilogue.gated]),
+        rows=_ROWS[epilogue.gated],
         dense="\n  ".join(dense),
         sparse="\n  ".join(sparse),
         positions="\n  ".join([*CONSTANTS, *position_lines("", "meta", order)]),
@@ -314,7 +313,6 @@ def _index_lines(prefixes: Sequence[str]) -> list[str]:
     lines = [
         "index_wide = Constant <value_ints: ints = @index> ()",
         "one1 = Constant <value_ints = [1]> ()",
-        "two1 = Constant <value_ints = [2]> ()",
         "Q = Add (P1, one1)",
         f"kinds1 = Constant <value_ints = [{len(prefixes)}]> ()",
         "pointers_end = Mul (Q, kinds1)",

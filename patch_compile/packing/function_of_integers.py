@@ -128,13 +128,11 @@ def of_rows_lines(*, gated: bool, product: str = "product") -> list[str]:
             f"{product} = Mul (product_of_integers, scales_of_rows)",
         ]
     return [
-        "scale_pairs = Concat <axis = 0> (unknown, two1, PR1)",
-        "scales_by_pair = Reshape (scales, scale_pairs)",
-        "scales_apart = Transpose <perm = [1, 0, 2]> (scales_by_pair)",
-        "scales_two = Concat <axis = 0> (two1, unknown)",
-        "scales_of_two = Reshape (scales_apart, scales_two)",
+        "scale_turns = Concat <axis = 0> (unknown, turns)",
+        "scales_by_turns = Reshape (scales, scale_turns)",
         "scales_from = Constant <value_ints = [0]> ()",
-        "scales_cut = Slice (scales_of_two, scales_from, N1, axis1)",
+        "scales_there = Slice (scales_by_turns, scales_from, blocks)",
+        "scales_cut = Transpose <perm = [1, 0, 2]> (scales_there)",
         "scales_of_rows = Reshape (scales_cut, unknown)",
         f"{product} = Mul (product_of_integers, scales_of_rows)",
     ]
@@ -150,13 +148,11 @@ def of_slabs_lines(prefixes: Sequence[str], *, gated: bool, bfloat16: bool) -> l
     ]
     if gated:
         lines += [
-            "scale_pairs = Concat <axis = 0> (unknown, two1, S1, PR1)",
-            "scales_by_pair = Reshape (scale_grid, scale_pairs)",
-            "scales_by_slab = Transpose <perm = [2, 1, 0, 3]> (scales_by_pair)",
-            "scales_two = Concat <axis = 0> (S1, two1, unknown)",
-            "scales_of_two = Reshape (scales_by_slab, scales_two)",
-            "scales_axis = Constant <value_ints = [2]> ()",
-            "scales_cut = Slice (scales_of_two, scales_from, N1, scales_axis)",
+            "scales_by_slab = Transpose <perm = [1, 0, 2]> (scale_grid)",
+            "scale_turns = Concat <axis = 0> (S1, unknown, turns)",
+            "scales_by_turns = Reshape (scales_by_slab, scale_turns)",
+            "scales_there = Slice (scales_by_turns, scales_from, blocks, axis1)",
+            "scales_cut = Transpose <perm = [0, 2, 1, 3]> (scales_there)",
         ]
     else:
         lines += [

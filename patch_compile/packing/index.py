@@ -8,18 +8,22 @@ attribute `kinds`: dense and 2:4 in every index, then the n:16 kinds of the weig
 a PatchLinear node. The kernels follow it to addresses and check nothing: it is checked here, and by the plugin when it is
 created (plugins/kernels/index.h).
 
-Several linears that share X are packed together. The panels of a gate and its up alternate: gate 0, up 0, gate 1, up 1, …
-Other linears (q, k and v) are stacked. Each linear keeps its own tile map, begins at a panel and is padded with zero rows to
-whole panels. The index is the same as for an ordinary linear with all these rows.
+Several linears that share X are packed together. A gate and its up take turns: 8 rows of the gate, the 8 rows of the up for
+the same outputs, the next 8 rows of the gate, …; a slab has the kind of the tiles of both, or is dense where they differ.
+Other linears (q, k and v) are stacked. Each of them keeps its own tile map, begins at a panel and is padded with zero rows
+to whole panels. The index is the same as for an ordinary linear with all these rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from patch_compile.packing.slab_kinds import TURN
 
 
 def csr_index(streams: NDArray[Any], kinds: int = 2) -> NDArray[np.int32]:
@@ -101,13 +105,38 @@ def _column_fault(kind: str, columns: NDArray[Any], along_k: int) -> str:
     return f"{kind} slab {at} lies at column {columns[at]}, and K has {along_k} columns of 64"
 
 
-def gated_panels(rows: int, panel_rows: int) -> list[NDArray[np.int64]]:
-    """Returns the panels of a gate and of its up. rows: of gate and of up, each."""
-    panels = -(-rows // panel_rows)
-    return [np.arange(0, 2 * panels, 2), np.arange(1, 2 * panels, 2)]
+@dataclass(frozen=True)
+class Place:
+    """Where the rows of a linear lie among the packed rows.
+
+    panels: those that hold it, in order; turns: linears that take turns in them, 8 rows each; turn: its number among these.
+    """
+
+    panels: NDArray[np.int64]
+    turn: int = 0
+    turns: int = 1
+
+    def height(self, panel_rows: int) -> int:
+        """Returns the number of its rows in a panel."""
+        return panel_rows // self.turns
+
+    def inside(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns the places in a panel of its rows there, which are given by their numbers in the panel's share."""
+        return (rows // TURN * self.turns + self.turn) * TURN + rows % TURN
+
+    def packed(self, rows: int, panel_rows: int) -> NDArray[np.int64]:
+        """Returns the packed rows that hold its rows. rows: of the linear."""
+        panels, rest = np.divmod(np.arange(rows), self.height(panel_rows))
+        return self.panels[panels] * panel_rows + self.inside(rest)
 
 
-def stacked_panels(rows: Sequence[int], panel_rows: int) -> list[NDArray[np.int64]]:
-    """Returns the panels of each linear; the linears are stacked. rows: of each linear."""
+def gated_panels(rows: int, panel_rows: int) -> list[Place]:
+    """Returns the places of a gate and of its up. rows: of gate and of up, each, a multiple of TURN."""
+    panels = np.arange(-(-2 * rows // panel_rows))
+    return [Place(panels, turn, 2) for turn in range(2)]
+
+
+def stacked_panels(rows: Sequence[int], panel_rows: int) -> list[Place]:
+    """Returns the place of each linear; the linears are stacked. rows: of each linear."""
     ends = np.cumsum([-(-n // panel_rows) for n in rows])
-    return np.split(np.arange(ends[-1]), ends[:-1])
+    return [Place(panels) for panels in np.split(np.arange(ends[-1]), ends[:-1])]

@@ -25,9 +25,10 @@ from patch_compile.packing.format import (
     Panel,
     for_each_panel,
     pack_together,
+    rows_of_panel,
     unpack,
-    unpack_panel,
 )
+from patch_compile.packing.index import Place
 from patch_compile.packing.slab_kinds import kernels_have_wide_panels, value_words
 
 
@@ -59,13 +60,13 @@ class Quantised:
 
 def pack_quantised(
     linears: Sequence[Quantised],
-    panels: Sequence[NDArray[np.int64]],
+    places: Sequence[Place],
     dtype: np.dtype[Any],
     panel_rows: int = KERNEL_ROWS,
 ) -> PackedLinear:
     """Pack linears of equal K and weight type as a single linear `[all panels · panel_rows, K]`.
 
-    panels: for each linear, the panels of the whole that hold it, in order; dtype: the graph's 16-bit type.
+    places: of each linear; dtype: the graph's 16-bit type.
 
     Raises ValueError if the linears differ in K or in their weight type, and for panels or kinds of slabs that the
     kernels do not have.
@@ -74,10 +75,10 @@ def pack_quantised(
     if other := next((one.grid.type for one in linears if one.grid.type is not weights), None):
         raise ValueError(f"linears of {weights} and {other} can't be packed together")
     parts = [(one.integers.view(np.uint16), one.mask) for one in linears]
-    wide = pack_together(parts, panel_rows, panels, weights)
+    wide = pack_together(parts, panel_rows, places, weights)
     if panel_rows != KERNEL_ROWS and not kernels_have_wide_panels(wide.kinds, weights):
         raise ValueError(f"{weights} weights have no panels of {panel_rows} rows")
-    rows = _scales_by_panel(linears, panels, panel_rows)
+    rows = _scales_by_panel(linears, places, panel_rows, len(wide.places()[0]))
     if weights.span is None:
         return _narrowed(wide, weights, rows.reshape(-1), None)
     return _narrowed(wide, weights, None, rows.astype(dtype).view(np.uint16))
@@ -117,13 +118,11 @@ def as_sixteen_bits(packed: PackedLinear) -> PackedLinear:
     )
 
 
-def count_wrong_integers(
-    packed: PackedLinear, values: NDArray[Any], mask: LinearMask, panels: NDArray[np.int64]
-) -> int:
+def count_wrong_integers(packed: PackedLinear, values: NDArray[Any], mask: LinearMask, place: Place) -> int:
     """Returns the number of weights of a linear whose decoded T(q·s) differs from the masked weight.
 
-    values: the weight in T, `[N, K]`, masked or not; panels: panels of `packed` that hold the linear. Zeros of both signs
-    are equal. Raises ValueError for an invalid index or metadata.
+    values: the weight in T, `[N, K]`, masked or not; place: where `packed` holds the linear. Zeros of both signs are
+    equal. Raises ValueError for an invalid index or metadata.
     """
     from patch_compile.packing.grid_values import count_other_values
 
@@ -133,12 +132,11 @@ def count_wrong_integers(
     wrong = np.zeros(len(numbers), np.int64)
 
     def count_one(part: Panel, panel: int) -> None:
-        decoded = np.empty_like(part.words)
-        unpack_panel(wide, numbers[panel], slots[panel], decoded)
-        own = np.ascontiguousarray(scales[panel].T[: len(decoded)])
+        decoded = rows_of_panel(wide, numbers[panel], slots[panel], part, place)
+        own = scales[panel].T[place.inside(np.arange(len(decoded)))]
         wrong[panel] = count_other_values(decoded.view(np.int16), own, part.weight, part.codes, dtype)
 
-    for_each_panel(values.view(np.uint16), mask, packed.panel_rows, panels, count_one)
+    for_each_panel(values.view(np.uint16), mask, packed.panel_rows, place, count_one)
     return int(wrong.sum())
 
 
@@ -155,22 +153,18 @@ def _find_integers(weight: NDArray[Any], mask: LinearMask, grid: Grid) -> tuple[
         rows = slice(panel * KERNEL_ROWS, (panel + 1) * KERNEL_ROWS)
         off[panel] = find_integers(part.weight, part.codes, scales[rows], weight.dtype, found[rows])
 
-    for_each_panel(weight.view(np.uint16), mask, KERNEL_ROWS, panels, find_one)
+    for_each_panel(weight.view(np.uint16), mask, KERNEL_ROWS, Place(panels), find_one)
     return found, int(off.sum())
 
 
 def _scales_by_panel(
-    linears: Sequence[Quantised], panels: Sequence[NDArray[np.int64]], panel_rows: int
+    linears: Sequence[Quantised], places: Sequence[Place], panel_rows: int, panels: int
 ) -> NDArray[np.float32]:
     """Returns the scales of packed rows, `[panels, PR]`, or `[panels, PR, slabs]` for int4; 0 beyond N."""
-    parts = []
-    for one in linears:
-        scales = one.grid.scales
-        padding = [(0, -len(scales) % panel_rows), *[(0, 0)] * (scales.ndim - 1)]
-        parts.append(np.pad(scales, padding).reshape(-1, panel_rows, *scales.shape[1:]))
-    whole = np.concatenate(parts)
-    whole[np.concatenate(panels)] = np.concatenate(parts)
-    return whole
+    whole = np.zeros((panels * panel_rows, *linears[0].grid.scales.shape[1:]), np.float32)
+    for one, place in zip(linears, places, strict=True):
+        whole[place.packed(len(one.grid.scales), panel_rows)] = one.grid.scales
+    return whole.reshape(panels, panel_rows, *whole.shape[1:])
 
 
 def _stored_scales(packed: PackedLinear, dtype: np.dtype[Any]) -> NDArray[np.float32]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 
 SLAB_K = 64
+TURN = 8
+"""Rows of a gate, and of its up, that follow each other in a panel."""
 ALWAYS: tuple[TileKind, ...] = (DENSE, TWO_FOUR)
 _MIXED = 255
 
@@ -41,6 +43,16 @@ def slab_kinds(mask: Tiled, panel_rows: int) -> NDArray[np.uint8]:
     codes = _if_equal(by_row, mask.tile[1], columns, SLAB_K, axis=1)
     codes[codes == _MIXED] = DENSE.code
     return codes
+
+
+def joint_codes(codes: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Returns the kinds of slabs that hold rows of several linears: dense where the linears' kinds differ."""
+    import numpy as np
+
+    first, *others = codes
+    for other in others:
+        first = np.where(first == other, first, np.uint8(DENSE.code))
+    return first
 
 
 def kinds_among(codes: Iterable[NDArray[np.uint8]]) -> tuple[TileKind, ...]:

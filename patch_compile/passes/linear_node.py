@@ -32,7 +32,7 @@ class LinearNode:
     """Computation of one future PatchLinear.
 
     weights: initializers [N, K], named `<linear>.weight`; biases: initializers [N], for each linear or for none; residual:
-    has the shape of Y; panel_rows: None takes the plan's.
+    has the shape of Y; panel_rows: rows of each linear in a panel, None takes the plan's.
     """
 
     x: ir.Value

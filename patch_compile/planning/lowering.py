@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from pydantic import PrivateAttr
 
 from masklearn.masks.kinds.base import BYTES_DENSE, TileKind
 from masklearn.masks.kinds.table import DENSE, PRUNED, TWO_FOUR
@@ -26,9 +28,13 @@ from patch_compile.artifacts.plan import (
 )
 from patch_compile.errors import PatchCompileError
 from patch_compile.packing.format import choose_panel_rows
-from patch_compile.packing.slab_kinds import SLAB_K, kinds_among, slab_kinds
+from patch_compile.packing.slab_kinds import SLAB_K, joint_codes, kinds_among, slab_kinds
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.tile_map import TileKinds
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Shape = tuple[int, int]
 Asked = Literal["auto", "plugin", "split", "dense"]
@@ -46,6 +52,18 @@ class LinearPlan(LinearRow):
     """
 
     apart: bool = False
+    # Kinds of its slabs if it shares its panels with another linear, and has half of their rows. Not part of plan.json.
+    _halves: bytes = PrivateAttr(b"")
+
+    @property
+    def turns(self) -> int:
+        """Linears that take turns in its panels: 2 for a gate and its up in one node."""
+        return 2 if self.node and self.node.gated else 1
+
+    @property
+    def rows_of_panels(self) -> int:
+        """Rows of a panel of its node, of which `panel_rows` are its own."""
+        return self.panel_rows * self.turns
 
     @property
     def weight_type(self) -> WeightType:
@@ -92,14 +110,16 @@ class LinearPlan(LinearRow):
             return self.bytes_before
         slab, stored = self.panel_rows * SLAB_K, self.slabs.by_kind
         panels = -(-self.shape[0] // self.panel_rows)
-        # A row of pointers for each kind, with an end, which the linears of a node share.
-        pointers = len(stored) * (panels + (self.node.linears[0] == self.name))
+        # A row of pointers for each kind, with an end, which the linears of a node share, and a column for each slab.
+        first = self.node.linears[0] == self.name
+        shares = self.turns > 1 and not first
+        pointers = 0 if shares else len(stored) * (panels + first) + sum(stored.values())
         packed = sum(
             int(count * slab * PRUNED.get(kind, DENSE).bytes_of(self.weight_type))
             for kind, count in stored.items()
         )
         scales = self.weight_type.row_bytes * panels * self.panel_rows
-        return packed + scales + 4 * (pointers + sum(stored.values()))
+        return packed + scales + 4 * pointers
 
     def in_16_bits(self) -> LinearPlan:
         """Returns the plan of the linear of the original model, as far as its dense product needs it."""
@@ -111,10 +131,13 @@ class LinearPlan(LinearRow):
         """Returns the plan of another linear with the same lowering, before the graph is known."""
         return self.model_copy(update={"name": name, "node": self.node and _alone(name)})
 
-    def fused(self, mask: LinearMask, node: Node, panel_rows: int | None = None) -> LinearPlan:
-        """Returns the plan with the node that the graph gave it. panel_rows: None keeps the panels."""
+    def fused(self, masks: Sequence[LinearMask], node: Node, panel_rows: int | None = None) -> LinearPlan:
+        """Returns the plan with the node that the graph gave it.
+
+        masks: its own, or those of a gate and its up, whose slabs are joint; panel_rows: of its own, None keeps them.
+        """
         rows = panel_rows or self.panel_rows
-        slabs = _count_slabs(mask, rows)
+        slabs = _counted(joint_codes([slab_kinds(mask, rows) for mask in masks]))
         if self.weight_type.quantised and not self.uses_zeros:
             slabs = slabs.all_dense
         return self.changed(node=node, panel_rows=rows, slabs=slabs)
@@ -214,7 +237,9 @@ def plan_linear(
         predicted = times()
     tiles = TileCount(sparse=int((mask.kinds != DENSE.code).sum()), all=mask.kinds.size)
     given = {"zeroed": mask.zeroed, "tiles": tiles, "panel_rows": panel_rows, "slabs": slabs}
-    return _plan(name, mask.shape, chosen, reason, predicted=predicted, weights=weights.name, **given)
+    plan = _plan(name, mask.shape, chosen, reason, predicted=predicted, weights=weights.name, **given)
+    plan._halves = slab_kinds(mask, panel_rows // 2).tobytes()
+    return plan
 
 
 def uncovered(name: str, shape: Shape) -> LinearPlan:
@@ -273,8 +298,25 @@ def _choose(
     return ("dense", slower) if slower else ("plugin", None)
 
 
+def joint_slabs(pair: Sequence[LinearPlan]) -> Slabs:
+    """Returns the slabs of a gate and its up in one node: dense where the kinds of the two differ."""
+    import numpy as np
+
+    if pair[0].turns > 1:
+        return pair[0].slabs
+    halves = [np.frombuffer(plan._halves if plan.slabs.any_pruned else b"", np.uint8) for plan in pair]
+    along_k = -(-pair[0].shape[1] // SLAB_K)
+    panels = -(-sum(plan.shape[0] for plan in pair) // min(plan.panel_rows for plan in pair))
+    if len({half.size for half in halves}) > 1 or not halves[0].size:
+        return Slabs(dense=panels * along_k, sparse=0)
+    return _counted(joint_codes(halves))
+
+
 def _count_slabs(mask: LinearMask | TileKinds, panel_rows: int) -> Slabs:
-    codes = slab_kinds(mask, panel_rows)
+    return _counted(slab_kinds(mask, panel_rows))
+
+
+def _counted(codes: NDArray[np.uint8]) -> Slabs:
     dense, sparse, *others = ((kind.name, int((codes == kind.code).sum())) for kind in kinds_among([codes]))
     return Slabs(dense=dense[1], sparse=sparse[1], others=dict(others))
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 from masklearn.model.architectures import Architecture
 from patch_compile.artifacts.plan import LinearTimes
-from patch_compile.packing.function import GATED_PANEL_ROWS
 from patch_compile.packing.fusion import GATED, QKV
 from patch_compile.planning.cost import CostModel
-from patch_compile.planning.lowering import LinearPlan
+from patch_compile.planning.lowering import LinearPlan, joint_slabs
 
 
 @dataclass(frozen=True)
@@ -64,9 +63,9 @@ def cost_together(product: Sequence[LinearPlan], gated: bool, costs: CostModel) 
     if len(product) == 1 and product[0].predicted is not None:
         return product[0].predicted
     slabs: Counter[str] = Counter()
-    for plan in product:
-        slabs.update(plan.slabs.by_kind)
-    rows = GATED_PANEL_ROWS if gated else min(plan.panel_rows for plan in product)
+    for own in [joint_slabs(product)] if gated else [plan.slabs for plan in product]:
+        slabs.update(own.by_kind)
+    rows = min(plan.rows_of_panels for plan in product)
     shape = (sum(plan.shape[0] for plan in product), product[0].shape[1])
     return costs.of(shape, rows, slabs, gated=gated, weights=product[0].weight_type)
 
@@ -74,7 +73,7 @@ def cost_together(product: Sequence[LinearPlan], gated: bool, costs: CostModel) 
 def faster_apart(pair: Sequence[LinearPlan], costs: CostModel) -> bool:
     """Returns True if a gate and its up are faster in a node each than in one node.
 
-    One node saves the kernel of SiLU·mul and a launch, but multiplies panels of 64 rows.
+    One node saves the kernel of SiLU·mul and a launch, but slabs are dense where the tiles of the two differ.
     """
     each = sum(costs.hybrid(cost_together((plan,), False, costs)) for plan in pair)
     return each + costs.gating(pair[0].shape[0]) < costs.hybrid(cost_together(pair, True, costs))

@@ -16,9 +16,9 @@ inline constexpr int64_t kByteRate = 2;  // products of int8 in the time of one 
 inline constexpr int64_t kKernelClocks = PATCH_KERNEL_CLOCKS;
 
 inline Cost dense_path_clocks(const Problem& p, const Epilogue& e, const Device& device) {
-  const int64_t sms = std::max(device.sms, 1), sides = panels_per_tile(p.gated);
+  const int64_t sms = std::max(device.sms, 1);
   const auto moving = [&](Cost bytes) { return bytes * kDramClocks / (sms * std::max(device.dram, 1)); };
-  const int64_t rows = sides * p.out_features, outputs = 2 * p.tokens * p.out_features;
+  const int64_t rows = int64_t{p.out_features} << p.gated, outputs = 2 * p.tokens * p.out_features;
   const int64_t weight = piece_weight_bytes(p, panel_count(p)), plain = is_plain(p, e);
   const int64_t rate = p.weights == Weights::kW8A8 ? kByteRate : 1;
   const Cost product =

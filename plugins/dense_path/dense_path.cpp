@@ -17,11 +17,10 @@ size_t dense_path_workspace(const Problem& p, const Epilogue& e) {
   return rounded_bytes(p) + pieces_bound(p, e) + kProductWorkspace;
 }
 
-// A plain product ends at Y's last feature.  Any other includes the padding of the last panel, because the
-// up's rows begin after it.
+// A plain product ends at Y's last feature.  Any other includes the padding of the last panel.
 int32_t DensePath::features(int32_t first_panel, int32_t panels) const {
   const int32_t rows = panels * problem_.panel_rows;
-  if (!is_plain(problem_, epilogue_)) return rows * panels_per_tile(problem_.gated);
+  if (!is_plain(problem_, epilogue_)) return rows;
   return std::min(rows, problem_.out_features - first_panel * problem_.panel_rows);
 }
 
@@ -71,7 +70,7 @@ std::string DensePath::run_piece(const LinearArguments& a, int32_t first_panel, 
   const bool plain = is_plain(problem_, epilogue_), last = first_panel + pieces_.panels >= a.panels;
   const int32_t panels = std::min(pieces_.panels, a.panels - first_panel),
                 rows = panels * problem_.panel_rows;
-  const int64_t first = int64_t{first_panel} * problem_.panel_rows;
+  const int64_t first_row = int64_t{first_panel} * problem_.panel_rows, first = first_row >> problem_.gated;
   const bool integers = problem_.weights == Weights::kW8A8;
   auto* weight = reinterpret_cast<uint16_t*>(workspace);
   void* products = workspace + piece_weight_bytes(problem_, pieces_.panels);
@@ -82,7 +81,7 @@ std::string DensePath::run_piece(const LinearArguments& a, int32_t first_panel, 
   UnpackArguments unpack{};
   std::copy(std::begin(a.slabs), std::end(a.slabs), unpack.slabs);
   unpack.index = a.index, unpack.kinds = kinds_for(problem_.slabs, problem_.weights), unpack.weight = weight;
-  unpack.panel_rows = problem_.panel_rows, unpack.sides = panels_per_tile(problem_.gated);
+  unpack.panel_rows = problem_.panel_rows;
   unpack.all_panels = a.panels, unpack.first_panel = first_panel, unpack.panels = panels;
   unpack.columns = slab_columns(problem_), unpack.scales = a.scales;
   unpack.weights = problem_.weights, unpack.scalar = scalar_;
@@ -96,12 +95,12 @@ std::string DensePath::run_piece(const LinearArguments& a, int32_t first_panel, 
 
   ActivateArguments activate{};
   if (integers) {
-    activate.scales = a.scales + first * panels_per_tile(problem_.gated);
+    activate.scales = a.scales + first_row;
     activate.token_scales = a.token_scales;
   }
   activate.z = products, activate.bias = bias, activate.residual = residual, activate.y = a.y + first;
   activate.tokens = a.tokens, activate.stride = rows, activate.out_features = a.out_features;
-  activate.columns = static_cast<int32_t>(std::min<int64_t>(rows, a.out_features - first));
+  activate.columns = static_cast<int32_t>(std::min<int64_t>(rows >> problem_.gated, a.out_features - first));
   activate.gated = problem_.gated, activate.activation = a.activation;
   return words("the activation", launch_activate(activate, scalar_, stream));
 }

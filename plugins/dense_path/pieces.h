@@ -42,19 +42,17 @@ inline int32_t slab_columns(const Problem& p) {
 }
 
 struct Pieces {
-  int32_t panels;  // panels of Y in each piece; the last piece may have fewer
+  int32_t panels;  // of W in each piece; the last piece may have fewer
   int32_t count;
 };
 
-// Bytes of a piece of `panels` panels of Y.
+// Bytes of a piece of `panels` panels.
 inline int64_t piece_weight_bytes(const Problem& p, int64_t panels) {
-  return input_bytes(p.weights) * panels * p.panel_rows * panels_per_tile(p.gated) * slab_columns(p) *
-         kSlabColumns;
+  return input_bytes(p.weights) * panels * p.panel_rows * slab_columns(p) * kSlabColumns;
 }
 inline int64_t piece_product_bytes(const Problem& p, const Epilogue& e, int64_t panels) {
   if (is_plain(p, e)) return 0;
-  const int64_t bytes =
-      product_bytes(p.weights) * panels * p.panel_rows * panels_per_tile(p.gated) * p.tokens;
+  const int64_t bytes = product_bytes(p.weights) * panels * p.panel_rows * p.tokens;
   return ceil_div(bytes, 256) * 256;
 }
 inline int64_t piece_bytes(const Problem& p, const Epilogue& e, int64_t panels) {

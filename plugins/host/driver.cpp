@@ -48,8 +48,8 @@ void add_tensors(GlobalMemory* memory, const Call& c) {
       memory->add(extra_name(kind), a.slabs[kind].extra, c.slab_words[kind] * 4, 4, Use::kConstant);
   }
   memory->add("index", a.index, c.index_words * 4, 4, Use::kConstant);
-  const size_t sides = panels_per_tile(config.gated), rows = a.out_features * sides;
-  if (a.scales) memory->add("scales", a.scales, a.panels * sides * config.panel_rows * 4, 4, Use::kConstant);
+  const size_t rows = size_t{1} * a.out_features << a.gated;
+  if (a.scales) memory->add("scales", a.scales, size_t{4} * a.panels * config.panel_rows, 4, Use::kConstant);
   if (a.bias) memory->add("bias", a.bias, rows * 2, 2, Use::kConstant);
   if (a.residual) memory->add("residual", a.residual, tokens * a.out_features * 2, 2, Use::kInput);
   memory->add("Y", a.y, tokens * a.out_features * 2, 2, Use::kOutput);
@@ -163,7 +163,6 @@ void patch_host_config(int i, int32_t* out) {
                             c.stages,
                             c.blocks_per_sm,
                             c.kernel == patch::Kernel::kStream,
-                            c.gated,
                             patch::shared_bytes(c),
                             c.kinds,
                             static_cast<int32_t>(c.weights)};

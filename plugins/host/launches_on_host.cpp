@@ -95,7 +95,7 @@ Call call_of(const LinearArguments& a, Scalar scalar, const Config& c, int confi
     call.slab_values[kind] = int64_t{own.count} * own.value_bytes / 2;
     call.slab_words[kind] = int64_t{own.count} * own.extra_bytes / 4;
   }
-  call.index_words = index_words(a.slabs, c.kinds, int64_t{a.panels} * panels_per_tile(c.gated));
+  call.index_words = index_words(a.slabs, c.kinds, a.panels);
   call.partial_values = static_cast<int64_t>(partial_bytes(c, a.parts) / sizeof(float));
   call.counter_words = a.parts;
   call.scalar = static_cast<int32_t>(scalar), call.config = config;
@@ -106,13 +106,13 @@ Call call_of(const LinearArguments& a, Scalar scalar, const Config& c, int confi
 std::vector<Access> accesses_of(const Call& call, const Config& c) {
   using Use = GlobalMemory::Use;
   const LinearArguments& a = call.arguments;
-  const size_t tokens = a.tokens, out = a.out_features, sides = panels_per_tile(c.gated);
+  const size_t tokens = a.tokens, out = a.out_features;
   KernelTensors t;
   t.add_slabs(a.slabs);
   t.add("X", a.x, tokens * a.in_features * 2, 2);
   t.add("index", a.index, call.index_words * 4, 4);
-  t.add("scales", a.scales, a.panels * sides * c.panel_rows * 4, 4);
-  t.add("bias", a.bias, out * sides * 2, 2);
+  t.add("scales", a.scales, size_t{4} * a.panels * c.panel_rows, 4);
+  t.add("bias", a.bias, out * 2 << a.gated, 2);
   t.add("residual", a.residual, tokens * out * 2, 2);
   t.add("Y", a.y, tokens * out * 2, 2, Use::kOutput);
   if (c.weights == Weights::kW8A8) {
@@ -182,13 +182,12 @@ cudaError_t launch_rounding(LinearArguments linear, Scalar scalar, cudaStream_t 
 cudaError_t launch_unpack(const UnpackArguments& a, cudaStream_t stream) noexcept {
   using Use = host::GlobalMemory::Use;
   const size_t rows = a.panel_rows;
-  const int64_t panels = int64_t{a.all_panels} * a.sides;
   host::KernelTensors t;
   t.add_slabs(a.slabs);
-  t.add("index", a.index, host::index_words(a.slabs, a.kinds, panels) * 4, 4);
-  t.add("scales", a.scales, rows * panels * 4, 4);
+  t.add("index", a.index, host::index_words(a.slabs, a.kinds, a.all_panels) * 4, 4);
+  t.add("scales", a.scales, rows * a.all_panels * 4, 4);
   const size_t columns = size_t{kSlabColumns} * a.columns * input_bytes(a.weights);
-  t.add("W", a.weight, rows * a.sides * a.panels * columns, 2, Use::kWorkspace);
+  t.add("W", a.weight, rows * a.panels * columns, 2, Use::kWorkspace);
   ++host::launched[1];
   const auto kernel = [a] {
     if (!is_quantised(a.weights)) return a.panel_rows == 64 ? patch_unpack<64>(a) : patch_unpack<128>(a);
@@ -208,23 +207,19 @@ cudaError_t launch_unpack(const UnpackArguments& a, cudaStream_t stream) noexcep
 
 cudaError_t launch_activate(const ActivateArguments& a, Scalar scalar, cudaStream_t stream) noexcept {
   using Use = host::GlobalMemory::Use;
-  const size_t sides = 1 + a.gated, tokens = a.tokens, features = a.out_features;
+  const size_t tokens = a.tokens, features = a.out_features;
   // From the first feature of a piece to its last one, of the last token or side.
   const size_t outputs = (tokens - 1) * features + a.columns;
   host::KernelTensors t;
-  t.add("z", a.z, tokens * sides * a.stride * (a.scales ? 4 : 2), 2);
-  t.add("scales", a.scales, sides * a.stride * 4, 4);
+  t.add("z", a.z, tokens * a.stride * (a.scales ? 4 : 2), 2);
+  t.add("scales", a.scales, size_t{4} * a.stride, 4);
   t.add("token scales", a.token_scales, tokens * 4, 4);
-  t.add("bias", a.bias, ((sides - 1) * features + a.columns) * 2, 2);
+  t.add("bias", a.bias, (a.gated * features + a.columns) * 2, 2);
   t.add("residual", a.residual, outputs * 2, 2);
   t.add("Y", a.y, outputs * 2, 2, Use::kOutput);
   ++host::launched[2];
   const auto kernel = [=] {
-    const bool half = scalar == Scalar::kHalf;
-    if (a.gated)
-      half ? patch_activate<Half, true>(a) : patch_activate<BFloat16, true>(a);
-    else
-      half ? patch_activate<Half, false>(a) : patch_activate<BFloat16, false>(a);
+    return scalar == Scalar::kHalf ? patch_activate<Half>(a) : patch_activate<BFloat16>(a);
   };
   return host::enqueue(stream, {t.accesses(), [=] {
                                   return host::run(t.memory(), "Y", a.columns == a.out_features, a.blocks(),

@@ -34,7 +34,8 @@ struct Tensors {
 PatchLinearPlugin* plugin_of(void* p) { return static_cast<PatchLinearPlugin*>(p); }
 
 Weights weights_of(const Linear& l) { return patch::weights_of(l.attributes.weights); }
-int64_t panels_of(const Linear& l) { return ceil_div(l.attributes.out_features, l.attributes.panel_rows); }
+int64_t rows_of(const Linear& l) { return int64_t{l.attributes.out_features} << l.attributes.gated; }
+int64_t panels_of(const Linear& l) { return ceil_div(rows_of(l), l.attributes.panel_rows); }
 
 Kinds kinds_of(const Linear& l) {
   Kinds kinds;
@@ -64,9 +65,8 @@ std::vector<PluginTensorDesc> inputs_of(const Linear& l, int64_t batch = 1) {
       in.push_back(
           tensor(DataType::kINT32, {l.slabs.of[kind], a.panel_rows * extra_bytes(kind, weights_of(l)) / 4}));
   }
-  if (has_row_scales(weights_of(l)))
-    in.push_back(tensor(DataType::kFLOAT, {panels_per_tile(a.gated) * panels_of(l) * a.panel_rows}));
-  if (l.bias) in.push_back(tensor(type, {panels_per_tile(a.gated) * int64_t{a.out_features}}));
+  if (has_row_scales(weights_of(l))) in.push_back(tensor(DataType::kFLOAT, {panels_of(l) * a.panel_rows}));
+  if (l.bias) in.push_back(tensor(type, {rows_of(l)}));
   if (a.residual) in.push_back(tensor(type, {batch, l.tokens, a.out_features}));
   return in;
 }
@@ -120,7 +120,7 @@ extern "C" {
 void* patch_plugin_new(const Linear* l, const int32_t* index, int64_t size) {
   const patch::Attributes& a = l->attributes;
   auto checked = std::make_shared<patch::PackedIndex>();
-  const int64_t panels = patch::panels_per_tile(a.gated) * patch::host::panels_of(*l);
+  const int64_t panels = patch::host::panels_of(*l);
   const std::string fault =
       checked->take(std::vector<int32_t>(index, index + size), patch::host::kinds_of(*l),
                     patch::host::weights_of(*l), panels, patch::ceil_div(a.in_features, patch::kSlabColumns));

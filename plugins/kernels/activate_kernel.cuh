@@ -55,7 +55,7 @@ PATCH_DEVICE void activate_eight(float (&v)[8], Activation activation) {
 }
 
 // Grid: x = a.blocks().
-template <class T, bool Gated>
+template <class T>
 PATCH_KERNEL(kActivateThreads)
 patch_activate(const ActivateArguments a) {
   wait_for_earlier_launches();
@@ -63,23 +63,21 @@ patch_activate(const ActivateArguments a) {
   const int64_t token = block_index() / blocks;
   const int column = (static_cast<int>(block_index() % blocks) * kActivateThreads + thread_index()) * 8;
   if (column >= a.columns) return;
-  const int64_t first = token * a.stride * (Gated ? 2 : 1) + column;
   const float of_token = a.scales ? load_written(a.token_scales + token) : 0.f;
-  // side: 1 for the up.  Packed panels of 64 rows of a gate and of an up alternate.
+  // side: 1 for the up.
   const auto load_side = [&](float (&v)[8], int side) {
-    const int64_t at = first + side * a.stride;
-    if (a.scales) {
-      const int row = Gated ? column + (column / 64 + side) * 64 : column;
+    const int row = (column << a.gated) + 8 * side;
+    const int64_t at = token * a.stride + row;
+    if (a.scales)
       scale_eight(v, static_cast<const int32_t*>(a.z) + at, a.scales + row, of_token);
-    } else {
+    else
       add_eight<T>(v, static_cast<const uint16_t*>(a.z) + at);
-    }
   };
   float v[8] = {};
   load_side(v, 0);
   if (a.bias) add_eight<T>(v, a.bias + column);
   activate_eight(v, a.activation);
-  if constexpr (Gated) {
+  if (a.gated) {
     float up[8] = {};
     load_side(up, 1);
     if (a.bias) add_eight<T>(up, a.bias + a.out_features + column);

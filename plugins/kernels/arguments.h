@@ -26,13 +26,13 @@ struct Slabs {
 };
 
 // Z = X W^T + bias, in fp32, and Y[tokens, out] = activation(Z) + residual, rounded once. Gated: Z has a gate
-// and an up of `out` columns each, and Y = activation(gate) * up + residual.  The panels of gate and up
-// alternate in the packed weight; bias holds the gate's values, then the up's.  All pointers are device
-// pointers.
+// and an up of `out` columns each, a multiple of 8, and Y = activation(gate) * up + residual.  W then has 8
+// rows of the gate, the 8 rows of the up for the same features, the next 8 of the gate, and so on; bias holds
+// the gate's values, then the up's.  All pointers are device pointers.
 struct LinearArguments {
   const uint16_t* x;        // [tokens, in], contiguous
   Slabs slabs[kKindCount];  // of each kind
-  // Of int8 and w8a8: [packed panels * panel_rows], those of gate and up alternate; or null.
+  // Of int8 and w8a8: [panels * panel_rows], in the order of W's rows; or null.
   const float* scales;
   const int32_t* index;      // as kernels/index.h writes it for a device.  The kernels trust it
   const uint16_t* bias;      // [out], gated [2 * out], or null
@@ -46,11 +46,12 @@ struct LinearArguments {
   int32_t tokens;
   int32_t out_features;
   int32_t in_features;  // a multiple of 4
-  int32_t panels;       // panels of Y; W has as many packed panels, or twice as many if gated
+  int32_t panels;       // of W
   int32_t parts;        // blocks that share a stream's slabs
   int32_t x_vector;     // values of X one copy moves: 8 or 4 (see choose_vectors)
   int32_t y_vector;     // values of Y one store moves: 8, 4, 2 or 1
   Activation activation;
+  int32_t gated;  // 0 or 1
   Scalar scalar;  // type of X; the launch writes it
 
   SlabCounts counts() const {

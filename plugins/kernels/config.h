@@ -21,7 +21,6 @@ struct Config {
   int token_warps;    // warps along the tokens
   int stages;         // slots of the cp.async ring
   int blocks_per_sm;  // number of blocks per SM that a stream is cut for, if its table has room (schedule.h)
-  bool gated;         // a tile is a gate's panel and the up's beside it (see epilogue.cuh)
   uint8_t kinds;      // kinds of slabs that it multiplies: the first so many of the table
   Weights weights = Weights::kSixteenBits;
 };
@@ -33,64 +32,39 @@ struct Config {
 // one to arrive, and two blocks fit on an SM, one of which multiplies while the other waits at its barrier:
 // those of 64x64 warps on sm_80 and sm_90, the smaller ones everywhere.
 inline constexpr Config kConfigs[] = {
-    {"decode-64", Kernel::kStream, 64, 16, 4, 1, 4, 2, false, kPatchKinds},    // 40 KiB, 4 warps of 16x16
-    {"mid-64", Kernel::kStream, 64, 64, 2, 2, 3, 2, false, kPatchKinds},       // 48 KiB, 4 warps of 32x32
-    {"prefill-64", Kernel::kTile, 64, 128, 2, 2, 2, 1, false, kPatchKinds},    // 48 KiB, 4 warps of 32x64
-    {"decode-128", Kernel::kStream, 128, 16, 4, 1, 4, 1, false, kPatchKinds},  // 72 KiB, 4 warps of 32x16
-    {"mid-128", Kernel::kStream, 128, 64, 4, 2, 4, 1, false, kPatchKinds},     // 96 KiB, 8 warps of 32x32
-    {"prefill-128", Kernel::kTile, 128, 128, 2, 2, 2, 1, false, kPatchKinds},  // 64 KiB, 4 warps of 64x64
-    // Gated weights have panels of 64 rows only: two of them make a tile as large as one panel of 128 rows.
-    {"gated-decode-64", Kernel::kStream, 64, 16, 4, 1, 4, 2, true,
-     kPatchKinds},                                                             // 40 KiB, 4 warps of 2 x 16x16
-    {"gated-mid-64", Kernel::kStream, 64, 64, 2, 2, 3, 2, true, kPatchKinds},  // 48 KiB, 4 warps of 2 x 32x32
-    {"gated-prefill-64", Kernel::kTile, 64, 128, 2, 2, 2, 1, true,
-     kPatchKinds},  // 48 KiB, 4 warps of 2 x 32x64
+    {"decode-64", Kernel::kStream, 64, 16, 4, 1, 4, 2, kPatchKinds},    // 40 KiB, 4 warps of 16x16
+    {"mid-64", Kernel::kStream, 64, 64, 2, 2, 3, 2, kPatchKinds},       // 48 KiB, 4 warps of 32x32
+    {"prefill-64", Kernel::kTile, 64, 128, 2, 2, 2, 1, kPatchKinds},    // 48 KiB, 4 warps of 32x64
+    {"decode-128", Kernel::kStream, 128, 16, 4, 1, 4, 1, kPatchKinds},  // 72 KiB, 4 warps of 32x16
+    {"mid-128", Kernel::kStream, 128, 64, 4, 2, 4, 1, kPatchKinds},     // 96 KiB, 8 warps of 32x32
+    {"prefill-128", Kernel::kTile, 128, 128, 2, 2, 2, 1, kPatchKinds},  // 64 KiB, 4 warps of 64x64
     // Streams for problems with few tiles of 128 tokens per SM, whose last wave would leave most SMs idle.
-    {"broad-64", Kernel::kStream, 64, 128, 2, 2, 4, 1, false, kPatchKinds},    // 96 KiB, 4 warps of 32x64
-    {"broad-128", Kernel::kStream, 128, 128, 2, 4, 3, 1, false, kPatchKinds},  // 96 KiB, 8 warps of 64x32
-    {"gated-broad-64", Kernel::kStream, 64, 128, 2, 4, 4, 1, true,
-     kPatchKinds},  // 96 KiB, 8 warps of 2 x 32x32
+    {"broad-64", Kernel::kStream, 64, 128, 2, 2, 4, 1, kPatchKinds},    // 96 KiB, 4 warps of 32x64
+    {"broad-128", Kernel::kStream, 128, 128, 2, 4, 3, 1, kPatchKinds},  // 96 KiB, 8 warps of 64x32
     // Streams for mosaics with n:16 slabs too; what is too many tokens for them is for the dense path.  They
     // are kernels of their own, because every kind is a loop with its own registers.  Their panels have 64
     // rows: warps of four row blocks have no registers for the values of all of them, and in decode two
     // blocks of 64 rows hide more of the unpacking than one of 128.
-    {"all-decode-64", Kernel::kStream, 64, 16, 4, 1, 4, 2, false, kKindCount},
-    {"all-mid-64", Kernel::kStream, 64, 64, 2, 2, 3, 2, false, kKindCount},
-    {"all-gated-decode-64", Kernel::kStream, 64, 16, 4, 1, 4, 2, true, kKindCount},
-    {"all-gated-mid-64", Kernel::kStream, 64, 64, 2, 2, 3, 2, true, kKindCount},
+    {"all-decode-64", Kernel::kStream, 64, 16, 4, 1, 4, 2, kKindCount},
+    {"all-mid-64", Kernel::kStream, 64, 64, 2, 2, 3, 2, kKindCount},
     // The same for integers.  Their slabs are smaller, so a ring has more slots, for as many bytes in flight.
-    {"int8-decode-64", Kernel::kStream, 64, 16, 4, 1, 6, 2, false, kKindCount, Weights::kInt8},  // 36 KiB
-    {"int8-mid-64", Kernel::kStream, 64, 64, 2, 2, 4, 2, false, kKindCount, Weights::kInt8},     // 48 KiB
-    {"int8-gated-decode-64", Kernel::kStream, 64, 16, 4, 1, 6, 2, true, kKindCount,
-     Weights::kInt8},                                                                              // 36 KiB
-    {"int8-gated-mid-64", Kernel::kStream, 64, 64, 2, 2, 4, 2, true, kKindCount, Weights::kInt8},  // 48 KiB
+    {"int8-decode-64", Kernel::kStream, 64, 16, 4, 1, 6, 2, kKindCount, Weights::kInt8},  // 36 KiB
+    {"int8-mid-64", Kernel::kStream, 64, 64, 2, 2, 4, 2, kKindCount, Weights::kInt8},     // 48 KiB
     // Slabs of int4 are so small that instructions count for more than bytes.  In decode two warps take a
     // slab, with two row blocks each, so that addresses and copies cost half as many as with four warps; four
     // blocks on an SM have as many warps as two of four, and as many bytes in flight.
-    {"int4-decode-64", Kernel::kStream, 64, 16, 2, 1, 5, 4, false, kKindCount, Weights::kInt4},  // 21 KiB
-    {"int4-mid-64", Kernel::kStream, 64, 64, 2, 2, 4, 2, false, kKindCount, Weights::kInt4},     // 42 KiB
-    {"int4-gated-decode-64", Kernel::kStream, 64, 16, 2, 1, 5, 4, true, kKindCount,
-     Weights::kInt4},                                                                              // 21 KiB
-    {"int4-gated-mid-64", Kernel::kStream, 64, 64, 2, 2, 4, 2, true, kKindCount, Weights::kInt4},  // 42 KiB
+    {"int4-decode-64", Kernel::kStream, 64, 16, 2, 1, 5, 4, kKindCount, Weights::kInt4},  // 21 KiB
+    {"int4-mid-64", Kernel::kStream, 64, 64, 2, 2, 4, 2, kKindCount, Weights::kInt4},     // 42 KiB
     // Slabs of w8a8 take half the room, so rings are longer.  Its products take half the time, less than a
     // copy from L2, so tile kernels have three or four slots.
-    {"w8a8-decode-64", Kernel::kStream, 64, 16, 4, 1, 8, 2, false, kByteKindCount, Weights::kW8A8},  // 40 KiB
-    {"w8a8-mid-64", Kernel::kStream, 64, 64, 2, 2, 6, 2, false, kByteKindCount, Weights::kW8A8},     // 48 KiB
-    {"w8a8-prefill-64", Kernel::kTile, 64, 128, 2, 2, 4, 1, false, kByteKindCount, Weights::kW8A8},  // 48 KiB
-    {"w8a8-decode-128", Kernel::kStream, 128, 16, 4, 1, 8, 1, false, kByteKindCount,
-     Weights::kW8A8},                                                                               // 72 KiB
-    {"w8a8-mid-128", Kernel::kStream, 128, 64, 2, 2, 4, 2, false, kByteKindCount, Weights::kW8A8},  // 48 KiB
-    {"w8a8-prefill-128", Kernel::kTile, 128, 128, 2, 2, 3, 1, false, kByteKindCount,
-     Weights::kW8A8},  // 48 KiB
+    {"w8a8-decode-64", Kernel::kStream, 64, 16, 4, 1, 8, 2, kByteKindCount, Weights::kW8A8},    // 40 KiB
+    {"w8a8-mid-64", Kernel::kStream, 64, 64, 2, 2, 6, 2, kByteKindCount, Weights::kW8A8},       // 48 KiB
+    {"w8a8-prefill-64", Kernel::kTile, 64, 128, 2, 2, 4, 1, kByteKindCount, Weights::kW8A8},    // 48 KiB
+    {"w8a8-decode-128", Kernel::kStream, 128, 16, 4, 1, 8, 1, kByteKindCount, Weights::kW8A8},  // 72 KiB
+    {"w8a8-mid-128", Kernel::kStream, 128, 64, 2, 2, 4, 2, kByteKindCount, Weights::kW8A8},     // 48 KiB
+    {"w8a8-prefill-128", Kernel::kTile, 128, 128, 2, 2, 3, 1, kByteKindCount, Weights::kW8A8},  // 48 KiB
     // A stream for few tiles, as broad-128.
-    {"w8a8-broad-128", Kernel::kStream, 128, 128, 2, 2, 3, 2, false, kByteKindCount,
-     Weights::kW8A8},  // 48 KiB
-    {"w8a8-gated-decode-64", Kernel::kStream, 64, 16, 4, 1, 8, 2, true, kByteKindCount,
-     Weights::kW8A8},  // 40 KiB
-    {"w8a8-gated-mid-64", Kernel::kStream, 64, 64, 2, 2, 6, 2, true, kByteKindCount,
-     Weights::kW8A8},  // 48 KiB
-    {"w8a8-gated-prefill-64", Kernel::kTile, 64, 128, 2, 2, 4, 1, true, kByteKindCount,
-     Weights::kW8A8},  // 48 KiB
+    {"w8a8-broad-128", Kernel::kStream, 128, 128, 2, 2, 3, 2, kByteKindCount, Weights::kW8A8},  // 48 KiB
 };
 inline constexpr int kConfigCount = sizeof(kConfigs) / sizeof(kConfigs[0]);
 // The first ones are for the kinds of PATCH, the next ones for all: those of 16-bit weights, of int8, of
@@ -118,9 +92,6 @@ inline constexpr int kTilesPerGroup = 8;  // token tiles that walk over the pane
 // most.
 inline constexpr int kSharedEverywhere = 99 * 1024;
 inline constexpr int kSharedMost = 227 * 1024;
-
-// Number of packed panels that one tile of Y is computed from.
-constexpr int panels_per_tile(bool gated) { return gated ? 2 : 1; }
 
 // Bytes that a slot has for a slab: those of the largest one.
 constexpr int slab_room(const Config& c) {
@@ -151,10 +122,8 @@ struct Geometry {
   static constexpr int kTokenWarps = kConfigs[C].token_warps;
   static constexpr int kStages = kConfigs[C].stages;
   static constexpr int kBlocksPerSm = kConfigs[C].blocks_per_sm;
-  static constexpr bool kGated = kConfigs[C].gated;
   static constexpr int kKinds = kConfigs[C].kinds;
   static constexpr Weights kWeights = kConfigs[C].weights;
-  static constexpr int kPanels = panels_per_tile(kGated);
   static constexpr int kThreads = 32 * kFeatureWarps * kTokenWarps;
 
   static constexpr int kRowBlocks = kPanelRows / 16;               // 16-row blocks of the panel
@@ -166,7 +135,7 @@ struct Geometry {
   static constexpr int kStageBytes = stage_bytes(kConfigs[C]);
   static constexpr int kRingBytes = kStages * kStageBytes;
 
-  static constexpr int kTileSums = kTokens * kPanelRows * kPanels;
+  static constexpr int kTileSums = kTokens * kPanelRows;
   // Blocks that share an SM's registers; 0: ptxas decides, and gives decoders of integers too few.  In a tile
   // kernel a thread needs no more than 168 registers for 64 sums, and may have all 255 for more.
   static constexpr int kRegisterBlocks = kKernel == Kernel::kTile

@@ -5,9 +5,9 @@
 // Sums of int8 are those of X q^T until they are multiplied by the scales of their rows.  Those of w8a8 are
 // of integers, and are multiplied by the scale of the row of W, then by that of the token.
 //
-// Gate and up have separate panels, so that each has its own tile map: a slab with rows of both could be 2:4
-// only if both are.  Row i of the gate and row i of the up are at the same place in the two sets of
-// accumulators, so gating needs no exchange between threads.
+// Gated weights have 8 rows of the gate and 8 of the up in each 16 rows.  So the first two of the four sums
+// that a thread has of 8 tokens are the gate's, the other two the up's of the same feature and tokens, and
+// gating needs no exchange between threads.
 #pragma once
 #include "kernels/any_scalar.cuh"
 #include "kernels/slabs.cuh"
@@ -32,39 +32,52 @@ PATCH_DEVICE float gelu(float x) { return x * normal_cdf(x); }
 PATCH_DEVICE float gelu_tanh(float x) { return x * sigmoid(1.5957691216f * (x + 0.044715f * x * x * x)); }
 PATCH_DEVICE float silu(float x) { return x * sigmoid(x); }
 
+// Sums of both halves of a row block, or of the gate's half.
 template <class G, class Function>
-PATCH_DEVICE void for_each_value(RowBlock<G, float>& values, const Function& change) {
+PATCH_DEVICE void for_each_value(RowBlock<G, float>& values, const Function& change, int halves = 2) {
   PATCH_UNROLL
-  for (int n = 0; n < G::kWarpTokens; ++n) {
+  for (int half = 0; half < 2; ++half) {
+    if (half == halves) return;
     PATCH_UNROLL
-    for (int j = 0; j < 4; ++j) change(values[n][j], n, j);
+    for (int n = 0; n < G::kWarpTokens; ++n) {
+      PATCH_UNROLL
+      for (int i = 0; i < 2; ++i) change(values[n][2 * half + i], n, 2 * half + i);
+    }
   }
 }
 
 template <class G>
-PATCH_DEVICE void activate(RowBlock<G, float>& values, Activation activation) {
+PATCH_DEVICE void activate(RowBlock<G, float>& values, Activation activation, int halves) {
   switch (activation) {
     case Activation::kNone:
       return;
     case Activation::kGelu:
-      return for_each_value<G>(values, [](float& v, int, int) { v = gelu(v); });
+      return for_each_value<G>(values, [](float& v, int, int) { v = gelu(v); }, halves);
     case Activation::kGeluTanh:
-      return for_each_value<G>(values, [](float& v, int, int) { v = gelu_tanh(v); });
+      return for_each_value<G>(values, [](float& v, int, int) { v = gelu_tanh(v); }, halves);
     case Activation::kSilu:
-      return for_each_value<G>(values, [](float& v, int, int) { v = silu(v); });
+      return for_each_value<G>(values, [](float& v, int, int) { v = silu(v); }, halves);
   }
 }
 
-// bias: [out_features], of the panels (plain, gate or up) that `values` belong to.  m: number of the row
-// block among the warp's.
+// Halves of a row block that are features of Y.
+PATCH_DEVICE int halves_of_y(const LinearArguments& a) { return 2 - a.gated; }
+// Returns the first of the 8 features of Y that half of a warp's row block m belongs to.
+template <class G>
+PATCH_DEVICE int64_t first_feature(const LinearArguments& a, int panel, int m, int half, const Place<G>& at) {
+  return a.gated ? first_row<G>(panel, m, 0, at) / 2 : first_row<G>(panel, m, half, at);
+}
+
+// m: number of the row block among the warp's.
 template <class T, class G>
-PATCH_DEVICE void add_bias(RowBlock<G, float>& values, const LinearArguments& a, const T& type,
-                           const uint16_t* bias, int panel, int m, const Place<G>& at) {
+PATCH_DEVICE void add_bias(RowBlock<G, float>& values, const LinearArguments& a, const T& type, int panel,
+                           int m, const Place<G>& at) {
   float of_row[2];
   PATCH_UNROLL
   for (int half = 0; half < 2; ++half) {
-    const int64_t row = first_row<G>(panel, m, half, at) + at.group;
-    of_row[half] = row < a.out_features ? type.widen(load_bias(bias + row)) : 0.f;
+    const int64_t feature = first_feature<G>(a, panel, m, half, at) + at.group;
+    const uint16_t* bias = a.bias + static_cast<int64_t>(half * a.gated) * a.out_features;
+    of_row[half] = feature < a.out_features ? type.widen(load_bias(bias + feature)) : 0.f;
   }
   for_each_value<G>(values, [&](float& v, int, int j) { v += of_row[j / 2]; });
 }
@@ -87,14 +100,14 @@ PATCH_DEVICE void load_token_scales(TokenScales<G>& scales, const LinearArgument
 }
 
 // Multiplies the sums of a row block by the scales of the rows of W, and of integers by those of the tokens
-// then, each time rounded.  packed: number of the packed panel.
+// then, each time rounded.
 template <class G>
 PATCH_DEVICE void scale_sums(RowBlock<G, float>& values, const RowBlock<G>& sums, const LinearArguments& a,
-                             int packed, int m, const TokenScales<G>& of_token, const Place<G>& at) {
+                             int panel, int m, const TokenScales<G>& of_token, const Place<G>& at) {
   float of_row[2];
   PATCH_UNROLL
   for (int half = 0; half < 2; ++half)
-    of_row[half] = load_scale(a.scales + first_row<G>(packed, m, half, at) + at.group);
+    of_row[half] = load_scale(a.scales + first_row<G>(panel, m, half, at) + at.group);
   for_each_value<G>(values, [&](float& v, int n, int j) {
     if constexpr (G::kWeights == Weights::kW8A8)
       v = multiply_alone(multiply_alone(static_cast<float>(sums[n][j]), of_row[j / 2]), of_token[n][j % 2]);
@@ -110,7 +123,8 @@ PATCH_DEVICE void add_residual(RowBlock<G, float>& values, const LinearArguments
                                int m, int first_token, const Place<G>& at) {
   PATCH_UNROLL
   for (int half = 0; half < 2; ++half) {
-    const int64_t feature = first_row<G>(panel, m, half, at) + at.quad * 2;
+    if (half == halves_of_y(a)) return;
+    const int64_t feature = first_feature<G>(a, panel, m, half, at) + at.quad * 2;
     PATCH_UNROLL
     for (int n = 0; n < G::kWarpTokens; ++n) {
       const int token = first_token + (at.token_warp * G::kWarpTokens + n) * 8 + at.group;
@@ -145,32 +159,28 @@ PATCH_DEVICE void finish(Sums<G>& sums, const LinearArguments& a, int panel, int
   if constexpr (G::kWeights == Weights::kW8A8) load_token_scales<G>(of_token, a, first_token, at);
   PATCH_NO_UNROLL
   for (int m = 0; m < G::kWarpRows; ++m) {
-    RowBlock<G, float> values[G::kPanels];
+    RowBlock<G, float> values;
+    if constexpr (kScales)
+      scale_sums<G>(values, sums[0], a, panel, m, of_token, at);
+    else
+      for_each_value<G>(values, [&](float& v, int n, int j) { v = sums[0][n][j]; });
     PATCH_UNROLL
-    for (int f = 0; f < G::kPanels; ++f) {
-      if constexpr (kScales)
-        scale_sums<G>(values[f], sums[f][0], a, panel * G::kPanels + f, m, of_token, at);
-      else
-        for_each_value<G>(values[f], [&](float& v, int n, int j) { v = sums[f][0][n][j]; });
-      if (a.bias)
-        add_bias<T, G>(values[f], a, type, a.bias + static_cast<int64_t>(f) * a.out_features, panel, m, at);
+    for (int next = 1; next < G::kWarpRows; ++next) {
       PATCH_UNROLL
-      for (int next = 1; next < G::kWarpRows; ++next) {
-        PATCH_UNROLL
-        for (int i = 0; i < 4 * G::kWarpTokens; ++i)
-          sums[f][next - 1][i / 4][i % 4] = sums[f][next][i / 4][i % 4];
-      }
+      for (int i = 0; i < 4 * G::kWarpTokens; ++i) sums[next - 1][i / 4][i % 4] = sums[next][i / 4][i % 4];
     }
-    activate<G>(values[0], a.activation);
-    if constexpr (G::kGated)
-      for_each_value<G>(values[0], [&](float& v, int n, int j) { v *= values[1][n][j]; });
-    if (a.residual) add_residual<T, G>(values[0], a, type, panel, m, first_token, at);
+    if (a.bias) add_bias<T, G>(values, a, type, panel, m, at);
+    activate<G>(values, a.activation, halves_of_y(a));
+    if (a.gated) for_each_value<G>(values, [&](float& v, int n, int j) { v *= values[n][2 + j]; }, 1);
+    if (a.residual) add_residual<T, G>(values, a, type, panel, m, first_token, at);
+    const int row_block = at.feature_warp * G::kWarpRows + m;
     PATCH_UNROLL
     for (int half = 0; half < 2; ++half) {
-      const int feature = (at.feature_warp * G::kWarpRows + m) * 16 + half * 8 + at.quad * 2;
+      if (half == halves_of_y(a)) break;
+      const int feature = (row_block * halves_of_y(a) + half) * 8 + at.quad * 2;
       PATCH_UNROLL
       for (int n = 0; n < G::kWarpTokens; ++n) {
-        const uint32_t pair = type.narrow(values[0][n][2 * half], values[0][n][2 * half + 1]);
+        const uint32_t pair = type.narrow(values[n][2 * half], values[n][2 * half + 1]);
         const int token = (at.token_warp * G::kWarpTokens + n) * 8 + at.group;
         store(feature, token, transpose_matrix(pair));
       }

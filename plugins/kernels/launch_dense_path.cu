@@ -26,9 +26,7 @@ cudaError_t launch_unpack(const UnpackArguments& a, cudaStream_t stream) noexcep
 }
 
 cudaError_t launch_activate(const ActivateArguments& a, Scalar scalar, cudaStream_t stream) noexcept {
-  const bool half = scalar == Scalar::kHalf;
-  const auto kernel = a.gated ? (half ? &patch_activate<Half, true> : &patch_activate<BFloat16, true>)
-                              : (half ? &patch_activate<Half, false> : &patch_activate<BFloat16, false>);
+  const auto kernel = scalar == Scalar::kHalf ? &patch_activate<Half> : &patch_activate<BFloat16>;
   return start(kernel, a, a.blocks(), kActivateThreads, 0, stream);
 }
 

@@ -66,7 +66,7 @@ class Ring {
 
 // Multiplies `slabs` slabs of one kind.
 template <class D, class G, class Ring>
-PATCH_DEVICE void multiply_stream(Accumulators<G>& acc, int slabs, Ring& ring, const Place<G>& at) {
+PATCH_DEVICE void multiply_stream(Sums<G>& acc, int slabs, Ring& ring, const Place<G>& at) {
   if (slabs <= 0) return;
   using U = Units<G, D::kSparse>;
   const int place = U::place(at);
@@ -106,7 +106,7 @@ PATCH_DEVICE void multiply_stream(Accumulators<G>& acc, int slabs, Ring& ring, c
 // The same for products of int8.  A row block of the next slab takes the registers of this slab's, whose last
 // products are begun before.
 template <class D, class G, class Ring>
-PATCH_DEVICE void multiply_byte_stream(Accumulators<G>& acc, int slabs, Ring& ring, const Place<G>& at) {
+PATCH_DEVICE void multiply_byte_stream(Sums<G>& acc, int slabs, Ring& ring, const Place<G>& at) {
   if (slabs <= 0) return;
   using U = Units<G, D::kSparse>;
   const int place = U::place(at);
@@ -214,20 +214,15 @@ PATCH_DEVICE void multiply_byte_stream(Accumulators<G>& acc, int slabs, Ring& ri
 template <class T, class G, class Ring>
 PATCH_DEVICE void multiply_slabs(Sums<G>& sums, const Panel<G>& p, int i, int end, Ring& ring,
                                  const Place<G>& at) {
-  const auto multiply = [&](auto decoder, int panel, int stop) {
-    using D = typename decltype(decoder)::Type;
-    stop = stop < end ? stop : end;
-    if constexpr (G::kWeights == Weights::kW8A8)
-      multiply_byte_stream<D, G>(sums[panel], stop - i, ring, at);
-    else
-      multiply_stream<D, G>(sums[panel], stop - i, ring, at);
-    if (i < stop) i = stop;
-  };
   for_each_index<G::kKinds>([&](auto index) {
     constexpr int kind = decltype(index)::value;
-    const Named<Decoder<T, G, kind>> decoder;
-    if constexpr (G::kGated) multiply(decoder, 0, p.begin(kind) + p.gate[kind]);
-    multiply(decoder, G::kPanels - 1, p.ends[kind]);
+    using D = Decoder<T, G, kind>;
+    const int stop = p.ends[kind] < end ? p.ends[kind] : end;
+    if constexpr (G::kWeights == Weights::kW8A8)
+      multiply_byte_stream<D, G>(sums, stop - i, ring, at);
+    else
+      multiply_stream<D, G>(sums, stop - i, ring, at);
+    if (i < stop) i = stop;
   });
 }
 

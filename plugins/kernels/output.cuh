@@ -4,12 +4,18 @@
 
 namespace patch {
 
+// Features of Y that a panel gives.
+template <class G>
+PATCH_DEVICE int features_of(const LinearArguments& a) {
+  return G::kPanelRows >> a.gated;
+}
+
 // Writes from registers, two values at a time, because the ring still uses shared memory.
 template <class T, class G>
 PATCH_DEVICE void write_from_registers(Sums<G>& sums, const LinearArguments& a, int panel, int first_token,
                                        const Place<G>& at) {
   finish<T, G>(sums, a, panel, first_token, at, [&](int feature, int token, uint32_t pair) {
-    const int64_t out = static_cast<int64_t>(panel) * G::kPanelRows + feature;
+    const int64_t out = static_cast<int64_t>(panel) * features_of<G>(a) + feature;
     if (first_token + token >= a.tokens || out >= a.out_features) return;
     uint16_t* to = a.y + static_cast<int64_t>(first_token + token) * a.out_features + out;
     if (a.y_vector >= 2) return store_pair(to, pair);  // out_features is even: the pair lies inside the row
@@ -27,9 +33,9 @@ PATCH_DEVICE void store_rows(const LinearArguments& a, int panel, int first_toke
     const int vector = j * G::kThreads + thread;
     const int row = vector / kVectors, feature = vector % kVectors * Values;
     const int token = first_token + row;
-    const int64_t out = static_cast<int64_t>(panel) * G::kPanelRows + feature;
+    const int64_t out = static_cast<int64_t>(panel) * features_of<G>(a) + feature;
     // `Values` divides out_features, so a vector never crosses the end of a row.
-    if (token < a.tokens && out < a.out_features)
+    if (token < a.tokens && feature < features_of<G>(a) && out < a.out_features)
       store_output<2 * Values>(a.y + static_cast<int64_t>(token) * a.out_features + out,
                                tile + row * G::kOutputStride + feature);
   }

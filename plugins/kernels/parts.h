@@ -51,13 +51,13 @@ PATCH_BOTH int32_t part_column(const PartTable& t, int part) {
 
 // Cuts a stream of configuration c.  a: its sizes and parts; index: of W for a device, on the host.
 inline void make_parts(PartTable* table, const LinearArguments& a, const int32_t* index, const Config& c) {
-  const int32_t sides = panels_per_tile(c.gated), pointers = sides * a.panels + 1;
+  const int32_t pointers = a.panels + 1;
   const int32_t* columns = index + c.kinds * pointers;
   const auto slabs_of = [&](int32_t panel) {
     SlabCounts own{};
     for (int kind = 0; kind < c.kinds; ++kind) {
-      const int32_t* at = index + kind * pointers + sides * panel;
-      own.of[kind] = at[sides] - at[0];
+      const int32_t* at = index + kind * pointers + panel;
+      own.of[kind] = at[1] - at[0];
     }
     return own;
   };
@@ -84,8 +84,7 @@ inline void make_parts(PartTable* table, const LinearArguments& a, const int32_t
     const auto own = static_cast<int32_t>(p.tile / tiles);
     int32_t slab = p.slab, kind = 0;
     while (kind < c.kinds && slab >= slabs.of[kind]) slab -= slabs.of[kind++];
-    if (kind < c.kinds)
-      p.column = columns[a.slabs[kind].before + index[kind * pointers + sides * own] + slab];
+    if (kind < c.kinds) p.column = columns[a.slabs[kind].before + index[kind * pointers + own] + slab];
     write_part(table->words + kPartWords * part, p);
   }
   write_part(table->words + kPartWords * a.parts, {static_cast<int32_t>(a.panels * tiles), 0, 0});

@@ -27,27 +27,21 @@ using Sum = std::conditional_t<G::kWeights == Weights::kW8A8, int32_t, float>;
 template <class G, class V = Sum<G>>
 using RowBlock = V[G::kWarpTokens][4];
 template <class G>
-using Accumulators = RowBlock<G>[G::kWarpRows];
-// Accumulators of each packed panel of a tile.
-template <class G>
-using Sums = Accumulators<G>[G::kPanels];
+using Sums = RowBlock<G>[G::kWarpRows];
 
 template <class G>
 PATCH_DEVICE void clear(Sums<G>& sums) {
   PATCH_UNROLL
-  for (int f = 0; f < G::kPanels; ++f) {
+  for (int m = 0; m < G::kWarpRows; ++m) {
     PATCH_UNROLL
-    for (int m = 0; m < G::kWarpRows; ++m) {
+    for (int n = 0; n < G::kWarpTokens; ++n) {
       PATCH_UNROLL
-      for (int n = 0; n < G::kWarpTokens; ++n) {
-        PATCH_UNROLL
-        for (int j = 0; j < 4; ++j) sums[f][m][n][j] = 0;
-      }
+      for (int j = 0; j < 4; ++j) sums[m][n][j] = 0;
     }
   }
 }
 
-// Returns the first of the 8 rows of W (features of Y) in the lower or upper half of a warp's fragment m.
+// Returns the first of the 8 rows of W in the lower or upper half of a warp's fragment m.
 template <class G>
 PATCH_DEVICE int64_t first_row(int panel, int m, int half, const Place<G>& at) {
   return static_cast<int64_t>(panel) * G::kPanelRows + (at.feature_warp * G::kWarpRows + m) * 16 + half * 8;
@@ -66,11 +60,5 @@ template <int N, int First = 0, class Function>
 PATCH_DEVICE void for_each_index(const Function& function) {
   for_each_of<First>(function, std::make_integer_sequence<int, (N > First ? N - First : 0)>());
 }
-
-// A type as a value.
-template <class C>
-struct Named {
-  using Type = C;
-};
 
 }  // namespace patch

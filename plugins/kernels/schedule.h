@@ -23,7 +23,7 @@ struct Problem {
   int32_t in_features;
   int32_t panel_rows;
   SlabCounts slabs;
-  int32_t gated;  // 0 or 1; if 1, the slabs are those of gate and up together
+  int32_t gated;  // 0 or 1; if 1, W has as many rows of a gate as of an up
   Weights weights;
 };
 
@@ -75,20 +75,19 @@ inline const Turns& turns_of(const Device& device) {
 }
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-inline int64_t panel_count(const Problem& p) { return ceil_div(p.out_features, p.panel_rows); }
+inline int64_t panel_count(const Problem& p) {
+  return ceil_div(int64_t{p.out_features} << p.gated, p.panel_rows);
+}
 inline int64_t token_tiles(const Problem& p, const Config& c) { return ceil_div(p.tokens, c.tokens); }
 inline int64_t tile_count(const Problem& p, const Config& c) { return panel_count(p) * token_tiles(p, c); }
 inline int64_t total_cost(const Problem& p, const Config& c) {
   return token_tiles(p, c) * (panel_count(p) * kTileCost + slabs_cost(p.slabs, p.weights));
 }
 
-inline int64_t sums_per_tile(const Config& c) {
-  return static_cast<int64_t>(c.tokens) * c.panel_rows * panels_per_tile(c.gated);
-}
+inline int64_t sums_per_tile(const Config& c) { return int64_t{c.tokens} * c.panel_rows; }
 // Returns true if a configuration is for weights that are packed like this one's.
 inline bool fits(const Config& c, const Problem& p) {
-  return c.panel_rows == p.panel_rows && c.gated == (p.gated != 0) && c.weights == p.weights &&
-         c.kinds == kinds_for(p.slabs, p.weights);
+  return c.panel_rows == p.panel_rows && c.weights == p.weights && c.kinds == kinds_for(p.slabs, p.weights);
 }
 
 // Each part has two slots for sums (see add_up) and one counter.
@@ -216,7 +215,7 @@ inline Cost predicted_clocks(const Problem& p, int config, int parts, const Devi
   // The block that ends last reads the sums of all blocks that share its tile, one after another.
   if (pieces > 0) computed += Cost{8} * pieces * sums_per_tile(c) * busiest / (int64_t{parts} * turns.l2);
   Cost edges = kL2Latency * (pieces > 0 ? 5 + ceil_div(parts, tiles) : 2);
-  if (!pointers_fit(parts, c.kinds, panel_count(p) * panels_per_tile(c.gated) + 1)) edges += kDramLatency;
+  if (!pointers_fit(parts, c.kinds, panel_count(p) + 1)) edges += kDramLatency;
   const Cost in_flight = Cost{std::min<int64_t>(parts, sms * own.blocks)} * (c.stages - 1) * weight_bytes(p) /
                          std::max<int64_t>(1, slabs_in_all(p.slabs));
   return edges + overlapped(computed, from_dram(moved, in_flight, device));

@@ -32,38 +32,34 @@ PATCH_DEVICE int32_t pointer_at(const StreamArguments& s, int i) {
 PATCH_DEVICE int panels_of(const LinearArguments& a) { return a.panels; }
 PATCH_DEVICE int panels_of(const StreamArguments& s) { return s.linear.panels; }
 
-// Slabs of one panel of Y, kind by kind.  If gated, these are the slabs of two packed panels, and the gate's
-// come first among those of each kind.
+// Slabs of one panel, kind by kind.
 template <class G>
 struct Panel {
   int number;
   int ends[G::kKinds];   // slabs of the panel up to the last one of each kind
   int first[G::kKinds];  // row of its first slab in the tensors of the kind
-  int gate[G::kKinds];   // the gate's slabs of each kind, if gated
 
   // NOLINTBEGIN(cppcoreguidelines-pro-type-member-init): the loop does it.
   template <class Arguments>
   PATCH_DEVICE Panel(const Arguments& s, int panel) : number(panel) {
-    const int pointers = panels_of(s) * G::kPanels + 1, packed = panel * G::kPanels;
+    const int pointers = panels_of(s) + 1;
     int count = 0;
     PATCH_UNROLL
     for (int kind = 0; kind < G::kKinds; ++kind) {
-      const int own = kind * pointers + packed;
+      const int own = kind * pointers + panel;
       first[kind] = pointer_at(s, own);
-      count += pointer_at(s, own + G::kPanels) - first[kind];
+      count += pointer_at(s, own + 1) - first[kind];
       ends[kind] = count;
-      if constexpr (G::kGated) gate[kind] = pointer_at(s, own + 1) - first[kind];
     }
   }
   // NOLINTEND(cppcoreguidelines-pro-type-member-init)
   PATCH_DEVICE int slabs() const { return ends[G::kKinds - 1]; }
-  PATCH_DEVICE int begin(int kind) const { return kind > 0 ? ends[kind - 1] : 0; }
 };
 
 // Columns (K / 64) of the slabs of a kind.
 template <class G>
 PATCH_DEVICE const int32_t* columns_of(const LinearArguments& a, int kind) {
-  return a.index + G::kKinds * (a.panels * G::kPanels + 1) + a.slabs[kind].before;
+  return a.index + G::kKinds * (a.panels + 1) + a.slabs[kind].before;
 }
 
 // Walks over the slabs of a stream's block: tile by tile, and in a tile kind by kind.  Slabs of one kind that
@@ -103,7 +99,7 @@ class SlabWalk {
   // Finds the first slab after `skip` of them, from kind_ on.
   PATCH_DEVICE void find(int skip) {
     const LinearArguments& a = s_.linear;
-    const int pointers = a.panels * G::kPanels + 1;
+    const int pointers = a.panels + 1;
     left_ = 0;
     while (tiles_ > 0) {
       if (kind_ == G::kKinds || budget_ <= 0) {
@@ -112,8 +108,8 @@ class SlabWalk {
         kind_ = 0, budget_ = tile_budget();
         continue;
       }
-      const int own = kind_ * pointers + panel_ * G::kPanels, first = pointer_at(s_, own);
-      const int count = pointer_at(s_, own + G::kPanels) - first;
+      const int own = kind_ * pointers + panel_, first = pointer_at(s_, own);
+      const int count = pointer_at(s_, own + 1) - first;
       if (skip < count) {
         row_ = first + skip;
         left_ = count - skip < budget_ ? count - skip : budget_;

@@ -94,13 +94,9 @@ PATCH_DEVICE Sharing parts_of(const PartTable& t, int part, int tile, bool begin
 template <class G, class Function>
 PATCH_DEVICE void for_each_fragment(Sums<G>& sums, const Function& function) {
   PATCH_UNROLL
-  for (int f = 0; f < G::kPanels; ++f) {
+  for (int m = 0; m < G::kWarpRows; ++m) {
     PATCH_UNROLL
-    for (int m = 0; m < G::kWarpRows; ++m) {
-      PATCH_UNROLL
-      for (int n = 0; n < G::kWarpTokens; ++n)
-        function(sums[f][m][n], (f * G::kWarpRows + m) * G::kWarpTokens + n);
-    }
+    for (int n = 0; n < G::kWarpTokens; ++n) function(sums[m][n], m * G::kWarpTokens + n);
   }
 }
 

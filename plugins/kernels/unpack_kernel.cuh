@@ -92,14 +92,14 @@ PATCH_DEVICE void write_rows(uint16_t* to, int64_t width, int thread, const Read
 
 // Searches the slabs of the block's panel and columns, and calls write(to, width, slabs, number, packed,
 // kind) for each: where its rows lie in W, 16-bit words per row there, the slabs of its kind and its number
-// among them, the number of its packed panel, and its kind as an Index.  Words: of a row of a slab.
+// among them, the number of its panel, and its kind as an Index.  Words: of a row of a slab.
 template <int Rows, int Words = kSlabColumns, class Write>
 PATCH_DEVICE void for_each_slab(const UnpackArguments& a, uint8_t* shared, int thread, const Write& write) {
   auto* slab_of = reinterpret_cast<int32_t*>(shared);  // numbers count through all kinds
   const int groups = a.groups();
-  const int panel = static_cast<int>(block_index() / groups);  // among the packed panels of this launch
+  const int panel = static_cast<int>(block_index() / groups);  // among those of this launch
   const int first = static_cast<int>(block_index() % groups) * kUnpackSlabs;
-  const int packed = a.first_panel * a.sides + panel, pointers = a.all_panels * a.sides + 1;
+  const int packed = a.first_panel + panel, pointers = a.all_panels + 1;
 
   if (thread < kUnpackSlabs) store_shared_word(slab_of + thread, static_cast<uint32_t>(kNoSlab));
   sync_block();
@@ -114,9 +114,8 @@ PATCH_DEVICE void for_each_slab(const UnpackArguments& a, uint8_t* shared, int t
   }
   sync_block();
 
-  const int side = panel % a.sides, piece_panel = side * a.panels + panel / a.sides;
   const int64_t width = static_cast<int64_t>(a.columns) * Words;
-  uint16_t* to = a.weight + static_cast<int64_t>(piece_panel) * Rows * width + first * Words;
+  uint16_t* to = a.weight + static_cast<int64_t>(panel) * Rows * width + first * Words;
   for (int s = 0; s < kUnpackSlabs && first + s < a.columns; ++s, to += Words) {
     const auto slab = static_cast<int32_t>(load_shared_word(slab_of + s));
     if (slab == kNoSlab)

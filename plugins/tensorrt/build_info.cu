@@ -18,7 +18,7 @@
 
 // clang-format off
 extern "C" PATCH_EXPORT extern const char patch_linear_build_info[] =
-    "patch-linear-plugin version=2"
+    "patch-linear-plugin version=3"
     " backend=" PATCH_STRING(PATCH_BACKEND)
     " cuda=" PATCH_STRING(__CUDACC_VER_MAJOR__) "." PATCH_STRING(__CUDACC_VER_MINOR__)
     " archs=" PATCH_STRING(__CUDA_ARCH_LIST__)

@@ -128,9 +128,9 @@ int32_t check_shapes(const Attributes& a, const PackedIndex& index, int32_t inpu
                             {count, rows * extra_bytes(kind, weights) / 4}))
       return -1;
   }
-  const int64_t sides = panels_per_tile(a.gated);
-  if (has_scales(a) && expect(first_after_slabs(index), "scales",
-                              {sides * ceil_div(a.out_features, a.panel_rows) * a.panel_rows}))
+  const int64_t all_rows = int64_t{a.out_features} << a.gated;
+  if (has_scales(a) &&
+      expect(first_after_slabs(index), "scales", {ceil_div(all_rows, a.panel_rows) * a.panel_rows}))
     return -1;
   if (a.residual) {
     const nvinfer1::Dims& y = dims_of(inputs - 1);
@@ -140,7 +140,7 @@ int32_t check_shapes(const Attributes& a, const PackedIndex& index, int32_t inpu
     if (!fits) return fail("residual has shape " + text(y) + ", it must be that of Y");
   }
   const int32_t bias = first_after_scales(a, index);
-  return inputs > bias + a.residual ? expect(bias, "bias", {sides * a.out_features}) : 0;
+  return inputs > bias + a.residual ? expect(bias, "bias", {all_rows}) : 0;
 }
 
 // Checks the types, which supportsFormatCombination has offered; an engine may say others.

@@ -55,7 +55,7 @@ std::string read_index(const PluginField& f, std::vector<int32_t>* index) {
 }
 
 int64_t packed_panels(const Attributes& a) {
-  return panels_per_tile(a.gated) * ceil_div(a.out_features, a.panel_rows);
+  return ceil_div(int64_t{a.out_features} << a.gated, a.panel_rows);
 }
 
 // Reads the fields.  Returns an error, or "".
@@ -109,7 +109,7 @@ std::string read(const nvinfer1::PluginFieldCollection& fields, Attributes* a, P
   if (bytes && a->in_features > kMostByteColumns)
     return "in_features must be at most " + std::to_string(kMostByteColumns) +
            " where weights is w8a8, whose sums have 32 bits";
-  if (a->gated && a->panel_rows != 64) return "panel_rows must be 64 where gated is 1";
+  if (a->gated && a->out_features % 8 != 0) return "out_features must be a multiple of 8 where gated is 1";
   Kinds known = kinds_named(kinds, weights);
   if (known.empty())
     return "kinds is '" + std::string(kinds) + "', and must be dense,2:4 and others that this plugin knows" +

@@ -35,7 +35,7 @@ LinearArguments sizes_of(const Problem& p) {
   a.tokens = static_cast<int32_t>(p.tokens);
   a.out_features = p.out_features;
   a.in_features = p.in_features;
-  a.panels = static_cast<int32_t>(panel_count(p));
+  a.panels = static_cast<int32_t>(panel_count(p)), a.gated = p.gated;
   a.set_slabs(p.slabs, p.panel_rows, p.weights);
   return a;
 }

@@ -24,7 +24,7 @@
 namespace patch {
 
 inline constexpr const char* kPluginName = "PatchLinear";
-inline constexpr const char* kPluginVersion = "2";
+inline constexpr const char* kPluginVersion = "3";
 inline constexpr const char* kPluginNamespace = "";
 
 // TensorRT times tactics at one shape of a profile, and the winner serves every shape of it.  So no tactic is

@@ -71,26 +71,35 @@ def _packing(mosaic: Mosaic) -> Iterator[str]:
     packed, height = mosaic.packed, mosaic.panel_rows
     columns = packed.shape[1]
     bits = _decoded(mosaic)
-    panels = padded(bits, -(-len(bits) // height) * height).reshape(-1, height, columns)
+    rows = padded(bits, -(-len(bits) // height) * height)
     numbers, _ = packed.places()
     grid = np.array([kind.code for kind in packed.kinds], np.uint8)[numbers]
-    expected, kept = np.zeros_like(panels), np.ones(panels.shape, np.bool_)
-    for linear, own in zip(mosaic.linears, mosaic.panels, strict=True):
-        decoded = panels[own].reshape(-1, columns)
-        if not np.array_equal(decoded[: len(linear.pruned)], linear.pruned.view(np.uint16)):
+    expected, kept = np.zeros_like(rows), np.ones(rows.shape, np.bool_)
+    slabs: dict[
+        int, NDArray[np.uint8]
+    ] = {}  # kinds of a panel's slabs, of which linears that take turns have the same
+    for linear, own in zip(mosaic.linears, mosaic.places, strict=True):
+        every = own.packed(len(own.panels) * own.height(height), height)
+        if not np.array_equal(rows[every[: len(linear.pruned)]], linear.pruned.view(np.uint16)):
             yield "packing does not decode to W∘M bit for bit"
-        if decoded[len(linear.pruned) :].any():
+        if rows[every[len(linear.pruned) :]].any():
             yield "what lies beyond the rows is not zero"
         try:
             weight = linear.weight if mosaic.weights else linear.weight.view(np.uint16)
             check_packed("it", packed, weight, linear.mask, own)
         except InvariantError as error:
             yield f"the compiler's own check refuses: {error}"
-        if not np.array_equal(grid[own], _slabs(linear, height)):
-            yield "a slab is of a kind where a tile that it touches is not, or the reverse"
-        expected[own] = padded(linear.pruned.view(np.uint16), len(own) * height).reshape(-1, height, columns)
-        kept[own] = _kept_in_panels(linear, len(own) * height).reshape(-1, height, columns)
-    yield from (_integer_packer if mosaic.weights else _other_packer)(mosaic, expected, kept, grid)
+        for panel, codes in zip(own.panels.tolist(), _slabs(linear, own.height(height)), strict=True):
+            other = slabs.get(panel, codes)
+            slabs[panel] = np.where(other == codes, codes, np.uint8(DENSE.code))
+        expected[every] = padded(linear.pruned.view(np.uint16), len(every))
+        kept[every] = _kept_in_panels(linear, len(every))
+    if not np.array_equal(grid, np.stack([slabs[panel] for panel in range(len(grid))])):
+        yield "a slab is of a kind where a tile that it touches is not, or the reverse"
+    shape = -1, height, columns
+    yield from (_integer_packer if mosaic.weights else _other_packer)(
+        mosaic, expected.reshape(shape), kept.reshape(shape), grid
+    )
 
 
 def _decoded(mosaic: Mosaic) -> NDArray[np.uint16]:
@@ -258,15 +267,14 @@ def _kernels(kernels: Sequence[HostKernel], mosaic: Mosaic) -> Iterator[str]:
     fitting = [
         number
         for number, config in enumerate(kernel.configs().values())
-        if config.gated == mosaic.epilogue.gated
-        and config.panel_rows == mosaic.panel_rows
-        and config.kinds >= needed
-        and config.weights == weights
+        if config.panel_rows == mosaic.panel_rows and config.kinds >= needed and config.weights == weights
     ]
     if not fitting:
         return  # n:16 in panels of 128 rows, which the kernels don't have
     if mosaic.epilogue.overload in ("", "bias") and mosaic.fusion == "alone" and rng.random() < 0.4:
-        keep = np.repeat(rng.random(len(mosaic.panels[0])) < 0.5, mosaic.panel_rows)[: case.packed.shape[0]]
+        keep = np.repeat(rng.random(len(mosaic.places[0].panels)) < 0.5, mosaic.panel_rows)[
+            : case.packed.shape[0]
+        ]
         case = without_panels(case, keep)
     config, parts = int(rng.choice(fitting)), int(rng.integers(1, 9))
     launches = [

@@ -23,8 +23,8 @@ from masklearn.masks.linear_mask import LinearMask
 from masklearn.quant.grid import Grid, spread, storable
 from masklearn.quant.table import INT4, INT8, W8A8, WeightType
 from patch_compile.packing.format import KERNEL_ROWS, PackedLinear, choose_panel_rows, pack_together
-from patch_compile.packing.function import GATED_PANEL_ROWS, Epilogue
-from patch_compile.packing.index import gated_panels, stacked_panels
+from patch_compile.packing.function import Epilogue
+from patch_compile.packing.index import Place, gated_panels, stacked_panels
 from patch_compile.packing.quantised import Quantised, pack_quantised
 from patch_compile.packing.slab_kinds import stacked_rows
 from tests.mosaics import IN_16_BITS, KEPT
@@ -98,13 +98,13 @@ class Linear:
 
 @dataclass(frozen=True)
 class Mosaic:
-    """One problem. `panels`: the panels of each linear in the whole; weights: None for 16 bits."""
+    """One problem. places: of each linear in the whole; weights: None for 16 bits."""
 
     seed: int
     fusion: str
     linears: tuple[Linear, ...]
     panel_rows: int
-    panels: tuple[NDArray[np.int64], ...]
+    places: tuple[Place, ...]
     epilogue: Epilogue
     x: NDArray[Any]
     biases: tuple[NDArray[Any], ...] | None
@@ -122,11 +122,11 @@ class Mosaic:
         columns = int(rng.integers(1, 5)) * step if step > 4 else 4 * int(rng.integers(1, 70))
         count = {"alone": 1, "gated": 2, "stacked": int(rng.integers(2, 4))}[fusion]
         rows = [int(n) for n in rng.integers(1, 200, count)]
-        rows = rows[:1] * count if fusion == "gated" else rows
+        rows = [-(-rows[0] // 8) * 8] * count if fusion == "gated" else rows
         wide = [64, 64, 128, 192, 4096] if step > 4 else [4, 20, 32, 64, 128, 256, 4096]
         tile = int(rng.choice([1, 3, 32, 64, 100, 128, 4096])), int(rng.choice(wide))
         linears = tuple(_linear(rng, (n, columns), tile, kinds, dtype) for n in rows)
-        panel_rows = GATED_PANEL_ROWS if fusion == "gated" else int(rng.choice([64, 128]))
+        panel_rows = int(rng.choice([64, 128]))
         if fusion != "gated" and rng.random() < 0.3:
             panel_rows = choose_panel_rows((rows[0], columns), tile, kinds)
         # Drawn by themselves, so that a seed's problem of 16 bits has the same numbers as its quantised one would.
@@ -137,7 +137,7 @@ class Mosaic:
         if weights is not None:
             linears = tuple(_rounded(apart, one, weights) for one in linears)
             panel_rows = panel_rows if weights is W8A8 else KERNEL_ROWS
-        panels = gated_panels(rows[0], panel_rows) if fusion == "gated" else stacked_panels(rows, panel_rows)
+        places = gated_panels(rows[0], panel_rows) if fusion == "gated" else stacked_panels(rows, panel_rows)
         bias, residual = rng.random(2) < 0.5
         activation = "" if fusion == "stacked" else str(rng.choice(list(ACTIVATIONS)))
         epilogue = Epilogue(bool(bias), activation, fusion == "gated", bool(residual) and fusion != "stacked")
@@ -145,7 +145,7 @@ class Mosaic:
         x = (rng.standard_normal((tokens, columns)) * rng.choice([1.0, 2.0**-6, 2.0**-13])).astype(dtype)
         biases = tuple(rng.standard_normal(n).astype(dtype) for n in rows) if epilogue.bias else None
         added = rng.standard_normal((tokens, rows[0])).astype(dtype) if epilogue.residual else None
-        return cls(seed, fusion, linears, panel_rows, tuple(panels), epilogue, x, biases, added, weights)
+        return cls(seed, fusion, linears, panel_rows, tuple(places), epilogue, x, biases, added, weights)
 
     def __str__(self) -> str:
         shapes = "+".join(f"{n}x{self.x.shape[1]}" for n in self.rows)
@@ -167,10 +167,10 @@ class Mosaic:
         """The linears, packed by the compiler."""
         if self.weights is not None:
             ones = [Quantised.of(one.weight, one.mask, one.grid) for one in self.linears if one.grid]
-            whole = pack_quantised(ones, self.panels, self.x.dtype, self.panel_rows)
+            whole = pack_quantised(ones, self.places, self.x.dtype, self.panel_rows)
         else:
             parts = [(linear.weight.view(np.uint16), linear.mask) for linear in self.linears]
-            whole = pack_together(parts, self.panel_rows, self.panels)
+            whole = pack_together(parts, self.panel_rows, self.places)
         rows = self.rows[0] if self.fusion == "alone" else len(whole.places()[0]) * self.panel_rows
         return replace(whole, shape=(rows, whole.shape[1]))
 

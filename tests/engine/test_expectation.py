@@ -107,7 +107,7 @@ CHANGES = {
     "a node without a name": lambda graph: setattr(graph.node[1], "name", ""),
     "a packed tensor that is computed": lambda graph: graph.node[1].input.__setitem__(2, "computed"),
     "mixed types": to_bfloat16,
-    "the plugin of another version": text("plugin_version", b"3"),
+    "the plugin of another version": text("plugin_version", b"2"),
     "no 2:4 slabs": text("kinds", b"dense"),
     "8:16 slabs in place of 2:4": text("kinds", b"dense,8:16"),
     "kinds in another order": text("kinds", b"dense,2:4,12:16,8:16"),

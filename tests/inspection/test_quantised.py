@@ -11,6 +11,7 @@ from masklearn.masks.kinds.table import KINDS, PRUNED
 from masklearn.quant.table import INT4, INT8, W8A8
 from patch_compile.engine.expectation import expectation_from_onnx
 from patch_compile.inspection.onnx_graph import index_faults, inspect_onnx
+from patch_compile.packing.index import stacked_panels
 from patch_compile.packing.quantised import Quantised, pack_quantised
 from tests.mosaics import mosaic, random_grid
 from tests.packing.test_function import one_linear
@@ -25,7 +26,9 @@ def written(path, weights, change=lambda model: None):
     integers, grid = random_grid((100, 192), weights, 3)
     kinds = tuple(kind for kind in (*KINDS[:4], PRUNED["6:8"]) if kind.goes_with(weights))
     mask = mosaic((100, 192), (64, 64), 5, kinds)
-    packed = pack_quantised([Quantised.of(grid.values(integers, HALF), mask, grid)], [np.arange(2)], HALF)
+    packed = pack_quantised(
+        [Quantised.of(grid.values(integers, HALF), mask, grid)], stacked_panels([len(integers)], 64), HALF
+    )
     model = one_linear(packed, np.float16, out_features=100)
     model.graph.node[0].name = "linear"
     change(model)

@@ -39,7 +39,8 @@ class Packed:
     """The packed tensors and the shape of the weight; 16-bit values are raw bits.
 
     weights: 0 for 16 bits, else the type of integers (`integer_packing`), whose slabs are words; scales: of int8.
-    gated: gate and up both have the shape, and their panels alternate. others: slabs of n:16, or of 6:8, by their number.
+    gated: gate and up both have the shape, and 8 rows of one follow 8 of the other. others: slabs of n:16, or of 6:8, by
+    their number.
     """
 
     shape: tuple[int, int]
@@ -52,6 +53,11 @@ class Packed:
     others: tuple[OfSixteen, ...] = ()
     weights: int = 0
     scales: NDArray[np.float32] | None = None
+
+    @property
+    def panels(self) -> int:
+        """Panels of all rows."""
+        return -(-self.shape[0] * (1 + self.gated) // self.panel_rows)
 
     @property
     def kinds(self) -> tuple[int, ...]:
@@ -150,14 +156,16 @@ def pack_slabs(
     )
 
 
-def pack_gated(bits: NDArray[np.uint16], grids: NDArray[Any], panel_rows: int) -> Packed:
-    """Pack gate and up `[2, out, in]` with the codes of their slabs `[2, panels, slabs]`."""
-    _, rows, columns = bits.shape
-    panels = grids.shape[1]
-    padded = np.pad(bits, ((0, 0), (0, panels * panel_rows - rows), (0, 0)))
-    alternating = padded.reshape(2, panels, panel_rows, columns).swapaxes(0, 1).reshape(-1, columns)
-    packed = pack_slabs(alternating, grids.swapaxes(0, 1).reshape(2 * panels, -1), panel_rows)
-    return replace(packed, shape=(rows, columns), gated=True)
+def pack_gated(bits: NDArray[np.uint16], grid: NDArray[Any], panel_rows: int) -> Packed:
+    """Pack gate and up `[2, out, in]`, out a multiple of 8. grid: as in `pack_slabs`, of the rows of both."""
+    _, rows, _ = bits.shape
+    return replace(pack_slabs(in_turns(bits), grid, panel_rows), shape=(rows, bits.shape[2]), gated=True)
+
+
+def in_turns(both: NDArray[Any]) -> NDArray[Any]:
+    """Rows of gate and up `[2, out, ...]` as W has them: 8 of the gate, 8 of the up, the next 8 of the gate, ..."""
+    _, rows, *rest = both.shape
+    return both.reshape(2, rows // 8, 8, *rest).swapaxes(0, 1).reshape(2 * rows, *rest)
 
 
 def pack_of_sixteen(

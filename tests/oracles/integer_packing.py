@@ -13,7 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.oracles.element_packing import KEPT, W8A8, OfSixteen, Packed, compress, kept_of, pack_slabs
+from tests.oracles.element_packing import (
+    KEPT,
+    W8A8,
+    OfSixteen,
+    Packed,
+    compress,
+    in_turns,
+    kept_of,
+    pack_slabs,
+)
 
 INT8, INT4 = 1, 3
 """Numbers of the types in plugins/kernels/weights.h; 0 are 16 bits."""
@@ -123,27 +132,17 @@ def pack_integers(
     )
 
 
-def pack_gated_integers(sides: list[Quantised], grids: NDArray[Any], dtype: np.dtype[Any] | None) -> Packed:
-    """Pack gate and up of one shape. grids: codes of their slabs `[2, panels, slabs]`."""
-    rows, columns = sides[0].integers.shape
-    panels = grids.shape[1]
-
-    def alternating(arrays: list[NDArray[Any]]) -> NDArray[Any]:
-        padded = [np.pad(a, [(0, panels * _ROWS - rows), *[(0, 0)] * (a.ndim - 1)]) for a in arrays]
-        return (
-            np.stack(padded, 0)
-            .reshape(2, panels, _ROWS, *arrays[0].shape[1:])
-            .swapaxes(0, 1)
-            .reshape(2 * panels * _ROWS, *arrays[0].shape[1:])
-        )
-
+def pack_gated_integers(
+    sides: list[Quantised], grid: NDArray[Any], dtype: np.dtype[Any] | None, panel_rows: int = _ROWS
+) -> Packed:
+    """Pack gate and up of one shape. grid: codes of the slabs of the rows of both."""
     together = Quantised(
         sides[0].type,
-        alternating([side.integers for side in sides]),
-        alternating([side.scales for side in sides]),
+        in_turns(np.stack([side.integers for side in sides])),
+        in_turns(np.stack([side.scales for side in sides])),
     )
-    packed = pack_integers(together, grids.swapaxes(0, 1).reshape(2 * panels, -1), dtype)
-    return replace(packed, shape=(rows, columns), gated=True)
+    packed = pack_integers(together, grid, dtype, panel_rows)
+    return replace(packed, shape=sides[0].integers.shape, gated=True)
 
 
 def pack_six_of_eight(slab: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

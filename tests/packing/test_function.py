@@ -53,7 +53,7 @@ def one_linear(packed, dtype, bias=None, opset=23, epilogue=None, out_features=N
     node = helper.make_node(
         NAME, ["X", *names, *epilogue.inputs[len(INPUTS) :]], ["Y"], domain=DOMAIN,
         overload=overload_of(epilogue, packed.kinds, packed.weights), plugin_namespace="",
-        in_features=packed.shape[1], out_features=rows, panel_rows=packed.panel_rows, plugin_version="2",
+        in_features=packed.shape[1], out_features=rows, panel_rows=packed.panel_rows, plugin_version=str(VERSION),
         kinds=kinds_attribute(packed.kinds), index=packed.index.tolist(),
         weights=np.dtype(dtype).name if packed.weights is None else packed.weights.name,
         **epilogue.attributes,
@@ -211,5 +211,8 @@ def test_every_opset_of_ours_takes_the_function(opset):
 
 def test_nodes_without_version_use_the_functions():
     assert version_fault(None) == version_fault(str(VERSION)) == ""
-    assert version_fault("3") == "it is a PatchLinear of version '3', and '2' is read here: build it again"
+    assert version_fault("2") == (
+        "it is a PatchLinear of version '2', and '3' is read here: "
+        "build the model again: `patch-compile build --recipe OUT/recipe.yaml`"
+    )
     assert version_fault(VERSION) != "" and len(version_fault("x" * 10_000)) < 200

@@ -1,6 +1,7 @@
-"""Linears that share X in one packed linear: gate and up alternate by panel, others are stacked."""
+"""Linears that share X in one packed linear: gate and up take turns of 8 rows, others are stacked."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,6 +12,7 @@ from patch_compile.packing.format import pack, pack_together, unpack
 from patch_compile.packing.index import gated_panels, stacked_panels
 from patch_compile.packing.slab_kinds import ALWAYS, stacked_rows
 from tests.mosaics import masked_by_hand, random_mask, random_weight, shapes, tile_sizes
+from tests.oracles.element_packing import in_turns
 from tests.refusals import refused
 
 shares = st.sampled_from([0.0, 0.4, 1.0])
@@ -38,18 +40,18 @@ def masked_panels(weight, mask, pattern, panel_rows):
 
 
 @settings(max_examples=60)
-@given(shapes, tile_sizes, shares, shares, st.integers(0, 9))
-def test_gate_and_up_alternate(shape, tile, gate_share, up_share, seed):
+@given(shapes, tile_sizes, shares, shares, st.sampled_from([64, 128]), st.integers(0, 9))
+def test_gate_and_up_take_turns(shape, tile, gate_share, up_share, panel_rows, seed):
+    shape = -(-shape[0] // 8) * 8, shape[1]
     made = linears([shape] * 2, tile, (gate_share, up_share), seed)
-    panels = gated_panels(shape[0], 64)
-    both = together(made, 64, panels)
-    expected = np.stack([masked_panels(*one, 64) for one in made], axis=1)
-    np.testing.assert_array_equal(unpack(both), expected.reshape(both.shape))
-    for (weight, mask, _), own in zip(made, panels, strict=True):
+    places = gated_panels(shape[0], panel_rows)
+    both = together(made, panel_rows, places)
+    expected = in_turns(np.stack([masked_by_hand(*one).view(np.uint16) for one in made]))
+    found = unpack(both)
+    np.testing.assert_array_equal(found[: len(expected)], expected)
+    assert not found[len(expected) :].any()
+    for (weight, mask, _), own in zip(made, places, strict=True):
         check_packed("x", both, weight.view(np.uint16), mask, own)
-    # the dense and the sparse row of pointers have one last entry instead of two
-    alone = [pack(weight.view(np.uint16), mask, 64) for weight, mask, _ in made]
-    assert both.nbytes == sum(one.nbytes for one in alone) - 8
 
 
 @settings(max_examples=60)
@@ -65,14 +67,15 @@ def test_others_lie_one_below_the_other(rows, groups, tile, panel_rows, seed):
     alone = [pack(weight.view(np.uint16), mask, panel_rows) for weight, mask, _ in made]
     assert whole.nbytes == sum(one.nbytes for one in alone) - 8 * (len(rows) - 1)
     taken = stacked_rows(rows, panel_rows)
-    starts = [int(own[0]) * panel_rows for own in panels]
+    starts = [int(own.panels[0]) * panel_rows for own in panels]
     assert taken[-1] == rows[-1] and starts == [sum(taken[:i]) for i in range(len(rows))]
 
 
-def test_a_slab_is_sparse_by_its_half():
-    """Gate and up have separate panels because a slab of both would be 2:4 only where both are."""
-    both = together(linears([(128, 128)] * 2, (64, 64), (1.0, 0.0), 0), 64, gated_panels(128, 64))
-    assert both.places()[0].tolist() == [[ALWAYS.index(TWO_FOUR)] * 2, [ALWAYS.index(DENSE)] * 2] * 2
+@pytest.mark.parametrize("shares", [(1.0, 0.0), (0.0, 1.0), (1.0, 1.0)])
+def test_a_slab_is_sparse_where_both_are(shares):
+    both = together(linears([(128, 128)] * 2, (64, 64), shares, 0), 128, gated_panels(128, 128))
+    kind = TWO_FOUR if shares == (1.0, 1.0) else DENSE
+    assert both.places()[0].tolist() == [[ALWAYS.index(kind)] * 2] * 2
 
 
 def test_linears_of_another_k_are_refused():

@@ -29,7 +29,7 @@ from patch_compile.packing.function import (
     patch_linear_function,
     tensor_names,
 )
-from patch_compile.packing.index import gated_panels
+from patch_compile.packing.index import Place, gated_panels, stacked_panels
 from tests.mosaics import IN_16_BITS, mosaic, random_weight
 from tests.refusals import refused
 
@@ -114,7 +114,7 @@ def test_damage_is_found():
         unpack(PackedLinear(*parts, damaged))
     values = first.values + np.uint16(1)
     changed = PackedLinear(*parts, (OtherSlabs(first.kind, values, first.codes), *rest))
-    assert count_wrong(changed, weight, mask, np.arange(2)) == values.size
+    assert count_wrong(changed, weight, mask, Place(np.arange(2))) == values.size
     with refused(ValueError):
         unpack(PackedLinear(*parts))
 
@@ -122,11 +122,11 @@ def test_damage_is_found():
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16], ids=["fp16", "bf16"])
 @pytest.mark.parametrize("gated", [False, True], ids=["plain", "gated"])
 def test_the_function_body_computes_every_kind(dtype, gated):
-    shape, rows = (150, 320), 64
+    shape, rows = (152, 320), 64
     weights = [random_weight(shape, dtype, seed) for seed in range(1 + gated)]
     masks = [mosaic(shape, (64, 64), 11 + seed) for seed in range(1 + gated)]
     parts = [(weight.view(np.uint16), mask) for weight, mask in zip(weights, masks, strict=True)]
-    panels = gated_panels(shape[0], rows) if gated else [np.arange(-(-shape[0] // rows))]
+    panels = gated_panels(shape[0], rows) if gated else stacked_panels(shape[:1], rows)
     packed = pack_together(parts, rows, panels)
     assert len(packed.others) == 2
     epilogue = Epilogue(gated=gated, activation="silu" if gated else "")

@@ -204,7 +204,7 @@ def test_stacked_linears_have_one_tensor_of_six_eight():
 
 @dtypes
 def test_a_gated_body_computes_gate_and_up(dtype):
-    shape, epilogue = (150, 320), Epilogue(gated=True, activation="silu")
+    shape, epilogue = (152, 320), Epilogue(gated=True, activation="silu")
     made = [linear(shape, dtype, 11 + seed) for seed in range(2)]
     packed = pack_quantised(made, gated_panels(shape[0], 64), dtype)
     x = (np.random.default_rng(2).standard_normal((2, 5, shape[1])) / 16).astype(dtype)

@@ -67,7 +67,7 @@ class Attack {
     attributes_.in_features = static_cast<int32_t>(4 * below(100) + 4);
     attributes_.out_features = static_cast<int32_t>(below(400) + 1);
     attributes_.gated = chance(3);
-    attributes_.panel_rows = attributes_.gated || chance(2) ? 64 : 128;
+    attributes_.panel_rows = chance(2) ? 64 : 128;
     attributes_.residual = chance(3);
     attributes_.weights = chance(2) ? 0 : static_cast<int32_t>(below(patch::kWeightTypeCount));
     const patch::Weights weights = patch::weights_of(attributes_.weights);
@@ -157,7 +157,7 @@ class Attack {
   }
   // Slabs of random kinds, the columns of each panel in order; nothing for a weight with too many.
   std::vector<int32_t> index_of(const patch::Attributes& a) {
-    const int64_t panels = (a.gated ? 2 : 1) * patch::ceil_div(a.out_features, a.panel_rows);
+    const int64_t panels = patch::ceil_div(int64_t{a.out_features} << (a.gated != 0), a.panel_rows);
     const int64_t columns = patch::ceil_div(a.in_features, 64);
     if (panels * columns > 20000) return {};
     const size_t kinds = kinds_.size();
@@ -194,7 +194,8 @@ class Attack {
 
   std::vector<PluginTensorDesc> inputs() {
     const patch::Attributes& a = attributes_;
-    const int64_t sides = a.gated ? 2 : 1, panels = sides * patch::ceil_div(a.out_features, a.panel_rows);
+    const int64_t rows = int64_t{a.out_features} << (a.gated != 0);
+    const int64_t panels = patch::ceil_div(rows, a.panel_rows);
     const auto kinds = static_cast<int64_t>(kinds_.size());
     const bool whole = static_cast<int64_t>(index_.size()) >= kinds * (panels + 1);
     const patch::Weights weights = patch::weights_of(a.weights);
@@ -218,7 +219,7 @@ class Attack {
       if (place > 0) add(DataType::kINT32, {count, a.panel_rows * 2});
     }
     if (weights == patch::Weights::kInt8) add(DataType::kFLOAT, {panels * a.panel_rows});
-    if (chance(2)) add(type, {sides * a.out_features});
+    if (chance(2)) add(type, {rows});
     if (a.residual) add(type, {batch, tokens, a.out_features});
     while (chance(12)) spoil(in[below(in.size())]);
     if (chance(30)) in.resize(below(in.size() + 4));

@@ -35,8 +35,15 @@ def random_bits(rng, shape, sparse_slabs, panel_rows):
     return np.where(inside & ~keep, 0, bits).astype(np.uint16)
 
 
+def random_pair(rng, shape, sparse_slabs, panel_rows):
+    """Random bits of gate and up `[2, rows, columns]`, and of their packed rows; see `random_bits`."""
+    rows, columns = shape
+    packed = random_bits(rng, (2 * rows, columns), sparse_slabs, panel_rows)
+    return packed.reshape(rows // 8, 2, 8, columns).swapaxes(0, 1).reshape(2, rows, columns), packed
+
+
 def large(tokens, shape=(4096, 4096), rows=128, gated=0, share=0.8, activation=0, weights=0):
-    slabs = (1 + gated) * -(-shape[0] // rows) * -(-shape[1] // 64)
+    slabs = -(-(1 + gated) * shape[0] // rows) * -(-shape[1] // 64)
     sparse = round(share * slabs)
     counts = SlabCounts.by_kind((slabs - sparse, sparse))
     return Linear(shape[1], shape[0], rows, gated, 0, activation, weights, 0, 0, counts, 3, tokens)

@@ -50,7 +50,7 @@ class Linear(_driver.Linear):
 
     def some_index(self) -> NDArray[np.int32]:
         """Return an index of as many slabs, kind by kind."""
-        panels = (1 + self.gated) * -(-self.out_features // self.panel_rows)
+        panels = -(-(1 + self.gated) * self.out_features // self.panel_rows)
         kinds = [kind for kind in range(len(KEPT)) if self.kinds >> kind & 1]
         streams = np.repeat(np.arange(len(kinds)), [self.slabs.of[kind] for kind in kinds])
         return csr_index(streams.reshape(panels, -1), len(kinds))
@@ -73,7 +73,7 @@ class Unpack(ctypes.Structure):
     _fields_ = [
         ("slabs", Slabs * len(KEPT)),
         *((name, ctypes.c_void_p) for name in ("scales", "index", "weight")),
-        *((name, ctypes.c_int32) for name in ("kinds", "panel_rows", "sides", "all_panels", "first_panel")),
+        *((name, ctypes.c_int32) for name in ("kinds", "panel_rows", "all_panels", "first_panel")),
         *((name, ctypes.c_int32) for name in ("panels", "columns", "weights", "scalar")),
     ]
 
@@ -81,11 +81,11 @@ class Unpack(ctypes.Structure):
     def of(
         cls, packed: Packed, addresses: Mapping[str, int], first_panel: int, panels: int, scalar: int = 0
     ) -> Unpack:
-        """Arguments that unpack some panels of Y. addresses: of the slabs' tensors, `index` and `weight`."""
-        sides, rows = 1 + packed.gated, packed.panel_rows
+        """Arguments that unpack some panels. addresses: of the slabs' tensors, `index` and `weight`."""
+        rows = packed.panel_rows
         made = cls(
             index=addresses["index"], weight=addresses["weight"], kinds=device_kinds(packed), panel_rows=rows,
-            sides=sides, all_panels=-(-packed.shape[0] // rows), first_panel=first_panel, panels=panels,
+            all_panels=packed.panels, first_panel=first_panel, panels=panels,
             columns=-(-packed.shape[1] // 64), weights=packed.weights, scalar=scalar, scales=addresses.get("scales"),
         )  # fmt: skip
         set_slabs(made.slabs, rows, packed.counts, packed.weights)
@@ -239,15 +239,14 @@ class DensePlugin(_driver.PluginDriver):
     def unpack(
         self, packed: Packed, first_panel: int = 0, panels: int | None = None, scalar: int = 0
     ) -> NDArray[Any]:
-        """Launch the unpacking and return W [sides * panels * panel_rows, slabs * 64]; raises RuntimeError.
+        """Launch the unpacking and return W [panels * panel_rows, slabs * 64]; raises RuntimeError.
 
         W is int8 with w8a8, and bits of 16-bit values otherwise.
         """
-        sides, slabs = 1 + packed.gated, -(-packed.shape[1] // 64)
-        all_panels = -(-packed.shape[0] // packed.panel_rows)
-        panels = all_panels - first_panel if panels is None else panels
+        slabs = -(-packed.shape[1] // 64)
+        panels = packed.panels - first_panel if panels is None else panels
         filled = np.int8(0x55) if packed.weights == W8A8 else np.uint16(0x7E01)
-        weight = np.full((sides * panels * packed.panel_rows, slabs * 64), filled)
+        weight = np.full((panels * packed.panel_rows, slabs * 64), filled)
         held = {name: Guarded.holding(tensor) for name, tensor in slab_tensors(packed).items()}
         held["index"] = Guarded.holding(index_on_device(packed))
         held["weight"] = Guarded.holding(weight)

@@ -42,8 +42,8 @@ MOST_PARTS = 459  # of a stream, which its table has room for
 
 
 # Bits of the configurations of a library: a compiler takes half a minute for the configurations of 16-bit weights.
-_SIXTEEN_BITS, _INTEGERS = "PATCH_HOST_CONFIGS=0x0000ffff", "PATCH_HOST_CONFIGS=0x00ff0000"
-_BYTES = "PATCH_HOST_CONFIGS=0x7ff000000"
+_SIXTEEN_BITS, _INTEGERS = "PATCH_HOST_CONFIGS=0x0003ff", "PATCH_HOST_CONFIGS=0x003c00"
+_BYTES = "PATCH_HOST_CONFIGS=0x1fc000"
 
 
 class CopyMode(IntEnum):
@@ -102,7 +102,6 @@ class Config(NamedTuple):
     stages: int
     blocks_per_sm: int
     streams: bool
-    gated: bool
     shared_bytes: int
     kinds: int
     weights: int
@@ -146,10 +145,10 @@ class HostKernel:
         """The table of configurations by name, in order."""
         out = {}
         for i in range(self.lib.patch_host_config_count()):
-            fields = (ctypes.c_int32 * 11)()
+            fields = (ctypes.c_int32 * 10)()
             self.lib.patch_host_config(i, fields)
             out[self.lib.patch_host_config_name(i).decode()] = Config(
-                *fields[:6], bool(fields[6]), bool(fields[7]), *fields[8:]
+                *fields[:6], bool(fields[6]), *fields[7:]
             )
         return out
 
@@ -250,10 +249,7 @@ class HostKernel:
         A table holds `MOST_PARTS`.
         """
         config = list(self.configs().values())[launch.config]
-        panels, tiles = (
-            -(-packed.shape[0] // packed.panel_rows),
-            -(-tokens // config.tokens),
-        )  # panels and tiles of Y
+        panels, tiles = packed.panels, -(-tokens // config.tokens)
         costs = slab_costs(packed.weights)
         total = tiles * (4 * panels + int(np.dot(costs, packed.counts[: len(costs)])))
         return max(1, min(launch.parts, total // costs[0], MOST_PARTS)) if config.streams else 1
@@ -274,7 +270,7 @@ class HostKernel:
         """Tensors behind the pointers of Arguments before a launch; Y is filled with a NaN."""
         tokens, parts = len(x), self.parts(packed, len(x), launch)
         config = list(self.configs().values())[launch.config]
-        sums = config.tokens * config.panel_rows * (1 + config.gated)
+        sums = config.tokens * config.panel_rows
         partials = 2 * parts * sums if parts > 1 else 0
         tensors: dict[str, NDArray[np.generic]] = {
             name: tensor
@@ -337,7 +333,7 @@ def arguments_of(
     """Arguments without the vector widths. addresses: by name, of the tensors that exist."""
     a = Arguments(**{name: address for name, address in addresses.items() if name not in _OF_SLABS})
     a.tokens, (a.out_features, a.in_features) = tokens, packed.shape
-    a.panels, a.parts = -(-packed.shape[0] // packed.panel_rows), parts
+    a.panels, a.parts, a.gated = packed.panels, parts, packed.gated
     a.set_slabs(packed.panel_rows, packed.counts, packed.weights)
     for own, (values, words) in zip(a.slabs, SLAB_NAMES, strict=True):
         own.values, own.extra = addresses.get(values), addresses.get(words)

@@ -136,18 +136,18 @@ def make_case(
     """
     rng, pruning = (np.random.default_rng([seed, number]) for number in range(2))  # X is that of any share
     rows, columns = shape
-    grids, weights, biases, quantised = [], [], [], []
+    weights, biases, quantised = [], [], []
+    panel_of_row = np.arange(rows) // 8 * 16 // panel_rows if gated else np.arange(rows) // panel_rows
+    grid = (int(panel_of_row[-1]) + 1, -(-columns // 64))
+    codes = np.where(rng.random(grid) < share, only or rng.integers(1, kinds, grid), 0)
     for _ in range(1 + gated):
-        grid = (-(-rows // panel_rows), -(-columns // 64))
-        codes = np.where(rng.random(grid) < share, only or rng.integers(1, kinds, grid), 0)
         weight = rng.standard_normal(shape, np.float32) / 8
         weight[rng.random(shape) < 0.05] = -0.0
         padded = np.pad(weight, ((0, 0), (0, -columns % 64)))
-        inside = np.repeat(np.repeat(codes, panel_rows, 0), 64, 1)[:rows, :columns]
+        inside = np.repeat(codes[panel_of_row], 64, 1)[:, :columns]
         for kind in range(1, kinds):
             if (codes == kind).any():
                 weight = np.where(inside == kind, prune(padded, kind, pruning, integers)[:, :columns], weight)
-        grids.append(codes)
         if integers:
             quantised.append(quantise(weight, integers, rng))
             products = quantised[-1].products()
@@ -160,16 +160,12 @@ def make_case(
     added = rng.standard_normal((tokens, rows), np.float32).astype(dtype) if residual else None
     number = list(ACTIVATIONS).index(activation)
     if integers and gated:
-        packed = pack_gated_integers(quantised, np.stack(grids), dtype)
+        packed = pack_gated_integers(quantised, codes, dtype, panel_rows)
     elif integers:
-        packed = pack_integers(quantised[0], grids[0], dtype, panel_rows)
+        packed = pack_integers(quantised[0], codes, dtype, panel_rows)
     else:
         bits = np.stack(weights).view(np.uint16)
-        packed = (
-            pack_gated(bits, np.stack(grids), panel_rows)
-            if gated
-            else pack_slabs(bits[0], grids[0], panel_rows)
-        )
+        packed = pack_gated(bits, codes, panel_rows) if gated else pack_slabs(bits[0], codes, panel_rows)
     if integers == W8A8:
         sums = [product(x, one.integers, one.scales) for one in quantised]
         expected, slack, exact = answer_of_integers(sums, biases if bias else None, activation, added, dtype)

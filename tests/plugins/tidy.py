@@ -34,7 +34,7 @@ UNITS = (
     *sorted(file for file in PLUGINS.glob("tensorrt/*.cpp") if file.name != "patch_linear_plugin.cpp"),
     PLUGINS / "kernels/launch.cpp",
 )  # fmt: skip
-_KINDS = [(one.streams, one.gated, one.kinds, one.weights) for one in CONFIGS]
+_KINDS = [(one.streams, one.kinds, one.weights) for one in CONFIGS]
 _CONFIGS = sum(1 << _KINDS.index(kind) for kind in {*_KINDS})
 _HOST = ["-DPATCH_HOST_EMULATION", f"-DPATCH_HOST_CONFIGS={_CONFIGS}"]
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.mosaics import shapes
-from tests.plugins.configs import ALL, CONFIGS, PLAIN, STREAMS, case_for
+from tests.plugins.configs import ALL, CONFIGS, STREAMS, case_for
 from tests.plugins.host_kernel import HostKernel, Launch, arguments_of
 from tests.plugins.machine_code import NO_CODE, WHY_NO_CODE
 from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES, Case, make_case, without_panels
@@ -86,7 +86,7 @@ def test_every_ring_position(ptx: PtxKernel, kernel: HostKernel, config: str, dt
             tokens = (1, 7, shape.tokens, shape.tokens + 1, 3, 8)[n % 6]
             case = case_for(
                 kernel, config, tokens, (rows, columns), dtype=dtype, share=share, bias=n % 3 > 0, seed=n,
-                residual=n % 4 > 1, activation=list(ACTIVATIONS)[n % 7 % 4],
+                residual=n % 4 > 1, activation=list(ACTIVATIONS)[n % 7 % 4], gated=n % 5 == 1,
             )  # fmt: skip
             check(ptx, case, config, 1 + (0, 2, 0, 3)[n % 4], seed=n)
     machine = ptx.machine(DTYPES.index(dtype), CONFIGS.index(config))
@@ -105,6 +105,7 @@ def test_every_ring_position(ptx: PtxKernel, kernel: HostKernel, config: str, dt
     st.integers(1, 12),
     st.sampled_from(list(ACTIVATIONS)),
     st.booleans(),
+    st.booleans(),
     st.lists(st.booleans(), min_size=5, max_size=5),
     st.integers(0, 999),
 )
@@ -120,16 +121,17 @@ def test_random_maps(
     parts: int,
     activation: str,
     residual: bool,
+    gated: bool,
     filled: list[bool],
     seed: int,
 ) -> None:
     """Random maps and epilogues, or some panels without a slab; blocks run in any order."""
     case = case_for(
         kernel, config, tokens, shape, dtype=dtype, share=share, bias=bias, seed=seed,
-        residual=residual, activation=activation,
+        residual=residual, activation=activation, gated=gated,
     )  # fmt: skip
     keep = np.repeat(filled, case.packed.panel_rows)[: shape[0]]
-    plain = config in PLAIN and not residual and not activation
+    plain = not gated and not residual and not activation
     check(ptx, without_panels(case, keep) if plain and not keep.all() else case, config, parts, seed)
 
 
@@ -140,10 +142,11 @@ def test_more_panels_than_a_warp_has_lanes(ptx: PtxKernel, kernel: HostKernel, c
     check(ptx, case_for(kernel, config, 3, (70 * rows - 3, 64), seed=5), config, parts=37)
 
 
-@pytest.mark.parametrize("config", ["decode-64", "gated-decode-64"])
-def test_pointers_that_are_no_parameters(ptx: PtxKernel, kernel: HostKernel, config: str) -> None:
+@pytest.mark.parametrize("gated", [False, True])
+def test_pointers_that_are_no_parameters(ptx: PtxKernel, kernel: HostKernel, gated: bool) -> None:
     """An index with so many panels that its pointers and the table of parts do not both fit."""
-    case = case_for(kernel, config, 3, (480 * 64 - 3, 64), seed=5)
+    config, rows = "decode-64", 480 * 64 // (1 + gated)
+    case = case_for(kernel, config, 3, (rows - 3, 64), gated=gated, seed=5)
     launch = Launch(CONFIGS.index(config), parts=30)
     index = kernel.index(case.packed, launch.config)
     arguments = arguments_of(case.packed, 3, 30, {"index": index.ctypes.data})

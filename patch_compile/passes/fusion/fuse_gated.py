@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from patch_compile.packing.function import GATED_PANEL_ROWS
 from patch_compile.packing.fusion import FUSIONS, GATED
+from patch_compile.packing.slab_kinds import TURN
 from patch_compile.passes.fusion.base import Activation, EpiloguePass, find_activation
 from patch_compile.passes.linear_node import LinearNode, reader, refuse, replace, why_open
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class FuseGatedPass(EpiloguePass):
     """`Mul(activation(Linear(X, gate)), Linear(X, up))` -> `Linear(X, gate, up)`, gated.
 
-    Gate and up must have the same X, the same shape and the same weight type, and both or neither must have a bias. No
-    other node may read the values in between. Their panels become 64 rows high, so that a block of the kernel keeps as many
-    sums for a gate panel and an up panel as for one panel of 128 rows. A pair that the plan sets `apart` stays two nodes.
+    Gate and up must have the same X, the same shape and the same weight type, and both or neither must have a bias. Their
+    rows are a multiple of 8, because they take turns of 8 rows. No other node may read the values in between. A pair that
+    the plan sets `apart` stays two nodes.
     """
 
     name = GATED
@@ -62,7 +62,7 @@ class FuseGatedPass(EpiloguePass):
             (*gate.biases, *up.biases),
             activation.kind,
             gated=True,
-            panel_rows=GATED_PANEL_ROWS,
+            panel_rows=min(self._plan[linear.name].panel_rows for linear in (gate, up)) // 2,
         )
         replace([node, up_node, *activation.nodes], product, both)
         return True
@@ -80,6 +80,8 @@ class FuseGatedPass(EpiloguePass):
             return f"{up.name} reads another X"
         if gate.shapes != up.shapes:
             return f"it is {gate.shapes[0]}, {up.name} {up.shapes[0]}"
+        if gate.shapes[0][0] % TURN:
+            return f"it has {gate.shapes[0][0]} rows, no multiple of {TURN}"
         if len(gate.biases) != len(up.biases):
             return f"only one of it and {up.name} has a bias"
         types = [self._plan[linear.name].weights for linear in (gate, up)]

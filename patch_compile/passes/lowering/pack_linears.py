@@ -152,7 +152,7 @@ class PackLinearsPass(passes.InPlacePass):
             NAME,
             [linear.x, *slabs, *biases, *filter(None, [linear.residual])],
             _attributes(
-                plans[0].panel_rows,
+                plans[0].rows_of_panels,
                 linear,
                 index,
                 kinds,
@@ -170,7 +170,8 @@ class PackLinearsPass(passes.InPlacePass):
         return kinds
 
     def _planned(self, name: str, linear: LinearNode) -> LinearPlan:
-        self.plan[name] = self.plan[name].fused(self._masks[name], linear.planned, linear.panel_rows)
+        sharing = [self._masks[one] for one in (linear.linears if linear.gated else (name,))]
+        self.plan[name] = self.plan[name].fused(sharing, linear.planned, linear.panel_rows)
         return self.plan[name]
 
 

@@ -23,14 +23,13 @@ from patch_compile.onnx_io.write import MadeOnce, lazy_initializer
 from patch_compile.packing.checks import check_packed
 from patch_compile.packing.format import PackedLinear, codes_together, pack_together
 from patch_compile.packing.function import tensor_names
-from patch_compile.packing.index import csr_index, gated_panels, stacked_panels
+from patch_compile.packing.index import Place, csr_index, gated_panels, stacked_panels
 from patch_compile.packing.quantised import Quantised, pack_quantised
 from patch_compile.packing.slab_kinds import (
     SLAB_K,
     code_words,
     kinds_among,
     numbers_of,
-    slab_kinds,
     slab_words,
 )
 from patch_compile.passes.linear_node import LinearNode
@@ -55,7 +54,7 @@ class LinearsToPack:
 
     @property
     def panel_rows(self) -> int:
-        return self.plans[0].panel_rows
+        return self.plans[0].rows_of_panels
 
     @property
     def weights(self) -> WeightType | None:
@@ -64,8 +63,8 @@ class LinearsToPack:
         return weights if weights.quantised else None
 
     @property
-    def panels(self) -> list[NDArray[np.int64]]:
-        """The panels of each linear."""
+    def places(self) -> list[Place]:
+        """The place of each linear."""
         rows = [n for n, _ in self.linear.shapes]
         if self.linear.gated:
             return gated_panels(rows[0], self.panel_rows)
@@ -74,7 +73,7 @@ class LinearsToPack:
     def slab_kinds(self) -> NDArray[np.uint8]:
         """Returns the code of each slab's kind, `[panels, slabs]`."""
         masks = [_packed_mask(plan, self.masks[plan.name]) for plan in self.plans]
-        return codes_together([slab_kinds(mask, self.panel_rows) for mask in masks], self.panels)
+        return codes_together(masks, self.places, self.panel_rows)
 
     def pack(self) -> PackedLinear:
         """Read the weights, pack them, and compare the packed form with the weights.
@@ -85,8 +84,8 @@ class LinearsToPack:
             return self._pack_integers()
         weights = [self.read(f"{plan.name}.weight").view(np.uint16) for plan in self.plans]
         parts = [(weight, self.masks[plan.name]) for weight, plan in zip(weights, self.plans, strict=True)]
-        packed = pack_together(parts, self.panel_rows, self.panels)
-        for plan, part, own in zip(self.plans, parts, self.panels, strict=True):
+        packed = pack_together(parts, self.panel_rows, self.places)
+        for plan, part, own in zip(self.plans, parts, self.places, strict=True):
             check_packed(plan.name, packed, *part, own)
         return packed
 
@@ -96,8 +95,8 @@ class LinearsToPack:
             _quantised(plan, self.read(f"{plan.name}.weight"), self.masks[plan.name], self.grids[plan.name])
             for plan in self.plans
         ]
-        packed = pack_quantised([one for one, _ in parts], self.panels, dtype, self.panel_rows)
-        for plan, (one, weight), own in zip(self.plans, parts, self.panels, strict=True):
+        packed = pack_quantised([one for one, _ in parts], self.places, dtype, self.panel_rows)
+        for plan, (one, weight), own in zip(self.plans, parts, self.places, strict=True):
             values = weight if weight.dtype == dtype else one.values(dtype)
             check_packed(plan.name, packed, values, one.mask, own)
         return packed
@@ -106,8 +105,8 @@ class LinearsToPack:
 def packed_initializers(
     to_pack: LinearsToPack,
 ) -> tuple[list[ir.Value], NDArray[np.int32], tuple[TileKind, ...]]:
-    """Returns `<node>.dense|sparse|meta|…`, the index and the kinds of slabs: gate and up alternate by panel, linears that
-    share X are stacked.
+    """Returns `<node>.dense|sparse|meta|…`, the index and the kinds of slabs: gate and up take turns, linears that share X
+    are stacked.
 
     The index is made now. The tensors are packed, and compared with `W∘M` bit for bit, when the first of them is written.
     They are freed after the last, so only the weights of one node are in memory at a time.
@@ -141,7 +140,8 @@ def _shapes(
     """Returns name, type and shape of each tensor, in their order."""
     rows, weights = to_pack.panel_rows, to_pack.weights
     dtype = to_pack.dtype if weights is None else ir.DataType.INT32
-    count = {kind: sum(plan.slabs.by_kind.get(kind.name, 0) for plan in to_pack.plans) for kind in kinds}
+    apart = to_pack.plans[: 1 if to_pack.linear.gated else None]  # slabs of a gate and its up are joint
+    count = {kind: sum(plan.slabs.by_kind.get(kind.name, 0) for plan in apart) for kind in kinds}
     found: list[tuple[ir.DataType, tuple[int, ...]]] = []
     for kind in kinds:
         values = rows * SLAB_K * kind.kept // kind.group
@@ -150,7 +150,7 @@ def _shapes(
         if kind is not DENSE:
             found.append((ir.DataType.INT32, (count[kind], code_words(kind, rows))))
     if weights is not None and weights.row_bytes:
-        found.append((ir.DataType.FLOAT, (sum(map(len, to_pack.panels)) * rows,)))
+        found.append((ir.DataType.FLOAT, (len(to_pack.slab_kinds()) * rows,)))
     return [(name, *one) for name, one in zip(tensor_names(kinds, weights), found, strict=True)]
 
 

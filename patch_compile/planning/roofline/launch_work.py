@@ -177,8 +177,8 @@ def _slabs_clocks(
 
 def weight_bytes(problem: Problem) -> int:
     """Returns the bytes of the packed slabs with all scales, and of their index."""
-    scales = problem.weights.row_bytes * problem.packed_panels * problem.panel_rows
-    pointers = problem.kinds * (problem.packed_panels + 1)
+    scales = problem.weights.row_bytes * problem.panels * problem.panel_rows
+    pointers = problem.kinds * (problem.panels + 1)
     return problem.weight_bytes + scales + 4 * (pointers + sum(problem.slabs))
 
 

@@ -65,9 +65,8 @@ class Linear:
 
     def problem(self, tokens: int) -> Problem:
         """Returns the schedule's problem for `tokens` rows of X."""
-        sides = 1 + self.gated
-        columns = self.out_features // sides
-        slabs = sides * -(-columns // self.panel_rows) * -(-self.in_features // SLAB_K)
+        columns = self.out_features // (1 + self.gated)
+        slabs = -(-self.out_features // self.panel_rows) * -(-self.in_features // SLAB_K)
         kinds = kinds_of(self.weights)
         counts = [0] * len(kinds)
         for kind, share in self.pruned:
@@ -124,7 +123,7 @@ def dense_path_time(card: RatedCard, shape: Linear, tokens: int, assume: Assumpt
     weights are written to DRAM and read from there. L2 would hold a part of them.
     """
     problem = shape.problem(tokens)
-    rounds, panels = shape.weights.input_bits == 8, problem.packed_panels
+    rounds, panels = shape.weights.input_bits == 8, problem.panels
     panel = shape.weights.input_bits // 8 * shape.panel_rows * -(-shape.in_features // SLAB_K) * SLAB_K
     sums = 4 * shape.panel_rows * tokens if rounds else 0
     pieces = -(-panels // max(1, min(panels, _PIECE_BYTES // (panel + sums))))

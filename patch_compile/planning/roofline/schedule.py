@@ -27,7 +27,7 @@ _TILES_PER_GROUP, _MAX_TOKEN_TILES = 8, 64
 _LINE = re.compile(
     r'\{"([\w-]+)", Kernel::k(\w+),\s*'
     + r",\s*".join([r"(\d+)"] * 6)
-    + r",\s*(true|false),\s*k(Patch|Kind|Byte)\w+(?:,\s*Weights::k(\w+))?\}"
+    + r",\s*k(Patch|Kind|Byte)\w+(?:,\s*Weights::k(\w+))?\}"
 )
 
 
@@ -43,7 +43,6 @@ class Config:
     token_warps: int
     stages: int
     blocks_per_sm: int
-    gated: bool  # for a gate and an up packed together: a tile is a panel of each
     kinds: int  # kinds of slabs that it multiplies, the first so many of the table
     weights: WeightType = FLOAT16  # that it multiplies; 16-bit ones stand for each other
 
@@ -72,7 +71,7 @@ class Config:
     @property
     def sums(self) -> int:
         """Returns the number of sums of a tile."""
-        return self.tokens * self.panel_rows * (1 + self.gated)
+        return self.tokens * self.panel_rows
 
     @property
     def output_bytes(self) -> int:
@@ -102,11 +101,10 @@ def _read_configs() -> tuple[Config, ...]:
             name,
             kernel,
             *_six(numbers),
-            gated == "true",
             len(kinds_of(_type_of(weights))) if kinds != "Patch" else PATCH_KINDS,
             _type_of(weights),
         )
-        for name, kernel, *numbers, gated, kinds, weights in _LINE.findall(_header("config.h"))
+        for name, kernel, *numbers, kinds, weights in _LINE.findall(_header("config.h"))
     )
 
 
@@ -153,17 +151,12 @@ class Problem:
     panel_rows: int
     slabs: tuple[int, ...]  # numbers of them, in the order of `kinds_of`; further numbers are 0
     weights: WeightType = FLOAT16
-    gated: bool = False  # if True, the slabs are those of gate and up together
+    gated: bool = False  # if True, W has as many rows of a gate as of an up
 
     @property
     def panels(self) -> int:
-        """Returns the number of panels along the output features."""
-        return ceil_div(self.out_features, self.panel_rows)
-
-    @property
-    def packed_panels(self) -> int:
-        """Returns the number of panels of W: two for each panel of Y if gate and up are packed together."""
-        return self.panels * (1 + self.gated)
+        """Returns the number of panels of W."""
+        return ceil_div(self.out_features * (1 + self.gated), self.panel_rows)
 
     @cached_property
     def weight_bytes(self) -> int:
@@ -192,13 +185,12 @@ class Problem:
 
     def pointers_fit(self, parts: int) -> bool:
         """`pointers_fit` of arguments.h: True if a table of so many parts has room for the index's pointers."""
-        return 2 * (parts + 1) + self.kinds * (self.packed_panels + 1) <= TABLE_WORDS
+        return 2 * (parts + 1) + self.kinds * (self.panels + 1) <= TABLE_WORDS
 
     def suits(self, config: Config) -> bool:
         """Returns True if a configuration is for weights that are packed like this one's."""
         return (
-            config.gated == self.gated
-            and config.panel_rows == self.panel_rows
+            config.panel_rows == self.panel_rows
             and config.kinds == self.kinds
             and config.weights.bits == self.weights.bits
             and config.weights.input_bits == self.weights.input_bits

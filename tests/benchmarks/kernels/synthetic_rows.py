@@ -49,7 +49,7 @@ def sweep_rows(true=TRUE):
     rates = {"copies": 1.5e12, "reads": 1.7e12, "flops": 2.5e14, "sms": CARD.rated.sms, "l2": 40 << 20}
     yield {"stage": "rates", "key": {}} | rates
     for number, config in enumerate(fit.CONFIGS):
-        if config.gated or (config.kinds > 2 and not config.weights.quantised):
+        if config.kinds > 2 and not config.weights.quantised:
             continue
         for shape, share, tokens in product(sweep.SHAPES, sweep.SHARES, sweep.TOKENS):
             made = fit.Linear(*shape, share, config.panel_rows, weights=config.weights)

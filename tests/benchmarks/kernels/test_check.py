@@ -30,7 +30,7 @@ class KernelsOnTheCpu:
     def configs(self):
         about = self._kernel.configs()
         found = [
-            bench_kernels.Config(n, c.panel_rows, c.gated, c.shared_bytes, c.tokens, c.kinds, c.weights)
+            bench_kernels.Config(n, c.panel_rows, c.shared_bytes, c.tokens, c.kinds, c.weights)
             for n, c in about.items()
         ]
         # Excluded configurations ask for more shared memory than any device has.
@@ -51,7 +51,7 @@ class KernelsOnTheCpu:
 
     def launch(self, arguments, table, scalar, config, parts, stream):
         about = self.configs()[config]
-        panels = arguments.panels * (1 + about.gated)
+        panels = arguments.panels
         call = Call(scalar=scalar, config=config, copy_mode=self.launches % 3, seed=self.launches)
         counts = [slabs.count for slabs in arguments.slabs]
         for kind, count in enumerate(counts):
@@ -68,22 +68,22 @@ class KernelsOnTheCpu:
 
 
 def test_right_kernels_pass(kernel):
-    """Kernels of both kinds, a gated kernel and a kernel for all slabs run here; other tests run all configurations."""
-    kernels = KernelsOnTheCpu(kernel, "gated-decode-64", "prefill-128", "all-decode-64")
+    """Kernels of both kinds and one for all slabs run here, with and without a gate; other tests run all configurations."""
+    kernels = KernelsOnTheCpu(kernel, "decode-64", "prefill-128", "all-decode-64")
     assert bench_check.check(kernels, DEVICE, "cpu", tokens=(5, 7, 17)) == []
-    assert kernels.launches == (2 * 12 + 8) * 3 * 2  # two launches for each number of tokens
+    assert kernels.launches == (2 * 18 + 12) * 3 * 2  # two launches for each number of tokens
 
 
 def test_right_kernels_for_integers_pass(integer_kernel):
-    kernels = KernelsOnTheCpu(integer_kernel, "int8-decode-64", "int4-gated-decode-64")
+    kernels = KernelsOnTheCpu(integer_kernel, "int8-decode-64", "int4-decode-64")
     assert bench_check.check(kernels, DEVICE, "cpu", tokens=(5, 17)) == []
-    assert kernels.launches == 2 * 12 * 2 * 2
+    assert kernels.launches == 2 * 18 * 2 * 2
 
 
 def test_right_kernels_for_bytes_pass(byte_kernel):
-    kernels = KernelsOnTheCpu(byte_kernel, "w8a8-decode-128", "w8a8-gated-decode-64")
+    kernels = KernelsOnTheCpu(byte_kernel, "w8a8-decode-128", "w8a8-decode-64")
     assert bench_check.check(kernels, DEVICE, "cpu", tokens=(5, 17)) == []
-    assert kernels.launches == 2 * 12 * 2 * 2
+    assert kernels.launches == 2 * 18 * 2 * 2
 
 
 def test_a_sum_of_integers_may_be_zero():
@@ -101,7 +101,7 @@ def test_integers_of_another_token_are_wrong(byte_kernel, monkeypatch):
     rounds = bench_check.quantise_inputs
     monkeypatch.setattr(bench_check, "quantise_inputs", lambda x: (rounds(x)[0] + (x > 2), rounds(x)[1]))
     kernels = KernelsOnTheCpu(byte_kernel, "w8a8-decode-64")
-    assert len(bench_check.check(kernels, DEVICE, "cpu", tokens=(5,))) == 12
+    assert len(bench_check.check(kernels, DEVICE, "cpu", tokens=(5,))) == 18
 
 
 class DensePathOnTheCpu(KernelsOnTheCpu):
@@ -138,7 +138,7 @@ def test_a_wrong_answer_is_said(kernel, monkeypatch):
     hybrid = importlib.import_module("hybrid")
     monkeypatch.setattr(hybrid, "ACTIVATIONS", ("", "gelu", "silu", "gelu_tanh"))
     found = bench_check.check(KernelsOnTheCpu(kernel, "decode-64"), DEVICE, "cpu", tokens=(5, 7, 17))
-    assert len(found) == 12 and all(
+    assert len(found) == 18 and all(
         "decode-64" in line and "of the allowed error" in line for line in map(str, found)
     )
 
@@ -150,12 +150,12 @@ def test_failed_launches_stop_no_checks(kernel):
                 raise RuntimeError("an illegal memory access")
             super().launch(arguments, table, scalar, config, parts, stream)
 
-    kernels = Broken(kernel, "decode-64", "gated-decode-64")
+    kernels = Broken(kernel, "decode-64", "mid-64")
     found = bench_check.check(kernels, DEVICE, "cpu", tokens=(5,))
     assert {fault.case.about.name for fault in found} == {"decode-64"}
     assert str(found[0]).endswith(": an illegal memory access")
-    assert bench_check.names(kernels, DEVICE) == ["decode-64", "gated-decode-64"]
-    assert bench_check.check(kernels, DEVICE, "cpu", tokens=(5,), only="gated-decode-64") == []
+    assert bench_check.names(kernels, DEVICE) == ["decode-64", "mid-64"]
+    assert bench_check.check(kernels, DEVICE, "cpu", tokens=(5,), only="mid-64") == []
 
 
 def test_the_margin_of_a_right_configuration_is_kept(kernel):
@@ -183,7 +183,7 @@ class WithTwoAnswers(KernelsOnTheCpu):
 def test_a_configuration_without_one_answer_is_useless(kernel, broken, said):
     row = bench_check.check_row(broken(kernel, "decode-64"), DEVICE, "decode-64", (5,), "cpu")
     assert row["useless"] and row["worst"] is None
-    assert len(row["faults"]) == 12 and all(said in fault for fault in row["faults"])
+    assert len(row["faults"]) == 18 and all(said in fault for fault in row["faults"])
 
 
 @pytest.mark.parametrize(

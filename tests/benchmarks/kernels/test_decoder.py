@@ -19,15 +19,13 @@ def layer(kernels, rng):
     dense, packed = {}, {}
     for name, (n, k) in SHAPE.linears.items():
         gated = name == "gate_up"
-        about = check.Config("any", 64, gated, 0, 0)
-        case = check.Case(0, about, torch.float16, (n, k), 0.5)
-        halves = [check.random_weight(rng, case) for _ in range(1 + gated)]
-        halves = [
-            (weight / 4, slabs) for weight, slabs in halves
-        ]  # dividing by 4 is exact and keeps the zeros
-        dense[name] = torch.cat([weight for weight, _ in halves])
-        found = check.packed_slabs(halves, case)
-        rows = len(halves) * -(-n // 64) * 64
+        about = check.Config("any", 64, 0, 0)
+        case = check.Case(0, about, torch.float16, (n, k), 0.5, gated)
+        halves, codes = check.random_weights(rng, case)
+        halves = [weight / 4 for weight in halves]  # exact, and zeros stay
+        dense[name] = torch.cat(halves)
+        found = check.packed_slabs(halves, codes, case)
+        rows = found.panels * 64
         layout = problems.Layout((rows, k), 64, found.index, len(found.dense), len(found.sparse))
         packed[name] = hybrid.Hybrid(
             kernels, (n, k), layout, check.tensors_of(found, found.index, "cpu"), gated=gated

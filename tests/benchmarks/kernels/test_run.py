@@ -141,12 +141,12 @@ def test_the_library_chooses_as_the_plugin(kernel, tmp_path, monkeypatch, capsys
     assert re.match(rf"PATCH_BENCH_LIBRARY={tmp_path}/gpu/libpatch_plugin_driver.so  # \d+\.\d MiB$", said)
     library = bench_kernels.Kernels(tmp_path / "gpu" / "libpatch_plugin_driver.so")
     assert library.configs() == [
-        bench_kernels.Config(name, c.panel_rows, c.gated, c.shared_bytes, c.tokens, c.kinds, c.weights)
+        bench_kernels.Config(name, c.panel_rows, c.shared_bytes, c.tokens, c.kinds, c.weights)
         for name, c in kernel.configs().items()
     ]
     device = Device(108, 163 << 10, 40 << 20, 11517, 80)
     for tokens, gated in ((1, 0), (64, 0), (4096, 0), (4096, 1)):
-        problem = problem_of(tokens, (4096, 4096), 64 if gated else 128, (400, 1648), gated)
+        problem = problem_of(tokens, (4096, 4096), 128, (400 * (1 + gated), 1648 * (1 + gated)), gated)
         chosen = library.schedule(problem, device)
         assert chosen == kernel.schedule(problem, device)
         assert library.max_parts(problem, device, chosen[0]) >= chosen[1]

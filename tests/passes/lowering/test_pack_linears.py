@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -129,10 +131,14 @@ def test_what_was_not_gathered_is_not_packed(exports):  # noqa: F811
 def test_linears_that_pack_wrongly_together_stop_the_write(exports, tmp_path, monkeypatch, fusion):  # noqa: F811
     from patch_compile.passes.lowering import packed_initializers
 
-    def swapped(linears, panel_rows, panels, pack=packed_initializers.pack_together):
-        places = [own.copy() for own in panels]
+    def swapped(linears, panel_rows, places, pack=packed_initializers.pack_together):
         if len(places) > 1:
-            places[0][0], places[1][0] = panels[1][0], panels[0][0]
+            first, second, *others = places
+            panels = first.panels.copy(), second.panels.copy()
+            panels[0][0], panels[1][0] = second.panels[0], first.panels[0]
+            turns = (second.turn, first.turn)
+            pair = [replace(first, panels=own, turn=turn) for own, turn in zip(panels, turns, strict=True)]
+            places = [*pair, *others]
         return pack(linears, panel_rows, places)
 
     monkeypatch.setattr(packed_initializers, "pack_together", swapped)

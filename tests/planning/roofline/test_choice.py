@@ -46,7 +46,7 @@ def test_the_schedule_is_that_of_the_plugin(kernel):
         )
         assert mine.warps == theirs.feature_warps * theirs.token_warps
         assert (mine.streams, mine.blocks_per_sm) == (theirs.streams, theirs.blocks_per_sm)
-        assert (mine.gated, mine.kinds) == (theirs.gated, theirs.kinds)
+        assert mine.kinds == theirs.kinds
     rng = np.random.default_rng(0)
     for _ in range(4000):
         n, k = (int(64 * 2 ** rng.uniform(0, 9)) // 4 * 4 for _ in range(2))
@@ -54,11 +54,11 @@ def test_the_schedule_is_that_of_the_plugin(kernel):
         tokens = int(rng.choice([tokens, 0, -1], p=[0.98, 0.01, 0.01]))
         weights, gated = int(rng.choice([0, 1, 2, 3], p=[0.4, 0.2, 0.2, 0.2])), bool(rng.random() < 0.3)
         weight_type = TYPES[weights]
-        slabs = (1 + gated) * -(-n // rows) * -(-k // 64)
+        slabs = -(-(1 + gated) * n // rows) * -(-k // 64)
         counts = rng.multinomial(slabs, rng.dirichlet(np.ones(len(IN_16_BITS))))
         if rng.random() < 0.5 or weight_type is W8A8:
             counts = np.array([counts[::2].sum(), counts[1::2].sum(), *[0] * (len(IN_16_BITS) - 2)])
-        rows = 64 if weight_type.widened or gated else rows  # they are in no other panels
+        rows = 64 if weight_type.widened else rows  # they are in no other panels
         sizes = (tokens, (n, k), rows, tuple(counts.tolist()))
         sms, shared = int(rng.choice([20, 58, 84, 108, 132, 300])), int(rng.choice([99, 163, 227])) << 10
         l2, dram = int(2 ** rng.uniform(20, 27)), int(rng.integers(1000, 20000))
@@ -96,7 +96,7 @@ def test_what_is_predicted_is_what_runs(kernel, card, weights, gated):
         slabs = Counter()
         for plan in plans:
             slabs.update(plan.slabs.by_kind)
-        rows = 64 if gated else next(iter(plans)).panel_rows
+        rows = next(iter(plans)).panel_rows
         stored = {name: count / slabs.total() for name, count in slabs.items()}
         others = tuple((PRUNED[name], share) for name, share in stored.items() if name in PRUNED and share)
         others = tuple(each for each in others if each[0] is not TWO_FOUR)
@@ -107,7 +107,7 @@ def test_what_is_predicted_is_what_runs(kernel, card, weights, gated):
         asked = problem_of(tokens, SHAPE, rows, slabs_of_kinds, gated, TYPES.index(weights))
         number, parts = kernel.schedule(asked, device)
         config = schedule.CONFIGS[number]
-        assert (config.panel_rows, config.gated, config.weights.name) == (rows, gated, weights.name)
+        assert (config.panel_rows, config.weights.name) == (rows, weights.name)
         runs = predict(rated, linear, tokens, number, parts=parts)
         planned = predict(rated, linear, tokens)
         assert (planned.config, planned.parts) in ((names[number], parts), (DENSE_PATH, 1))
@@ -122,7 +122,7 @@ def packings(shape):
     for share in (0.0, 0.5, 1.0):
         for weights in (FLOAT16, W8A8):
             yield from (Linear(n, k, share, rows, (), weights) for rows in (64, 128))
-            yield Linear(2 * n, k, share, 64, (), weights, gated=True)
+            yield from (Linear(2 * n, k, share, rows, (), weights, gated=True) for rows in (64, 128))
         for weights in (FLOAT16, INT8, INT4):
             others = ((kind_named("12:16"), 0.25),) if weights is FLOAT16 else ()
             yield Linear(n, k, min(share, 0.75), 64, others, weights)

@@ -5,7 +5,7 @@ import ctypes
 import numpy as np
 import pytest
 
-from tests.oracles.element_packing import W8A8, prune
+from tests.oracles.element_packing import W8A8, in_turns, prune
 from tests.oracles.integer_packing import pack_gated_integers, pack_integers, quantise
 from tests.plugins.configs import ALL
 from tests.plugins.dense_path_cases import MARKS, large, run
@@ -40,12 +40,12 @@ def test_unpacking_gives_the_integers_in_the_order_of_columns(load, driver, kind
         np.testing.assert_array_equal(got, one.integers[first * panel_rows :][: panels * panel_rows])
 
 
-def test_unpacking_puts_the_gate_before_the_up(load, driver):
+def test_unpacking_leaves_gate_and_up_in_turns(load, driver):
     plugin, rng = load(driver), np.random.default_rng(5)
-    codes = rng.integers(0, KINDS, (2, 2, 4))
-    sides = [weight_of(own, rng, 256) for own in codes]
-    packed = pack_gated_integers(sides, codes, None)
-    expected = np.concatenate([side.integers for side in sides])
+    codes = rng.integers(0, KINDS, (2, 4))
+    sides = [weight_of(codes, rng, 256, 64) for _ in range(2)]
+    packed = pack_gated_integers(sides, codes, None, 128)
+    expected = in_turns(np.stack([side.integers for side in sides]))
     np.testing.assert_array_equal(plugin.unpack(packed), expected)
 
 
@@ -73,7 +73,6 @@ def test_linears_have_the_bits_of_the_kernels(load, driver, small_driver, byte_k
             (72, 8, 64, driver),
         ]
     ):
-        panel_rows = 64 if how.get("gated") else panel_rows
         case = make_case(
             90, (rows, columns), panel_rows, dtype=dtype, integers=W8A8, kinds=KINDS, share=(0.7, 0, 1, 1)[i],
             only=(0, 0, 1, 2)[i], seed=i, **how,
@@ -84,7 +83,7 @@ def test_linears_have_the_bits_of_the_kernels(load, driver, small_driver, byte_k
         pieces = plugin.pieces(problem_of(case), case.activation)[1]
         assert (code, kernels, unpacked, activated) == (0, 0, pieces, pieces)
         assert (pieces > 1) == (used is small_driver) and plugin.messages() == []
-        config = ALL.index(f"w8a8-{'gated-' if how.get('gated') else ''}decode-{panel_rows}")
+        config = ALL.index(f"w8a8-decode-{panel_rows}")
         launch = Launch(config, scalar=DTYPES.index(dtype), parts=3)
         kernel = byte_kernel.run(case.packed, case.x, case.bias, launch, **case.epilogue)
         np.testing.assert_array_equal(y, kernel if case.bits is None else case.bits)
@@ -111,12 +110,11 @@ def test_no_tokens_launch_nothing(load, driver):
 def test_only_hopper_offers_it_for_many_tokens(load, driver):
     plugin = load(driver)
     for share, gated in ((0.0, 0), (0.5, 0), (1.0, 1)):
-        rows = 64 if gated else 128
         for device, tokens, expected in (
             (A100, 16384, [1]), (H100, 1, [1]), (H100, 64, [1]), (H100, 16384, [1, DENSE_PATH]),
         ):  # fmt: skip
             plugin.device(device)
-            linear = large(tokens, (11008, 4096), rows, gated, share, 3 * gated, NUMBER)
+            linear = large(tokens, (11008, 4096), 128, gated, share, 3 * gated, NUMBER)
             made = plugin.configured(linear)
             offered = plugin.tactics(made)
             assert offered == expected or offered == expected[-1:], (share, tokens, offered)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.oracles.element_packing import W8A8, pack_gated, pack_slabs
-from tests.plugins.dense_path_cases import MARKS, PIECE, plain_rows, random_bits
+from tests.plugins.dense_path_cases import MARKS, PIECE, plain_rows, random_bits, random_pair
 from tests.plugins.dense_plugin import (
     DENSE_PATH,
     EAGER,
@@ -44,8 +44,7 @@ MUTATIONS = {
     "places of columns before": (UNPACK, "column < kUnpackSlabs)", "static_cast<int32_t>(column) < kUnpackSlabs)"),
     "dropped slabs not cleared": (UNPACK, "w[0] = w[1] = w[2] = w[3] = 0;", "w[0] = w[1] = w[2] = w[3] = 1;"),
     "2:4 slabs counted with the dense ones": (UNPACK, "number = slab - own.before;", "number = slab;"),
-    "gate and up over each other": (UNPACK, "side * a.panels + panel", "side + panel"),
-    "the first panels for every piece": (UNPACK, "a.first_panel * a.sides + panel", "panel"),
+    "the first panels for every piece": (UNPACK, "a.first_panel + panel", "panel"),
     "the first rows left out": (UNPACK, "j = 0; j < kEach; ++j) store", "j = 1; j < kEach; ++j) store"),
     "the gate's bias for the up": (ACTIVATE, "a.bias + a.out_features + column", "a.bias + column"),
     "the gate for the up": (ACTIVATE, "load_side(up, 1)", "load_side(up, 0)"),
@@ -58,6 +57,7 @@ MUTATIONS = {
     "rows of W without their padding": (PATH, "columns = padded_columns(p.in_features)", "columns = p.in_features"),
     "the first features' bias for all": (PATH, "a.bias ? a.bias + first", "a.bias ? a.bias"),
     "the first features' residual for all": (PATH, "a.residual ? a.residual + first", "a.residual ? a.residual"),
+    "a gated piece's features as far apart as others'": (PATH, "first = first_row >> problem_.gated", "first = first_row"),
     "every piece to the first features": (PATH, "plain ? a.y + first", "plain ? a.y"),
     "the last piece as large as the others": (PATH, "(last ? last_ : whole_)",
         "(last && pieces_.count == 1 ? last_ : whole_)"),
@@ -77,9 +77,9 @@ MUTATIONS = {
     "places of other columns": (BYTES, "(i % 2 * 4 + chunk)", "(i % 2 * 4 + chunk / 2)"),
     "middle columns a byte too early": (BYTES, "four << 16", "four << 8"),
     "middle places of the row above": (BYTES, "row % 8 * 2 + half)", "row % 8 * 2)"),
-    "the gate's scales for the up": (ACTIVATE, "(column / 64 + side) * 64", "column / 64 * 64"),
+    "the gate's scales for the up": (ACTIVATE, "a.scales + row, of_token", "a.scales + (column << a.gated), of_token"),
     "scales of tokens left out": (ACTIVATE, "float_of(scale[i])), of_token)", "float_of(scale[i])), 0 * of_token + 1)"),
-    "the first piece's scales for all": (PATH, "a.scales + first * panels_per_tile", "a.scales + 0 * panels_per_tile"),
+    "the first piece's scales for all": (PATH, "a.scales + first_row;", "a.scales;"),
     "pieces over rounded X": (PATH, "(workspace) + rounded_bytes(problem_)", "(workspace)"),
     "no memory for rounded X": (PATH, "return rounded_bytes(p) + ", "return "),
     "X is not rounded": (PATH, "launch_rounding(a, scalar_, stream)", "cudaSuccess"),
@@ -100,10 +100,9 @@ def unpacking(plugin):
         yield (plugin.unpack(packed) == expected).all()
         yield (plugin.unpack(packed, len(sparse) - 1, 1) == expected[-rows:]).all()
     rng = np.random.default_rng(9)
-    sparse = rng.random((2, 3, 4)) < 0.5
-    bits = np.stack([random_bits(rng, (150, 256), s, 64) for s in sparse])
-    sides = [plain_rows(b, s, 64) for b, s in zip(bits, sparse, strict=True)]
-    yield (plugin.unpack(pack_gated(bits, sparse, 64)) == np.concatenate(sides)).all()
+    sparse = rng.random((5, 4)) < 0.5
+    bits, in_turns = random_pair(rng, (152, 256), sparse, 64)
+    yield (plugin.unpack(pack_gated(bits, sparse, 64)) == plain_rows(in_turns, sparse, 64)).all()
     none = pack_slabs(np.zeros((64, 64), np.uint16), np.zeros((1, 1), bool), 64)
     index = np.zeros(4, np.int32)  # its only slab dropped
     empty = type(none)(none.shape, 64, none.dense[:0], none.sparse, none.meta, index)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from patch_compile.packing.format import pack
 from tests.mosaics import masked_by_hand, random_mask, random_weight, shapes, tile_sizes
 from tests.oracles.element_packing import KEPT, Packed, pack_gated, pack_slabs, prune
-from tests.plugins.dense_path_cases import MARKS, plain_rows, random_bits, run
+from tests.plugins.dense_path_cases import MARKS, plain_rows, random_bits, random_pair, run
 from tests.plugins.dense_plugin import DENSE_PATH, Linear, problem_of
 from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES, make_case, without_panels
 
@@ -34,18 +34,19 @@ def test_unpacking_gives_back_every_bit(load, driver, panel_rows, share):
             assert (got == expected[panel * panel_rows : (panel + 1) * panel_rows]).all()
 
 
-def test_unpacking_puts_the_gate_before_the_up(load, driver):
+@pytest.mark.parametrize("panel_rows", [64, 128])
+def test_unpacking_leaves_gate_and_up_in_turns(load, driver, panel_rows):
     plugin = load(driver)
-    for rows, columns in [(64, 64), (200, 260), (130, 704)]:
+    for rows, columns in [(64, 64), (200, 260), (136, 704)]:
         rng = np.random.default_rng(rows)
-        sparse = rng.random((2, -(-rows // 64), -(-columns // 64))) < 0.5
-        bits = np.stack([random_bits(rng, (rows, columns), s, 64) for s in sparse])
-        sides = [plain_rows(b, s, 64) for b, s in zip(bits, sparse, strict=True)]
-        packed = pack_gated(bits, sparse, 64)
-        assert (plugin.unpack(packed) == np.concatenate(sides)).all()
-        for first in range(sparse.shape[1]):
+        sparse = rng.random((-(-2 * rows // panel_rows), -(-columns // 64))) < 0.5
+        bits, in_turns = random_pair(rng, (rows, columns), sparse, panel_rows)
+        expected = plain_rows(in_turns, sparse, panel_rows)
+        packed = pack_gated(bits, sparse, panel_rows)
+        assert (plugin.unpack(packed) == expected).all()
+        for first in range(len(sparse)):
             got = plugin.unpack(packed, first, 1)
-            assert (got == np.concatenate([side[first * 64 : first * 64 + 64] for side in sides])).all()
+            assert (got == expected[first * panel_rows :][:panel_rows]).all()
 
 
 @pytest.mark.parametrize("kind", range(2, len(KEPT)))
@@ -124,8 +125,6 @@ def test_every_linear_by_the_dense_path(load, driver, small_driver, name, dtype)
     for i, (rows, columns, panel_rows, used) in enumerate(
         [(264, 328, 64, small_driver), (256, 192, 128, driver), (392, 264, 128, small_driver)]
     ):
-        if how.get("gated"):
-            panel_rows = 64
         case = make_case(200, (rows, columns), panel_rows, dtype=dtype, seed=i, rounded=not plain, **how)
         plugin = load(used)
         code, y = run(plugin, case)

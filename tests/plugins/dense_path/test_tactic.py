@@ -41,7 +41,7 @@ def test_only_hopper_offers_it_for_many_tokens(load, driver):
         return with_it
 
     for shape, gated in (((4096, 4096), 0), ((11008, 4096), 0), ((11008, 4096), 1)):
-        rows = 64 if gated else 128
+        rows = 128
         for tokens, wanted in ((1, False), (16, False), (64, False), (4096, True), (32768, True)):
             linear = large(tokens, shape, rows, gated, activation=3 * gated)
             assert offered(H100, linear) == wanted, (shape, tokens)
@@ -206,11 +206,11 @@ def test_pieces_cover_all_panels_and_fit_the_workspace(
     unpacker, tokens, rows, k, panel_rows, gated, activation, part
 ):
     """TensorRT asks for the workspace of a profile's most tokens, and a call may have any fewer."""
-    sizes = ((rows, 8 * k), 64 if gated else panel_rows, (0, 0), gated)
+    sizes = ((rows, 8 * k), panel_rows, (0, 0), gated)
     bound = unpacker.pieces(problem_of(tokens, *sizes), activation)[3]
     for fewer in {max(1, int(tokens * part)), tokens}:
         panels, count, used, _ = unpacker.pieces(problem_of(fewer, *sizes), activation)
-        every = -(-rows // sizes[1])
+        every = -(-(1 + gated) * rows // panel_rows)
         assert 1 <= panels <= every and (count - 1) * panels < every <= count * panels
         assert used <= bound and (used <= 64 << 20 or panels == 1)
 
@@ -218,8 +218,8 @@ def test_pieces_cover_all_panels_and_fit_the_workspace(
 def test_the_choice_follows_the_number_of_tokens(unpacker):
     """A linear that takes the dense path takes it for more tokens too."""
     for shape, gated in (((4096, 4096), 0), ((14336, 4096), 0), ((4096, 11008), 0), ((14336, 4096), 1)):
-        rows = 64 if gated else 128
-        slabs = (1 + gated) * -(-shape[0] // rows) * -(-shape[1] // 64)
+        rows = 128
+        slabs = -(-(1 + gated) * shape[0] // rows) * -(-shape[1] // 64)
         for share in (0.0, 0.5, 0.9, 1.0):
             sparse = round(share * slabs)
             taken = [

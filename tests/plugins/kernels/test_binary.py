@@ -31,18 +31,12 @@ pytestmark = pytest.mark.skipif(NO_CODE, reason=WHY_NO_CODE)
 # Bytes a thread may store to and load from local memory, all of them outside the loops over slabs; others none.
 SPILLS = {
     "prefill-128": 16,
-    "gated-prefill-64": 32,
     "broad-64": 32,
     "all-decode-64": 128,
-    "all-gated-decode-64": 72,
     "int8-mid-64": 92,  # of bf16; fp16 has none
-    "int8-gated-decode-64": 16,
     "int4-mid-64": 88,
-    "int4-gated-mid-64": 16,
     "w8a8-broad-128": 96,
-    "w8a8-gated-prefill-64": 40,
     "w8a8-decode-128": 32,  # on sm_120
-    "w8a8-gated-decode-64": 72,
 }
 SIX_EIGHT = kind_named("6:8")
 NAMES = [config.name for config in schedule.CONFIGS]

@@ -9,8 +9,7 @@ from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES, without_panels
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
 
-PLAIN = [name for name in BYTES if "gated" not in name]
-STREAMS = [name for name in BYTES if not name.endswith(("prefill-64", "prefill-128", "wide-128"))]
+STREAMS = [name for name in BYTES if not name.endswith(("prefill-64", "prefill-128"))]
 
 
 def run(kernel, case, config, **how):
@@ -34,7 +33,7 @@ def test_every_shape_gives_the_exact_bits(byte_kernel, config, dtype):
     rows, tokens = byte_kernel.configs()[config][:2]
     for n, count in enumerate((1, 3, tokens - 1, tokens, tokens + 5, 2 * tokens + 9)):
         shape = (rows * (1 + n % 2) - 3 * n, 4 * (7 + 37 * n))
-        how = {"bias": n % 2 > 0, "residual": n % 3 == 0 and "gated" not in config, "activation": ""}
+        how = {"bias": n % 2 > 0, "residual": n % 3 == 0, "gated": n % 3 == 1, "activation": ""}
         case = case_for(
             byte_kernel, config, count, shape, dtype=dtype, share=(0.5, 0, 1)[n % 3], seed=n, **how
         )
@@ -71,8 +70,8 @@ def test_every_epilogue(byte_kernel, config):
     for n, activation in enumerate(ACTIVATIONS):
         for residual in (False, True):
             case = case_for(
-                byte_kernel, config, 21, (150, 324), dtype=DTYPES[n % 2], bias=not residual, residual=residual,
-                activation=activation, seed=n,
+                byte_kernel, config, 21, (150, 324), gated=n % 2 > 0, dtype=DTYPES[n // 2], bias=not residual,
+                residual=residual, activation=activation, seed=n,
             )  # fmt: skip
             check(byte_kernel, case, config, parts=1 + 4 * residual, seed=n)
 
@@ -85,7 +84,7 @@ def test_any_parts_give_the_same_bits(byte_kernel, config):
         check(byte_kernel, case, config, parts=parts, mode=CopyMode(parts % 3), seed=parts)
 
 
-@pytest.mark.parametrize("config", [name for name in STREAMS if name in PLAIN])
+@pytest.mark.parametrize("config", STREAMS)
 def test_empty_panels(byte_kernel, config):
     """Y is the bias in panels without a slab."""
     rows = byte_kernel.configs()[config].panel_rows

@@ -16,10 +16,9 @@ from tests.plugins.mutations import broken_copy, named
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
 
 OFTEN_RUN = {
-    ("int8-decode-64", DTYPES[0]), ("int8-mid-64", DTYPES[1]), ("int8-gated-mid-64", DTYPES[0]),
-    ("int4-decode-64", DTYPES[1]), ("int4-mid-64", DTYPES[0]), ("int4-gated-decode-64", DTYPES[1]),
+    ("int8-decode-64", DTYPES[0]), ("int8-mid-64", DTYPES[1]),
+    ("int4-decode-64", DTYPES[1]), ("int4-mid-64", DTYPES[0]),
 }  # fmt: skip
-PLAIN = [name for name in INTEGERS if "gated" not in name]
 
 
 def check(kernel, case, config, **how):
@@ -33,7 +32,7 @@ def check(kernel, case, config, **how):
 @pytest.mark.parametrize(
     ("config", "dtype"),
     [
-        # The types of X differ in conversions, and a gate changes no decoder: `make mutate` runs the others.
+        # The types of X differ in conversions: `make mutate` runs the others.
         pytest.param(config, dtype, marks=[] if (config, dtype) in OFTEN_RUN else pytest.mark.mutation)
         for config in INTEGERS
         for dtype in DTYPES
@@ -43,7 +42,7 @@ def check(kernel, case, config, **how):
 def test_each_kind_alone_and_all_kinds_mixed(integer_kernel, config, dtype):
     """Kind 0 has no second tensor; the last case mixes all kinds in a panel."""
     for n, (share, only) in enumerate([(0.0, 0), *((1.0, kind) for kind in range(1, len(KEPT))), (0.8, 0)]):
-        epilogue = {"residual": n % 3 == 1, "bias": n % 2 > 0}
+        epilogue = {"residual": n % 3 == 1, "bias": n % 2 > 0, "gated": n % 3 == 2}
         case = case_for(
             integer_kernel,
             config,
@@ -62,7 +61,7 @@ def test_each_kind_alone_and_all_kinds_mixed(integer_kernel, config, dtype):
 @pytest.mark.parametrize("config", INTEGERS)
 def test_every_ring_position(integer_kernel, config):
     """K has 1 to 17 slabs, twice the slots of the longest ring and one more; rows and columns are ragged."""
-    for slabs in range(1, 18, 1 if config in PLAIN else 3):
+    for slabs in range(1, 18):
         shape, dtype = (64 - slabs % 5, slabs * 64 - 4 * (slabs % 3)), DTYPES[slabs % 2]
         activation = list(ACTIVATIONS)[slabs % 4]
         case = case_for(
@@ -70,6 +69,7 @@ def test_every_ring_position(integer_kernel, config):
             config,
             (5, 70)[slabs % 2],
             shape,
+            gated=slabs % 3 == 0,
             dtype=dtype,
             share=0.7,
             activation=activation,
@@ -78,7 +78,7 @@ def test_every_ring_position(integer_kernel, config):
         check(integer_kernel, case, config, parts=1 + slabs % 4, mode=CopyMode(slabs % 3), seed=slabs)
 
 
-@pytest.mark.parametrize("config", PLAIN)
+@pytest.mark.parametrize("config", INTEGERS)
 def test_empty_panels_and_every_number_of_parts(integer_kernel, config):
     """Y is the bias in panels without a slab; parts are as narrow as a dense slab."""
     case = case_for(integer_kernel, config, 20, (5 * 64, 260), share=0.6, seed=9)
@@ -114,12 +114,13 @@ def test_scales_of_any_size(integer_kernel):
 def test_weights_packed_by_the_compiler(integer_kernel, config):
     """`patch_compile.packing.quantised` packs integers of random tiles, and the kernels compute with the grid's values."""
     about, n = integer_kernel.configs()[config], INTEGERS.index(config)
-    weights, dtype, shape = {1: INT8, 3: INT4}[about.weights], DTYPES[n % 2], (150, 640)
-    made = [linear(shape, weights, dtype, 3 * n + side)[2] for side in range(1 + about.gated)]
-    panels = gated_panels(shape[0], 64) if about.gated else stacked_panels(shape[:1], 64)
+    weights, dtype, shape = {1: INT8, 3: INT4}[about.weights], DTYPES[n % 2], (152, 1280)
+    gated = n % 2 > 0
+    made = [linear(shape, weights, dtype, 3 * n + side)[2] for side in range(1 + gated)]
+    panels = gated_panels(shape[0], 64) if gated else stacked_panels(shape[:1], 64)
     compiled = pack_quantised(made, panels, dtype)
     packed = Packed(
-        shape, 64, compiled.dense, compiled.sparse, compiled.meta, compiled.index, about.gated,
+        shape, 64, compiled.dense, compiled.sparse, compiled.meta, compiled.index, gated,
         tuple(OfSixteen(one.kind.code, one.values, one.codes) for one in compiled.others), about.weights,
         compiled.scales,
     )  # fmt: skip
@@ -188,13 +189,12 @@ MUTATIONS = {
     "steps that are not shifted": (DECODER, "window<kLast>(m, half, 1), edge >> 16)", "window<kLast>(m, half, 1), 0x3210)"),
     "the pairs of a step exchanged": (DECODER, "a[2 + half] = scales_", "a[1 - half] = scales_"),
     "sums of int8 not scaled": (EPILOGUE, "v = sums[n][j] * of_row[j / 2];", "v = sums[n][j];"),
-    "the gate's scales for the up": (EPILOGUE, "panel * G::kPanels + f, m", "panel * G::kPanels, m"),
-    "scales of another panel": (EPILOGUE, "(a.scales + first_row<G>(packed,", "(a.scales + first_row<G>(0 * packed,"),
+    "scales of another panel": (EPILOGUE, "(a.scales + first_row<G>(panel,", "(a.scales + first_row<G>(0 * panel,"),
     "a copy too few": (COPIES, "(G::kSlabBytes + kRound - 1) / kRound", "G::kSlabBytes / kRound"),
 }  # fmt: skip
 OFTEN = ()
-# Warps with two row blocks of both types, one of them with a gate; and a warp that loads two steps ahead.
-COMPILED = ("int8-gated-mid-64", "int4-mid-64", "int4-decode-64")
+# Warps with two row blocks of both types; and a warp that loads two steps ahead.
+COMPILED = ("int8-mid-64", "int4-mid-64", "int4-decode-64")
 
 
 @pytest.mark.parametrize("name", named(MUTATIONS, OFTEN))
@@ -212,7 +212,7 @@ def faults(kernel):
             [(5, (130, 324), 1), (17, (130, 392), 7), (3, (64, 1000), 3)]
         ):
             for dtype in DTYPES:
-                case = case_for(kernel, config, tokens, shape, dtype=dtype, share=0.9, seed=n)
+                case = case_for(kernel, config, tokens, shape, gated=n == 1, dtype=dtype, share=0.9, seed=n)
                 launch = Launch(ALL.index(config), DTYPES.index(dtype), parts, CopyMode.MIXED, seed=parts)
                 try:
                     yield case.worst(kernel.run(case.packed, case.x, case.bias, launch, **case.epilogue)) > 1

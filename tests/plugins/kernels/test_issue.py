@@ -158,7 +158,7 @@ def test_no_loop_outruns_its_resources():
 
 
 def loops(configs):
-    assert list(configs) == [config.name for config in CONFIGS]  # gated ones too
+    assert list(configs) == [config.name for config in CONFIGS]
     return [(config, kind) for config in CONFIGS for kind in sass.kinds_of(config)]
 
 

@@ -1,5 +1,7 @@
 """Kernels run by host fibers with every check on; results lie within the error bound of float64."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from patch_compile.packing.format import pack
 from tests.mosaics import masked_by_hand, random_mask, random_weight, shapes, tile_sizes
 from tests.oracles.element_packing import KEPT, Packed, pack_slabs
 from tests.oracles.fp32_sums import fp32_sum_error
-from tests.plugins.configs import ALL, BYTES, CONFIGS, GATED, INTEGERS, PLAIN, STREAMS, case_for
+from tests.plugins.configs import ALL, BYTES, CONFIGS, INTEGERS, STREAMS, case_for
 from tests.plugins.host_kernel import COMPILER, CopyMode, Launch
 from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES, make_case, without_panels
 from tests.refusals import refused
@@ -37,7 +39,6 @@ def test_the_table_of_configurations_is_the_one_tested(kernel):
     assert tuple(name for name, config in kernel.configs().items() if config.weights) == INTEGERS + BYTES
     found = {name: config for name, config in kernel.configs().items() if not config.weights}
     assert tuple(name for name, config in found.items() if config.streams) == STREAMS
-    assert tuple(name for name, config in found.items() if config.gated) == GATED
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -52,7 +53,16 @@ def test_every_number_of_tokens(kernel, config, dtype):
         bias, share = bool(tokens % 3), float(rng.random())
         epilogue = {"residual": tokens % 5 < 2, "activation": list(ACTIVATIONS)[tokens % 4]}
         case = case_for(
-            kernel, config, tokens, shape, dtype=dtype, share=share, bias=bias, seed=tokens, **epilogue
+            kernel,
+            config,
+            tokens,
+            shape,
+            gated=tokens % 3 == 1,
+            dtype=dtype,
+            share=share,
+            bias=bias,
+            seed=tokens,
+            **epilogue,
         )
         how = {"parts": 1 + tokens % 7, "mode": CopyMode(tokens % 3), "seed": tokens}
         check(kernel, case, config, dtype, **how)
@@ -74,9 +84,9 @@ def test_every_ring_position(kernel, config):
 def test_all_dense_and_all_sparse(kernel, config, share):
     """One of the two packed tensors has no rows."""
     panel_rows = kernel.configs()[config][0]
-    case = case_for(kernel, config, 17, (panel_rows + 8, 448), share=share, seed=3)
-    assert 0 in (len(case.packed.dense), len(case.packed.sparse))
-    for parts in (1, 3):
+    for parts, gated in ((1, False), (3, False), (2, True)):
+        case = case_for(kernel, config, 17, (panel_rows + 8, 448), gated=gated, share=share, seed=3)
+        assert 0 in (len(case.packed.dense), len(case.packed.sparse))
         check(kernel, case, config, DTYPES[0], parts=parts)
 
 
@@ -95,10 +105,9 @@ def test_a_kind_alone(kernel, config, kind):
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 6, 7, 63, 64, 65, 72, 100, 129])
 def test_ragged_weights(kernel, rows, columns):
     """Shapes need every store width of Y, both copy widths of X and both ways to read the residual."""
-    for config in ("decode-64", "decode-128", "gated-decode-64"):
-        case = case_for(
-            kernel, config, 3, (rows, columns), dtype=DTYPES[1], residual=True, seed=rows * columns
-        )
+    for config, gated in itertools.product(("decode-64", "decode-128"), (False, True)):
+        how = {"gated": gated, "dtype": DTYPES[1], "residual": True, "seed": rows * columns}
+        case = case_for(kernel, config, 3, (rows, columns), **how)
         for parts in (1, 2):
             check(kernel, case, config, DTYPES[1], parts=parts)
 
@@ -110,8 +119,8 @@ def test_ragged_weights(kernel, rows, columns):
 )
 def test_tensors_of_less_alignment(kernel, offsets):
     """Whole rows of 16 bytes in tensors that do not begin at a multiple of 16 bytes: views of others, say."""
-    for config in ("decode-64", "prefill-64", "gated-decode-64"):
-        case = case_for(kernel, config, 20, (72, 136), residual=True, seed=2)
+    for config, gated in itertools.product(("decode-64", "prefill-64"), (False, True)):
+        case = case_for(kernel, config, 20, (72, 136), gated=gated, residual=True, seed=2)
         for parts in (1, 3):
             check(kernel, case, config, DTYPES[0], parts=parts, offsets=offsets)
 
@@ -127,20 +136,21 @@ def test_tensors_of_too_little_alignment_are_refused(kernel, offsets):
 def test_every_number_of_parts(kernel, config):
     """Parts hold many tiles, share one with a neighbour, lie inside one, or are as narrow as a slab."""
     for tokens in (7, 100):
-        case = case_for(kernel, config, tokens, (300, 452), seed=tokens)
+        case = case_for(kernel, config, tokens, (300, 452), gated=tokens == 100, seed=tokens)
         number = CONFIGS.index(config)
         most = kernel.parts(case.packed, tokens, Launch(number, parts=10**6))
         for parts in sorted({*range(1, 12), most // 3, most // 2, most - 1, most}):
             check(kernel, case, config, DTYPES[0], parts=parts, mode=CopyMode(parts % 3), seed=parts)
 
 
+@pytest.mark.parametrize("gated", [False, True], ids=["plain", "gated"])
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("config", CONFIGS)
-def test_every_epilogue(kernel, config, activation, residual):
+def test_every_epilogue(kernel, config, activation, residual, gated):
     """One type with a bias in one part, the other without in five; which, depends on the residual."""
     for dtype, parts in zip(DTYPES, (5, 1) if residual else (1, 5), strict=True):
-        how = {"bias": parts == 1, "activation": activation, "residual": residual}
+        how = {"bias": parts == 1, "activation": activation, "residual": residual, "gated": gated}
         case = case_for(kernel, config, 21, (150, 324), dtype=dtype, seed=parts, **how)
         check(kernel, case, config, dtype, parts=parts, seed=parts)
 
@@ -167,7 +177,7 @@ def test_activations_far_out(kernel, activation):
     assert y[-2] == np.inf and np.isnan(y[-1])
 
 
-@pytest.mark.parametrize("config", [name for name in STREAMS if name in PLAIN])
+@pytest.mark.parametrize("config", STREAMS)
 def test_empty_panels(kernel, config):
     """Y is the bias in panels without a slab; the first and the last are among them."""
     rows = kernel.configs()[config].panel_rows
@@ -211,7 +221,7 @@ def test_overflow_becomes_infinity(kernel):
     shapes,
     tile_sizes,
     st.sampled_from([0.0, 0.3, 0.8, 1.0]),
-    st.sampled_from(PLAIN),
+    st.sampled_from(CONFIGS),
     st.integers(1, 40),
     st.integers(1, 30),
     st.sampled_from(CopyMode),

@@ -33,13 +33,13 @@ SHAPES = (
 
 
 def problem(tokens, shape, panel_rows, share=0.8, gated=False, weights=0):
-    slabs = -(-shape[0] // panel_rows) * -(-shape[1] // 64) * (1 + gated)
+    slabs = -(-(1 + gated) * shape[0] // panel_rows) * -(-shape[1] // 64)
     sparse = round(share * slabs)
     return problem_of(tokens, shape, panel_rows, (slabs - sparse, sparse), gated, weights)
 
 
 KINDS = len(KEPT)
-PACKINGS = [(64, False), (128, False), (64, True)]  # rows of a panel, gated
+PACKINGS = [(64, False), (128, False), (64, True), (128, True)]  # rows of a panel, gated
 # Configurations for many tokens that are no tile kernel of 128: by panel, weights and architecture.
 FOR_MANY = {(128, W8A8, 89): "broad"}
 types = pytest.mark.parametrize("weights", [0, W8A8], ids=["16-bit", "w8a8"])
@@ -57,7 +57,7 @@ def test_workspace_bound_covers_every_smaller_shape(kernel, packing, share, weig
     configs = [
         i
         for i, c in enumerate(kernel.configs().values())
-        if (c.panel_rows, c.gated, c.kinds, c.weights) == (panel_rows, gated, 3 if weights else 2, weights)
+        if (c.panel_rows, c.kinds, c.weights) == (panel_rows, 3 if weights else 2, weights)
     ]
     shared = [c.shared_bytes for c in kernel.configs().values()]
     for shape in SHAPES:
@@ -92,9 +92,9 @@ def test_tokens_choose_the_configuration(kernel, packing, device, weights):
         names[kernel.schedule(problem(m, (4096, 4096), panel_rows, gated=gated, weights=weights), device)[0]]
         for m in (1, 16, 64, 8192)
     ]
-    family = ("w8a8-" if weights else "") + "gated-" * gated
+    family = "w8a8-" if weights else ""
     # Where DRAM limits both, as on an RTX 4090, four tiles of 16 tokens are as fast as one of 64.
-    for_some = "decode" if device is RTX_4090 and (weights or not gated) else "mid"
+    for_some = "decode" if device is RTX_4090 and not gated else "mid"
     assert chosen[:3] == [f"{family}{kind}-{panel_rows}" for kind in ("decode", "decode", for_some)]
     for_many = FOR_MANY.get((panel_rows, weights, device.sm), "prefill")
     assert chosen[3] == f"{family}{for_many}-{panel_rows}"
@@ -165,7 +165,7 @@ def test_a_benchmark_may_fix_the_configuration(kernel):
         for rows, gated in PACKINGS:
             asked = problem(1, (4096, 4096), rows, gated=gated)
             chosen, parts = kernel.schedule(asked, H100, number)
-            fits = (rows, gated, 2, 0) == (config.panel_rows, config.gated, config.kinds, config.weights)
+            fits = (rows, 2, 0) == (config.panel_rows, config.kinds, config.weights)
             assert chosen == (number if fits else -1) and (config.streams or parts == 1)
 
 
@@ -182,7 +182,7 @@ def test_zero_tokens_need_no_workspace(kernel, packing, share):
             for fixed, c in ((-1, None), *enumerate(configs)):
                 chosen, parts = kernel.schedule(none, device, fixed)
                 fits = c is None or (
-                    (c.panel_rows, c.gated, c.kinds, c.weights) == (*packing, 2, 0)
+                    (c.panel_rows, c.kinds, c.weights) == (panel_rows, 2, 0)
                     and c.shared_bytes <= device.shared_bytes
                 )
                 assert ((chosen >= 0) == fits and parts == 1 and chosen in (fixed, -1)) or c is None

@@ -65,7 +65,7 @@ def create(fields: dict[str, int | str | list[int]], library: str) -> tuple[Log,
     log = Log()
     builder = trt.Builder(log)
     trt.get_plugin_registry().load_library(library)
-    creator = trt.get_plugin_registry().get_creator("PatchLinear", "2", "")
+    creator = trt.get_plugin_registry().get_creator("PatchLinear", "3", "")
     made = [
         trt.PluginField(n, np.frombuffer(v.encode(), np.int8), trt.PluginFieldType.CHAR)
         if isinstance(v, str)
@@ -89,17 +89,15 @@ def linear_model(variant: str, columns: int) -> onnx.ModelProto:
     integers = numbers.get(name, 0)
     in_features = columns if integers else COLUMNS
     kinds = len(KEPT) if variant.endswith("kinds") else 2
-    codes = rng.integers(0, kinds, (1 + gated, -(-ROWS // PANEL_ROWS), -(-in_features // 64)))
+    codes = rng.integers(0, kinds, (-(-(1 + gated) * ROWS // PANEL_ROWS), -(-in_features // 64)))
     weight = np.zeros((1 + gated, ROWS, in_features), np.uint16)
     if integers:
         scales = np.ones((ROWS, in_features // 64) if integers == INT4 else ROWS, np.float32)
         sides = [Quantised(integers, np.zeros((ROWS, in_features), np.int8), scales)] * (1 + gated)
         half = np.dtype(np.float16)
-        packed = pack_gated_integers(sides, codes, half) if gated else pack_integers(sides[0], codes[0], half)
+        packed = pack_gated_integers(sides, codes, half) if gated else pack_integers(sides[0], codes, half)
     else:
-        packed = (
-            pack_gated(weight, codes, PANEL_ROWS) if gated else pack_slabs(weight[0], codes[0], PANEL_ROWS)
-        )
+        packed = pack_gated(weight, codes, PANEL_ROWS) if gated else pack_slabs(weight[0], codes, PANEL_ROWS)
     kind = onnx.TensorProto.BFLOAT16 if variant == "bf16" else onnx.TensorProto.FLOAT16
     stored = onnx.TensorProto.INT32 if integers else kind
     other = onnx.TensorProto.BFLOAT16 if variant == "mixed" else stored
@@ -143,7 +141,7 @@ def linear_model(variant: str, columns: int) -> onnx.ModelProto:
     if residual:
         wrong = variant.endswith("shape")
         inputs.append(helper.make_tensor_value_info("r", kind, ["batch", "tokens", ROWS + 4 * wrong]))
-    plugin = {"plugin_namespace": "", "plugin_version": "2"}
+    plugin = {"plugin_namespace": "", "plugin_version": "3"}
     names = ["x", *tensors, *["r"] * residual]
     node = helper.make_node("PatchLinear", names, ["y"], domain="patch", **attributes, **plugin)
     graph = helper.make_graph(

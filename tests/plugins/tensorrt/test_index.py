@@ -27,14 +27,14 @@ def refused(plugin, linear, index):
 
 
 @pytest.mark.parametrize("weights", [0, W8A8], ids=["16-bit", "w8a8"])
-@pytest.mark.parametrize(("panel_rows", "gated"), [(64, False), (64, True), (128, False)])
+@pytest.mark.parametrize(("panel_rows", "gated"), [(64, False), (64, True), (128, False), (128, True)])
 def test_the_plugin_refuses_what_the_compiler_refuses(load, driver, panel_rows, gated, weights):
     """About every kind of lie, about all slabs, or slabs of one kind: dense, 2:4, or 6:8 of w8a8."""
     plugin, kinds = load(driver), 3 if weights else 2
-    case = make_case(1, (300, 324), panel_rows, gated=gated, integers=weights, kinds=kinds)
+    case = make_case(1, (304, 324), panel_rows, gated=gated, integers=weights, kinds=kinds)
     packed, linear, names = case.packed, Linear.of(case), ("dense", "2:4", "6:8")
     assert packed.kinds == tuple(range(kinds))
-    grid = (1 + gated) * -(-300 // panel_rows), 6
+    grid = packed.panels, 6
     assert refused(plugin, linear, packed.index) == ""
     lies = 0
     for lie in LIES:

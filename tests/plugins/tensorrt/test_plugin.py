@@ -23,7 +23,7 @@ pytestmark = [
 # Two panels of one slab: the first is dense, the second 2:4.
 INDEX = [0, 1, 1, 0, 0, 1, 0, 0]
 GOOD = {"in_features": 64, "out_features": 100, "panel_rows": 64, "kinds": "dense,2:4", "index": INDEX}
-REGISTERED = [["PatchLinear", "2", ""]]
+REGISTERED = [["PatchLinear", "3", ""]]
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_engines_with_misfit_tensors_are_refused(session, variant):
         ({"out_features": 0}, "out_features must be positive"),
         ({"panel_rows": 96}, "panel_rows must be 64 or 128"),
         ({"panel_rows": None}, "panel_rows must be 64 or 128"),
-        ({"panel_rows": 128, "gated": 1}, "panel_rows must be 64 where gated is 1"),
+        ({"out_features": 68, "gated": 1}, "out_features must be a multiple of 8 where gated is 1"),
         ({"gated": 2}, "gated and residual must be 0 or 1"),
         ({"residual": -1}, "gated and residual must be 0 or 1"),
         ({"activation": "quick_gelu"}, "activation must be empty, gelu, gelu_tanh or silu"),

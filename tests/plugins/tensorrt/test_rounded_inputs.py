@@ -13,7 +13,7 @@ from tests.plugins.dense_plugin import A100, H100, Linear
 from tests.plugins.mosaic_cases import DTYPES, make_case
 
 pytestmark = MARKS
-PACKINGS = [(64, False), (128, False), (64, True)]
+PACKINGS = [(64, False), (128, False), (64, True), (128, True)]
 SAID = 2 + W8A8  # number of the type's name
 
 

@@ -13,8 +13,8 @@ pytestmark = MARKS
 AUTO = 1  # kAutoTactic
 MOST = 8192
 TOKENS = (1, 16, 256, 1024, MOST)
-DECODE = ("decode-64", "decode-128", "gated-decode-64")
-SHAPES = [((4096, 4096), 128, 0), ((11008, 4096), 64, 1), ((896, 896), 64, 0)]
+DECODE = ("decode-64", "decode-128")
+SHAPES = [((4096, 4096), 128, 0), ((11008, 4096), 128, 1), ((896, 896), 64, 0)]
 
 
 def timed_by(plugin, builder, linear, winner):

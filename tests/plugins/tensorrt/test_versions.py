@@ -23,7 +23,7 @@ INSTALLED = importlib.util.find_spec("tensorrt_dispatch_bindings")
 pytestmark = [
     pytest.mark.skipif(bool(TOOLS_MISSING), reason=f"to compile the plugin there is no {TOOLS_MISSING}"),
 ]
-REGISTERED = [["PatchLinear", "2"]]
+REGISTERED = [["PatchLinear", "3"]]
 
 # Loads TensorRT and the plugin, and prints a line of JSON. An attribute that is wrong gives a message, and no plugin.
 SESSION = """
@@ -48,7 +48,7 @@ elif how == "twice":
     registry.load_library(library)
 said = {"version": trt.__version__, "registered": [[c.name, c.plugin_version] for c in registry.all_creators]}
 if said["registered"]:
-    creator = registry.get_creator("PatchLinear", "2", "")
+    creator = registry.get_creator("PatchLinear", "3", "")
     index = np.array([0, 1, 1, 0, 0, 1, 0, 0], np.int32)
     fields = {"in_features": 64, "out_features": 100, "panel_rows": 64}
     given = [trt.PluginField(n, np.array([v], np.int32), trt.PluginFieldType.INT32) for n, v in fields.items()]
@@ -92,7 +92,7 @@ def test_it_registers_and_creates_plugins(folder, how, library):
     said, log = session(folder, how, library)
     assert said["registered"] == REGISTERED
     assert said["created"] == [True, False] and "half: panel_rows must be 64 or 128" in log
-    assert said["plugin"] == ["PatchLinear", "2", 1]
+    assert said["plugin"] == ["PatchLinear", "3", 1]
     if folder is not None:
         assert said["version"] == folder.name
 
