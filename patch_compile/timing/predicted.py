@@ -95,7 +95,7 @@ def costs_of_build(out: OutFolder) -> CostModel | None:
 
 
 def _costed(plan: LinearPlan, costs: CostModel) -> LinearPlan:
-    cost = costs.of(plan.shape, plan.panel_rows, plan.slabs.by_kind, weights=plan.weight_type)
+    cost = costs.of(plan.shape, plan.rows_of_panels, plan.slabs.by_kind, weights=plan.weight_type)
     return plan.model_copy(update={"predicted": cost})
 
 
