@@ -28,7 +28,7 @@ USER 1000:1000
 ENV HOME=/home/ubuntu
 # Installs all packages into .venv, downloads TensorRT's headers, and compiles the plugin into the cache, where `build` finds it.
 RUN --mount=type=cache,uid=1000,gid=1000,target=/home/ubuntu/.cache/pip \
-    make .venv/installed && patch-compile plugin
+    make plugin
 CMD ["bash"]
 
 FROM builder AS packages

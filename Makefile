@@ -6,7 +6,7 @@ TEXTS := .cache/texts
 # Where no CUDA compiler is installed, the plugin is built with the one from the package index.
 NVCC_EXTRA := $(shell command -v nvcc >/dev/null || test -x /usr/local/cuda/bin/nvcc || echo ,nvcc)
 
-.PHONY: demo play test test-full fetched compiled mutate tensorrt-versions edgellm torture lint format wheels reproduce docs docs-test screenshots release models audit lowest newest lock
+.PHONY: demo play test test-full fetched compiled mutate tensorrt-versions edgellm torture lint format plugin wheels reproduce docs docs-test screenshots release models audit lowest newest lock
 
 # The first command plans a model that people serve, from its config alone, for twice its speed: there tiles pay. The second builds
 # a small model, to look at what a build makes: its weight types gain, its tiles do not, and the build says so. For a first look
@@ -102,6 +102,9 @@ format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	git ls-files '*.cu' '*.cuh' '*.cpp' '*.h' | xargs -r $(BIN)/clang-format -i
+
+plugin: .venv/installed
+	$(BIN)/patch-compile plugin
 
 # The wheels of a release, in dist/: patch-compile, and patch-compile-plugin with the plugin compiled for every architecture and
 # both backends, which takes an hour on two cores unless the cache has it. WHEELS="--backend tensorrt-rtx" makes one backend's.

@@ -96,7 +96,8 @@ def compare_with_baselines(
     value = _perplexity(pruned, windows, recipe, progress)
     result = _row(masks.method, masks.ratio, value, seconds, masks.packed_bytes_per_weight)
     settings = with_types_of(masks, recipe)
-    if masks.record.gains is not None:  # the asked ratio counts over some linears only
+    choice = masks.record.choice
+    if choice and choice.gains:  # the asked ratio counts over some linears only
         settings = settings.model_copy(update={"ratio": masks.ratio, "per_layer": False})
     rows = run_baselines(model_dir, settings, names, windows, scratch, progress, note)
     return beside_baselines(result, rows, windows)

@@ -19,7 +19,7 @@ from masklearn.feed import CodeArrays, Feed
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
-from masklearn.masks.record import MaskRecord, RepairRecord, TrainRecord
+from masklearn.masks.record import ChoiceRecord, MaskRecord, RepairRecord, TrainRecord
 from masklearn.masks.tiles import expand_tiles, weights_of_tiles
 from masklearn.methods import Method, WithRounding, method_of
 from masklearn.model.checkpoint import Checkpoint
@@ -41,14 +41,13 @@ if TYPE_CHECKING:
 class FoundMasks:
     """Result of a mask method.
 
-    masks: masks by linear; choice: the choice of tiles and types that they are made of; record: fields of the mask file's
-    record that say how it was made; train: record of a method that trains, else None; grids: grids of the quantised linears,
-    on which their new weights lie.
+    masks: masks by linear; choice: the choice of tiles and types that they are made of, with its record; train: record of a
+    method that trains, else None; grids: grids of the quantised linears, on which their new weights lie.
     """
 
     masks: dict[str, LinearMask]
     choice: Choice
-    record: Mapping[str, Any]
+    record: ChoiceRecord
     train: TrainRecord | None
     grids: Mapping[str, Grid]
 
@@ -182,7 +181,7 @@ def find_masks(
         for name, shape in feed.shapes.items()
     }
     grids = settled.grids or (round_without_inputs(feed, masks, store) if feed.types else {})
-    return FoundMasks(masks, choice, choose.price.record(choice, masks), settled.train, grids)
+    return FoundMasks(masks, choice, choose.record(choice, masks, feed.kinds), settled.train, grids)
 
 
 def repair_given(task: Task, masks: MaskSet, solved: WeightStore) -> Learned:
@@ -292,9 +291,7 @@ def _finish(task: Task, found: FoundMasks, solved: WeightStore) -> Learned:
     repaired in 16 bits, and .246 when rounded after that. Repair that trains through the rounding (straight-through, scales
     fixed) ends at .252 from the rounded values, at .285 from the unrounded values.
     """
-    record = MaskRecord(
-        skipped=dict(task.coverage.skipped), budget=found.choice.goal.record(), **found.record
-    )
+    record = MaskRecord(skipped=dict(task.coverage.skipped), choice=found.record)
     if found.train is not None:
         record.train = found.train
     checkpoint = task.checkpoint.with_weights(solved)

@@ -15,7 +15,6 @@ from masklearn.base.errors import UsageError
 from masklearn.masks.kinds.base import BYTES_DENSE, TileKind
 from masklearn.masks.kinds.table import DENSE
 from masklearn.masks.name_globs import decide, kinds_of, parse_values, spell_lists
-from masklearn.masks.record import BudgetRecord
 from masklearn.quant.table import WeightType
 
 _ROUNDING = 1e-9
@@ -176,11 +175,10 @@ class Goal:
         kinds = ", ".join(kinds_of(unfit))
         return f"no pattern of the ratio fits {kinds}: left dense, ratio 0 (a ratio in front of the patterns is theirs)"
 
-    def record(self) -> BudgetRecord:
-        if self.amount is not None:
-            return BudgetRecord(amount=self.amount, unit=self.unit)
-        ratio = _spell(self.ratios) if self.plain is None else self.plain
-        return BudgetRecord(ratio=ratio, per_layer=self.per_layer, unit=self.unit)
+    @property
+    def spelled(self) -> float | str:
+        """The ratio, or the ratios by pattern as a recipe has them."""
+        return _spell(self.ratios) if self.plain is None else self.plain
 
 
 def parse_ratio(ratio: float | str) -> float | str:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.choice.goal import OWN_BYTES, Goal
+from masklearn.choice.goal import BYTES, OWN_BYTES, Goal
 from masklearn.choice.losses import Losses, Points, points_of
 from masklearn.choice.select import Selection, select, tile_savings
 from masklearn.masks.kinds.base import BYTES_DENSE
@@ -99,9 +99,9 @@ class Price(ABC):
         """Returns the error for a goal that is out of reach; types: those that come nearest to it."""
         raise NotImplementedError  # a goal of bytes is checked before there are losses
 
-    def record(self, choice: Choice, masks: Mapping[str, LinearMask]) -> dict[str, Any]:  # noqa: ARG002
-        """Returns the fields of a mask file's record that say how a choice was made; masks: the masks made of it."""
-        return {}
+    @abstractmethod
+    def record(self, goal: Goal, choice: Choice, masks: Mapping[str, LinearMask]) -> dict[str, Any]:
+        """Returns the fields of `ChoiceRecord` that say what was asked for and reached. masks: made of the choice."""
 
 
 class InUnits(Price):
@@ -141,6 +141,23 @@ class InUnits(Price):
         return Choice(
             select(losses.scores, losses.areas, goal, tiles), goal, types, losses.of_rounding(types)
         )
+
+    def record(self, goal: Goal, choice: Choice, masks: Mapping[str, LinearMask]) -> dict[str, Any]:
+        weights = sum(mask.weights for mask in masks.values())
+        if goal.amount is None:
+            reached = sum(mask.zeroed for mask in masks.values()) / max(weights, 1)
+            return {"unit": "ratio", "asked": goal.spelled, "per_layer": goal.per_layer, "reached": reached}
+        if self._unit not in (BYTES, OWN_BYTES):
+            saved = sum(fill.saved for fill in choice.tiles.fills)
+            return {"unit": self._unit, "asked": goal.amount, "reached": saved}
+        types = choice.types if self._unit == OWN_BYTES else {}
+        packed = sum(
+            kind.bytes_of(types.get(name, FLOAT16)) * count
+            for name, mask in masks.items()
+            for kind, count in mask.by_kind().items()
+        )
+        asked = BYTES_DENSE - goal.amount / weights
+        return {"unit": "bytes_per_weight", "asked": asked, "reached": packed / weights}
 
 
 def _most(areas: NDArray[Any], tiles: Points) -> float:

@@ -12,6 +12,7 @@ the least loss is taken.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,7 +23,11 @@ from masklearn.choice.goal import Goal
 from masklearn.choice.losses import Losses, Pairs, assumed_loss, points_of
 from masklearn.choice.price import Choice, InUnits, Price, Savings, Types
 from masklearn.choice.select import steps_of
-from masklearn.quant.table import WeightType
+from masklearn.masks.kinds.base import TileKind
+from masklearn.masks.kinds.table import DENSE
+from masklearn.masks.linear_mask import LinearMask
+from masklearn.masks.record import ChoiceRecord
+from masklearn.quant.table import FLOAT16, WeightType
 
 Options = Mapping[str, tuple[WeightType, ...]]
 # Shares of the saving whose types are tried. The saving of tiles is not quite proportional to their number.
@@ -76,6 +81,29 @@ class Chooser:
         saved = sum(savings[found.types[name]].of(name, kinds) for name, kinds in found.tiles.kinds.items())
         return replace(found, bound=choices.bound(saved))
 
+    def record(
+        self, choice: Choice, masks: Mapping[str, LinearMask], kinds: Mapping[str, tuple[TileKind, ...]]
+    ) -> ChoiceRecord:
+        """Returns the record of a choice.
+
+        masks: made of it, by a method that may have moved tiles; kinds: kinds that the tiles of each linear may have.
+        """
+        by_kind = Counter({kind.name: 0 for own in kinds.values() for kind in (DENSE, *own)})
+        by_type = Counter({_counted(own): 0 for options in self.types.values() for own in options})
+        for name, mask in masks.items():
+            by_kind.update({kind.name: count for kind, count in mask.by_kind().items()})
+            by_type[_counted(choice.types.get(name, FLOAT16))] += mask.weights
+        fields = self.price.record(self.goal, choice, masks)
+        for field, counts in (("kinds", by_kind), ("types", by_type)):
+            fields[field] = {name: count / counts.total() for name, count in counts.items()}
+        moved = any((mask.kinds != choice.tiles.kinds[name]).any() for name, mask in masks.items())
+        if choice.loss and not moved:
+            bound = sum(min(fill.cost, fill.bound) for fill in choice.tiles.fills)
+            fields |= {"loss": choice.loss, "bound": bound if choice.bound is None else choice.bound}
+            if self.chooses_types:
+                fields["rounding"] = choice.rounding
+        return ChoiceRecord(**fields)
+
     def _least(self, tried: Sequence[Types], losses: Losses) -> Choice | None:
         """Returns the choice of types with the least loss, None if no choice reaches the goal.
 
@@ -89,6 +117,11 @@ class Chooser:
             if filled is not None and (best is None or filled.loss < best.loss):
                 best = filled
         return best
+
+
+def _counted(weights: WeightType) -> str:
+    """Returns the name of a type in a record, which does not tell the 16-bit types apart."""
+    return weights.name if weights.quantised else FLOAT16.name
 
 
 def by_goal(goal: Goal, types: Options) -> Chooser:

@@ -17,24 +17,30 @@ from masklearn.options import DEFAULT_TILE
 
 # For each dtype the unsigned type of its size, and the bits of infinity. The bits of NaN are larger.
 _BITS: dict[str, tuple[type[np.unsignedinteger[Any]], int]] = {
-    "F16": (np.uint16, 0x7C00),
-    "BF16": (np.uint16, 0x7F80),
-    "F32": (np.uint32, 0x7F80_0000),
-    "F64": (np.uint64, 0x7FF0_0000_0000_0000),
+    "float16": (np.uint16, 0x7C00),
+    "bfloat16": (np.uint16, 0x7F80),
+    "float32": (np.uint32, 0x7F80_0000),
+    "float64": (np.uint64, 0x7FF0_0000_0000_0000),
 }
 
 
-def nonzero(checkpoint: Checkpoint, name: str) -> NDArray[np.bool_]:
-    """Returns a bool array in the checkpoint's layout, False for 0.0 and -0.0.
+def nonzero_of(values: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """Returns a bool array of the shape of an array of floats, False for 0.0 and -0.0; None if a value is not finite.
 
-    It compares bits without the sign, which needs no fp32 copy. Raises MaskLearnError if a weight is not finite.
+    It compares bits without the sign, which needs no fp32 copy.
     """
-    word, infinity = _BITS[checkpoint.entry(name).dtype]
-    magnitude = checkpoint.read(name).view(word)
-    magnitude &= np.iinfo(word).max >> 1
-    if int(magnitude.max()) >= infinity:
-        checkpoint.read_finite(name)  # raises the error, with the number of weights that are not finite
+    word, infinity = _BITS[values.dtype.name]
+    magnitude = values.view(word) & word(np.iinfo(word).max >> 1)
     found: NDArray[np.bool_] = magnitude != 0
+    return found if int(magnitude.max()) < infinity else None
+
+
+def nonzero(checkpoint: Checkpoint, name: str) -> NDArray[np.bool_]:
+    """Returns `nonzero_of` a tensor, in the checkpoint's layout. Raises MaskLearnError if a weight is not finite."""
+    found = nonzero_of(checkpoint.read(name))
+    if found is None:
+        checkpoint.read_finite(name)  # raises the error, with the number of weights that are not finite
+    assert found is not None
     return found
 
 

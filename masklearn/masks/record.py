@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from masklearn.masks.name_globs import depth_of, kind_of, short_kinds
 
 _BUCKETS = 10  # this many columns fit a terminal of 80 characters
+_GONE = ("scores", "budget", "speed", "gains")  # parts that earlier programs wrote
+Figure = Annotated[float, AfterValidator(lambda value: float(f"{value:.6g}"))]
+"""A number of six digits. Sums of scores may differ in their last bits."""
 
 
 class _Part(BaseModel):
@@ -82,15 +85,6 @@ def _shares(
 def _share(tile_maps: Mapping[str, NDArray[np.bool_]], names: Sequence[str]) -> float | None:
     tiles = sum(tile_maps[name].size for name in names)
     return sum(int(tile_maps[name].sum()) for name in names) / tiles if tiles else None
-
-
-class BudgetRecord(_Part):
-    """Budget of the pruning: a ratio, ratios by pattern, or an amount to save in a unit."""
-
-    ratio: float | str | None = None
-    per_layer: bool = False
-    amount: float | None = None
-    unit: str
 
 
 class TextRecord(_Part):
@@ -182,36 +176,13 @@ class SmoothedRecord(_Part):
     shifted: bool = False
 
 
-class SpeedRecord(_Part):
-    """Choice of tiles for a speed.
-
-    saved_us: predicted microseconds that the `tiles` 2:4 tiles save; cost: sum of their scores; bound: lower bound on the
-    cost of any choice that saves as much; gap: relative distance of `cost` from `bound`; rounding: additional cost
-    of the chosen weight types, None if no types were chosen. With chosen types also: least: lower bound on the cost of any
-    tiles and types that save as much together; speedup: predicted, of the whole workload; by_types: the same with all tiles
-    dense.
-    """
-
-    goal: str
-    card: str
-    saved_us: float
-    tiles: int
-    cost: float
-    bound: float
-    gap: float
-    rounding: float | None = None
-    least: float | None = None
-    speedup: float | None = None
-    by_types: float | None = None
-
-
 class GainRecord(_Part):
-    """Linears that gain by pruning on a target. The others have no 2:4 tile.
+    """Linears that gain by pruning on a target. The others have no pruned tile.
 
     card: the card of the predictions, None without predictions; covered: number of covered linears; asked: number of
     covered linears with a ratio above 0; gaining: number of linears that gain; ratio: zeroed weights over the weights of the
     linears that gain; ratio_of_counted: over the weights of all linears that gain with enough tiles, over which a requested
-    ratio counts, None if these are all covered linears.
+    ratio counts, None if these are all covered linears; ratio_of_covered: over the weights of all covered linears.
     """
 
     card: str | None
@@ -220,6 +191,40 @@ class GainRecord(_Part):
     gaining: int
     ratio: float
     ratio_of_counted: float | None = None
+    ratio_of_covered: float
+
+    @property
+    def reached(self) -> float:
+        """The ratio to compare with the requested ratio."""
+        return self.ratio_of_covered if self.ratio_of_counted is None else self.ratio_of_counted
+
+
+class ChoiceRecord(_Part):
+    """Choice of tiles and weight types for a goal.
+
+    unit: what was asked for: `ratio` (a number, or ratios by pattern), `bytes_per_weight`, `speedup`, `budget_ms`
+    (milliseconds of the workload), or a unit of which an amount was to be saved; per_layer: True if each linear was to reach
+    it; reached: in the same unit; card: the card of predicted times.
+
+    kinds, types: shares of the weights by kind of tile and by weight type, of all that were open, taken or not. A plan has
+    no tile map, and so neither these nor losses.
+
+    loss: scores of the pruned tiles and the loss of rounding; bound: no choice of the same menu that saves as much loses
+    less, where the menu has tiles of a gate and its up in pairs if they may share a node. Both are None if nothing was to be
+    chosen, or if training moved tiles. rounding: the loss of rounding, None unless types were open.
+    """
+
+    unit: str
+    asked: Figure | str
+    per_layer: bool = False
+    reached: Figure
+    card: str | None = None
+    kinds: dict[str, Figure] = Field(default_factory=dict)
+    types: dict[str, Figure] = Field(default_factory=dict)
+    loss: Figure | None = None
+    rounding: Figure | None = None
+    bound: Figure | None = None
+    gains: GainRecord | None = None
 
 
 class ImportRecord(_Part):
@@ -249,7 +254,7 @@ class MaskRecord(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
 
     skipped: dict[str, str] = Field(default_factory=dict)
-    budget: BudgetRecord | None = None
+    choice: ChoiceRecord | None = None
     text: TextRecord | None = None
     inputs: str | None = None
     criterion: str | None = None
@@ -257,8 +262,6 @@ class MaskRecord(BaseModel):
     repair: RepairRecord | None = None
     permuted: PermutedRecord | None = None
     smoothed: SmoothedRecord | None = None
-    speed: SpeedRecord | None = None
-    gains: GainRecord | None = None
     weights: str | None = None
     imported: ImportRecord | None = None
 
@@ -266,11 +269,10 @@ class MaskRecord(BaseModel):
     def of_metadata(cls, stored: Mapping[str, Any]) -> MaskRecord:
         """Read the record of a mask file, in which the fields of an import are on the top level.
 
-        Earlier programs wrote a histogram of the scores too, which is left out.
-        Raises ValueError if it is not a record.
+        Parts that only earlier programs wrote are left out. Raises ValueError if it is not a record.
         """
         imported = {name: stored[name] for name in ImportRecord.model_fields if name in stored}
-        parts = {name: value for name, value in stored.items() if name not in (*imported, "scores")}
+        parts = {name: value for name, value in stored.items() if name not in (*imported, *_GONE)}
         return cls.model_validate(parts | ({"imported": imported} if imported else {}))
 
     def as_metadata(self) -> dict[str, Any]:

@@ -214,8 +214,8 @@ class Checkpoint:
 
     @property
     def dequantised(self) -> list[str]:
-        """Names of weights that are quantised with zero points. They are only read: no mosaic holds their grids."""
-        return [name for name, weight in self._packed.items() if weight.zeros is not None]
+        """Names of weights with zero points or of fp8. They are only read: no mosaic holds their grids."""
+        return [name for name, weight in self._packed.items() if not weight.has_grid]
 
     def entry(self, name: str) -> TensorEntry:
         """Returns dtype code, shape and absolute byte offsets of a tensor in `shard_of(name)`. The offsets of a quantised

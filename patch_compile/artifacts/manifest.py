@@ -162,8 +162,8 @@ def sizes_of(root: Path, names: Iterable[str]) -> dict[str, int]:
 
 
 def _asked(masks: MaskSet) -> float | None:
-    budget = masks.record.budget
-    return masks.ratio_asked if budget is None or budget.amount is None else None
+    choice = masks.record.choice
+    return masks.ratio_asked if choice is None or choice.unit == "ratio" else None
 
 
 def package_versions() -> dict[str, str]:

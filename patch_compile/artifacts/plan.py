@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import model_validator
 
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
+from masklearn.masks.record import ChoiceRecord
 from masklearn.quant.table import FLOAT16, weight_type
 from patch_compile.artifacts.layout import PLAN
 from patch_compile.artifacts.prediction import CardRow, WholeRow, Workload
@@ -245,13 +246,14 @@ class PlanSummary(Record):
 
 
 class Plan(FileRecord, PlanSummary):
-    """OUT/plan.json: the lowering of every covered linear."""
+    """OUT/plan.json: the lowering of every covered linear. choice: of the masks, None for masks that were published."""
 
     SCHEMA: ClassVar[int] = 3  # 2 did not tell what types bring from what tiles bring
     WHAT: ClassVar[str] = "a plan"
     PLACE: ClassVar[str] = PLAN
 
     linears: tuple[LinearRow, ...]
+    choice: ChoiceRecord | None = None
 
     @property
     def summary(self) -> PlanSummary:
@@ -283,30 +285,6 @@ class Asked(Record):
         return self
 
 
-class ChosenTile(Record):
-    """A size of tiles that was chosen for a speed, and the ratio that the speed takes with it if all zeros lose alike.
-
-    other: the size that needs more zeros, or as many; other_ratio: None if no ratio reaches the speed with it.
-    """
-
-    tile: tuple[int, int]
-    ratio: float
-    other: tuple[int, int]
-    other_ratio: float | None
-
-
-class ChosenKinds(Record):
-    """Kinds of tiles that were chosen for a ratio, with predicted speed-ups of the whole workload, end to end.
-
-    kinds, other: values of `--kinds`, the chosen and the other.
-    """
-
-    kinds: str
-    speedup: float
-    other: str
-    other_speedup: float
-
-
 class LittleGain(Record):
     """What is better than a plan whose pruned tiles gain less than `PAYS`, as predicted.
 
@@ -319,23 +297,6 @@ class LittleGain(Record):
     weights: str | None = None
     unpruned: float
     tokens: int | None = None
-
-
-class Gaining(Record):
-    """The linears that gain by pruning on the target.
-
-    covered: number of covered linears; asked: number of linears with a ratio above 0; gaining: number of linears that gain;
-    ratio: zeroed weights over the weights of the linears that gain; ratio_of_counted: over the weights of all linears that
-    gain with enough tiles, over which a requested ratio counts, None if these are all covered linears; ratio_of_covered:
-    over the weights of all covered linears.
-    """
-
-    covered: int
-    asked: int
-    gaining: int
-    ratio: float
-    ratio_of_counted: float | None = None
-    ratio_of_covered: float
 
 
 class Skipped(Record):

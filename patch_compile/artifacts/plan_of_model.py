@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from masklearn.quant.table import FLOAT16
-from patch_compile.artifacts.plan import Asked, ChosenKinds, ChosenTile, Gaining, LittleGain, Plan, Skipped
+from patch_compile.artifacts.plan import Asked, LittleGain, Plan, Skipped
 from patch_compile.artifacts.prediction import CardRow, WholeRow
 from patch_compile.artifacts.record import Record, Unit, shown
 
@@ -91,16 +91,26 @@ class RegimePoint(Record):
     by_tiles: float
 
 
+class Tried(Record):
+    """Size or kinds of tiles that were tried because the recipe left them open.
+
+    value: a value of `--tile` or `--kinds`; figure: predicted with it: for sizes the ratio that a speed takes if all zeros
+    lose alike, None if no ratio reaches the speed, and for kinds the speed-up of the whole workload, end to end.
+    """
+
+    value: str
+    figure: float | None
+
+
 class PlanOfModel(Plan):
     """Result of `patch-compile plan` for a model.
 
-    target: the requested target, or the GPU's name; ratio: of all covered weights; gaining: None for given masks, and if
-    every lowering was asked for by name; kinds: kinds that tiles may have; weights: types that the linears have, a value of
-    `--weights`; assumes_losses: True if the types were chosen, by losses that were measured on another model;
-    dequantised: number of linears that are quantised with zero points, and so have 16-bit weights unless others are
-    requested; types: the same request with one type for all linears; regime: the speed-up over the tokens of a prompt;
-    targets: a row for each if there are several; chosen_tile, chosen_kinds: None unless size or kinds of tiles were chosen;
-    little_gain: set if pruning is not worth its loss.
+    target: the requested target, or the GPU's name; ratio: of all covered weights; kinds: kinds that tiles may have;
+    weights: types that the linears have, a value of `--weights`; assumes_losses: True if the types were chosen, by losses
+    that were measured on another model; dequantised: number of linears that are quantised with zero points or to fp8, and
+    so have 16-bit weights unless others are requested; types: the same request with one type for all linears; regime: the
+    speed-up over the tokens of a prompt; targets: a row for each if there are several; tried: sizes or kinds of tiles, the
+    taken first; little_gain: set if pruning is not worth its loss.
     """
 
     WHAT: ClassVar[str] = "a plan of a model"
@@ -115,11 +125,9 @@ class PlanOfModel(Plan):
     weights: str = FLOAT16.name
     assumes_losses: bool = False
     types: tuple[OtherTypes, ...] = ()
-    gaining: Gaining | None = None
     dequantised: int = 0
     regime: tuple[RegimePoint, ...] = ()
     targets: tuple[TargetRow, ...] = ()
-    chosen_tile: ChosenTile | None = None
-    chosen_kinds: ChosenKinds | None = None
+    tried: tuple[Tried, ...] = ()
     little_gain: LittleGain | None = None
     skipped: tuple[Skipped, ...]

@@ -361,6 +361,9 @@ CARDS: tuple[Card, ...] = (
 
 _BRANDS = re.compile(r"^(?:nvidia|geforce|tesla|quadro|rtx)+")
 _ARCHITECTURE = re.compile(r"^(?:sm|compute)?(\d{2,3})$")
+_OLD = re.compile(
+    r"(?:sm|compute)?[5-7]\d|t4|v100\w*|p4|p40|p100\w*|titan\w*|(?:gtx)?1[06]\d0\w*|20[678]0\w*"
+)
 
 
 def architecture_of(sm: int) -> GpuArchitecture:
@@ -415,6 +418,12 @@ def _target(name: str) -> Target:
         if found and row.sm == int(found[1]):
             return Target(name, row, None)
     card = card_named(name)
+    if card is None and _OLD.fullmatch(_plain(name)):
+        raise UsageError(
+            f"{name} has no 2:4 instruction",
+            "Tensor cores multiply 2:4 since Ampere (sm80). Older GPUs, such as T4 and V100, multiply the zeros.",
+            f"Give a newer card, or {_architectures()}, as --target.",
+        )
     if card is None:
         near, predicted = _near(name), ", ".join(card.name for card in rated_cards())
         raise UsageError(

@@ -51,9 +51,10 @@ class Inspection:
 
 
 def inspect_path(path: Path, target: str | None = None) -> Inspection:
-    """Inspect a file or folder. target: a card, to look at the zeros of a model folder and predict what they gain on it.
+    """Inspect a file or folder. target: a card, to look at the zeros of a model folder or an ONNX file and predict what they
+    gain on it.
 
-    Raises PatchCompileError if it is missing, of an unknown kind, or can't be read, or not a model folder with a target.
+    Raises PatchCompileError if it is missing, of an unknown kind, or can't be read, or if another kind has a target.
     Raises OSError, with a name, if the operating system refuses it.
     """
     try:
@@ -70,14 +71,16 @@ def _sparsity(path: Path, target: str) -> Inspection:
     card = card_of(target)
     if not path.exists():
         return _inspected(path)
+    from patch_compile.inspection.sparsity import inspect_graph_sparsity, inspect_sparsity
+
+    if path.suffix == ".onnx":
+        return inspect_graph_sparsity(path, card)
     if not _is_model(path):
         raise UsageError(
-            f"`target` is given, and {path} is no model folder",
-            f"Zeros are looked for in the weights of a folder with a {_CONFIG}.",
-            "Give the folder that an ONNX file or an engine was made from, OUT/model for an OUT, or no `target`.",
+            f"`target` is given, and {path} is no model",
+            f"Zeros are looked for in the weights of a folder with a {_CONFIG}, or of an ONNX file.",
+            "Give what an engine was made from, OUT/model for an OUT, or no `target`.",
         )
-    from patch_compile.inspection.sparsity import inspect_sparsity
-
     return inspect_sparsity(path, card)
 
 

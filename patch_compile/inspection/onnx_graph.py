@@ -13,7 +13,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import KINDS
-from masklearn.quant.table import QUANTISED, WeightType
+from masklearn.quant.table import FLOAT16, QUANTISED, WeightType
+from patch_compile.errors import PatchCompileError
 from patch_compile.inspection import Inspection
 from patch_compile.onnx_io.proto import load_proto, model_of, refusing_invalid
 from patch_compile.packing.checks import kernel_fault, version_fault
@@ -57,6 +58,25 @@ def index_faults(path: Path) -> list[str]:
         return faults
 
 
+def patch_linears(model: ir.Model) -> Iterator[ir.Node]:
+    """Yield the PatchLinears of the main graph."""
+    return (node for node in model.graph if (node.domain, node.op_type) == (DOMAIN, NAME))
+
+
+def kept_of(node: ir.Node) -> tuple[NDArray[np.bool_], WeightType]:
+    """Returns which weights of a PatchLinear are not zero, bool `[N, K]` with all its linears in N, and their type.
+
+    Raises PatchCompileError if its tensors are damaged.
+    """
+    _, why = _patch_linear(node, decode=False)
+    if why:
+        raise PatchCompileError(f"The PatchLinear {node.name!r} is damaged", why, "Build it again.")
+    about = _Attributes(**{name: attribute.value for name, attribute in node.attributes.items()})
+    packed = _packed(_constants(node, about)[0], about)
+    values = unpack_quantised(packed, np.dtype(np.float16))[0] if packed.weights else unpack(packed)
+    return values[: about.rows, : about.in_features] != 0, about.integers or FLOAT16
+
+
 def _patch_linears(
     path: Path, proto: onnx.ModelProto, *, decode: bool
 ) -> tuple[ir.Model, list[dict[str, Any]], list[str]]:
@@ -66,11 +86,10 @@ def _patch_linears(
     model = model_of(path, proto)
     map_external_data(path, model)
     rows, faults = [], []
-    for node in model.graph:
-        if (node.domain, node.op_type) == (DOMAIN, NAME):
-            row, why = _patch_linear(node, decode=decode)
-            rows.append(row)
-            faults += [f"{node.name}: {why}"] if why else []
+    for node in patch_linears(model):
+        row, why = _patch_linear(node, decode=decode)
+        rows.append(row)
+        faults += [f"{node.name}: {why}"] if why else []
     return model, _with_all_kinds(rows), faults
 
 
@@ -140,6 +159,16 @@ class _Attributes(BaseModel):
     def integers(self) -> WeightType | None:
         """The type of quantised weights, None for 16-bit weights."""
         return QUANTISED.get(self.weights)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the weight, or of a gate and its up together."""
+        return (1 + self.gated) * self.out_features
+
+    @property
+    def packed_rows(self) -> int:
+        """Rows of all panels."""
+        return -(-self.rows // self.panel_rows) * self.panel_rows
 
     @property
     def epilogue(self) -> str:
@@ -219,12 +248,10 @@ def _why_broken(
 
     dtype: type of X, None if the file does not tell it.
     """
-    rows, columns, linears = about.out_features, about.in_features, 1 + about.gated
-    packed_rows = -(-linears * rows // about.panel_rows) * about.panel_rows
     why = _why_other_types(constants, about.integers) or _why_other_widths(constants, about)
-    if why or (why := _why_no_kernel(constants, about, packed_rows)):
+    if why or (why := _why_no_kernel(constants, about)):
         return why
-    packed = _packed(constants, about, packed_rows)
+    packed = _packed(constants, about)
     try:
         if not decode:
             packed.places()
@@ -234,17 +261,17 @@ def _why_broken(
         return str(error)
     if why:
         return why
-    if values[linears * rows :].any() or values[:, columns:].any():
+    if values[about.rows :].any() or values[:, about.in_features :].any():
         return "what lies beyond its rows or columns is not zero"
     return ""
 
 
-def _packed(constants: dict[str, NDArray[Any]], about: _Attributes, rows: int) -> PackedLinear:
-    """Returns the packed linear of tensors whose types and widths are right. rows: of all panels."""
+def _packed(constants: dict[str, NDArray[Any]], about: _Attributes) -> PackedLinear:
+    """Returns the packed linear of tensors whose types and widths are right."""
     names = tensor_names(about.kinds)[len(INPUTS) - 1 :]
     bits = np.uint16 if about.integers is None else np.int32
     return PackedLinear(
-        (rows, -(-about.in_features // SLAB_K) * SLAB_K),
+        (about.packed_rows, -(-about.in_features // SLAB_K) * SLAB_K),
         about.panel_rows,
         constants["dense"].view(bits),
         constants["sparse"].view(bits),
@@ -277,8 +304,9 @@ def _why_other_widths(constants: dict[str, NDArray[Any]], about: _Attributes) ->
     return ""
 
 
-def _why_no_kernel(constants: dict[str, NDArray[Any]], about: _Attributes, rows: int) -> str:
-    """Returns what no kernel runs, and what else is wrong with quantised weights. rows: of all panels."""
+def _why_no_kernel(constants: dict[str, NDArray[Any]], about: _Attributes) -> str:
+    """Returns what no kernel runs, and what else is wrong with quantised weights."""
+    rows = about.packed_rows
     if why := kernel_fault(about.integers, about.kinds, about.panel_rows, about.in_features):
         return why
     if about.gated and about.out_features % TURN:

@@ -5,26 +5,35 @@ from __future__ import annotations
 import math
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from masklearn import Pattern, Zeros, read_zeros
+import numpy as np
+
+from masklearn import Pattern, Zeros, nonzero_of, read_zeros, zeros_of
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears_of
-from masklearn.quant.table import FLOAT16, WeightType
+from masklearn.quant.table import FLOAT16, INT8, W8A8, WeightType
 from patch_compile.artifacts.layout import MASKS
 from patch_compile.artifacts.plan import ReasonKind
 from patch_compile.artifacts.prediction import Workload
 from patch_compile.inspection import Inspection
+from patch_compile.inspection.onnx_graph import kept_of, patch_linears
 from patch_compile.packing.format import choose_panel_rows
 from patch_compile.packing.slab_kinds import SLAB_K
 from patch_compile.planning.cards import PlanCard
 from patch_compile.planning.cost import CostModel
+from patch_compile.planning.roofline.library_product import library_time
 from patch_compile.progress import Progress
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from patch_compile.passes.linears import FoundLinears, Linear
 
 _WORKLOAD = Workload(batch=1, prompt=2048, generated=128)
 _DECODE, _PREFILL = "1 token", "2048 tokens"
@@ -36,7 +45,7 @@ class Way(StrEnum):
 
     BOTH = "PatchLinear plugin, or TensorRT's own 2:4 tactic"
     PLUGIN = "PatchLinear plugin"
-    TENSORRT = "TensorRT's own 2:4 tactic"  # only it: the plugin is predicted no faster than dense
+    TENSORRT = "TensorRT's own 2:4 tactic"  # only it: the plugin is no faster than dense, or takes no Q/DQ
     NONE = "none"
 
 
@@ -53,6 +62,35 @@ _OF_TIME = {
     ReasonKind.LITTLE_SPARSE: "too few tiles are 2:4 for the plugin to be faster",
     ReasonKind.PROMPTS: "the plugin loses more time with prompts than it gains in decode",
 }
+_ONLY_BUILT = "only the plugin multiplies 2:4 tiles, and `build` takes a graph without Q/DQ and PatchLinear"
+_PACKED = "PatchLinear multiplies it already"
+_INTEGERS = "TensorRT's 2:4 tactic for integers needs Q/DQ with int8 in and out"
+_INCOMPLETE = "its Q/DQ is incomplete: the input has none, so TensorRT multiplies dequantised weights"
+_WIDE_OUTPUT = "its Q/DQ has an output of 16 bits: TensorRT's 2:4 tactic for int8 needs int8 in and out"
+_WAYS = {  # by: the plugin multiplies it; TensorRT's own tactic can
+    (True, True): Way.BOTH,
+    (True, False): Way.PLUGIN,
+    (False, True): Way.TENSORRT,
+    (False, False): Way.NONE,
+}
+_BETWEEN = "Identity", "Cast", "Transpose", "Reshape", "Relu"  # TensorRT moves Q/DQ across them
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A linear as its file has it.
+
+    stop: why TensorRT's own tactic can't multiply its zeros, in words, empty if it can; plugin: True if `build` can put it
+    into a PatchLinear; packed: True if it is in a PatchLinear already.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    zeros: Zeros
+    weights: WeightType
+    stop: str = ""
+    plugin: bool = True
+    packed: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,12 +136,12 @@ def inspect_sparsity(path: Path, card: PlanCard) -> Inspection:
     types, linears = checkpoint.grids.types, list[_Linear]()
     with Progress().stage("zeros") as update:
         for done, (name, shape) in enumerate(coverage.linears.items(), start=1):
-            linears.append(
-                _linear(name, shape, read_zeros(checkpoint, name), types.get(name, FLOAT16), costs)
-            )
+            kind = types.get(name, FLOAT16)
+            stop = _INTEGERS if kind.quantised else ""
+            linears.append(_linear(_Stored(name, shape, read_zeros(checkpoint, name), kind, stop), costs))
             update(name, done, len(coverage.linears))
     facts = {
-        **_verdict(linears),
+        **_verdict(linears, "folder"),
         "predicted gain": _gain(linears),
         "predicted for": str(card),
         **_commands(path, card.name, linears),
@@ -115,30 +153,161 @@ def inspect_sparsity(path: Path, card: PlanCard) -> Inspection:
     return Inspection(path, "model", facts, [one.row() for one in linears], "every weight in them is finite")
 
 
-def _linear(
-    name: str, shape: tuple[int, int], zeros: Zeros, weights: WeightType, costs: CostModel
-) -> _Linear:
+def inspect_graph_sparsity(path: Path, card: PlanCard) -> Inspection:
+    """Read all linears of an ONNX file of any origin, one at a time, and predict what their zeros gain on a card.
+
+    Raises PatchCompileError for a file that can't be read or has no linear, and for a weight that is not finite.
+    """
+    from patch_compile.onnx_io.proto import refusing_invalid
+    from patch_compile.onnx_io.read import read_onnx
+    from patch_compile.passes.find_linears import find_linears, linears_of_file
+
+    with refusing_invalid(path):
+        model = read_onnx(path, any_node=True)
+        packed = list(patch_linears(model))
+        found = (
+            find_linears(model, quantised=True) if packed else linears_of_file(path, model, quantised=True)
+        )
+    buildable = not packed and not any(one.dequantize for one in found.linears.values())
+    costs, linears = CostModel(card, _WORKLOAD), list[_Linear]()
+    with Progress().stage("zeros") as update:
+        for stored in _of_graph(packed, found, buildable):
+            linears.append(_linear(stored, costs))
+            update(stored.name, len(linears), len(packed) + len(found.linears))
+    facts = {
+        **_verdict(linears, "graph"),
+        "predicted gain": _gain(linears),
+        "predicted for": str(card),
+        **(_graph_commands(path, card.name, linears) if buildable else {}),
+        **_tactic_command(path, linears, found),
+        "producer": model.producer_name,
+        "linears": len(linears),
+        "weights in them": sum(one.weights for one in linears),
+        "left dense": dict(found.skipped),
+    }
+    return Inspection(path, "onnx", facts, [one.row() for one in linears], "every weight in them is finite")
+
+
+def _of_graph(packed: Sequence[ir.Node], found: FoundLinears, buildable: bool) -> Iterator[_Stored]:
+    """Yield the linears of a graph: its PatchLinears, and its products. buildable: `build` takes the graph."""
+    for node in packed:
+        kept, weights = kept_of(node)
+        shape = kept.shape[0], kept.shape[1]
+        yield _Stored(str(node.name), shape, zeros_of(kept), weights, packed=True)
+    for name, linear in found.linears.items():
+        weights, stop = FLOAT16, ""
+        if linear.dequantize and _source(linear.x) != "DequantizeLinear":
+            weights, stop = INT8, _INCOMPLETE
+        elif linear.dequantize:
+            weights, stop = W8A8, "" if _only_quantised(linear.output) else _WIDE_OUTPUT
+        yield _Stored(name, linear.shape, _zeros(linear), weights, stop, buildable)
+
+
+def _zeros(linear: Linear) -> Zeros:
+    """Returns the zeros of a linear of a graph. A weight before QuantizeLinear is taken as it is."""
+    import onnx_ir as ir
+
+    assert linear.weight.const_value is not None
+    values = linear.weight.const_value.numpy()
+    if values.dtype == np.int8:
+        kept = values != _zero_point(linear.dequantize, values.ndim)
+    elif (found := nonzero_of(values)) is not None:
+        kept = found
+    else:
+        linear.checked_weight(linear.dtype)  # raises the error
+    return zeros_of(linear.from_stored(ir.tensor(kept)))
+
+
+def _zero_point(dequantize: ir.Node | None, axes: int) -> Any:
+    """Returns the integers that stand for 0, in a shape that spreads over the weight."""
+    value = dequantize.inputs[2] if dequantize and len(dequantize.inputs) > 2 else None
+    if dequantize is None or value is None or value.const_value is None:
+        return 0
+    points = value.const_value.numpy()
+    if points.ndim != 1 or not points.any():
+        return points if points.ndim == 0 else 0
+    axis = dequantize.attributes.get_int("axis", 1) % axes
+    return points.reshape([-1 if one == axis else 1 for one in range(axes)])
+
+
+def _source(value: ir.Value | None) -> str:
+    """Returns the type of the node that makes a value, behind what TensorRT moves Q/DQ across; empty without a node."""
+    while value is not None and (node := value.producer()) is not None:
+        if node.op_type not in _BETWEEN:
+            return node.op_type
+        value = node.inputs[0]
+    return ""
+
+
+def _only_quantised(value: ir.Value) -> bool:
+    """Returns True if QuantizeLinear reads all of a value, at once or behind what TensorRT moves Q/DQ across."""
+    readers = [use.node for use in value.uses()]
+    return (
+        bool(readers)
+        and not value.is_graph_output()
+        and all(
+            node.op_type == "QuantizeLinear"
+            or (node.op_type in _BETWEEN and _only_quantised(node.outputs[0]))
+            for node in readers
+        )
+    )
+
+
+def _linear(one: _Stored, costs: CostModel) -> _Linear:
+    shape, zeros, weights = one.shape, one.zeros, one.weights
     panel_rows = choose_panel_rows(shape, (zeros.side, zeros.side), weights=weights)
     slabs = -(-shape[0] // panel_rows) * -(-shape[1] // SLAB_K)
     sparse = round(zeros.tiles * slabs)
     found = costs.of(shape, panel_rows, {TWO_FOUR.name: sparse, DENSE.name: slabs - sparse}, weights=weights)
     slower = costs.why_dense(found)
-    way, reason = Way.NONE, ""
-    if zeros.pattern is Pattern.TWO_FOUR and not weights.quantised:
-        way = Way.TENSORRT if slower else Way.BOTH
-    elif sparse and not slower and zeros.pattern is not Pattern.DENSE:
-        way = Way.PLUGIN
-    compiled = way in (Way.BOTH, Way.PLUGIN)
-    phases = {} if costs.workload.steps == 0 else {_DECODE: found.decode}
-    phases[_PREFILL] = found.prefill
+    uniform, stop = zeros.pattern is Pattern.TWO_FOUR, one.stop or _unaligned(shape, weights)
+    tactic = uniform and not stop and not one.packed
+    pruned = one.plugin and sparse > 0 and zeros.pattern is not Pattern.DENSE
+    compiled = one.packed or (pruned and not slower)
+    by_tactic = tactic and not one.plugin
+    phases = {} if costs.workload.steps == 0 else {_DECODE: (costs.workload.batch, found.decode)}
+    phases[_PREFILL] = costs.workload.prefill_tokens, found.prefill
     times = {
-        tokens: (one.unpruned, one.hybrid if compiled else one.unpruned) for tokens, one in phases.items()
+        tokens: _by_tactic(shape, many, weights, costs)
+        if by_tactic
+        else (phase.unpruned, phase.hybrid if compiled else phase.unpruned)
+        for tokens, (many, phase) in phases.items()
     }
-    if not compiled:
-        reason = _OF_TIME[slower.kind] if sparse and slower else _OF_PATTERN[zeros.pattern]
-    elif lost := [tokens for tokens, one in times.items() if _ratio([one]) < 1.005]:
-        reason = f"not faster with {' and '.join(lost)}"
-    return _Linear(name, shape, zeros, way, reason, times)
+    reasons = []
+    if one.packed:
+        reasons = [_PACKED]
+    elif compiled or by_tactic:
+        lost = [tokens for tokens, times_of in times.items() if _ratio([times_of]) < 1.005]
+        reasons = [f"not faster with {' and '.join(lost)}"] if lost else []
+    else:
+        if one.plugin and sparse and slower:
+            reasons.append(_OF_TIME[slower.kind])
+        elif not uniform:
+            part = zeros.pattern is Pattern.TILES and not one.plugin
+            reasons.append(_ONLY_BUILT if part else _OF_PATTERN[zeros.pattern])
+        if stop and (uniform or not one.plugin) and zeros.pattern is not Pattern.DENSE:
+            reasons.append(stop)
+    return _Linear(one.name, shape, zeros, _WAYS[compiled, tactic], "; ".join(reasons), times)
+
+
+def _unaligned(shape: tuple[int, int], weights: WeightType) -> str:
+    """Returns why no 2:4 tactic takes a shape, in words, empty if one does. The multiples are cuSPARSELt's."""
+    step = 32 if weights.input_bits == 8 else 16
+    odd = [f"{name} = {size}" for name, size in zip("NK", shape, strict=True) if size % step]
+    return (
+        f"{' and '.join(odd)} is no multiple of {step}, as cuSPARSELt needs, and TensorRT most likely too"
+        if odd
+        else ""
+    )
+
+
+def _by_tactic(
+    shape: tuple[int, int], tokens: int, weights: WeightType, costs: CostModel
+) -> tuple[float, float]:
+    """Returns the microseconds of a linear by cuBLASLt, and by cuSPARSELt with all of it 2:4."""
+    card, assume = costs.card.rated, costs.card.assume
+    dense, _ = library_time(card, shape, tokens, assume, weights=weights, fused=True)
+    return dense, library_time(card, shape, tokens, assume, weights=weights, sparse=True)[0]
 
 
 def _ratio(times: Iterable[tuple[float, float]]) -> float:
@@ -147,8 +316,11 @@ def _ratio(times: Iterable[tuple[float, float]]) -> float:
     return float(dense / compiled)
 
 
-def _verdict(linears: Sequence[_Linear]) -> dict[str, str]:
-    """Returns the answer in words, and what stops the linears that are not compiled sparse, or gain nothing somewhere."""
+def _verdict(linears: Sequence[_Linear], stored: str) -> dict[str, str]:
+    """Returns the answer in words, and what stops the linears that are not compiled sparse, or gain nothing somewhere.
+
+    stored: what holds the weights, in a word.
+    """
     weights = sum(one.weights for one in linears)
     zeros = sum(one.zeros.zeros * one.weights for one in linears) / weights
     tiles = sum(one.zeros.tiles * one.weights for one in linears) / weights
@@ -160,7 +332,7 @@ def _verdict(linears: Sequence[_Linear]) -> dict[str, str]:
     if all(one.zeros.pattern is Pattern.DENSE for one in linears):
         return {"verdict": "It is not pruned: it has no zeros that could be skipped."}
     return {
-        "verdict": f"{zeros:.1%} of the weights are zero, and {tiles:.1%} lie in tiles that are 2:4 along K. A folder "
+        "verdict": f"{zeros:.1%} of the weights are zero, and {tiles:.1%} lie in tiles that are 2:4 along K. A {stored} "
         "stores zeros like other numbers: what loads it multiplies them. Only an engine that packs 2:4 skips them.",
         "what stops the rest": "; ".join(reasons),
     }
@@ -190,6 +362,28 @@ def _commands(path: Path, card: str, linears: Sequence[_Linear]) -> dict[str, st
     if ways & {Way.BOTH, Way.TENSORRT}:
         commands["then, without a plugin"] = f"{build} --lowering split"
     return commands
+
+
+def _graph_commands(path: Path, card: str, linears: Sequence[_Linear]) -> dict[str, str]:
+    """Returns the command that compiles the 2:4 tiles of a graph, which lose nothing, or that learns such tiles."""
+    ways, build = {one.way for one in linears}, ("build", str(path), "--target", card, "-o", "OUT")
+    if ways == {Way.NONE}:
+        return {"to prune it for 2:4": _command(*build, "--ratio", "0.4", "--calib", "inputs.npz")}
+    if ways.isdisjoint((Way.BOTH, Way.PLUGIN)):
+        return {}
+    tiles = sum(one.zeros.tiles * one.weights for one in linears) / sum(one.weights for one in linears)
+    side = min(one.zeros.side for one in linears)
+    ratio = str(math.floor(500 * tiles) / 1000)
+    return {"run": _command(*build, "--method", "magnitude", "--ratio", ratio, "--tile", f"{side}x{side}")}
+
+
+def _tactic_command(path: Path, linears: Sequence[_Linear], found: FoundLinears) -> dict[str, str]:
+    """Returns TensorRT's own command, if its 2:4 tactics can multiply a linear of a graph."""
+    if {one.way for one in linears}.isdisjoint((Way.BOTH, Way.TENSORRT)):
+        return {}
+    wide = all(one.dtype.name == "FLOAT" and not one.dequantize for one in found.linears.values())
+    types = "--fp16" if wide else "--stronglyTyped"
+    return {"without a plugin": shlex.join(["trtexec", f"--onnx={path}", "--sparsity=enable", types])}
 
 
 def _command(*words: str) -> str:

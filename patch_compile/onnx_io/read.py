@@ -22,8 +22,10 @@ _STANDARD = "ai.onnx"  # another spelling of ""
 _RUNTIME_DOMAINS = ("com.microsoft",)  # operators that ONNX Runtime adds to the standard
 
 
-def read_onnx(path: Path) -> ir.Model:
+def read_onnx(path: Path, *, any_node: bool = False) -> ir.Model:
     """Returns the model at `path` in a normalized form. Tensors stay in their files.
+
+    any_node: also takes PatchLinear, which stays a node, and operators that only the program that runs the file knows.
 
     1. Model-local functions are inlined. Opsets before 20 are upgraded, because PatchLinear's function needs 20.
     2. Weights in Constant nodes and in subgraphs become initializers of the main graph.
@@ -43,11 +45,12 @@ def read_onnx(path: Path) -> ir.Model:
             "Export the model with its outputs.",
         )
     _shorten_standard_domain(proto)
-    _check_opsets(path, proto)
+    _check_opsets(path, proto, any_domain=any_node, compiled=any_node)
     model = model_of(path, _inlined(proto))
     with _quiet():
         for graph_pass in (
-            common.InlinePass(),  # functions of another opset than the graph's
+            # Functions of another opset than the graph's.
+            common.InlinePass(criteria=lambda function: function.domain != DOMAIN),
             common.RemoveInitializersFromInputsPass(),
             common.LiftConstantsToInitializersPass(),
             common.LiftSubgraphInitializersToMainGraphPass(),
@@ -96,7 +99,10 @@ def _inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Inline functions of the graph's own opset. onnx_ir's pass takes a time that grows with the square of the nodes."""
     from onnx import inliner
 
-    return inliner.inline_local_functions(proto) if proto.functions else proto
+    packed = [(function.domain, function.name) for function in proto.functions if function.domain == DOMAIN]
+    if not packed:
+        return inliner.inline_local_functions(proto) if proto.functions else proto
+    return inliner.inline_selected_functions(proto, packed, exclude=True)
 
 
 def _check_sizes(path: Path, model: ir.Model) -> None:
@@ -173,10 +179,12 @@ def _shorten_standard_domain(proto: onnx.ModelProto) -> None:
             holder.domain = ""
 
 
-def _check_opsets(path: Path, proto: onnx.ModelProto, *, any_domain: bool = False) -> None:
+def _check_opsets(
+    path: Path, proto: onnx.ModelProto, *, any_domain: bool = False, compiled: bool = False
+) -> None:
     """Raise PatchCompileError for an operator of an unknown domain or version. Call `_shorten_standard_domain` first.
 
-    any_domain: take operators of domains that only the program that will run the file knows.
+    any_domain: take operators of domains that only the program that will run the file knows; compiled: take PatchLinear.
     """
     import onnx
 
@@ -190,7 +198,7 @@ def _check_opsets(path: Path, proto: onnx.ModelProto, *, any_domain: bool = Fals
     known |= {function.domain for function in proto.functions}
     for node, imports in _all_nodes(proto):
         domain = node.domain
-        if domain == DOMAIN:
+        if domain == DOMAIN and not compiled:
             raise PatchCompileError(
                 f"{path} is compiled already",
                 f"It holds {node.op_type} nodes of the domain {DOMAIN!r}.",

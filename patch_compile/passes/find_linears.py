@@ -37,7 +37,8 @@ _RECURRENT = frozenset(("LSTM", "GRU", "RNN"))
 PASSED_ON = ("Identity", "Cast", "Transpose")
 """Operators that may stand between a constant and the product that reads it."""
 _COMPUTED = "its weight is computed at run time"
-_QUANTIZING = ("DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear")
+QDQ = ("DequantizeLinear", "QuantizeLinear")
+_QUANTIZING = (*QDQ, "DynamicQuantizeLinear")
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class _Product:
     spatial: int = 0
 
 
-def find_linears(model: ir.Model) -> FoundLinears:
+def find_linears(model: ir.Model, *, quantised: bool = False) -> FoundLinears:
     """Find every linear of the main graph.
 
     1. MatMul(X, W) with W [K, N]. If only an Add of N constants reads its output, that is the bias.
@@ -62,24 +63,27 @@ def find_linears(model: ir.Model) -> FoundLinears:
     not constant or has other readers (one mask could not serve both), K is not a multiple of 4, or the node is in a
     subgraph.
 
-    Raises PatchCompileError for a quantized model (Q/DQ before a weight, integer products).
+    Raises PatchCompileError for a quantized model (Q/DQ before a weight, integer products). quantised: finds linears whose
+    int8 weights are behind DequantizeLinear too, and skips other quantized products.
     """
     found, reserved = FoundLinears(), reserved_names(model.graph)
     for node, owner in _nodes(model.graph):
         if node.op_type in _INTEGER_PRODUCTS:
-            raise _quantized(node, "It multiplies integers")
-        if node.domain == "com.microsoft" and node.op_type in _FUSED:
+            if not quantised:
+                raise _quantized(node, "It multiplies integers")
+            found.add(node, Refusal("it multiplies integers without Q/DQ"))
+        elif node.domain == "com.microsoft" and node.op_type in _FUSED:
             found.add(node, Refusal("an optimizer fused it: give the model before ONNX Runtime's optimizer"))
         elif node.domain in STANDARD_DOMAINS and node.op_type in _RECURRENT:
             found.add(node, Refusal("a recurrent operator holds its weights in itself"))
         elif node.domain in STANDARD_DOMAINS and node.op_type in _MATCHERS:
-            found.add(node, _linear(node, owner, reserved | found.linears.keys()))
+            found.add(node, _linear(node, owner, reserved | found.linears.keys(), quantised))
     return found
 
 
-def linears_of_file(path: Path, model: ir.Model) -> FoundLinears:
+def linears_of_file(path: Path, model: ir.Model, *, quantised: bool = False) -> FoundLinears:
     """Returns `find_linears` of the model at `path`. Raises PatchCompileError if it has none."""
-    found = find_linears(model)
+    found = find_linears(model, quantised=quantised)
     if not found.linears:
         raise PatchCompileError(
             f"{path} has no linear to prune",
@@ -110,8 +114,8 @@ def _nodes(graph: ir.Graph, owner: str = "") -> Iterator[tuple[ir.Node, str]]:
                 yield from _nodes(subgraph, f"the {attribute.name} of {node.op_type} {node_name(node)!r}")
 
 
-def _linear(node: ir.Node, owner: str, taken: Container[str]) -> Linear | Refusal:
-    product = _MATCHERS[node.op_type](node)
+def _linear(node: ir.Node, owner: str, taken: Container[str], quantised: bool) -> Linear | Refusal:
+    product = _MATCHERS[node.op_type](node, quantised)
     if isinstance(product, Refusal):
         return product
     reason = _why_dense(node, owner, product)
@@ -119,12 +123,13 @@ def _linear(node: ir.Node, owner: str, taken: Container[str]) -> Linear | Refusa
         return reason
     nodes: tuple[ir.Node, ...] = (node,)
     bias = product.bias
-    if node.op_type == "MatMul" and (added := _added_bias(node, product.shape[0])):
+    if node.op_type == "MatMul" and (added := _added_bias(node, product.shape[0], quantised)):
         nodes, bias = (node, added[0]), added[1]
     weight, dtype = product.weight.initializer, product.weight.dtype
     assert dtype is not None
     name = linear_name(weight, node, taken)
-    return Linear(name, nodes, weight, product.transposed, product.shape, dtype, bias, product.spatial)
+    made = Linear(name, nodes, weight, product.transposed, product.shape, dtype, bias, product.spatial)
+    return replace(made, dequantize=product.weight.dequantize)
 
 
 def _why_dense(node: ir.Node, owner: str, product: _Product) -> Refusal | None:
@@ -132,7 +137,15 @@ def _why_dense(node: ir.Node, owner: str, product: _Product) -> Refusal | None:
     weight, dtype, x = product.weight, product.weight.dtype, node.inputs[0]
     stored = weight.initializer.dtype
     assert stored is not None
-    if stored.is_integer():
+    if weight.dequantize is not None:
+        integers = weight.dequantize.inputs[0]
+        stored = integers.dtype if integers is not None else None
+        if stored is None or stored.name != "INT8":
+            words = (
+                f"its Q/DQ has {stored.name.lower() if stored else 'an unknown type'}, and only int8 is read"
+            )
+            return Refusal(words)
+    elif stored.is_integer():
         raise _quantized(node, f"Its weight is {stored.name.lower()}")
     if dtype is None or dtype.name not in _FLOATS:
         return Refusal(f"it computes in {dtype.name.lower() if dtype is not None else 'an unknown type'}")
@@ -155,10 +168,10 @@ def _why_dense(node: ir.Node, owner: str, product: _Product) -> Refusal | None:
     return None
 
 
-def _matmul(node: ir.Node) -> _Product | Refusal:
-    weight = _stored_constant(node.inputs[1], node)
+def _matmul(node: ir.Node, quantised: bool) -> _Product | Refusal:
+    weight = _stored_constant(node.inputs[1], node, quantised)
     if isinstance(weight, Refusal):
-        if not isinstance(_stored_constant(node.inputs[0], node), Refusal):
+        if not isinstance(_stored_constant(node.inputs[0], node, quantised), Refusal):
             return Refusal("its constant is the left factor")
         second = node.inputs[1]
         computed = second is not None and second.producer() is not None
@@ -166,8 +179,8 @@ def _matmul(node: ir.Node) -> _Product | Refusal:
     return _matrix(weight, transposed=not weight.transposed)
 
 
-def _gemm(node: ir.Node) -> _Product | Refusal:
-    weight = _stored_constant(node.inputs[1], node)
+def _gemm(node: ir.Node, quantised: bool) -> _Product | Refusal:
+    weight = _stored_constant(node.inputs[1], node, quantised)
     if isinstance(weight, Refusal):
         return weight
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
@@ -176,11 +189,11 @@ def _gemm(node: ir.Node) -> _Product | Refusal:
     if (attributes.get("alpha", 1.0), attributes.get("beta", 1.0)) != (1.0, 1.0):
         return Refusal("its alpha or beta is not 1")
     product = _matrix(weight, transposed=weight.transposed == bool(attributes.get("transB", 0)))
-    return product if isinstance(product, Refusal) else _with_bias(node, product)
+    return product if isinstance(product, Refusal) else _with_bias(node, product, quantised)
 
 
-def _conv(node: ir.Node) -> _Product | Refusal:
-    weight = _stored_constant(node.inputs[1], node)
+def _conv(node: ir.Node, quantised: bool) -> _Product | Refusal:
+    weight = _stored_constant(node.inputs[1], node, quantised)
     if isinstance(weight, Refusal):
         return weight
     assert weight.initializer.shape is not None
@@ -204,7 +217,7 @@ def _conv(node: ir.Node) -> _Product | Refusal:
         )
     if any(attributes.get("pads", ())):
         return Refusal("a 1×1 convolution with padding makes more outputs than inputs")
-    return _with_bias(node, _Product(weight, False, (n, k), spatial=len(kernel)))
+    return _with_bias(node, _Product(weight, False, (n, k), spatial=len(kernel)), quantised)
 
 
 def _matrix(weight: _StoredConstant, *, transposed: bool) -> _Product | Refusal:
@@ -216,11 +229,11 @@ def _matrix(weight: _StoredConstant, *, transposed: bool) -> _Product | Refusal:
     return _Product(weight, transposed, (n, k))
 
 
-def _with_bias(node: ir.Node, product: _Product) -> _Product | Refusal:
+def _with_bias(node: ir.Node, product: _Product, quantised: bool) -> _Product | Refusal:
     value = node.inputs[2] if len(node.inputs) > 2 else None
     if value is None:
         return product
-    bias = _constant_bias(value, node, product.shape[0])
+    bias = _constant_bias(value, node, product.shape[0], quantised)
     if bias is None:
         return Refusal(
             f"its bias is not a constant of {product.shape[0]} elements",
@@ -229,15 +242,15 @@ def _with_bias(node: ir.Node, product: _Product) -> _Product | Refusal:
     return replace(product, bias=bias)
 
 
-def _constant_bias(value: ir.Value | None, node: ir.Node, size: int) -> ir.Value | None:
-    found = _stored_constant(value, node)
+def _constant_bias(value: ir.Value | None, node: ir.Node, size: int, quantised: bool) -> ir.Value | None:
+    found = _stored_constant(value, node, quantised)
     if isinstance(found, Refusal) or found.transposed or found.initializer.shape is None:
         return None
     shape = found.initializer.shape.numpy()
     return found.initializer if shape[-1:] == (size,) and all(axis == 1 for axis in shape[:-1]) else None
 
 
-def _added_bias(node: ir.Node, size: int) -> tuple[ir.Node, ir.Value] | None:
+def _added_bias(node: ir.Node, size: int, quantised: bool) -> tuple[ir.Node, ir.Value] | None:
     """Returns the Add that adds a bias to a product and is the product's only reader, and the bias; None if there is no such
     Add."""
     output = node.outputs[0]
@@ -248,7 +261,7 @@ def _added_bias(node: ir.Node, size: int) -> tuple[ir.Node, ir.Value] | None:
     if add.domain not in STANDARD_DOMAINS or add.graph is not node.graph:
         return None
     other = add.inputs[1] if add.inputs[0] is output else add.inputs[0]
-    bias = None if other is output else _constant_bias(other, add, size)
+    bias = None if other is output else _constant_bias(other, add, size, quantised)
     return None if bias is None else (add, bias)
 
 
@@ -263,7 +276,7 @@ def _counted(skipped: Mapping[str, Refusal]) -> str:
 _NAMED = 3  # nodes that an error names
 
 
-_MATCHERS: dict[str, Callable[[ir.Node], _Product | Refusal]] = {
+_MATCHERS: dict[str, Callable[[ir.Node, bool], _Product | Refusal]] = {
     "MatMul": _matmul,
     "Gemm": _gemm,
     "Conv": _conv,
@@ -275,27 +288,32 @@ class _StoredConstant:
     """An initializer, and the path from it to its reader.
 
     transposed: True if the reader sees its two axes swapped; dtype: the type that the reader sees, None if unknown; reader:
-    description of another node that reads it too, or empty.
+    description of another node that reads it too, or empty; dequantize: the DequantizeLinear on the path.
     """
 
     initializer: ir.Value
     transposed: bool
     dtype: ir.DataType | None
     reader: str
+    dequantize: ir.Node | None
 
 
-def _stored_constant(value: ir.Value | None, node: ir.Node) -> _StoredConstant | Refusal:
+def _stored_constant(value: ir.Value | None, node: ir.Node, quantised: bool) -> _StoredConstant | Refusal:
     """Returns the constant that `node` reads as `value`, or the reason why it is not a constant, in words.
 
-    Raises PatchCompileError for a quantized constant: pruning would change the scale that the rest needs.
+    Raises PatchCompileError for a quantized constant: pruning would change the scale that the rest needs. quantised: passes
+    over its Q/DQ instead.
     """
     transposed, cast, reader, read = False, False, "", value
+    dequantize: ir.Node | None = None
     while value is not None and (producer := value.producer()) is not None:
         reader = reader or _other_reader(value, node)
         kind = producer.op_type
-        if kind in _QUANTIZING:
+        if kind in _QUANTIZING and not quantised:
             raise _quantized(node, f"{kind} {node_name(producer)!r} makes its weight")
-        if producer.domain not in STANDARD_DOMAINS or kind not in PASSED_ON:
+        if kind == "DequantizeLinear":
+            dequantize = dequantize or producer
+        elif kind not in QDQ and (producer.domain not in STANDARD_DOMAINS or kind not in PASSED_ON):
             return Refusal(f"{_COMPUTED}, by {kind} {node_name(producer)!r}", _COMPUTED)
         if kind == "Transpose":
             perm = producer.attributes.get("perm")
@@ -303,7 +321,7 @@ def _stored_constant(value: ir.Value | None, node: ir.Node) -> _StoredConstant |
                 words = f"its weight goes through Transpose {node_name(producer)!r} of axes {list(perm.as_ints())}"
                 return Refusal(words, "its weight goes through a Transpose of more than two axes")
             transposed = not transposed
-        cast = cast or kind == "Cast"
+        cast = cast or kind in ("Cast", *QDQ)
         node, value = producer, producer.inputs[0]
     if value is None or not value.is_initializer():
         if value is None:
@@ -312,7 +330,7 @@ def _stored_constant(value: ir.Value | None, node: ir.Node) -> _StoredConstant |
             f"its weight is the input {value.name!r} of the graph", "its weight is an input of the graph"
         )
     dtype = read.dtype if read is not None and (cast or read.dtype is not None) else value.dtype
-    return _StoredConstant(value, transposed, dtype, reader or _other_reader(value, node))
+    return _StoredConstant(value, transposed, dtype, reader or _other_reader(value, node), dequantize)
 
 
 def _quantized(node: ir.Node, why: str) -> PatchCompileError:

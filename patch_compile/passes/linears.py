@@ -45,7 +45,8 @@ class Linear:
 
     nodes: the product, and the Add of the bias if it is a node; weight: the initializer that stores W, with no other reader;
     transposed: True if it stores [K, N]; shape: (N, K); dtype: type of X and Y, to which W may be cast; bias: an
-    initializer of N elements; spatial: number of axes after the features of X and Y, 0 if features are the last axis.
+    initializer of N elements; spatial: number of axes after the features of X and Y, 0 if features are the last axis;
+    dequantize: the DequantizeLinear between the initializer and the product, which `find_linears` only finds if asked.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Linear:
     dtype: ir.DataType
     bias: ir.Value | None
     spatial: int = 0
+    dequantize: ir.Node | None = None
 
     @property
     def product(self) -> ir.Node:

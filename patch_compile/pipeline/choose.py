@@ -15,8 +15,10 @@ from masklearn.choice.solve import Chooser
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.name_globs import spell_by_name
+from masklearn.masks.record import GainRecord
+from masklearn.masks.tiles import spell_tile
 from masklearn.quant.table import INT4, W8A8
-from patch_compile.artifacts.plan import ChosenKinds, ChosenTile, Gaining
+from patch_compile.artifacts.plan_of_model import Tried
 from patch_compile.artifacts.report import Kind
 from patch_compile.errors import PatchCompileError, SpeedError
 from patch_compile.planning.gains import ALL_SPARSE, GainGoal, WhereItGains
@@ -56,21 +58,23 @@ def chooser_of(source: Source, costs: CostModel | None, note: Callable[[str], ob
         return None
     plans, row = plans_with_ratio(source, gains, costs)
     _check_gain(source, gains, row, costs)
-    for line in (gain_line(row, costs.card.row() if costs else None), gains.goal.left_dense(list(plans))):
+    for line in (gain_line(row), gains.goal.left_dense(list(plans))):
         if line:
             note(line)
     price = WhereItGains(gains, r.tile_size, lambda masks: source.plan(masks, costs), costs)
     return Chooser(source.allowed_types, price, gains.goal)
 
 
-def with_pairs(chooser: Chooser | None, source: Source, note: Callable[[str], object]) -> Chooser | None:
+def with_pairs(
+    chooser: Chooser | None, source: Source, lowering: str, note: Callable[[str], object]
+) -> Chooser | None:
     """Returns the chooser that chooses tiles of a gate and its up in pairs, if they may share a node: its slabs hold rows of
     both.
 
-    chooser: None for the recipe's ratio or bytes over all linears.
+    chooser: None for the recipe's ratio or bytes over all linears; lowering: a value of `--lowering`.
     """
     r, linears = source.recipe, source.coverage.linears
-    asked = asked_lowerings(r.lowering, list(linears))
+    asked = asked_lowerings(lowering, list(linears))
     pairs = tuple(
         one.linears
         for one in (source.outline.groups if source.outline else ())
@@ -93,11 +97,11 @@ def gain_goal(source: Source, costs: CostModel | None) -> GainGoal | None:
 
 def plans_with_ratio(
     source: Source, gains: GainGoal, costs: CostModel | None
-) -> tuple[dict[str, LinearPlan], Gaining]:
+) -> tuple[dict[str, LinearPlan], GainRecord]:
     """Returns the plans with the ratio spread evenly over the linears that gain, and the counts of these linears."""
     evenly = gains.settled_evenly(lambda ratios: source.plan_at(ratios, costs))
     plans = source.plan_at(evenly.evenly, costs)
-    return plans, evenly.row({name: plan.zeroed for name, plan in plans.items()}, evenly.counted)
+    return plans, evenly.row({name: plan.zeroed for name, plan in plans.items()}, evenly.counted, costs)
 
 
 def plans_with_speed(source: Source, costs: CostModel) -> dict[str, LinearPlan]:
@@ -120,11 +124,10 @@ def with_assumed_types(source: Source, costs: CostModel) -> Source:
 
 @dataclass(frozen=True)
 class Settled:
-    """A source whose recipe leaves nothing open, and what was chosen for it. tile, kinds: None unless they were chosen."""
+    """A source whose recipe leaves nothing open. tried: sizes or kinds of tiles if they were open, the taken first."""
 
     source: Source
-    tile: ChosenTile | None = None
-    kinds: ChosenKinds | None = None
+    tried: tuple[Tried, ...] = ()
 
 
 def settle_open(source: Source, costs: CostModel | None) -> Settled:
@@ -165,7 +168,7 @@ def _with_order(source: Source) -> Source:
     return source.with_other(permute=True)
 
 
-def plans_for_ratio(source: Source, costs: CostModel) -> tuple[dict[str, LinearPlan], Gaining | None]:
+def plans_for_ratio(source: Source, costs: CostModel) -> tuple[dict[str, LinearPlan], GainRecord | None]:
     """Returns the plans for the requested ratio over the linears that gain, with their counts; without counts if the ratio
     counts over all linears."""
     r = source.recipe
@@ -179,7 +182,7 @@ def plans_for_ratio(source: Source, costs: CostModel) -> tuple[dict[str, LinearP
 
 def plans_as_asked(
     source: Source, costs: CostModel, *, of_masks: bool = True
-) -> tuple[dict[str, LinearPlan], Gaining | None]:
+) -> tuple[dict[str, LinearPlan], GainRecord | None]:
     """Plan for the given masks, for the requested speed, or for the ratio over the linears that gain.
 
     of_masks: False takes the requested types of weights even if the weights of the given masks are rounded to other types.
@@ -213,10 +216,8 @@ def _with_kinds(source: Source, costs: CostModel) -> Settled:
     saved, most = (1.0 - unpruned / speeds[one] for one in (every, two_four))
     if max(saved, most) <= 0.0:  # no kinds save time
         return Settled(two_four)
-    chosen, other = (every, two_four) if saved >= max(0.0, _ENOUGH * most) else (two_four, every)
-    return Settled(chosen, kinds=ChosenKinds(
-        kinds=chosen.recipe.kinds, speedup=speeds[chosen], other=other.recipe.kinds, other_speedup=speeds[other]
-    ))  # fmt: skip
+    order = (every, two_four) if saved >= max(0.0, _ENOUGH * most) else (two_four, every)
+    return Settled(order[0], tuple(Tried(value=one.recipe.kinds, figure=speeds[one]) for one in order))
 
 
 def _with_what_saves(source: Source, costs: CostModel) -> Source:
@@ -253,9 +254,9 @@ def _with_tile(source: Source, costs: CostModel) -> Settled:
             refused.append(error)
     if not ratios:
         raise min(refused, key=lambda error: error.fastest)
-    tile, other = sorted(_TILES, key=lambda one: ratios.get(one, 1.0))  # the first of two equals
-    chosen = ChosenTile(tile=tile, ratio=ratios[tile], other=other, other_ratio=ratios.get(other))
-    return Settled(source.with_other(tile=tile), chosen)
+    order = sorted(_TILES, key=lambda one: ratios.get(one, 1.0))  # the first of two equals
+    tried = tuple(Tried(value=spell_tile(tile), figure=ratios.get(tile)) for tile in order)
+    return Settled(source.with_other(tile=order[0]), tried)
 
 
 def ratio_of(plans: Mapping[str, LinearPlan]) -> float:
@@ -283,7 +284,7 @@ def _kinds_of(source: Source) -> dict[str, tuple[TileKind, ...]]:
     return allowed_kinds(r.kinds, source.coverage.linears, r.tile_size, source.allowed_types)
 
 
-def _check_gain(source: Source, gains: GainGoal, row: Gaining, costs: CostModel | None) -> None:
+def _check_gain(source: Source, gains: GainGoal, row: GainRecord, costs: CostModel | None) -> None:
     """Raise PatchCompileError if a ratio is asked for, and no linear gains with it."""
     if not gains.asked or row.gaining:
         return

@@ -6,7 +6,6 @@ from rich.console import Console
 
 from masklearn import Baseline, parse_baselines
 from masklearn.base.processes import is_main_process
-from masklearn.choice.menu import leaves_choice
 from masklearn.masks.maskset import MaskSet
 from patch_compile.artifacts.command_results import (
     LearnedAnswer,
@@ -51,14 +50,15 @@ def learn(
         job.source.check_evaluation()
     with opened(job, progress, force=force, resume=resume) as workspace:
         masks = run_stages(job, workspace, progress)
-        for line in (mosaic_line(masks), choice_line(masks.record.speed)):
+        for line in (mosaic_line(masks), choice_line(masks.record.choice)):
             if line:
                 progress.note(line)
+        choice = masks.record.choice
         rows = tuple(MaskedLinear.of(name, mask) for name, mask in masks.items())
         answer = LearnedAnswer(
             path=str(job.out),
             **dict(masked_model(job, masks, ())) | {"linears": rows},
-            bytes_per_weight=_bytes(recipe, masks),
+            bytes_per_weight=choice.reached if choice and recipe.bytes_per_weight is not None else None,
             baselines=_compared(job, workspace, masks, names, progress) if names else None,
             notes=tuple(progress.notes),
             seconds=progress.seconds,
@@ -66,15 +66,6 @@ def learn(
         write_manifest(workspace.root, workspace.records, job.recipe.seed, answer.model, masks, None)
         workspace.publish()
     return answer
-
-
-def _bytes(recipe: Recipe, masks: MaskSet) -> float | None:
-    """Returns the bytes of a weight on average; None unless bytes were asked for."""
-    if recipe.bytes_per_weight is None:
-        return None
-    # Types that are chosen too are part of the bytes; bytes of given types are counted as in 16 bits.
-    chosen = leaves_choice(recipe.weights)
-    return masks.packed_bytes_per_weight if chosen else masks.bytes_per_weight
 
 
 def _compared(

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from masklearn.base.errors import MaskLearnError
 from masklearn.choice.menu import allowed_kinds, named_types
 from masklearn.masks.maskset import MaskSet
+from masklearn.masks.record import ChoiceRecord
 from masklearn.model.hub import spelled
 from masklearn.quant.table import QUANTISED, WeightType, weight_type
 from patch_compile.artifacts.plan import Plan
@@ -88,27 +89,31 @@ def _plan(recipe: Recipe) -> PlanOfModel:
     chooses = source.chooses_types
     if chooses:
         source = with_assumed_types(source, costs)
-    plans, gaining = plans_as_asked(source, costs)
+    plans, gains = plans_as_asked(source, costs)
     made = plan_of(plans, outline, costs)
     points = regime(plans.values(), outline, costs)
+    choice, ratio = None, ratio_of(plans)
+    if recipe.goal is not None and made.whole is not None:
+        choice = ChoiceRecord(**recipe.goal.compared(made.whole.end_to_end), card=card.name)
+    elif recipe.ratio is not None:
+        reached, each = gains.reached if gains else ratio, recipe.per_layer
+        choice = ChoiceRecord(unit="ratio", asked=recipe.ratio, per_layer=each, reached=reached, gains=gains)
     tell(LINEARS, map(decision_line, made.linears))
     return PlanOfModel(
-        **{name: getattr(made, name) for name in type(made).model_fields},
+        **dict(made) | {"choice": choice},
         model=spelled(recipe.model),
         asked=recipe.asked,
         target=target,
         target_source=target_source,
         memory=_memory(source, plans, costs),
-        ratio=ratio_of(plans),
+        ratio=ratio,
         kinds=source.recipe.kinds,
         weights=_weights(plans, recipe),
         assumes_losses=chooses,
         types=tuple(_types(plans, source, recipe, made, costs)),
-        gaining=gaining,
         dequantised=source.dequantised,
         regime=points,
-        chosen_tile=settled.tile,
-        chosen_kinds=settled.kinds,
+        tried=settled.tried,
         little_gain=little_gain(source, plans, costs, points),
         skipped=skipped_of(source.coverage),
     )

@@ -27,12 +27,12 @@ from patch_compile.pipeline.resumed import check_resumed
 from patch_compile.pipeline.worth import little_gain
 from patch_compile.planning.cards import DEFAULT_TARGET, card_of, card_of_gpu, find_card
 from patch_compile.planning.cost import CostModel
-from patch_compile.planning.lowering import asked_lowerings, lowerings_of
+from patch_compile.planning.lowering import AUTO, asked_lowerings, lowerings_of
 from patch_compile.planning.predict import regime
 from patch_compile.plugin.prebuilt import DISTRIBUTION
 from patch_compile.progress import Progress, quiet_libraries
 from patch_compile.recipe import Recipe
-from patch_compile.report.prediction import dequantised_line, kinds_line, little_gain_line, tile_line
+from patch_compile.report.prediction import dequantised_line, little_gain_line, tried_line
 from patch_compile.sources.base import Source
 from patch_compile.sources.kinds import Capability, Stage
 from patch_compile.sources.open import inputs_of, open_source
@@ -107,14 +107,12 @@ def prepare(
         with _naming_the_method(source.recipe):
             settled = settle_open(source, costs)
         source = settled.source
-        if settled.tile is not None and source.recipe.goal is not None:
-            progress.note(tile_line(settled.tile, source.recipe.goal))
-        if settled.kinds is not None:
-            progress.note(kinds_line(settled.kinds))
+        if settled.tried:
+            progress.note(tried_line(settled.tried, recipe.asked))
     with _naming_the_method(source.recipe):
         chooser = chooser_of(source, costs, progress.note) if lowers and Stage.MASKS in asked else None
     if Stage.MASKS in asked:
-        chooser = with_pairs(chooser, source, progress.note)
+        chooser = with_pairs(chooser, source, recipe.lowering if lowers else AUTO, progress.note)
     if resume and Stage.MASKS in asked and is_main_process():
         check_resumed(out, source, costs, chooser)
     if costs is not None and source.outline is not None and Stage.MASKS in asked and recipe.mask is None:

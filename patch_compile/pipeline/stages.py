@@ -136,7 +136,8 @@ class _Run:
         compiled = source.write_hybrid(weights, masks, plan, root / ONNX, self.progress.stage, self.dump)
         source.write_beside(root / ONNX)
         tell(LINEARS, map(decision_line, compiled.values()))
-        source.compiled_plan(compiled, self.job.costs).write(root / PLAN)
+        written = source.compiled_plan(compiled, self.job.costs)
+        written.model_copy(update={"choice": masks.record.choice}).write(root / PLAN)
 
     def write_engine(self, root: Path) -> None:
         from patch_compile.engine.build import build_engine

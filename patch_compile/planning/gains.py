@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 from masklearn.choice.goal import LARGEST_RATIO, WEIGHTS, Goal
 from masklearn.choice.losses import Losses
@@ -21,7 +22,6 @@ from masklearn.choice.price import Choice, InUnits, Types
 from masklearn.choice.select import select
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.record import GainRecord
-from patch_compile.artifacts.plan import Gaining
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import LinearPlan
 from patch_compile.planning.tile_map import unpatterned
@@ -87,11 +87,12 @@ class GainGoal:
     def _weights(self) -> dict[str, int]:
         return {name: prod(shape) for name, shape in self.linears.items()}
 
-    def row(self, zeroed: Mapping[str, int], gaining: Collection[str]) -> Gaining:
+    def row(self, zeroed: Mapping[str, int], gaining: Collection[str], costs: CostModel | None) -> GainRecord:
         """Returns the number of linears that gain, and the ratio over them. zeroed: number of zeroed weights by linear."""
         weights, total, uncounted = self._weights, sum(zeroed.values()), self.goal.uncounted
         counted = sum(count for name, count in weights.items() if name not in uncounted)
-        return Gaining(
+        return GainRecord(
+            card=costs.card.name if costs else None,
             covered=len(weights),
             asked=self.asked,
             gaining=len(gaining),
@@ -121,11 +122,10 @@ class WhereItGains(InUnits):
         self._gains = replace(self._gains, goal=goal)
         return Choice(select(losses.scores, losses.areas, goal), goal, types)
 
-    def record(self, choice: Choice, masks: Mapping[str, LinearMask]) -> dict[str, GainRecord]:  # noqa: ARG002
+    def record(self, goal: Goal, choice: Choice, masks: Mapping[str, LinearMask]) -> dict[str, Any]:
         zeroed = {name: mask.zeroed for name, mask in masks.items()}
-        row = self._gains.row(zeroed, [name for name, count in zeroed.items() if count])
-        figures = row.model_dump(exclude={"ratio_of_covered"}, exclude_none=True)
-        return {"gains": GainRecord(card=self._costs.card.name if self._costs else None, **figures)}
+        gains = self._gains.row(zeroed, [name for name, count in zeroed.items() if count], self._costs)
+        return super().record(goal, choice, masks) | {"gains": gains, "reached": gains.reached}
 
 
 def _wasted(plans: Plans) -> bool:

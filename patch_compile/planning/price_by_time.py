@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,6 @@ from masklearn.choice.solve import Chooser, savings_by_type
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
-from masklearn.masks.record import SpeedRecord
 from masklearn.masks.tiles import weights_of_tiles
 from masklearn.quant.table import FLOAT16, WeightType
 from patch_compile.artifacts.prediction import PhaseRow
@@ -151,28 +151,10 @@ class ByTime(Price):
         refused = [unreachable(self._task.goal, self._fastest(one, self.of_tiles(one))) for one in types]
         return min(refused, key=lambda error: error.fastest)
 
-    def record(self, choice: Choice, masks: Mapping[str, LinearMask]) -> dict[str, SpeedRecord]:  # noqa: ARG002
-        """Returns the record of the choice. Cost and bound have the unit of the scores.
-
-        The bound comes from the linear program, which may cut tiles.
-        """
-        (fill,), task = choice.tiles.fills, self._task
-        of_types = {
-            "rounding": choice.rounding,
-            "least": choice.bound,
-            "speedup": task.end_to_end(choice.tiles.kinds, choice.types).speedup,
-            "by_types": task.end_to_end(task.all_dense, choice.types).speedup,
-        }
-        record = SpeedRecord(
-            goal=str(task.goal),
-            card=task.costs.card.name,
-            saved_us=fill.saved,
-            tiles=fill.tiles,
-            cost=fill.cost,
-            bound=fill.bound,
-            gap=fill.gap / fill.bound if fill.bound else 0.0,
-        )
-        return {"speed": record if choice.bound is None else record.model_copy(update=of_types)}
+    def record(self, goal: Goal, choice: Choice, masks: Mapping[str, LinearMask]) -> dict[str, Any]:  # noqa: ARG002
+        task = self._task
+        found = task.goal.compared(task.end_to_end(choice.tiles.kinds, choice.types))
+        return {**found, "card": task.costs.card.name}
 
     def _least(self, losses: Losses, types: Types, saved: Mapping[str, Points]) -> float | None:
         """Returns the smallest saving that is enough, None if pruning all tiles is not."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from patch_compile.artifacts.prediction import PhaseRow
 from patch_compile.errors import SpeedError
@@ -42,6 +43,12 @@ class SpeedGoal:
 
     def met(self, found: PhaseRow) -> bool:
         return found.planned_ms <= self.milliseconds(found.dense_ms)
+
+    def compared(self, found: PhaseRow) -> dict[str, Any]:
+        """Returns the fields of `ChoiceRecord` that say what was asked for and reached."""
+        if self.budget_ms is not None:
+            return {"unit": "budget_ms", "asked": self.budget_ms, "reached": found.planned_ms}
+        return {"unit": "speedup", "asked": self.speedup, "reached": found.speedup}
 
     def lowered(self, best: PhaseRow) -> str:
         """Returns the setting of a goal that `best` just meets, "" if it is no faster than the dense model."""

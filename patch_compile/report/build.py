@@ -15,8 +15,6 @@ from patch_compile.artifacts.command_results import (
     ReducedLinear,
 )
 from patch_compile.artifacts.layout import MASKS, MODEL, PAGE
-from patch_compile.artifacts.plan import Gaining
-from patch_compile.artifacts.prediction import CardRow
 from patch_compile.artifacts.report import DecoderReport, MaskedModel, OutputsReport, Report
 from patch_compile.report.linears import (
     compiled_types,
@@ -58,7 +56,7 @@ def finished(report: Report) -> Iterator[Section]:
     )
     yield Section(tables=[linears_table(report.linears)])
     yield map_of_tiles(report.where_sparse)
-    choice = choice_line(report.learned.speed)
+    choice = choice_line(report.learned.choice)
     fused = f"fused into their linears: {fused_words(report.linears)}"
     yield Section(lines=list(filter(None, (*how, *_ratio_lines(report), choice, fused))))
     yield compiled(report.agreement, report.kind)
@@ -156,7 +154,5 @@ def plugin(result: Mapping[str, Any]) -> Iterator[Section]:
 def _ratio_lines(found: MaskedModel | LearnedAnswer) -> Iterator[str]:
     """Yield the reached ratio, the request, and the linears that gain unless all do."""
     yield f"ratio: {found.ratio:.4f} (asked: {asked_words(found.asked)}), method {found.method}"
-    if gains := found.learned.gains:
-        counts = gains.model_dump(exclude={"card"})
-        gaining = Gaining(**counts, ratio_of_covered=found.ratio)
-        yield from filter(None, [gain_line(gaining, CardRow(name=gains.card) if gains.card else None)])
+    if (choice := found.learned.choice) and (line := gain_line(choice.gains)):
+        yield line

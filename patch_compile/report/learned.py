@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from masklearn.choice.goal import BYTES
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.name_globs import kinds_of
 from masklearn.masks.record import (
-    BudgetRecord,
+    ChoiceRecord,
     MaskRecord,
     PermutedRecord,
     RepairRecord,
@@ -16,12 +15,13 @@ from masklearn.masks.record import (
     TrainRecord,
 )
 from patch_compile.report.linears import learned_types, types_line
+from patch_compile.report.prediction import goal_words
 
 
 def learned_lines(record: MaskRecord) -> Iterator[tuple[str, str]]:
     """Yield the steps of learning: a name and a description."""
-    if record.budget:
-        yield "asked for", _budget(record.budget)
+    if record.choice:
+        yield "asked for", _asked(record.choice)
     if record.smoothed:
         yield "smoothed", _smoothed(record.smoothed)
     if record.permuted:
@@ -46,16 +46,14 @@ def mosaic_line(masks: MaskSet) -> str:
     return f"{tiles}a packed 16-bit weight takes {masks.bytes_per_weight:.3f} bytes on average"
 
 
-def _budget(budget: BudgetRecord) -> str:
-    if budget.amount is not None and budget.unit == BYTES:
-        return f"tiles that save {budget.amount / 1e6:.4g} MB of packed 16-bit weights"
-    if budget.amount is not None:
-        return f"tiles that save {budget.amount:.4g} {budget.unit}"
-    if isinstance(budget.ratio, float):
-        alike = ", of each linear alike" if budget.per_layer else ", of all linears together"
-        return f"{100 * budget.ratio:.4g}% of the weights zeroed{alike}"
-    alike = ", in each linear alike" if budget.per_layer else ""
-    return f"weights zeroed by name of the linear: {budget.ratio}{alike}"
+def _asked(choice: ChoiceRecord) -> str:
+    if choice.unit != "ratio":
+        return goal_words(choice)
+    if isinstance(choice.asked, float):
+        alike = ", of each linear alike" if choice.per_layer else ", of all linears together"
+        return f"{100 * choice.asked:.4g}% of the weights zeroed{alike}"
+    alike = ", in each linear alike" if choice.per_layer else ""
+    return f"weights zeroed by name of the linear: {choice.asked}{alike}"
 
 
 def _smoothed(smoothed: SmoothedRecord) -> str:

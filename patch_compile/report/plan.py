@@ -30,13 +30,12 @@ from patch_compile.report.prediction import (
     dequantised_line,
     gain_line,
     has_quantised,
-    kinds_line,
     little_gain_line,
     predicted_times,
     reason_lines,
     remarks,
     rivals_words,
-    tile_line,
+    tried_line,
 )
 from patch_compile.report.section import Column, Columns, Section, Table, columns_of, table_of
 
@@ -134,10 +133,11 @@ def _unpredicted(result: PlanOfModel) -> Iterator[str]:
 
 def _answer(result: PlanOfModel, whole: WholeRow | None) -> Iterator[str]:
     """Yield what decides if this plan is worth a build."""
+    gains = result.choice.gains if result.choice else None
     if result.little_gain and whole:
         yield little_gain_line(result.little_gain)
-    if result.gaining and not result.gaining.gaining:
-        yield gain_line(result.gaining, result.card)
+    if gains and not gains.gaining:
+        yield gain_line(gains)
     if whole:
         yield rivals_words(whole, result.linears)
     if result.regime and result.memory.fits:
@@ -161,12 +161,10 @@ def _answer(result: PlanOfModel, whole: WholeRow | None) -> Iterator[str]:
 
 def _choices(result: PlanOfModel, whole: WholeRow | None) -> Iterator[str]:
     """Yield what was chosen, with the reason, and the types that are left out."""
-    if result.chosen_tile is not None:
-        yield tile_line(result.chosen_tile, SpeedGoal(result.asked.speedup, result.asked.budget_ms))
-    if result.gaining and result.gaining.gaining:
-        yield gain_line(result.gaining, result.card)
-    if result.chosen_kinds is not None:
-        yield kinds_line(result.chosen_kinds) if whole else f"kinds: {result.chosen_kinds.kinds}"
+    if result.choice and result.choice.gains and result.choice.gains.gaining:
+        yield gain_line(result.choice.gains)
+    if result.tried:
+        yield tried_line(result.tried, result.asked) if whole else f"kinds: {result.tried[0].value}"
     yield from _left_out(result)
 
 

@@ -10,14 +10,11 @@ from masklearn.base.printable import counted
 from masklearn.choice.menu import AUTO
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.name_globs import kind_of, shared_path, short_kinds
-from masklearn.masks.record import SpeedRecord
+from masklearn.masks.record import ChoiceRecord, GainRecord
 from masklearn.masks.tiles import spell_tile
 from masklearn.quant.table import weight_type
 from patch_compile.artifacts.plan import (
     Asked,
-    ChosenKinds,
-    ChosenTile,
-    Gaining,
     LinearRow,
     LittleGain,
     Node,
@@ -28,7 +25,8 @@ from patch_compile.artifacts.plan import (
     Unpredicted,
     Way,
 )
-from patch_compile.artifacts.prediction import Calibration, CardRow, PhaseRow, WholeRow
+from patch_compile.artifacts.plan_of_model import Tried
+from patch_compile.artifacts.prediction import Calibration, PhaseRow, WholeRow
 from patch_compile.packing.slab_kinds import SLAB_K
 from patch_compile.planning.measured import FITTED
 from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
@@ -201,56 +199,43 @@ def calibration_words(found: Calibration) -> str:
     )
 
 
-def tile_line(chosen: ChosenTile, goal: SpeedGoal) -> str:
-    """Returns in words why tiles have their size."""
-    tile, other = spell_tile(chosen.tile), spell_tile(chosen.other)
-    if chosen.other_ratio is None:
-        return f"tile: {tile}: tiles of {other} do not reach {goal}"
-    if chosen.ratio == chosen.other_ratio:
-        return f"tile: {tile}: {goal} takes a ratio of {chosen.ratio:.3f} with these, and with {other} too"
-    return f"tile: {tile}: {goal} takes a ratio of {chosen.ratio:.3f} with these, and {chosen.other_ratio:.3f} with {other}"
+def tried_line(tried: Sequence[Tried], asked: Asked) -> str:
+    """Returns in words why tiles have their size, which is open for a speed, or their kinds, which are open for a ratio."""
+    taken, other = tried
+    goal, here, there = asked_words(asked), taken.figure or 0.0, other.figure
+    if there is None:
+        return f"tile: {taken.value}: tiles of {other.value} do not reach {goal}"
+    if asked.ratio is not None:
+        only, loses = ("only ", "") if other.value == AUTO else ("", " and lose more quality")
+        why = f"would reach {only}{times(there)}{loses}"
+        return f"kinds: {taken.value}, predicted {times(here)} end to end; {other.value} {why}"
+    with_other = f"with {other.value} too" if here == there else f"{there:.3f} with {other.value}"
+    return f"tile: {taken.value}: {goal} takes a ratio of {here:.3f} with these, and {with_other}"
 
 
-def kinds_line(chosen: ChosenKinds) -> str:
-    """Returns in words why tiles have their kinds."""
-    here, there = times(chosen.speedup), times(chosen.other_speedup)
-    why = (
-        f"would reach only {there}" if chosen.other == AUTO else f"would reach {there} and lose more quality"
-    )
-    return f"kinds: {chosen.kinds}, predicted {here} end to end; {chosen.other} {why}"
+def goal_words(choice: ChoiceRecord) -> str:
+    if choice.unit in Asked.model_fields:
+        return asked_words(Asked.model_validate({choice.unit: choice.asked}))
+    return f"tiles that save {choice.asked} {choice.unit}"
 
 
-def choice_line(speed: SpeedRecord | None) -> str:
-    """Returns in words how tiles, and weight types if these were open, were chosen for a speed.
+def choice_line(choice: ChoiceRecord | None) -> str:
+    """Returns in words how little tiles, and weight types if these were open, lose for a goal.
 
-    speed: None if a ratio chose them.
+    It is empty for a ratio, whose tiles are the best to one tile, and if nothing was to be chosen.
     """
-    if speed is None:
+    if choice is None or choice.unit == "ratio" or not choice.loss or choice.bound is None:
         return ""
-    if speed.rounding is not None:
-        return "; ".join(filter(None, _choice_of_types(speed, speed.rounding)))
+    what, proof, rounding = "tiles", "the linear program", ""
+    if choice.rounding is not None:
+        what, proof = "weight types", "Lagrange's bound"
+        rounding = f", {choice.rounding / choice.loss:.0%} of it by rounding"
+    card = f" on {choice.card}" if choice.card else ""
+    gap = f", a gap of {choice.loss / choice.bound - 1:.2%}" if choice.bound > 0 else ""
     return (
-        f"tiles chosen for {speed.goal} on {speed.card}: {speed.tiles} that lose {speed.cost:.4g} in the "
-        f"method's score; no tile map that saves as much loses less than {speed.bound:.4g} (the linear program), a gap "
-        f"of {speed.gap:.2%}"
+        f"{what} chosen for {goal_words(choice)}{card}: the loss is {choice.loss:.4g} in the method's score{rounding}; no "
+        f"choice of the same menu that saves as much loses less than {choice.bound:.4g} ({proof}){gap}"
     )
-
-
-def _choice_of_types(speed: SpeedRecord, rounding: float) -> Iterator[str]:
-    """Yield the parts of the line about types and tiles. rounding: their loss by rounding."""
-    yield (
-        f"weight types chosen for {speed.goal} on {speed.card}: rounding to them loses {rounding:.4g} in the method's score"
-    )
-    yield f"{speed.tiles} tiles pruned lose {speed.cost:.4g}" if speed.tiles else "no tile is pruned"
-    lost = rounding + speed.cost
-    if speed.least is not None:
-        gap = f", a gap of {lost / speed.least - 1:.2%}" if speed.least > 0 else ""
-        yield f"no types and tiles that save as much lose less than {speed.least:.4g} (Lagrange's bound){gap}"
-    if speed.speedup is not None and speed.by_types is not None:
-        tiles = times(speed.speedup / speed.by_types)
-        yield f"of the speed-up {times(speed.speedup)}, weight types bring {times(speed.by_types)} and tiles {tiles}"
-        if lost:
-            yield f"{rounding / lost:.0%} of the loss is rounding's"
 
 
 def asked_words(asked: Asked) -> str:
@@ -264,33 +249,33 @@ def asked_words(asked: Asked) -> str:
     )
 
 
-def gain_line(gaining: Gaining | None, card: CardRow | None) -> str:
+def gain_line(gains: GainRecord | None) -> str:
     """Returns in words the linears that gain, empty if these are all that a ratio was asked for.
 
-    card: the card that speed was predicted for; without a prediction, no linear is said to gain.
+    Without a prediction, no linear is said to gain.
     """
-    if gaining is None or gaining.gaining == gaining.asked:
+    if gains is None or gains.gaining == gains.asked:
         return ""
-    if not gaining.gaining:
-        none = f"gains by pruning on {card.name}" if card else "is pruned"
-        return f"no linear {none}: all {gaining.covered} stay dense (see --lowering plugin)"
-    some = f"gain by pruning on {card.name}" if card else "are pruned"
-    over_able = gaining.ratio if gaining.ratio_of_counted is None else gaining.ratio_of_counted
-    which = "gain with enough tiles" if card else "can be packed"
-    able = "" if over_able == gaining.ratio else f"{over_able:.4f} of all that {which}, "
+    if not gains.gaining:
+        none = f"gains by pruning on {gains.card}" if gains.card else "is pruned"
+        return f"no linear {none}: all {gains.covered} stay dense (see --lowering plugin)"
+    some = f"gain by pruning on {gains.card}" if gains.card else "are pruned"
+    over_able = gains.ratio if gains.ratio_of_counted is None else gains.ratio_of_counted
+    which = "gain with enough tiles" if gains.card else "can be packed"
+    able = "" if over_able == gains.ratio else f"{over_able:.4f} of all that {which}, "
     return (
-        f"{gaining.gaining} of {gaining.covered} linears {some}: the ratio is {gaining.ratio:.4f} of their weights, "
-        f"{able}{gaining.ratio_of_covered:.4f} of the weights of all {gaining.covered}; the others stay dense"
+        f"{gains.gaining} of {gains.covered} linears {some}: the ratio is {gains.ratio:.4f} of their weights, "
+        f"{able}{gains.ratio_of_covered:.4f} of the weights of all {gains.covered}; the others stay dense"
     )
 
 
 def dequantised_line(linears: int) -> str:
-    """Returns in words what becomes of linears that are quantised with zero points, empty if there are none."""
+    """Returns in words what becomes of linears whose grids no tile holds, empty if there are none."""
     if not linears:
         return ""
     return (
-        f"quantised with zero points, which no tile holds: {counted(linears, 'linear')}, whose values are read as 16-bit "
-        "weights (--weights int4 or int8 rounds them again)"
+        f"quantised with zero points or to fp8, which no tile holds: {counted(linears, 'linear')}, whose values are read "
+        "as 16-bit weights (--weights int4 or int8 rounds them again)"
     )
 
 

@@ -123,12 +123,22 @@ def test_patterns_of_a_kind_are_told_apart(make_model):
 
 
 def test_small_linears_keep_only_tensorrts_tactic(make_model):
-    found = inspect_path(prune(make_model(), dict.fromkeys(WAYS, two_four)), "a100")
+    model = make_model(intermediate_size=96, num_key_value_heads=4)
+    found = inspect_path(prune(model, dict.fromkeys(WAYS, two_four)), "a100")
     assert {row["path"] for row in found.rows} == {Way.TENSORRT.value}
     assert all(row["reason"].startswith("too small") for row in found.rows)
     assert found.facts["predicted gain"].startswith("1.00× with 1 token, 1.00× with 2048 tokens")
     assert "then run" not in found.facts
     assert found.facts["then, without a plugin"].endswith("--lowering split")
+
+
+def test_odd_sizes_fit_no_tactic(make_model):
+    model = make_model(intermediate_size=72, num_key_value_heads=4)
+    of = rows(inspect_path(prune(model, dict.fromkeys(WAYS, two_four)), "a100"))
+    assert of["q_proj"]["path"] == Way.TENSORRT.value and of["up_proj"]["path"] == Way.NONE.value
+    assert of["up_proj"]["reason"].endswith(
+        "; N = 72 is no multiple of 16, as cuSPARSELt needs, and TensorRT most likely too"
+    )
 
 
 def test_losses_of_a_phase_are_told(make_model):
@@ -178,9 +188,9 @@ def test_memory_is_bounded_by_one_weight(make_model):
     assert peak < 3 * 4 * 256 * 2048 < sum(n * k for n, k in linears.values())
 
 
-def test_only_model_folders_have_a_target(model, tmp_path):
-    (tmp_path / "model.onnx").touch()
-    refusal(run_here("inspect", tmp_path / "model.onnx", "--target", "a6000"))
+def test_only_models_have_a_target(model, tmp_path):
+    (tmp_path / "model.engine").touch()
+    refusal(run_here("inspect", tmp_path / "model.engine", "--target", "a6000"))
     (tmp_path / "manifest.json").write_text("{}")
     for path in (tmp_path, tmp_path / "missing"):
         with refused():

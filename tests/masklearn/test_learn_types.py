@@ -102,8 +102,15 @@ def test_bytes_are_not_exceeded(make_model: ModelMaker, tiny: Tiny, kinds: str) 
     learned = tiny.learn(make_model(**SIZES), **settings)
     masks = learned.masks
     assert 1.4 - 0.875 * 32 * 64 / masks.weights < masks.bytes_per_weight <= 1.4
-    assert masks.record.budget is not None
-    assert masks.record.budget.unit == "bytes"
+    choice = masks.record.choice
+    assert choice is not None
+    assert (choice.unit, choice.asked) == ("bytes_per_weight", 1.4)
+    assert choice.reached == pytest.approx(masks.bytes_per_weight, rel=1e-5)
+    assert choice.kinds == pytest.approx(
+        dict.fromkeys(choice.kinds, 0.0)
+        | {kind.name: n / masks.weights for kind, n in masks.by_kind().items()},
+        rel=1e-5,
+    )
     assert masks.ratio_asked == masks.ratio
 
 

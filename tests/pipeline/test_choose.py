@@ -168,6 +168,7 @@ def test_plan_and_build_refuse_speeds_alike(model):
 )
 def test_gate_and_up_are_paired_where_they_fuse(model, lowering, paired):
     source = open_source(recipe(model, ratio=0.3, lowering=lowering), weights=False)
-    chooser = with_pairs(chooser_of(source, CostModel(card_of("a6000"), source.workload), str), source, str)
+    chooser = chooser_of(source, CostModel(card_of("a6000"), source.workload), str)
+    chooser = with_pairs(chooser, source, lowering, str)
     pairs = [[name.rpartition(".")[2] for name in pair] for pair in chooser.pairs] if chooser else []
     assert pairs == [["gate_proj", "up_proj"]] * (4 * paired)

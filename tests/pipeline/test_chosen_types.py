@@ -40,7 +40,7 @@ def test_a_speed_chooses_proven_types(settings, make_model, capsys):
     found = inspect_onnx(out / "onnx/model.onnx")
     assert not found.faults and {row["weights"] for row in found.rows} <= {*rows.values()}
     assert report["agreement"]["error"] <= report["agreement"]["tolerance"]["share"]
-    assert report["learned"]["speed"]["rounding"] > 0
+    assert report["learned"]["choice"]["rounding"] > 0
     show(Result(read_report(out)).sections())
     assert "weight types chosen for a speed-up of 1.06 on L4" in capsys.readouterr().out
     recipe = Recipe.of_build(out)

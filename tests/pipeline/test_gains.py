@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 from masklearn.choice.goal import parse_ratio
+from masklearn.masks.kinds.table import KINDS
 from masklearn.text.source import TextSource
 from patch_compile.api.results import Result
 from patch_compile.artifacts.report import read_report
@@ -48,11 +49,13 @@ def test_dense_linears_gain_no_zeros(settings, make_model, change, capsys):
     for name, lowering in lowerings.items():
         weight = f"{name}.weight"
         assert (after[weight] == before[weight]) == (lowering == "dense"), name
-    gains, covered = report["learned"]["gains"], sum(math.prod(row["shape"]) for row in report["linears"])
+    choice, covered = report["learned"]["choice"], sum(math.prod(row["shape"]) for row in report["linears"])
+    gains = choice["gains"]
     assert gains["gaining"] == [*lowerings.values()].count("plugin") and gains["card"] == "L4"
     assert report["ratio"] == sum(row["zeroed"] for row in report["linears"]) / covered
     assert report["asked"]["ratio"] == parse_ratio((settings | change)["ratio"])
     asked = json.loads((settings["out"] / "manifest.json").read_text())["ratio"]["asked"]
+    assert choice["reached"] == pytest.approx(gains["ratio_of_counted"], rel=1e-5)
     full = all(row["tiles"]["sparse"] == row["tiles"]["all"] for row in report["linears"] if row["zeroed"])
     assert full or abs(gains["ratio_of_counted"] - asked) * covered <= 128 * 128
     show(Result(read_report(settings["out"])).sections())
@@ -68,7 +71,7 @@ def test_trained_masks_spare_linears_without_gain(settings, make_model):
     for row in report["linears"]:
         weight = f"{row['name']}.weight"
         assert (after[weight] == before[weight]) == (row["lowering"] == "dense"), row["name"]
-    assert 0 < report["learned"]["gains"]["gaining"] < 7
+    assert 0 < report["learned"]["choice"]["gains"]["gaining"] < 7
 
 
 def test_auto_reports_small_dense_linears(settings, capsys):
@@ -85,7 +88,7 @@ def test_auto_reports_small_dense_linears(settings, capsys):
     assert kinds.keys() <= {"small-linear", "no-sparse-tile"} and kinds["small-linear"] == "A6000"
     written = json.loads((settings["out"] / "plan.json").read_text())
     assert written["linears"] == report["linears"] and written["card"]["name"] == "A6000"
-    assert report["plan"] == {k: v for k, v in written.items() if k not in ("linears", "schema")}
+    assert report["plan"] == {k: v for k, v in written.items() if k not in ("linears", "schema", "choice")}
     graph = onnx.load(settings["out"] / "onnx" / "model.onnx", load_external_data=False).graph
     assert not any(node.op_type == "PatchLinear" for node in graph.node)
     show(Result(read_report(settings["out"])).sections())
@@ -118,9 +121,12 @@ def test_a_speed_chooses_the_tiles(settings, make_model, capsys):
     }  # fmt: skip
     report = build(fast | {"speedup": 1.03})
     assert 1.03 <= report["plan"]["whole"]["end_to_end"]["speedup"] < 1.04
-    speed = report["learned"]["speed"]
-    assert sum(row["tiles"]["sparse"] for row in report["linears"]) == speed["tiles"]
-    assert speed["bound"] <= speed["cost"] and 0 <= speed["gap"] < 0.05
+    choice, planned = report["learned"]["choice"], json.loads((settings["out"] / "plan.json").read_text())
+    assert planned["choice"] == planned["choice"] | choice
+    zeroed = sum(kind.zeros * choice["kinds"].get(kind.name, 0.0) for kind in KINDS)
+    assert zeroed == pytest.approx(report["ratio"], rel=1e-5)
+    assert choice["bound"] <= choice["loss"] < 1.05 * choice["bound"]
+    assert 1.03 == choice["asked"] <= choice["reached"] < 1.04
     assert {row["lowering"] for row in report["linears"] if row["tiles"]["sparse"]} == {"plugin"}
     show(Result(read_report(settings["out"])).sections())
     said = capsys.readouterr().out

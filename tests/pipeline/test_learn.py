@@ -120,7 +120,7 @@ def test_baselines_spare_the_same_linears(settings, make_model, tmp_path):
     }
     answer = learn(Recipe.parse(small | {"out": out}), "unstructured", force=False, resume=False)
     pruned = {name for name, count in zeros(out / "model").items() if count > zeros(model)[name]}
-    assert len(pruned) == answer.learned.gains.gaining < len(answer.linears) == 7
+    assert len(pruned) == answer.learned.choice.gains.gaining < len(answer.linears) == 7
     for row in answer.baselines.rows:
         assert row.ratio == pytest.approx(answer.ratio, abs=1e-3)
     given = {k: v for k, v in small.items() if k != "ratio"} | {"mask": out / "masks.safetensors"}
@@ -133,7 +133,7 @@ def test_untargeted_masks_prune_everywhere(settings, make_model, tmp_path):
     model, out = narrow_model(make_model), tmp_path / "learned"
     small = settings | {"model": model, "method": "magnitude", "tile": (128, 128), "lowering": "auto"}
     learned = learn(Recipe.parse(small | {"out": out}), force=False, resume=False)
-    assert learned.learned.gains is None and len([row for row in learned.linears if row.zeroed]) == 7
+    assert learned.learned.choice.gains is None and len([row for row in learned.linears if row.zeroed]) == 7
     given = {k: v for k, v in small.items() if k != "ratio"} | {
         "mask": out / "masks.safetensors",
         "target": "l4",

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from masklearn.masks.tiles import WHOLE
+from masklearn.masks.tiles import WHOLE, spell_tile
 from patch_compile.errors import SpeedError
 from patch_compile.pipeline.choose import settle_open
 from patch_compile.pipeline.plan import plan
@@ -66,31 +66,31 @@ def test_bytes_take_all_kinds_of_tiles(model):
 def test_a_ratio_takes_kinds_by_the_workload(model):
     for workload, kinds, other in ((STEPS, "auto", "2:4"), (PROMPTS, "2:4", "auto")):
         found = settled(recipe(model, ratio=0.4, **workload))
-        chosen = found.kinds
-        assert found.source.recipe.kinds == chosen.kinds == kinds and chosen.other == other
+        chosen, left = found.tried
+        assert found.source.recipe.kinds == chosen.value == kinds and left.value == other
         speeds = [
             plan(recipe(model, ratio=0.4, kinds=one, **workload)).whole.end_to_end.speedup
             for one in (kinds, other)
         ]
-        assert speeds == [chosen.speedup, chosen.other_speedup]
+        assert speeds == [chosen.figure, left.figure]
         planned = plan(recipe(model, ratio=0.4, **workload))
-        assert planned.kinds == kinds and planned.whole.end_to_end.speedup == chosen.speedup
+        assert planned.kinds == kinds and planned.whole.end_to_end.speedup == chosen.figure
 
 
 def test_named_kinds_are_kept(model):
     for kinds in ("2:4", "auto"):
         for workload in (STEPS, PROMPTS):
             found = settled(recipe(model, ratio=0.4, kinds=kinds, **workload))
-            assert found.source.recipe.kinds == kinds and found.kinds is None
+            assert found.source.recipe.kinds == kinds and not found.tried
 
 
 def test_w8a8_takes_six_eight_where_it_saves(model):
     """What w8a8 saves over 16 bits does not count."""
     found = {
-        name: settled(recipe(model, ratio=0.1, weights="w8a8", target="a100-80", **load)).kinds
+        name: settled(recipe(model, ratio=0.1, weights="w8a8", target="a100-80", **load)).tried
         for name, load in {"prompts": PROMPTS, "steps": STEPS}.items()
     }
-    assert {name: kinds.kinds for name, kinds in found.items()} == {"prompts": "auto", "steps": "2:4"}
+    assert {name: tried[0].value for name, tried in found.items()} == {"prompts": "auto", "steps": "2:4"}
 
 
 def test_saved_ratios_keep_their_kinds(model, tmp_path):
@@ -98,11 +98,11 @@ def test_saved_ratios_keep_their_kinds(model, tmp_path):
     file.write_text(
         yaml.safe_dump({"model": str(model), "ratio": 0.4, "kinds": "2:4", "tile": [128, 128], **STEPS})
     )
-    assert settled(Recipe.parse(Recipe.load(file) | {"target": "a6000"})).kinds is None
+    assert not settled(Recipe.parse(Recipe.load(file) | {"target": "a6000"})).tried
     source = settled(recipe(model, ratio=0.4, **STEPS)).source
     source.recipe.save(file, texts=())
     again = settled(Recipe.parse(Recipe.load(file)))
-    assert again.source.recipe.kinds == "auto" and again.kinds is None
+    assert again.source.recipe.kinds == "auto" and not again.tried
 
 
 @pytest.mark.parametrize(
@@ -158,17 +158,15 @@ def test_only_types_that_save_time_are_offered(model):
 def test_the_tile_needs_the_fewest_zeros(model):
     asked = recipe(model, speedup=1.8, **PROMPTS)
     found = settled(asked)
-    chosen = found.tile
-    assert found.source.recipe.tile == chosen.tile != chosen.other
-    ratios = [
-        plan(recipe(model, speedup=1.8, tile=tile, **PROMPTS)).ratio for tile in (chosen.tile, chosen.other)
-    ]
-    assert ratios == pytest.approx([chosen.ratio, chosen.other_ratio]) and ratios[0] <= ratios[1]
+    tiles = [tried.value for tried in found.tried]
+    assert spell_tile(found.source.recipe.tile) == tiles[0] != tiles[1]
+    ratios = [plan(recipe(model, speedup=1.8, tile=tile, **PROMPTS)).ratio for tile in tiles]
+    assert ratios == pytest.approx([tried.figure for tried in found.tried]) and ratios[0] <= ratios[1]
 
 
 def test_plans_share_speed_between_types_and_tiles(model):
     pruned = plan(recipe(model, speedup=1.8, **PROMPTS))
-    tile = pruned.chosen_tile.tile
+    tile = pruned.tried[0].value
     dense = plan(recipe(model, ratio=0.0, weights="w8a8", lowering="plugin", tile=tile, **PROMPTS))
     found = pruned.whole.end_to_end
     assert found.by_types == pytest.approx(dense.whole.end_to_end.speedup)

@@ -162,16 +162,17 @@ def test_plans_name_the_counted_linears(capsys, tmp_path):
         zeroed[row.lowering].append(row.zeroed)
     assert not any(zeroed["dense"]) and all(zeroed["plugin"])
     gaining = [row for row in found.linears if row.zeroed]
-    assert found.gaining is not None and (found.gaining.covered, found.gaining.asked) == (14, 14)
-    assert found.gaining.gaining == len(gaining) < 14
-    assert found.gaining.ratio == pytest.approx(0.4, abs=2e-3)
-    assert found.ratio == pytest.approx(found.gaining.ratio_of_covered) and found.ratio < 0.4
+    gains = found.choice.gains
+    assert gains is not None and (gains.covered, gains.asked) == (14, 14)
+    assert gains.gaining == len(gaining) < 14
+    assert gains.ratio == pytest.approx(0.4, abs=2e-3)
+    assert found.ratio == pytest.approx(gains.ratio_of_covered) and found.ratio < 0.4
     show(Result(found).sections(every=True))
     said = capsys.readouterr().out
-    over = f"{found.gaining.ratio:.4f} of their weights, {found.ratio:.4f} of the weights of all 14"
+    over = f"{gains.ratio:.4f} of their weights, {found.ratio:.4f} of the weights of all 14"
     assert f"{len(gaining)} of 14 linears gain by pruning on A6000: the ratio is {over}" in said
     everywhere = planned_for(tmp_path / "narrow", ratio=0.4, lowering="plugin")
-    assert everywhere.gaining is None and all(row.zeroed for row in everywhere.linears)
+    assert everywhere.choice.gains is None and all(row.zeroed for row in everywhere.linears)
     assert found.whole.end_to_end.speedup > everywhere.whole.end_to_end.speedup
 
 

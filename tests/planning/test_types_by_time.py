@@ -1,6 +1,7 @@
 """Weight types and tiles that are chosen for a speed reach it narrowly, and lose less than one type for all linears."""
 
 from collections import Counter
+from math import prod
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from patch_compile.planning.lowering import plan_linears
 from patch_compile.planning.outline import outline_of_llama
 from patch_compile.planning.planner import settle_together
 from patch_compile.planning.predict import predict_whole
-from patch_compile.planning.price_by_time import ByTime, SpeedTask, assumed_choice, by_time
+from patch_compile.planning.price_by_time import SpeedTask, assumed_choice, by_time
 from patch_compile.planning.roofline.rest import Model
 from patch_compile.planning.speed_goal import SpeedGoal
 from patch_compile.planning.tile_map import unpatterned
@@ -64,15 +65,26 @@ def by_speed():
 
 def test_asked_speeds_are_met_closely(by_speed):
     for speedup, found in by_speed.items():
-        record = ByTime(task(speedup)).record(found, {})["speed"]
-        assert record.speedup == planned(found).speedup >= speedup
-        assert record.speedup < speedup * 1.02 or not record.tiles  # a type is for a whole linear
+        masks = unpatterned(LINEARS, TILE, found.tiles.kinds)
+        record = by_time(task(speedup)).record(found, masks, dict.fromkeys(LINEARS, (TWO_FOUR,)))
+        assert record.reached == pytest.approx(planned(found).speedup, rel=1e-5) and record.reached >= speedup
+        tiles = sum(int(grid.sum()) for grid in found.tiles.values())
+        assert record.reached < speedup * 1.02 or not tiles  # a type is for a whole linear
         lost = sum(float(SCORES[name][found.tiles[name]].sum()) for name in LINEARS)
-        assert record.cost == pytest.approx(lost)
         rounded = sum(ROUNDING[name].by_type.get(kind, 0.0) for name, kind in found.types.items())
-        assert record.rounding == pytest.approx(rounded)
-        assert record.least == found.bound and found.loss == pytest.approx(lost + rounded)
-        assert record.tiles == sum(int(grid.sum()) for grid in found.tiles.values())
+        assert record.rounding == pytest.approx(rounded, rel=1e-5)
+        assert record.bound == pytest.approx(found.bound, rel=1e-5)
+        assert record.loss == pytest.approx(lost + rounded, rel=1e-5) and found.loss == pytest.approx(
+            lost + rounded
+        )
+        assert record.kinds["2:4"] == pytest.approx(
+            tiles * 128**2 / sum(map(prod, LINEARS.values())), rel=1e-5
+        )
+        assert sum(record.types.values()) == pytest.approx(1.0) and record.types.keys() == {
+            "float16",
+            "int8",
+            "int4",
+        }
         assert found.goal.unit == "µs"
 
 

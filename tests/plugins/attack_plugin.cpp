@@ -67,7 +67,7 @@ class Attack {
     attributes_.in_features = static_cast<int32_t>(4 * below(100) + 4);
     attributes_.out_features = static_cast<int32_t>(below(400) + 1);
     attributes_.gated = chance(3);
-    if (attributes_.gated && !chance(20)) attributes_.out_features = (attributes_.out_features + 7) / 8 * 8;
+    if (attributes_.gated && !chance(10)) attributes_.out_features += -attributes_.out_features & 7;
     attributes_.panel_rows = chance(2) ? 64 : 128;
     attributes_.residual = chance(3);
     attributes_.weights = chance(2) ? 0 : static_cast<int32_t>(below(patch::kWeightTypeCount));

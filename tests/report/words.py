@@ -6,12 +6,11 @@ from typing import Any
 
 from masklearn import BaselineRow, BesideBaselines
 from masklearn.masks.record import (
-    BudgetRecord,
+    ChoiceRecord,
     MaskRecord,
     PermutedRecord,
     RepairRecord,
     SmoothedRecord,
-    SpeedRecord,
     TrainRecord,
 )
 from patch_compile.artifacts.bench import BenchReport, SlowedBy, Spread
@@ -57,9 +56,9 @@ NODES: dict[str, dict[str, Any]] = {
     "l.0.a.q+k+v": {"linears": ("l.0.a.q", "l.0.a.k", "l.0.a.v")},
 }
 LEARNED: dict[str, dict[str, Any]] = {
-    "ratio": {"budget": BudgetRecord(ratio=0.35, per_layer=True, unit="weights")},
-    "ratios": {"budget": BudgetRecord(ratio="*=0,mlp.*=0.5", unit="weights")},
-    "time": {"budget": BudgetRecord(amount=812.4, unit="microseconds")},
+    "ratio": {"choice": ChoiceRecord(unit="ratio", asked=0.35, per_layer=True, reached=0.35)},
+    "ratios": {"choice": ChoiceRecord(unit="ratio", asked="*=0,mlp.*=0.5", reached=0.3)},
+    "time": {"choice": ChoiceRecord(unit="microseconds", asked=812.4, reached=813.0)},
     "no repair": {"repair": RepairRecord(method="none", why="an ONNX file")},
     "repair": {"repair": RepairRecord(method="distill", steps=42, tokens=64512, kl_first=0.614, kl_last=0.51,
                                       scale_steps=21, scales_first=0.603, scales_last=0.531)},
@@ -198,15 +197,19 @@ def of_plans() -> Iterator[tuple[str, Any]]:
     for name, changes in NODES.items():
         node = Node(**({"name": name} | changes))
         yield name, [node_words(node, linear) for linear in node.linears]
-    speed = SpeedRecord(
-        goal="a speed-up of 1.3", card="A6000", saved_us=120.0, tiles=7, cost=10.05, bound=10.0, gap=0.005
-    )
-    shared = {"rounding": 0.5, "least": 10.4, "speedup": 1.3, "by_types": 1.1}
+    speed = ChoiceRecord(unit="speedup", asked=1.3, reached=1.31, card="A6000", loss=10.05, bound=10.0)
     for changes in (
         {},
-        {"rounding": 0.5},
-        shared,
-        shared | {"tiles": 0, "cost": 0.0, "least": 0.5, "by_types": 1.3},
+        {"unit": "budget_ms", "asked": 25.0},
+        {
+            "unit": "bytes_per_weight",
+            "asked": 1.2,
+            "card": None,
+            "rounding": 0.5,
+            "loss": 10.55,
+            "bound": 10.4,
+        },
+        {"rounding": 0.5, "loss": 0.5, "bound": 0.5},
     ):
         yield "choice", choice_line(speed.model_copy(update=changes))
     for name, part in LEARNED.items():

@@ -122,7 +122,8 @@ class PackedWeight:
     token, else 16; parts: the stored tensors, the integers first and the scales second; file: the file that
     holds the integers; integers: reads them, int8 [N, K]; scales: reads them, float32 [N, groups], each for
     K / groups neighbours in a row; zeros: reads the integers that stand for 0, int8 [N, groups], None if that is 0
-    everywhere. No mosaic holds a grid with zero points, so such a weight is only read: it has 16 bits then.
+    everywhere; floats: True if `integers` reads fp8 numbers, float8_e4m3fn [N, K]. No mosaic holds a grid with zero points
+    or of fp8, so such a weight is only read: it has 16 bits then.
     """
 
     folder: Path
@@ -132,10 +133,16 @@ class PackedWeight:
     bits: int
     parts: tuple[str, ...]
     file: str
-    integers: Callable[[], NDArray[np.int8]]
+    integers: Callable[[], NDArray[Any]]
     scales: Callable[[], NDArray[np.float32]]
     zeros: Callable[[], NDArray[np.int8]] | None = None
     input_bits: int = 16
+    floats: bool = False
+
+    @property
+    def has_grid(self) -> bool:
+        """True if a mosaic can hold its grid."""
+        return self.zeros is None and not self.floats
 
     @property
     def type(self) -> WeightType:
@@ -157,8 +164,8 @@ class PackedWeight:
 
     def values(self) -> NDArray[Any]:
         """Read the weight, in its dtype. Raises MaskLearnError as `grid` does, and if an integer is not valid."""
-        if self.zeros is not None:
-            return self._values_over(self.zeros())
+        if not self.has_grid:
+            return self._values_over(np.zeros((1, 1), np.int8) if self.zeros is None else self.zeros())
         grid = self.grid()
         with np.errstate(over="ignore"):  # whoever learns on infinity is told so by `Checkpoint.read_finite`
             return grid.values(self.integers(), numpy_dtype(self.dtype))
@@ -272,14 +279,12 @@ _END = ".weight"
 
 
 class Grids(Mapping[str, Grid]):
-    """Grids by linear (its checkpoint name without `.weight`), of linears without zero points. Scales of a 7B model in int4
-    take 200 MB."""
+    """Grids by linear (its checkpoint name without `.weight`), of linears with integers and no zero points. Scales of a 7B
+    model in int4 take 200 MB."""
 
     def __init__(self, packed: Mapping[str, PackedWeight]) -> None:
         """packed: quantised weights by their names in the dense checkpoint."""
-        self._packed = {
-            name.removesuffix(_END): weight for name, weight in packed.items() if weight.zeros is None
-        }
+        self._packed = {name.removesuffix(_END): weight for name, weight in packed.items() if weight.has_grid}
 
     @property
     def types(self) -> dict[str, WeightType]:

@@ -327,9 +327,8 @@ def _warnings(sources: Sources) -> Iterator[Notice]:
 
 def _of_ratio(sources: Sources) -> Iterator[Notice]:
     """Yield a warning if the masks miss their ratio over the linears that it counts over by more than tiles explain."""
-    asked, gains = sources.masks.ratio_asked, sources.report.learned.gains
-    counted = gains.ratio_of_counted if gains else None
-    reached = sources.report.ratio if counted is None else counted
+    asked, choice = sources.masks.ratio_asked, sources.report.learned.choice
+    reached = choice.reached if choice and choice.unit == "ratio" else sources.report.ratio
     if abs(reached - asked) > 0.005:
         text = f"A ratio of {number(asked)} was asked for, and {number(reached)} was reached."
         yield Notice("caution", text)

@@ -134,7 +134,7 @@ def _moments(
 def _mask_set(facts: OnnxFacts, found: FoundMasks) -> MaskSet:
     r, coverage, goal = facts.recipe.learning(), facts.coverage, found.choice.goal
     areas = weights_of_tiles(coverage.linears, r.tile)
-    record = MaskRecord(skipped=dict(coverage.skipped), budget=goal.record(), **found.record)
+    record = MaskRecord(skipped=dict(coverage.skipped), choice=found.record)
     if Requires.INPUTS in r.traits.needs:
         record.inputs = facts.feeds.words
     if criterion := method_of(r.method).criterion(r, LACKS):

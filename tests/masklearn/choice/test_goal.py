@@ -65,7 +65,7 @@ def test_a_ratio_in_front_is_for_the_rest() -> None:
     assert {name: pair and pair[1] for name, pair in found.items()} == {
         "layers.0.mlp.up_proj": 0.5, "layers.0.attn.q_proj": 0.3
     }  # fmt: skip
-    assert parse_ratio("0.3, mlp.*=0.5") == goal.record().ratio == "0.3,mlp.*=0.5" and goal.plain is None
+    assert parse_ratio("0.3, mlp.*=0.5") == goal.spelled == "0.3,mlp.*=0.5" and goal.plain is None
 
 
 @pytest.mark.parametrize(
@@ -159,14 +159,9 @@ def test_what_stays_dense_is_said() -> None:
     assert Goal.of_ratio("*=0.1,mlp.*=0.5").left_dense(NAMES) == Goal.of_ratio(0.4).left_dense(NAMES) == ""
 
 
-def test_record_is_json_of_what_was_asked() -> None:
-    assert Goal.of_ratio("mlp.*=0.5", True).record().model_dump(exclude_unset=True) == {
-        "ratio": "mlp.*=0.5",
-        "per_layer": True,
-        "unit": "weights",
-    }
-    assert Goal.of_ratio("0.4").record().ratio == 0.4
-    assert Goal.saving(2.5, "us").record().model_dump(exclude_unset=True) == {"amount": 2.5, "unit": "us"}
+def test_a_goal_spells_its_ratios() -> None:
+    assert Goal.of_ratio("mlp.*=0.5", True).spelled == "mlp.*=0.5"
+    assert Goal.of_ratio("0.4").spelled == 0.4
 
 
 @pytest.mark.parametrize("amount", [-1.0, math.nan, math.inf])
@@ -196,7 +191,7 @@ def test_learned_masks_meet_each_pattern(make_model: ModelMaker, tmp_path: Path)
         0.0,
     )
     assert masks.ratio_asked == pytest.approx(masks.ratio, abs=tile / 4)
-    assert masks.record.budget.ratio == "mlp.*=0.3,v_proj=0.5,k_proj=0.0"
+    assert masks.record.choice.asked == "mlp.*=0.3,v_proj=0.5,k_proj=0.0"
     (line,) = notes
     assert line.startswith("no pattern of the ratio fits model.layers.*.self_attn.q_proj, ")
     assert "o_proj: left dense" in line
@@ -207,7 +202,7 @@ def test_learned_masks_meet_the_ratio_in_every_linear(make_model: ModelMaker, tm
     masks = learned(path, tmp_path / "s", [], ratio=0.3, per_layer=True)
     for name, mask in masks.items():
         assert abs(mask.zeroed - 0.3 * mask.weights) <= 8 * 8 / 4, name
-    assert (masks.ratio_asked, masks.record.budget.per_layer) == (0.3, True)
+    assert (masks.ratio_asked, masks.record.choice.per_layer) == (0.3, True)
     masks.check_covers(covered_linears(path).linears)
 
 

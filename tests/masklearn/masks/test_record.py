@@ -13,7 +13,7 @@ from masklearn.base.shard import Shard, write_shard
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import (
-    BudgetRecord,
+    ChoiceRecord,
     ImportRecord,
     KindShares,
     MaskRecord,
@@ -25,13 +25,15 @@ from tests.refusals import refused
 
 # Metadata of files: false settings are left out, and facts of an import are fields like the rest.
 LEARNED = {
-    "budget": {"per_layer": False, "ratio": 0.4, "unit": "weights"},
+    "choice": {
+        "asked": 0.4, "bound": 1.0, "kinds": {"2:4": 0.8, "dense": 0.2}, "loss": 2.0, "per_layer": False, "reached": 0.4,
+        "types": {"float16": 1.0}, "unit": "ratio",
+    },
     "repair": {
         "batch": 2, "error_first": 0.5, "error_last": 0.25, "learning_rate": 3e-4, "method": "distill",
         "optimizer": "adamw", "precision": "fp32", "steps": 40, "tokens": 2560,
     },
     "skipped": {"lm_head": "excluded"},
-    "speed": {"bound": 1.0, "card": "A6000", "cost": 2.0, "gap": 1.0, "goal": "5 ms", "saved_us": 3.0, "tiles": 1},
     "text": {
         "length": 16, "name": "a.txt", "seed": 0, "sha256": "ab", "source": "file", "tokens": 64, "windows": 4,
     },
@@ -46,11 +48,11 @@ IMPORTED = {
     "unmasked": ["l"], "zeros": 7,
 }  # fmt: skip
 SAVING = {
-    "budget": {"amount": 2.5, "unit": "µs"},
+    "choice": {"asked": 2.5, "reached": 2.6, "unit": "µs"},
     "permuted": {"channels": 8, "dense_error": 1e-6, "parts": 1},
 }
 ONNX = {
-    "budget": {"amount": 1.0, "unit": "µs"},
+    "choice": {"asked": 1.0, "reached": 1.0, "unit": "µs"},
     "criterion": "relative",
     "inputs": "calib.npz",
     "skipped": {},
@@ -80,13 +82,29 @@ def test_files_stay_as_they_are(tmp_path: Path, stored: dict[str, Any]) -> None:
     assert path.read_bytes() == before
 
 
-def test_a_histogram_of_scores_is_left_out() -> None:
-    assert MaskRecord.of_metadata(LEARNED | {"scores": {"cut": 0.5}}).as_metadata() == LEARNED
+def test_parts_of_earlier_programs_are_left_out() -> None:
+    gone = {
+        "scores": {"cut": 0.5},
+        "budget": {"ratio": 0.4},
+        "speed": {"goal": "5 ms"},
+        "gains": {"covered": 7},
+    }
+    assert MaskRecord.of_metadata(LEARNED | gone).as_metadata() == LEARNED
+
+
+def test_figures_of_a_choice_have_six_digits() -> None:
+    loss = 0.1 + 0.2
+    records = [
+        ChoiceRecord(unit="ratio", asked=0.4, reached=1 / 3, loss=one, bound=one)
+        for one in (loss, np.nextafter(loss, 1))
+    ]
+    assert records[0] == records[1] and (records[0].loss, records[0].reached) == (0.3, 0.333333)
 
 
 def test_parts_have_types() -> None:
     learned = MaskRecord.of_metadata(LEARNED)
-    assert learned.budget == BudgetRecord(ratio=0.4, unit="weights") and learned.imported is None
+    assert isinstance(learned.choice, ChoiceRecord) and learned.choice.kinds["2:4"] == 0.8
+    assert learned.imported is None
     assert isinstance(learned.repair, RepairRecord) and learned.repair.kl_last is None
     imported = MaskRecord.of_metadata(IMPORTED).imported
     assert isinstance(imported, ImportRecord) and imported.zeros == 7
@@ -97,14 +115,14 @@ def test_what_is_added_is_checked_and_saved() -> None:
     record.weights = "5af5"
     assert record.as_metadata() == {"weights": "5af5"}
     with pytest.raises(ValueError):
-        record.speed = {"goal": "5 ms"}  # type: ignore[assignment]
+        record.choice = {"unit": "ratio"}  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize(
     "stored",
     [
         pytest.param(LEARNED | {"mood": "good"}, id="mood"),
-        pytest.param(LEARNED | {"budget": {"ratio": 0.4}}, id="budget.unit"),
+        pytest.param(LEARNED | {"choice": {"asked": 0.4, "reached": 0.4}}, id="choice.unit"),
         pytest.param(IMPORTED | {"zeros": "many"}, id="imported.zeros"),
         pytest.param(LEARNED | {"text": LEARNED["text"] | {"source": "tale"}}, id="text.source"),  # type: ignore[operator]
     ],

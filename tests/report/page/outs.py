@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from masklearn.choice.goal import Goal
 from masklearn.choice.select import select
 from masklearn.masks.name_globs import depth_of
-from masklearn.masks.record import MaskRecord, TextRecord, summarise_tiles
+from masklearn.masks.record import ChoiceRecord, MaskRecord, TextRecord, summarise_tiles
 from masklearn.masks.tiles import sparse_groups, tile_weights
 from patch_compile.artifacts.bench import BenchReport
 from patch_compile.artifacts.manifest import Manifest, Ratio, Texts
@@ -62,10 +61,9 @@ class Out:
         self.path, self.shapes, self.tile = path, shapes, tile
         areas = {name: tile_weights(shape, tile) for name, shape in shapes.items()}
         scores = _scores(areas)
-        budget = Goal.of_ratio(ratio)
-        chosen = select(scores, areas, budget)
+        chosen = select(scores, areas, ratio)
         self.tiles = dict(chosen)
-        self.record = MaskRecord(budget=budget.record())
+        self.record = MaskRecord(choice=ChoiceRecord(unit="ratio", asked=ratio, reached=ratio))
         self.report = self._report(ratio)
 
     def write(self, verify: VerifyReport | None = None, bench: BenchReport | None = None) -> Path:

@@ -86,7 +86,7 @@ def test_dense_linears_stay_as_they_are(settings):
     )
     changed = {name for name, weight in before.items() if not np.array_equal(weight, after[name])}
     assert len(changed) == len(report["linears"]) - len(dense)
-    gains = report["learned"]["gains"]
+    gains = report["learned"]["choice"]["gains"]
     assert gains["card"] is None and gains["gaining"] == len(changed)
     assert gains["ratio_of_counted"] == pytest.approx(report["asked"]["ratio"], abs=0.01)
 

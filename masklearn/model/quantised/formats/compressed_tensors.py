@@ -1,9 +1,12 @@
-"""Reads weights that compressed-tensors quantised: its formats pack-quantized, int-quantized and naive-quantized.
+"""Reads weights that compressed-tensors quantised: its formats pack-quantized, int-quantized, naive-quantized,
+float-quantized and marlin-24.
 
 A weight [N, K] of a module `X` is stored as `X.weight_packed` int32 [N, ceil(K·bits/32)] (the lowest bits first, each value
-plus 2^(bits-1)) with `X.weight_shape`, or as `X.weight` int8 [N, K]. With it come `X.weight_scale` [N, 1] or [N, K/group],
-and in files of early versions `X.weight_zero_point`, which is 0. See compressed_tensors/compressors in
-https://github.com/vllm-project/compressed-tensors.
+plus 2^(bits-1)) with `X.weight_shape`, or as `X.weight` int8 or fp8 (e4m3) [N, K]. With it come `X.weight_scale` [N, 1] or
+[N, K/group], and in files of early versions `X.weight_zero_point`, which is 0. marlin-24 stores `X.weight_packed`, `X.meta`
+and `X.scale_packed` in the order of its kernel, see `marlin24`. Sparse formats (sparse-24-bitmask, sparse-bitmask) store
+`X.compressed`, the kept values of `X.weight` row by row, with `X.bitmask` and `X.shape`. See compressed_tensors/compressors
+in https://github.com/vllm-project/compressed-tensors.
 """
 
 import re
@@ -17,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from masklearn.model.quantised import marlin24
 from masklearn.model.quantised.base import (
     QUANTISATIONS,
     SCALES,
@@ -35,30 +39,44 @@ from masklearn.model.quantised.base import (
 )
 from masklearn.quant.table import W8A8
 
-_FORMATS = ("pack-quantized", "int-quantized", "naive-quantized")
+_FORMATS = ("pack-quantized", "int-quantized", "naive-quantized", "float-quantized", "marlin-24")
+_PLAIN = {"I8": "int", "F8_E4M3": "float"}  # types of weights that are stored as they are
 _Empty = Annotated[dict[str, Any], Field(max_length=0)]
 
 
 class _Weights(FormatSettings):
     num_bits: Literal[4, 8] = 8
-    type: Literal["int"] = "int"
+    type: Literal["int", "float"] = "int"
     symmetric: Literal[True] = True
     strategy: Literal["channel", "group", "tensor"]
     group_size: int | None = None
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.type == "float" and (self.num_bits != W8A8.bits or self.strategy == "group"):
+            raise ValueError("floats are read in 8 bits, with a scale for each row or for all")
+        return self
+
 
 class _Inputs(FormatSettings):
-    """Inputs that are rounded to int8 with a scale that is found for each token, as w8a8 does."""
+    """Inputs that are rounded to int8 with a scale that is found for each token, as w8a8 does, or to fp8, which is given
+    up."""
 
     num_bits: Literal[8] = 8
-    type: Literal["int"] = "int"
+    type: Literal["int", "float"] = "int"
     symmetric: Literal[True] = True
-    strategy: Literal["token"]
-    dynamic: Literal[True]
+    strategy: Literal["token", "tensor"]
+    dynamic: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.type == "int" and not (self.dynamic and self.strategy == "token"):
+            raise ValueError("inputs are rounded to int8 with a dynamic scale for each token, or not at all")
+        return self
 
 
 class _Sparsity(FormatSettings):
-    format: Literal["dense"] = "dense"
+    format: Literal["dense", "sparse-24-bitmask", "sparse-bitmask"] = "dense"
 
 
 class _Group(FormatSettings):
@@ -72,11 +90,14 @@ class _Group(FormatSettings):
     def _check(self) -> Self:
         if self.input_activations and (self.weights is None or self.weights.num_bits != W8A8.bits):
             raise ValueError("its inputs are quantised, and not its weights to 8 bits")
+        if self.input_activations and self.weights and self.input_activations.type != self.weights.type:
+            raise ValueError("its inputs and its weights have other types of 8 bits")
         return self
 
     @property
     def input_bits(self) -> int:
-        return self.input_activations.num_bits if self.input_activations else 16
+        inputs = self.input_activations
+        return inputs.num_bits if inputs and inputs.type == "int" else 16
 
 
 class _Settings(FormatSettings):
@@ -102,7 +123,8 @@ class CompressedIntegers(Quantisation):
     name = "compressed-tensors"
     summary = (
         "pack-quantized, int-quantized or naive-quantized, symmetric; only weights, or int8 weights with int8 inputs, "
-        "which have a dynamic scale for each token"
+        "which have a dynamic scale for each token; float-quantized, read in 16 bits; marlin-24; int8 and fp8 in "
+        "sparse formats"
     )
 
     def settings(self, folder: Path, config: Mapping[str, Any]) -> _Settings:
@@ -118,13 +140,17 @@ class CompressedIntegers(Quantisation):
     def weights(self, stored: StoredTensors, settings: Any, dtype: str) -> Sequence[PackedWeight]:
         """Find the weights with integers, by their tensors."""
         schemes = [group.weights for group in settings.config_groups.values() if group.weights]
-        packed = [_packed(stored, module, schemes, dtype) for module in stored.modules("weight_packed")]
+        packed = [
+            (_marlin if f"{module}.scale_packed" in stored else _packed)(stored, module, schemes, dtype)
+            for module in stored.modules("weight_packed")
+        ]
         plain = [
             _plain(stored, module, schemes, dtype)
             for module in stored.modules("weight")
-            if stored.entry(f"{module}.weight").dtype == "I8"
+            if stored.entry(f"{module}.weight").dtype in _PLAIN
         ]
-        found = [*packed, *plain]
+        sparse = [_sparse(stored, module, schemes, dtype) for module in stored.modules("compressed")]
+        found = [*packed, *plain, *sparse]
         known = {part for weight in found for part in weight.parts}
         for module in stored.modules("weight_scale"):
             if f"{module}.weight_scale" not in known:
@@ -168,7 +194,10 @@ def _packed(stored: StoredTensors, module: str, schemes: Sequence[_Weights], dty
     fitting = [
         scheme
         for scheme in schemes
-        if said[0] == n and said[1] > 0 and -(-said[1] * scheme.num_bits // 32) == columns
+        if scheme.type == "int"
+        and said[0] == n
+        and said[1] > 0
+        and -(-said[1] * scheme.num_bits // 32) == columns
     ]
     if not fitting:
         raise damaged(stored.folder, f"{module}.weight_shape", f"It is {said}, of [{n}, {columns}] words.")
@@ -183,9 +212,74 @@ def _packed(stored: StoredTensors, module: str, schemes: Sequence[_Weights], dty
     )
 
 
+def _marlin(stored: StoredTensors, module: str, schemes: Sequence[_Weights], dtype: str) -> PackedWeight:
+    words, meta, scales = (f"{module}.{part}" for part in ("weight_packed", "meta", "scale_packed"))
+    steps, halves = stored.need(meta, ("I16",), (None, None)).shape
+    n, k = halves // 2, marlin24.COLUMNS * steps
+    width = stored.need(words, ("I32",), (steps, None)).shape[1]
+    entry = stored.need(scales, SCALES, (None, n))
+    groups = entry.shape[0]
+    scheme = next(
+        (one for one in schemes if 2 * width == n * one.num_bits and _layout(one, (n, k))[1] == groups), None
+    )
+    if scheme is None or scheme.type != "int" or not n or n % marlin24.ROWS:
+        raise damaged(stored.folder, words, f"No scheme gives its shape for [{n}, {k}] and {groups} groups.")
+    check_groups(stored.folder, scales, (n, k), scheme.num_bits, groups)
+
+    def integers() -> NDArray[np.int8]:
+        raw = stored.read(words)
+        fields = nibbles(raw).reshape(steps, -1) if scheme.num_bits == 4 else raw.view(np.uint8)
+        try:
+            return marlin24.decode(signed(fields, scheme.num_bits), stored.read(meta), scheme.num_bits)
+        except ValueError as error:
+            raise damaged(stored.folder, meta, str(error)) from error
+
+    return PackedWeight(
+        folder=stored.folder,
+        name=f"{module}.weight",
+        shape=(n, k),
+        dtype=dense_dtype(entry.dtype, dtype),
+        bits=scheme.num_bits,
+        parts=(words, scales, meta),
+        file=stored.file_of(words),
+        integers=integers,
+        scales=lambda: marlin24.decode_scales(stored.scales(scales), k, k // groups),
+    )
+
+
 def _plain(stored: StoredTensors, module: str, schemes: Sequence[_Weights], dtype: str) -> PackedWeight:
-    n, k = stored.need(f"{module}.weight", ("I8",), (None, None)).shape
-    return _weight(stored, module, (n, k), schemes, dtype, (f"{module}.weight",))
+    entry = stored.need(f"{module}.weight", tuple(_PLAIN), (None, None))
+    n, k = entry.shape
+    fitting = [scheme for scheme in schemes if scheme.type == _PLAIN[entry.dtype]]
+    return _weight(stored, module, (n, k), fitting, dtype, (f"{module}.weight",))
+
+
+def _sparse(stored: StoredTensors, prefix: str, schemes: Sequence[_Weights], dtype: str) -> PackedWeight:
+    """Returns a weight of which only kept values are stored. prefix: of a module, or in early files of its weight."""
+    values, bits, said = (f"{prefix}.{part}" for part in ("compressed", "bitmask", "shape"))
+    module, kind = prefix.removesuffix(".weight"), stored.entry(values).dtype
+    if kind not in _PLAIN:
+        raise refused(stored.folder, values, f"It holds {kind}, and int8 and fp8 are read in sparse formats.")
+    n, bytes_of_row = stored.need(bits, ("U8",), (None, None)).shape
+    stored.need(said, ("I64", "I32"), (2, 1)[: len(stored.entry(said).shape)] if said in stored else ())
+    shape = stored.read(said).ravel().tolist()
+    if len(shape) != 2 or shape[0] != n or -(-shape[1] // 8) != bytes_of_row:
+        raise damaged(stored.folder, said, f"It is {shape}, of a bitmask [{n}, {bytes_of_row}].")
+    fitting = [scheme for scheme in schemes if scheme.type == _PLAIN[kind]]
+    offsets = f"{prefix}.row_offsets"  # the bitmask says the same
+    parts = (values, bits, said, *((offsets,) if offsets in stored else ()))
+    made = _weight(stored, module, (n, shape[1]), fitting, dtype, parts)
+
+    def integers() -> NDArray[Any]:
+        kept = np.unpackbits(stored.read(bits), axis=1, bitorder="little").view(np.bool_)
+        found = stored.read(values).ravel()
+        if kept[:, shape[1] :].any() or int(np.count_nonzero(kept)) != found.size:
+            raise damaged(stored.folder, bits, f"It does not keep the {found.size} values that are stored.")
+        whole = np.zeros((n, shape[1]), found.dtype)
+        whole[kept[:, : shape[1]]] = found
+        return whole
+
+    return replace(made, integers=integers)
 
 
 def _weight(
@@ -208,7 +302,9 @@ def _weight(
         )
     check_groups(stored.folder, name, shape, scheme.num_bits, groups)
     zero, index = f"{module}.weight_zero_point", f"{module}.weight_g_idx"
-    extra = tuple(one for one in (zero, index) if one in stored)
+    floats = scheme.type == "float"
+    unused = (f"{module}.input_scale",) if floats else ()  # fp8 inputs are given up
+    extra = tuple(one for one in (zero, index, *unused) if one in stored)
     if index in stored:
         check_in_order(stored, index, k, groups)
     return PackedWeight(
@@ -221,6 +317,7 @@ def _weight(
         file=stored.file_of(parts[0]),
         integers=partial(_integers, stored, parts[0], shape, scheme.num_bits),
         scales=partial(_scales, stored, name, zero, n),
+        floats=floats,
     )
 
 
@@ -232,8 +329,10 @@ def _layout(scheme: _Weights, shape: tuple[int, int]) -> tuple[int, int]:
     return n, -(-k // size) if scheme.strategy == "group" and size > 0 else 1
 
 
-def _integers(stored: StoredTensors, name: str, shape: tuple[int, int], bits: int) -> NDArray[np.int8]:
+def _integers(stored: StoredTensors, name: str, shape: tuple[int, int], bits: int) -> NDArray[Any]:
     raw, k = stored.read(name), shape[1]
+    if raw.dtype != np.int32 and raw.dtype != np.int8:
+        return raw
     if raw.dtype == np.int8:
         integers: NDArray[np.int8] = raw
     elif bits == 8:

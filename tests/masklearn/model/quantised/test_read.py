@@ -8,18 +8,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from compressed_tensors.compressors import BaseCompressor
 from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
 from compressed_tensors.entrypoints.convert.converters.autoawq import AutoAWQConverter
-from safetensors.torch import load_file
+from compressed_tensors.quantization import QuantizationScheme
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, CompressedTensorsConfig
 
+from masklearn import Pattern, read_zeros
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.config_shapes import describe_checkpoint
 from masklearn.model.coverage import covered_linears_of
 from masklearn.model.models import load_model
 from masklearn.model.quantised.base import QUANTISATIONS
 from tests.masklearn.edits import edit_config, edited_weights
-from tests.masklearn.model.quantised.writers import awq, compressed_tensors, gptq, scheme
+from tests.masklearn.model.quantised.writers import awq, compressed_tensors, gptq, marlin24, scheme, sparse
 from tests.refusals import refused
 
 Write = Callable[[Path], dict[str, torch.Tensor]]
@@ -48,6 +51,9 @@ READ: dict[str, Write] = {
     "ct-naive-int4": lambda path: compressed_tensors(path, _formats("naive-quantized", scheme(4, 64))),
     "ct-int-quantized": lambda path: compressed_tensors(path, _formats("int-quantized", scheme(8, None))),
     "ct-w8a8": lambda path: compressed_tensors(path, w8a8()),
+    "marlin-int4-128": lambda path: marlin24(path, 4, 128),
+    "marlin-int4-channel": lambda path: marlin24(path, 4, None),
+    "marlin-int8": lambda path: marlin24(path, 8, None),
     "gptq-int4-64": lambda path: gptq(path, 4, 64),
     "gptq-int4-128": lambda path: gptq(path, 4, 128, desc_act=True),
     "gptq-int4-v2": lambda path: gptq(path, 4, -1, v2=True),
@@ -135,6 +141,92 @@ def test_awq_reads_as_compressed_tensors_converts_it(zero_point: bool, make: Any
             np.testing.assert_array_equal(scales.numpy(), checkpoint.grids[linear].scales)
 
 
+def test_marlin_orders_the_scales_of_many_groups(make: Any) -> None:
+    path = make(intermediate_size=512)
+    before = load_file(path / "model.safetensors")[f"{_DOWN}.weight"]
+    integers = marlin24(path, 4, 128)[_DOWN]
+    checkpoint = Checkpoint.open(path)
+    read, kept = checkpoint.torch(f"{_DOWN}.weight"), integers != 0
+    assert torch.equal(read != 0, kept) and (integers.reshape(-1, 4) != 0).sum(-1).max() == 2
+    assert (read - before)[kept].abs().max() <= before.abs().max() / 14 + 1e-4
+    assert read_zeros(checkpoint, _DOWN).pattern is Pattern.TWO_FOUR
+
+
+SPARSE = {
+    "int8": lambda: scheme(8, None) | {"format": "int-quantized"},
+    "w8a8": w8a8,
+    "fp8": lambda: fp8(True),
+}
+
+
+@pytest.mark.parametrize("about", SPARSE)
+@pytest.mark.parametrize("name", ["sparse-24-bitmask", "sparse-bitmask"])
+def test_sparse_formats_hold_values_of_8_bits(name: str, about: str, make: Any) -> None:
+    """The same weights are read from the dense and from the sparse form."""
+    path = make()
+    with edited_weights(path) as tensors:
+        for linear in [one for one in tensors if "_proj.weight" in one]:
+            groups = tensors[linear].reshape(-1, 4)
+            kept = groups.scatter(-1, groups.abs().argsort(-1)[:, :2], 0)
+            tensors[linear] = kept.reshape(tensors[linear].shape)
+    compressed_tensors(path, SPARSE[about]())
+    before = Checkpoint.open(path)
+    weights = {
+        f"{linear}.weight": before.torch(f"{linear}.weight") for linear in covered_linears_of(before).linears
+    }
+    rounded, grids = before.rounded_inputs, set(before.grids)
+    sparse(path, name)
+    checkpoint = Checkpoint.open(path)
+    assert set(checkpoint.names()) == set(before.names()) and set(checkpoint.grids) == grids
+    assert checkpoint.rounded_inputs == rounded and bool(rounded) == (about == "w8a8")
+    assert all(torch.equal(checkpoint.torch(one), weight) for one, weight in weights.items())
+    assert read_zeros(checkpoint, _DOWN).pattern is Pattern.TWO_FOUR
+
+
+def fp8(dynamic: bool | None = None, **weights: Any) -> dict[str, Any]:
+    """A scheme of fp8; dynamic: None for inputs of 16 bits."""
+    about = _formats("float-quantized", scheme(8, None, type="float", **weights))
+    inputs = {
+        "num_bits": 8,
+        "type": "float",
+        "strategy": "token" if dynamic else "tensor",
+        "dynamic": dynamic,
+    }
+    if dynamic is not None:
+        about["config_groups"]["group_0"]["input_activations"] = inputs
+    return about
+
+
+@pytest.mark.parametrize("case", ["weights", "dynamic inputs", "static inputs", "one scale"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_fp8_is_read_in_16_bits(case: str, dtype: torch.dtype, make: Any) -> None:
+    """compressed-tensors makes the same values of it."""
+    path = make(dtype)
+    file, about = path / "model.safetensors", fp8({"dynamic inputs": True, "static inputs": False}.get(case))
+    before = load_file(file)
+    linears = [name.removesuffix(".weight") for name in before if "_proj.weight" in name]
+    compressed_tensors(path, about)
+    stored = load_file(file)
+    if case == "static inputs":
+        stored |= {f"{linear}.input_scale": torch.ones(1) for linear in linears}
+    if case == "one scale":
+        about["config_groups"]["group_0"]["weights"]["strategy"] = "tensor"
+        edit_config(path, quantization_config=about)
+        stored |= {f"{linear}.weight_scale": torch.tensor([0.01], dtype=dtype) for linear in linears}
+    save_file(stored, file, {"format": "pt"})
+    checkpoint = Checkpoint.open(path)
+    assert checkpoint.quantised and not checkpoint.grids and not checkpoint.rounded_inputs
+    assert set(checkpoint.names()) == set(before)
+    assert set(checkpoint.dequantised) == {f"{linear}.weight" for linear in linears}
+    library = BaseCompressor.get_value_from_registry("float-quantized")
+    of = QuantizationScheme.model_validate(about["config_groups"]["group_0"])
+    for linear in linears:
+        parts = {name: stored[f"{linear}.{name}"] for name in ("weight", "weight_scale")}
+        assert parts["weight"].dtype == torch.float8_e4m3fn
+        read = checkpoint.torch(f"{linear}.weight")
+        assert read.dtype == dtype and torch.equal(read, library.decompress(parts, of)["weight"])
+
+
 def _edit_quantisation(path: Path, **changes: Any) -> None:
     about = json.loads((path / "config.json").read_text())["quantization_config"]
     edit_config(path, quantization_config=about | changes)
@@ -154,8 +246,8 @@ def _group(**changes: Any) -> dict[str, Any]:
         {"config_groups": {}},
         {"kv_cache_scheme": {"num_bits": 8}},
         {"transform_config": {"config_groups": {}}},
-        {"sparsity_config": {"format": "sparse-24-bitmask"}},
-        {"format": "marlin-24"},
+        {"sparsity_config": {"format": "sparse-other"}},
+        {"format": "mxfp4-pack-quantized"},
         pytest.param(_group(input_activations={"num_bits": 8}), id="group_0.input_activations"),
         pytest.param(w8a8(dynamic=False), id="group_0.input_activations"),
         pytest.param(w8a8(strategy="tensor"), id="group_0.input_activations"),
@@ -164,6 +256,7 @@ def _group(**changes: Any) -> dict[str, Any]:
         pytest.param(_group(output_activations={"num_bits": 8}), id="group_0.output_activations"),
         pytest.param(_group(weights={"type": "float", "num_bits": 8}), id="group_0.weights in"),
         pytest.param(_group(weights={"num_bits": 3}), id="group_0.weights in"),
+        pytest.param({"config_groups": fp8(True, num_bits=4)["config_groups"]}, id="group_0.weights in"),
         pytest.param(_group(weights={"symmetric": False}), id="weights.symmetric"),
         pytest.param(_group(weights={"strategy": "block"}), id="weights.strategy"),
     ],
@@ -183,6 +276,7 @@ def test_unsupported_compressed_tensors_are_named(changes: dict[str, Any], make:
         (gptq, {"sym": False}),
         (gptq, {"bits": 3}),
         (gptq, {"checkpoint_format": "marlin"}),
+        (gptq, {"checkpoint_format": "marlin_24"}),
         (gptq, {"dynamic": {"+:.*down.*": {"bits": 8}}}),
         (awq, {"bits": 3}),
         (awq, {"version": "gemv"}),
@@ -214,6 +308,15 @@ def damaged(name: str, part: str, change: Change, linear: str = _Q) -> Callable[
     return write
 
 
+def sparse_damaged(part: str, change: Change, linear: str = _Q) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        READ["ct-int-quantized"](path)
+        sparse(path, "sparse-bitmask")
+        _change(path, f"{linear}.{part}", change)
+
+    return write
+
+
 def without_zero_points(path: Path) -> None:
     awq(path, 64, zero_point=True)
     _change(path, f"{_Q}.qzeros", lambda _: None)
@@ -240,6 +343,17 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
     "a negative packed shape": damaged("ct-int4-64", "weight_shape", lambda t: -t),
     "packed scales missing": damaged("ct-int4-64", "weight_scale", lambda t: None),
     "packed scales of three axes": damaged("ct-int4-64", "weight_scale", lambda t: t[None]),
+    "metadata of another shape": damaged("marlin-int4-128", "meta", lambda t: t[:1]),
+    "metadata missing": damaged("marlin-int4-128", "meta", lambda t: None),
+    "metadata of another type": damaged("marlin-int4-128", "meta", lambda t: t.to(torch.int32)),
+    "words of marlin": damaged("marlin-int8", "weight_packed", lambda t: t[:, :-1]),
+    "scales of marlin": damaged("marlin-int8", "scale_packed", lambda t: t.repeat(3, 1)),
+    "a bitmask of another shape": sparse_damaged("bitmask", lambda t: t[:, :-1]),
+    "a bitmask missing": sparse_damaged("bitmask", lambda t: None),
+    "the shape of a bitmask": sparse_damaged("shape", lambda t: t + 1),
+    "the shape of a bitmask missing": sparse_damaged("shape", lambda t: None),
+    "sparse values of 16 bits": sparse_damaged("compressed", lambda t: t.half()),
+    "sparse scales missing": sparse_damaged("weight_scale", lambda t: None),
     "scales alone": damaged("ct-int4-64", "weight_packed", lambda t: None),
     "words of AWQ": damaged("awq-64", "qweight", lambda t: t[:1]),
     "zero points of AWQ": damaged("awq-64", "qzeros", lambda t: t[:1]),
@@ -270,6 +384,9 @@ def test_damaged_folders_are_one_error(case: str, make: Any) -> None:
         pytest.param(damaged("awq-64", "qzeros", lambda t: t + 1, _DOWN), id="qzeros"),
         pytest.param(damaged("gptq-int4-64", "scales", lambda t: t * float("nan"), _DOWN), id="scales"),
         pytest.param(damaged("ct-int8", "weight_scale", lambda t: t / 0, _DOWN), id="weight_scale"),
+        pytest.param(sparse_damaged("compressed", lambda t: t[:-1], _DOWN), id="bitmask"),
+        pytest.param(damaged("marlin-int8", "meta", lambda t: t * 0, _DOWN), id="meta"),
+        pytest.param(damaged("marlin-int8", "scale_packed", lambda t: t / 0, _DOWN), id="scale_packed"),
         pytest.param(damaged("ct-naive-int4", "weight", lambda t: t + 100, _DOWN), id="weight"),
         pytest.param(
             damaged("ct-int4-64", "weight_scale", lambda t: t.float() * 1.0001, _DOWN), id="weight_scale"

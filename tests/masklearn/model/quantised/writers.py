@@ -78,6 +78,91 @@ def compressed_tensors(folder: Path, about: dict[str, Any]) -> dict[str, Tensor]
     return quantised(folder, make, about)
 
 
+def sparse(folder: Path, name: str) -> None:
+    """Store the 8-bit weights of a quantised folder as a sparse format of compressed-tensors 0.14 does."""
+    file, config = folder / "model.safetensors", folder / "config.json"
+    tensors: Tensors = load_file(file)
+    for weight in [
+        name for name, tensor in tensors.items() if tensor.element_size() == 1 and tensor.dim() == 2
+    ]:
+        module, whole = weight.removesuffix(".weight"), tensors.pop(weight)
+        raw = whole.view(torch.int8)
+        kept = raw & 127 != 0 if whole.is_floating_point() else raw != 0
+        if name == "sparse-24-bitmask":  # every group keeps two
+            order = (raw.reshape(-1, 4) & 127).short() * kept.reshape(-1, 4) + kept.reshape(-1, 4).short()
+            top = order.topk(2).indices
+            kept = torch.zeros_like(order, dtype=torch.bool).scatter(-1, top, True).reshape(raw.shape)
+        values = raw[kept].view(whole.dtype)
+        counts = kept.sum(1)
+        bits = np.packbits(kept.numpy(), axis=1, bitorder="little")
+        tensors |= {
+            f"{module}.bitmask": torch.from_numpy(bits),
+            f"{module}.shape": torch.tensor([*raw.shape])[:, None],
+        }
+        if name == "sparse-24-bitmask":
+            tensors[f"{module}.compressed"] = values.reshape(len(raw), -1)
+        else:
+            tensors |= {
+                f"{module}.compressed": values,
+                f"{module}.row_offsets": (counts.cumsum(0) - counts)[:, None],
+            }
+    save_file(tensors, file, {"format": "pt"})
+    about = json.loads(config.read_text())
+    about["quantization_config"]["sparsity_config"] = {"format": name, "sparsity_structure": "2:4"}
+    config.write_text(json.dumps(about))
+
+
+def marlin24(folder: Path, bits: int, group: int | None) -> dict[str, Tensor]:
+    """Write a folder as compressed-tensors 0.14 does in its format marlin-24; the two least of each 4 integers are 0."""
+
+    def make(weight: Tensor) -> tuple[Tensor, Tensors]:
+        n, k = weight.shape
+        integers, scales = searched(weight, bits, k // group if group else 1)
+        grouped = integers.reshape(n, -1, 4)
+        least = weight.abs().reshape(n, -1, 4).argsort(-1)[..., :2]
+        integers = grouped.scatter(-1, least, 0).reshape(n, k)
+        places = weight.abs().reshape(n, -1, 4).argsort(-1)[..., 2:].sort(-1).values
+        kept = integers.reshape(n, -1, 4).gather(-1, places).reshape(n, k // 2).numpy()
+        codes = (places[..., 0] | places[..., 1] << 2).numpy().reshape(n, -1, 4)
+        meta = np.zeros(n * k // 16, np.uint16)
+        for row in range(n):
+            for word in range(k // 16):
+                meta[_marlin_meta(n, row, word)] = sum(
+                    int(code) << 4 * i for i, code in enumerate(codes[row, word])
+                )
+        tiles = (kept.T.astype(np.int64) + (1 << (bits - 1))).reshape(k // 32, 16, n // 16, 16).swapaxes(1, 2)
+        order = [_marlin_place(i, bits) for i in range(1024)]
+        fields = tiles.reshape(-1, 1024)[:, order].reshape(k // 32, -1)
+        stored = scales.T.half()
+        if group and group < k // 2:  # the library counts kept columns
+            stored = stored.reshape(-1, 8)[:, [0, 4, 1, 5, 2, 6, 3, 7]].reshape(stored.shape)
+        return integers, {
+            "weight_packed": _words(fields, bits),
+            "scale_packed": stored,
+            "meta": torch.from_numpy(meta.view(np.int16).reshape(k // 32, 2 * n)),
+        }
+
+    return quantised(folder, make, scheme(bits, group) | {"format": "marlin-24"})
+
+
+def _marlin_place(i: int, bits: int) -> int:
+    """The place of the i-th stored integer in 4 tiles [4, 16 kept, 16 rows]: a lane holds 32 of them."""
+    turn = [0, 2, 4, 6, 1, 3, 5, 7] if bits == 4 else [0, 2, 1, 3]
+    i = i // len(turn) * len(turn) + turn[i % len(turn)]
+    lane, of_lane = divmod(i, 32)
+    row, of_row = divmod(of_lane, 8)
+    kept = lane % 4 * 2 + of_row % 2 + of_row % 4 // 2 * 8
+    return lane // 8 * 256 + kept * 16 + lane // 4 % 2 * 8 + of_row // 4 * 4 + row
+
+
+def _marlin_meta(n: int, row: int, word: int) -> int:
+    """The place of the metadata of 16 columns of a row, by reorder_meta() of CUTLASS."""
+    row = row // 64 * 64 + row % 2 * 2 + row % 8 // 4 + row % 4 // 2 * 32 + row % 64 // 8 * 4
+    if row % 2 != word % 2:
+        row, word = (row + 1, word - 1) if word % 2 else (row - 1, word + 1)
+    return word // 2 * n * 2 + row * 2 + word % 2
+
+
 def gptq(folder: Path, bits: int, group: int, *, v2: bool = False, **more: Any) -> dict[str, Tensor]:
     """Write a folder as GPTQ does, with the zero point 2^(bits-1). group: -1 for a scale of each row."""
     zero = (1 << (bits - 1)) - (not v2)
