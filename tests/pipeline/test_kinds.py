@@ -36,8 +36,10 @@ def test_masks_of_several_kinds_are_packed_and_proven(settings: dict[str, Any], 
     slabs = {name: sum(row[name] for row in found.rows) for name in ("8:16 slabs", "12:16 slabs")}
     assert all(slabs.values())
     packed = [row for row in report["linears"] if row["lowering"] == "plugin"]
+    # A gate and its up have the same slabs, half of whose rows are its own.
+    apart = [row for row in packed if not row["node"]["gated"] or row["name"] == row["node"]["linears"][0]]
     for name, count in slabs.items():
-        assert count == sum(row["slabs"]["others"].get(name.removesuffix(" slabs"), 0) for row in packed)
+        assert count == sum(row["slabs"]["others"].get(name.removesuffix(" slabs"), 0) for row in apart)
     assert sum(row["bytes_after"] for row in packed) == sum(row["bytes"] for row in found.rows) + 4 * sum(
         len(node.attributes["index"].value) for node in _nodes(out / "onnx/model.onnx")
     )
