@@ -15,6 +15,7 @@ from file_formats import formats
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from pass_rules import passes
 
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = {
@@ -32,7 +33,7 @@ ELSEWHERE = {
 }
 """Place on the site by the place in the repository. A link to a folder means its README.md."""
 
-MADE = {"reference/errors.md": catalogue, "reference/formats.md": formats}
+MADE = {"reference/errors.md": catalogue, "reference/formats.md": formats, "reference/passes.md": passes}
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 
 

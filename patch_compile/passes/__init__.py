@@ -29,41 +29,17 @@ __all__ = [
     "cleanup_passes",
     "describe_passes",
     "lowering_passes",
+    "pass_classes",
+    "rule_of",
     "run_passes",
 ]
 
 
 def cleanup_passes() -> list[ir.passes.PassBase]:
     """Returns the passes, in order, that turn an exported graph into a graph that TensorRT parses. They read no weights."""
-    from onnx_ir.passes import common
+    from patch_compile.passes.cleanup import CLEANUP
 
-    from patch_compile.passes.cleanup.deduplicate_constants import DeduplicateConstantsPass
-    from patch_compile.passes.cleanup.fix_reshapes import FixReshapesPass
-    from patch_compile.passes.cleanup.fold_constants import FoldConstantsPass
-    from patch_compile.passes.cleanup.fuse_gelu import FuseGeluPass
-    from patch_compile.passes.cleanup.fuse_rms_norm import FuseRmsNormPass
-    from patch_compile.passes.cleanup.fuse_rotary_embedding import FuseRotaryEmbeddingPass
-    from patch_compile.passes.cleanup.remove_noops import RemoveNoopsPass
-    from patch_compile.passes.cleanup.replace_sequences import ReplaceSequencesPass
-    from patch_compile.passes.cleanup.resolve_cast_like import ResolveCastLikePass
-
-    return [
-        ResolveCastLikePass(),
-        FoldConstantsPass(),
-        ReplaceSequencesPass(),
-        FixReshapesPass(),
-        RemoveNoopsPass(),
-        common.RemoveUnusedNodesPass(),
-        DeduplicateConstantsPass(),
-        common.CommonSubexpressionEliminationPass(),
-        FuseRmsNormPass(),
-        FuseGeluPass(),
-        FuseRotaryEmbeddingPass(),
-        common.RemoveUnusedNodesPass(),
-        common.RemoveUnusedOpsetsPass(),
-        common.TopologicalSortPass(),
-        common.NameFixPass(),
-    ]
+    return [kind() for kind in CLEANUP]
 
 
 @dataclass(frozen=True)
@@ -121,13 +97,27 @@ def lowering_passes(
     )
 
 
+def pass_classes() -> dict[str, tuple[type[GraphPass], ...]]:
+    """Returns the classes of all passes by the folder that holds them, each folder in the order of its runs."""
+    from patch_compile.passes.cleanup import CLEANUP
+    from patch_compile.passes.fusion.base import fusion_passes
+    from patch_compile.passes.lowering import LOWERING
+
+    return {"cleanup": CLEANUP, "fusion": tuple(map(type, fusion_passes(FUSIONS, {}))), "lowering": LOWERING}
+
+
+def rule_of(kind: type[GraphPass]) -> str:
+    """Returns what a pass does in one line, `before -> after`: the first line of its docstring."""
+    return (inspect.getdoc(kind) or "").partition("\n")[0]
+
+
 def describe_passes() -> list[tuple[str, str]]:
-    """Returns the name and the docstring's first line of every pass of a compilation, in order."""
+    """Returns the name and the rule of every pass that compiles a checkpoint, in order."""
     import onnx_ir as ir
 
     lowering = lowering_passes({}, {}, _no_weight, ir.DataType.FLOAT16)
     kinds = [type(graph_pass) for graph_pass in (*cleanup_passes(), *lowering.in_order)]
-    return [(kind.__name__, (inspect.getdoc(kind) or "").partition("\n")[0]) for kind in kinds]
+    return [(kind.__name__, rule_of(kind)) for kind in kinds]
 
 
 def _no_weight(name: str) -> NoReturn:

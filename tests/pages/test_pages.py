@@ -19,7 +19,7 @@ from tests.pages.place import build_what_a_page_takes_for_granted, placed
 
 PAGES = {str(path.relative_to(ROOT)): path for path in pages()}
 # Pages that the site makes from code; see docs/site_pages.py.
-MADE = {"docs/reference/errors.md", "docs/reference/formats.md"}
+MADE = {"docs/reference/errors.md", "docs/reference/formats.md", "docs/reference/passes.md"}
 # Programs of others, which pages call without anything of ours.
 OTHERS = (
     "accelerate", "cd", "cmake", "cp", "ctest", "curl", "hf", "ln",

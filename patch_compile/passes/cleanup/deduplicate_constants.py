@@ -6,9 +6,10 @@ from patch_compile.passes.constants import constant_of
 
 
 class DeduplicateConstantsPass(ir.passes.InPlacePass):
-    """Merge small constants of equal type, shape and bytes; weights are neither read nor merged.
+    """`f(c), g(d)` -> `f(c), g(c)`, for small constants c and d of equal type, shape and bytes.
 
-    The equivalent pass of onnx_ir can't be used: it warns about every weight that has no data yet.
+    Weights are neither read nor merged. The equivalent pass of onnx_ir can't be used: it warns about every weight that has
+    no data yet.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

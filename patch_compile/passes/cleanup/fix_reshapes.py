@@ -7,7 +7,7 @@ from patch_compile.onnx_io.proto import STANDARD_DOMAINS
 
 
 class FixReshapesPass(ir.passes.InPlacePass):
-    """Replace a computed Reshape target by a constant, which leaves the arithmetic on sizes without readers.
+    """`Reshape(x, computed target)` -> `Reshape(x, constant)`; the arithmetic on sizes is left without readers.
 
     1. A known output dimension is written as its size.
     2. A symbolic output dimension that equals the input's dimension at the same axis is written as 0 (copy).

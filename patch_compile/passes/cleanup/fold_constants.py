@@ -49,7 +49,7 @@ _EVALUATE: dict[str, Callable[[ir.Node, Sequence[Array]], Array]] = {
 
 
 class FoldConstantsPass(ir.passes.InPlacePass):
-    """Replace small constant expressions by initializers. TensorRT rejects computed axes.
+    """`op(constants)` -> an initializer with its result, for small constants: TensorRT rejects computed axes.
 
     1. A Constant node of at most `SMALL` elements becomes an initializer.
     2. An operation of `_EVALUATE` whose inputs are all small constants becomes an initializer with its result.

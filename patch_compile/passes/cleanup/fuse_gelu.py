@@ -43,7 +43,7 @@ def _is_scalar(value: ir.Value, number: float) -> bool:
 
 
 class FuseGeluPass(ir.passes.InPlacePass):
-    """Replace the operations of transformers' gelu_new by `Gelu`, which does not round each step to 16 bits.
+    """The operations of transformers' gelu_new -> `Gelu(x, approximate=tanh)`, which does not round each step to 16 bits.
 
     1. The opset must be 20 or later; under an earlier opset the graph stays unchanged.
     2. The constants must match the tanh approximation (Hendrycks & Gimpel, arXiv 1606.08415).

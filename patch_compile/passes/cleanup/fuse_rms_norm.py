@@ -66,7 +66,7 @@ def _rms_normalization(op: Any, x: Any, weight: Any, epsilon: ir.Value) -> Any:
 
 
 class FuseRmsNormPass(ir.passes.InPlacePass):
-    """Replace the root mean square normalization of transformers by `RMSNormalization`.
+    """`x / Sqrt(mean(x²) + ε) · weight` -> `RMSNormalization(x, weight)`.
 
     1. The opset must be 23 or later; under an earlier opset the graph stays unchanged.
     2. The mean must be over the last axis, epsilon a constant and the weight a vector of the input's type.

@@ -9,7 +9,7 @@ _ELEMENTWISE = ("Cast", "Cos", "Mul", "Sin")
 
 
 class FuseRotaryEmbeddingPass(ir.passes.InPlacePass):
-    """Replace `x·cos + rotate_half(x)·sin` by `RotaryEmbedding(x, cos, sin)`.
+    """`x·cos + rotate_half(x)·sin` -> `RotaryEmbedding(x, cos, sin)`.
 
     1. The opset must be 23 or later; under an earlier opset the graph stays unchanged.
     2. x must be [batch, heads, sequence, head_dim], and rotate_half(x) = Concat(-x[d/2:], x[:d/2]).

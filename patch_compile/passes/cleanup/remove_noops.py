@@ -7,7 +7,7 @@ from patch_compile.passes.constants import constant_of, same_known_shape, scalar
 
 
 class RemoveNoopsPass(ir.passes.InPlacePass):
-    """Remove operations that have no effect according to their types and shapes.
+    """`op(x)` -> `x`, for operations that have no effect according to their types and shapes.
 
     1. Identity(x) -> x
     2. Cast(x, to=type of x) -> x

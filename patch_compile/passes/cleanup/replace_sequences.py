@@ -9,7 +9,7 @@ from patch_compile.passes.constants import constant_of, scalar_of
 
 
 class ReplaceSequencesPass(ir.passes.InPlacePass):
-    """Replace `SequenceAt(SplitToSequence(x, sizes), i)` by output i of `Split(x, sizes)`: TensorRT has no sequences.
+    """`SequenceAt(SplitToSequence(x, sizes), i)` -> output i of `Split(x, sizes)`: TensorRT has no sequences.
 
     1. The sizes must be constants: one per part, or one for all parts of an axis of known length.
     2. The parts must keep their axis (keepdims = 1).

@@ -6,7 +6,7 @@ from patch_compile.onnx_io.proto import STANDARD_DOMAINS
 
 
 class ResolveCastLikePass(ir.passes.InPlacePass):
-    """Replace `CastLike(x, y)` by `Cast(x, to=type of y)`, the only form of a cast that other passes look for.
+    """`CastLike(x, y)` -> `Cast(x, to=type of y)`, the only form of a cast that other passes look for.
 
     1. The type of y must be known.
     """

@@ -14,8 +14,9 @@ _FLOAT16, _FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
 
 
 class SeparateTransposesPass(ir.passes.InPlacePass):
-    """`PatchLinear(Transpose(x))` -> `PatchLinear(Cast(Cast(Transpose(x))))`, to fp32 and back, for an fp16 X that is
-    transposed from [A, …, K] to […, A, K] or to […, K, A].
+    """`PatchLinear(Transpose(x))` -> `PatchLinear(Cast(Cast(Transpose(x))))`: Casts to fp32 and back.
+
+    X is fp16, transposed from [A, …, K] to […, A, K] or to […, K, A].
 
     ONNX Runtime (1.32, with all optimizations) moves a Cast of X before such a Transpose, to fuse Transpose and MatMul, and
     leaves behind a Transpose without schema, which the next optimizer reads: a segmentation fault. PatchLinear's function
