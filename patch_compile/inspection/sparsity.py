@@ -60,7 +60,7 @@ _OF_PATTERN = {
 _OF_TIME = {
     ReasonKind.SMALL_LINEAR: "too small: with all tiles 2:4 the plugin is no faster",
     ReasonKind.LITTLE_SPARSE: "too few tiles are 2:4 for the plugin to be faster",
-    ReasonKind.PROMPTS: "the plugin loses more time with prompts than it gains in decode",
+    ReasonKind.PROMPTS: "the plugin loses more time in prefill than it gains in decode",
 }
 _ONLY_BUILT = "only the plugin multiplies 2:4 tiles, and `build` takes a graph without Q/DQ and PatchLinear"
 _PACKED = "PatchLinear multiplies it already"
