@@ -22,6 +22,7 @@ from patch_compile.python_process import run_foreign_python
 from patch_compile.recipe import GraphRecipe, Recipe
 from patch_compile.sources.kinds import Stage
 from patch_compile.sources.open import open_source
+from patch_compile.sources.plan_task import PlanTask
 
 if TYPE_CHECKING:
     from patch_compile.planning.lowering import LinearPlan
@@ -104,8 +105,8 @@ def write_edgellm(
     source.check([Stage.ONNX])
     for line in source.notes:
         progress.note(line)
-    masks, costs = source.given.masks, costs_of(source)
-    plan = source.plan(masks, costs, source.weight_types(masks))
+    masks, task = source.given.masks, PlanTask.of(source)
+    plan = task.plan(masks, costs_of(task), task.weight_types(masks))
     compiled = source.write_hybrid(source.given.weights, masks, plan, folder / EDGELLM_ONNX, progress.stage)
     for file in [file for file in source.files if exported in file.parents]:
         file.unlink()

@@ -103,4 +103,4 @@ def _help(recipe: Recipe) -> None:
 def _train(job: Job, progress: Progress) -> None:
     if job.recipe.trains:  # only training runs in several processes
         folder = learning_folder(Workspace.scratch_of(job.out), keys_of(job)[Stage.MASKS])
-        job.source.learn(folder, progress, job.chooser)
+        job.source.learn(job.recipe, folder, progress, job.chooser)

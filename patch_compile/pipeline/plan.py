@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 from masklearn.base.errors import MaskLearnError
 from masklearn.choice.menu import allowed_kinds, named_types
@@ -34,6 +35,7 @@ from patch_compile.pipeline.worth import little_gain
 from patch_compile.planning.cards import DEFAULT_TARGET, PlanCard, card_of, card_of_gpu, find_card
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import LinearPlan
+from patch_compile.planning.outline import Outline
 from patch_compile.planning.planner import plan_of
 from patch_compile.planning.predict import regime
 from patch_compile.recipe import Recipe
@@ -41,8 +43,10 @@ from patch_compile.report.prediction import decision_line
 from patch_compile.sources.base import Source
 from patch_compile.sources.kinds import Capability
 from patch_compile.sources.open import open_source
+from patch_compile.sources.plan_task import PlanTask
 
 _ELEMENT = 2  # bytes of an fp16 or bf16 number
+MemoryOf = Callable[[Mapping[str, LinearPlan]], Memory]
 
 
 def plan(recipe: Recipe) -> PlanOfModel:
@@ -80,16 +84,18 @@ def _plan(recipe: Recipe) -> PlanOfModel:
     source = open_source(recipe, weights=False)
     source.require(Capability.PLAN)
     check_exportable(source.checkpoint)
-    outline = source.outline
-    assert outline is not None and source.workload is not None
+    task = PlanTask.of(source)
+    outline, workload = task.outline, task.workload
+    assert outline is not None and workload is not None
     card, target, target_source = _card(recipe.target)
-    costs = CostModel(card, source.workload)
-    settled = settle_open(source, costs)
-    source = settled.source
-    chooses = source.chooses_types
+    costs = CostModel(card, workload)
+    settled = settle_open(task, costs)
+    task = settled.task
+    chooses = task.chooses_types
     if chooses:
-        source = with_assumed_types(source, costs)
-    plans, gains = plans_as_asked(source, costs)
+        task = with_assumed_types(task, costs)
+    plans, gains = plans_as_asked(task, costs)
+    memory = partial(_memory, source, outline, costs)
     made = plan_of(plans, outline, costs)
     points = regime(plans.values(), outline, costs)
     choice, ratio = None, ratio_of(plans)
@@ -105,16 +111,16 @@ def _plan(recipe: Recipe) -> PlanOfModel:
         asked=recipe.asked,
         target=target,
         target_source=target_source,
-        memory=_memory(source, plans, costs),
+        memory=memory(plans),
         ratio=ratio,
-        kinds=source.recipe.kinds,
+        kinds=task.recipe.kinds,
         weights=_weights(plans, recipe),
         assumes_losses=chooses,
-        types=tuple(_types(plans, source, recipe, made, costs)),
+        types=tuple(_types(plans, task, recipe, made, costs, memory)),
         dequantised=source.dequantised,
         regime=points,
         tried=settled.tried,
-        little_gain=little_gain(source, plans, costs, points),
+        little_gain=little_gain(task, plans, costs, points),
         skipped=skipped_of(source.coverage),
     )
 
@@ -134,59 +140,57 @@ def _weights(plans: Mapping[str, LinearPlan], recipe: Recipe) -> str:
 
 
 def _types(
-    plans: Mapping[str, LinearPlan], source: Source, recipe: Recipe, made: Plan, costs: CostModel
+    plans: Mapping[str, LinearPlan],
+    task: PlanTask,
+    recipe: Recipe,
+    made: Plan,
+    costs: CostModel,
+    memory: MemoryOf,
 ) -> Iterator[OtherTypes]:
     """Yield the plan itself, if its linears have several types, and plans of the request with one type for all."""
     own = _weights(plans, recipe)
-    same = (source.recipe.dtype, *QUANTISED)
+    same = (task.recipe.dtype, *QUANTISED)
     if own not in same:
-        yield _type_row(own, plans, source, made, costs, planned=True)
+        yield _type_row(own, plans, made, memory, planned=True)
     for weights in same:
         if weights == own:
-            yield _type_row(own, plans, source, made, costs, planned=True)
+            yield _type_row(own, plans, made, memory, planned=True)
         else:
-            yield _other_type(weights, source, costs)
+            yield _other_type(weights, task, costs, memory)
 
 
 def _type_row(
-    weights: str,
-    plans: Mapping[str, LinearPlan],
-    source: Source,
-    made: Plan,
-    costs: CostModel,
-    *,
-    planned: bool = False,
+    weights: str, plans: Mapping[str, LinearPlan], made: Plan, memory: MemoryOf, *, planned: bool = False
 ) -> OtherTypes:
     return OtherTypes(
         weights=weights,
         planned=planned,
         ratio=ratio_of(plans),
         linears_bytes=made.totals.bytes_after,
-        model_bytes=_memory(source, plans, costs).weights,
+        model_bytes=memory(plans).weights,
         whole=made.whole,
     )
 
 
-def _other_type(weights: str, source: Source, costs: CostModel) -> OtherTypes:
+def _other_type(weights: str, task: PlanTask, costs: CostModel, memory: MemoryOf) -> OtherTypes:
     """Returns the plan of the request with one type for all linears."""
-    kind, linears = weight_type(weights), source.coverage.linears
+    kind, linears = weight_type(weights), task.linears
     unfit = (name for name, (_, columns) in linears.items() if not kind.fits(columns))
     if (name := next(unfit, None)) is not None:
         return OtherTypes(weights=weights, unfit=name)
-    if not _kinds_go_with(kind, source):
+    if not _kinds_go_with(kind, task):
         return OtherTypes(weights=weights, wrong_kinds=True)
-    other = source.with_other(weights=weights)
-    assert other.outline is not None
+    other = task.with_settings(weights=weights)
     try:
         plans, _ = plans_as_asked(other, costs, of_masks=False)
     except SpeedError:
         return OtherTypes(weights=weights)
-    return _type_row(weights, plans, other, plan_of(plans, other.outline, costs), costs)
+    return _type_row(weights, plans, plan_of(plans, other.outline, costs), memory)
 
 
-def _kinds_go_with(weights: WeightType, source: Source) -> bool:
+def _kinds_go_with(weights: WeightType, task: PlanTask) -> bool:
     """Returns True if tiles of the given masks, or of the kinds that the recipe names, can have weights of this type."""
-    r, linears = source.recipe, source.coverage.linears
+    r, linears = task.recipe, task.linears
     if r.mask is not None:
         tiles = {kind for mask in MaskSet.load(r.mask).values() for kind in mask.by_kind()}
         return all(kind.goes_with(weights) for kind in tiles)
@@ -197,10 +201,10 @@ def _kinds_go_with(weights: WeightType, source: Source) -> bool:
     return True
 
 
-def _memory(source: Source, plans: Mapping[str, LinearPlan], costs: CostModel) -> Memory:
+def _memory(source: Source, outline: Outline, costs: CostModel, plans: Mapping[str, LinearPlan]) -> Memory:
     """Returns the memory of the model on the card, with the KV cache of the whole workload."""
-    outline, load, sequences = source.outline, costs.workload, source.sequences
-    assert outline is not None and sequences is not None
+    load, sequences = costs.workload, source.sequences
+    assert sequences is not None
     tokens = load.batch * (load.prompt + load.generated) if sequences.decodes else 0
     dense = _ELEMENT * source.weights
     return Memory(

@@ -13,6 +13,7 @@ from masklearn.base.threads import settle_threads
 from masklearn.choice.goal import Goal
 from masklearn.choice.menu import allowed_kinds, allowed_types
 from masklearn.choice.solve import Chooser
+from masklearn.masks.maskset import MaskSet
 from masklearn.model.checkpoint import InputSnapshot
 from patch_compile.artifacts.place import check_apart, check_free_space, check_out
 from patch_compile.errors import PatchCompileError, SpeedError
@@ -36,6 +37,7 @@ from patch_compile.report.prediction import dequantised_line, little_gain_line, 
 from patch_compile.sources.base import Source
 from patch_compile.sources.kinds import Capability, Stage
 from patch_compile.sources.open import inputs_of, open_source
+from patch_compile.sources.plan_task import PlanTask
 
 if TYPE_CHECKING:
     from patch_compile.hardware.cards import GpuArchitecture
@@ -48,12 +50,14 @@ _ALONE = {frozenset({Stage.MASKS}): Capability.LEARN, frozenset({Stage.ONNX}): C
 class Job:
     """A checked recipe and the stages to run.
 
-    source: the model, whose recipe has all defaults filled in; targets, plugin: empty and None for the backend `onnx`;
-    costs: the cost model that predicts speed, None if no speed can be predicted; chooser: chooses tiles by their scores,
-    None if the ratio counts over all linears; files: the files that the build reads, as they were at its start.
+    source: the model; task: what is planned, by a recipe that has all defaults and leaves nothing open; targets, plugin:
+    empty and None for the backend `onnx`; costs: the cost model that predicts speed, None if no speed can be predicted;
+    chooser: chooses tiles by their scores, None if the ratio counts over all linears; files: the files that the build reads,
+    as they were at its start.
     """
 
     source: Source
+    task: PlanTask
     out: Path
     stages: frozenset[Stage]
     backend: str
@@ -65,7 +69,7 @@ class Job:
 
     @property
     def recipe(self) -> Recipe:
-        return self.source.recipe
+        return self.task.recipe
 
 
 def prepare(
@@ -90,7 +94,8 @@ def prepare(
             "No mask is given", "`compile` learns nothing.", "Give --mask FILE, or use `build`."
         )
     source.check(asked)
-    _check_patterns(source, asked)
+    task = PlanTask.of(source)
+    _check_patterns(source, task, asked)
     for line in filter(
         None,
         (*source.notes, *_masks_of_another(source), *_idle(recipe), dequantised_line(source.dequantised)),
@@ -102,24 +107,24 @@ def prepare(
     backend, targets = _choose_engine(source, progress) if Stage.ENGINE in asked else ("onnx", ())
     asked = asked if targets else asked - {Stage.ENGINE}
     lowers = Stage.ONNX in asked or recipe.target is not None or recipe.goal is not None
-    costs = costs_of(source) if lowers else None
+    costs = costs_of(task) if lowers else None
     if Stage.MASKS in asked:
-        with _naming_the_method(source.recipe):
-            settled = settle_open(source, costs)
-        source = settled.source
+        with _naming_the_method(task.recipe):
+            settled = settle_open(task, costs)
+        task = settled.task
         if settled.tried:
             progress.note(tried_line(settled.tried, recipe.asked))
-    with _naming_the_method(source.recipe):
-        chooser = chooser_of(source, costs, progress.note) if lowers and Stage.MASKS in asked else None
+    with _naming_the_method(task.recipe):
+        chooser = chooser_of(task, costs, progress.note) if lowers and Stage.MASKS in asked else None
     if Stage.MASKS in asked:
-        chooser = with_pairs(chooser, source, recipe.lowering if lowers else AUTO, progress.note)
+        chooser = with_pairs(chooser, task, recipe.lowering if lowers else AUTO, progress.note)
     if resume and Stage.MASKS in asked and is_main_process():
-        check_resumed(out, source, costs, chooser)
-    if costs is not None and source.outline is not None and Stage.MASKS in asked and recipe.mask is None:
-        _warn_of_little_gain(source, costs, progress)
-    check_free_space(out, source.space(asked))
-    plugin = _plugin(source, backend, targets, progress)
-    return Job(source, out, asked, backend, targets, plugin, costs, chooser, files)
+        check_resumed(out, source, task.recipe, costs, chooser)
+    if costs is not None and Stage.MASKS in asked and recipe.mask is None:
+        _warn_of_little_gain(task, costs, progress)
+    check_free_space(out, source.space(task.recipe, asked))
+    plugin = _plugin(task, _given(source), backend, targets, progress)
+    return Job(source, task, out, asked, backend, targets, plugin, costs, chooser, files)
 
 
 @contextmanager
@@ -147,13 +152,13 @@ def _masks_of_another(source: Source) -> Iterator[str]:
     )
 
 
-def _warn_of_little_gain(source: Source, costs: CostModel, progress: Progress) -> None:
+def _warn_of_little_gain(task: PlanTask, costs: CostModel, progress: Progress) -> None:
     """Print a warning if pruned tiles are predicted to gain too little."""
-    if source.chooses_types:
-        source = with_assumed_types(source, costs)
-    plans, _ = plans_as_asked(source, costs)
-    assert source.outline is not None
-    if found := little_gain(source, plans, costs, regime(plans.values(), source.outline, costs)):
+    if task.chooses_types:
+        task = with_assumed_types(task, costs)
+    plans, _ = plans_as_asked(task, costs)
+    assert task.outline is not None  # there would be no costs
+    if found := little_gain(task, plans, costs, regime(plans.values(), task.outline, costs)):
         progress.note(f"warning: {little_gain_line(found)}")
 
 
@@ -162,20 +167,23 @@ def _idle(recipe: Recipe) -> Iterator[str]:
         yield f"given masks: {', '.join(recipe.idle)} do not change them: masks and weights are learned already"
 
 
-def _check_patterns(source: Source, stages: Collection[Stage]) -> None:
+def _check_patterns(source: Source, task: PlanTask, stages: Collection[Stage]) -> None:
     """Raise an error if a pattern of --ratio, --weights or --lowering matches no linear or decides for none, or if a weight
     type fits neither its linear nor the graph."""
-    r, names = source.recipe, list(source.coverage.linears)
+    r, names = task.recipe, list(task.linears)
     if Stage.MASKS in stages:
-        types = allowed_types(r.weights, source.coverage.linears)
+        types = allowed_types(r.weights, task.linears)
         if r.mask is None:
-            allowed_kinds(r.kinds, source.coverage.linears, r.tile_size, types)
+            allowed_kinds(r.kinds, task.linears, r.tile_size, types)
     if Stage.MASKS in stages and r.mask is None and r.ratio is not None:
         Goal.of_ratio(r.ratio, r.per_layer).by_linear(names)
     if Stage.ONNX in stages:
-        given = source.given.masks if r.mask is not None else None
-        lowerings_of(r.lowering, names, {} if source.chooses_types else source.weight_types(given))
+        lowerings_of(r.lowering, names, {} if task.chooses_types else task.weight_types(_given(source)))
         r.check_weights()
+
+
+def _given(source: Source) -> MaskSet | None:
+    return None if source.recipe.mask is None else source.given.masks
 
 
 def _choose_out(source: Source, progress: Progress) -> Path:
@@ -245,25 +253,29 @@ def _choose_targets(recipe: Recipe, backend: str, progress: Progress) -> tuple[G
     return targets
 
 
-def costs_of(source: Source) -> CostModel | None:
+def costs_of(task: PlanTask) -> CostModel | None:
     """Returns the cost model of the target's card; None if no speed is predicted, or the table of cards lacks the card.
 
     Raises PatchCompileError if a speed is requested and the table of cards lacks the card.
     """
     from patch_compile.hardware.gpu import local_gpu
 
-    if source.workload is None:
+    if task.workload is None:
         return None
-    target, goal = source.recipe.target, source.recipe.goal
+    target, goal = task.recipe.target, task.recipe.goal
     gpu = local_gpu() if target is None else None
     card = card_of_gpu(gpu) if gpu else find_card(target or DEFAULT_TARGET)
     if goal is not None and card is None:
         card = card_of(target or DEFAULT_TARGET)
-    return CostModel(card, source.workload) if card else None
+    return CostModel(card, task.workload) if card else None
 
 
 def _plugin(
-    source: Source, backend: str, targets: tuple[GpuArchitecture, ...], progress: Progress
+    task: PlanTask,
+    given: MaskSet | None,
+    backend: str,
+    targets: tuple[GpuArchitecture, ...],
+    progress: Progress,
 ) -> PluginLibrary | None:
     """Compile the plugin for a backend or take it from the cache; None if there is no engine or the engine needs no
     plugin.
@@ -272,19 +284,16 @@ def _plugin(
     """
     if backend == "onnx":
         return None
-    asked = asked_lowerings(source.recipe.lowering, list(source.coverage.linears))
-    given = source.given.masks if source.recipe.mask is not None else None
+    asked = asked_lowerings(task.recipe.lowering, list(task.linears))
     # Quantised weights are for the plugin, whatever lowering is asked for.
-    if not {"auto", "plugin"} & {*asked.values()} and not (
-        source.chooses_types or source.weight_types(given)
-    ):
+    if not {"auto", "plugin"} & {*asked.values()} and not (task.chooses_types or task.weight_types(given)):
         return None
     from patch_compile.plugin.build import build_plugin
     from patch_compile.plugin.targets import archs_for
 
     archs = archs_for([target.sm for target in targets])
     with progress.stage("plugin"):
-        library = build_plugin(backend, archs=archs, kernels=source.kernels())
+        library = build_plugin(backend, archs=archs, kernels=task.kernels(given))
     progress.note(_headers_line(library))
     return library
 

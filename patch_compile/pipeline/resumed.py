@@ -21,6 +21,7 @@ from patch_compile.sources.open import beside_key
 if TYPE_CHECKING:
     from masklearn.choice.solve import Chooser
     from patch_compile.planning.cost import CostModel
+    from patch_compile.recipe import Recipe
     from patch_compile.sources.base import Source
 
 _LEARNED = frozenset(LearnRecipe.model_fields) - {"threads"}
@@ -31,9 +32,8 @@ _MASKS = _LEARNED | {
 }  # fmt: skip
 
 
-def masks_key(source: Source, costs: CostModel | None, chooser: Chooser | None) -> str:
-    """Returns the key of the stage that makes the masks."""
-    r = source.recipe
+def masks_key(source: Source, r: Recipe, costs: CostModel | None, chooser: Chooser | None) -> str:
+    """Returns the key of the stage that makes the masks. r: the settings, with nothing left open."""
     given = [sha256_of(r.mask), source.given.masks.record.weights, r.weights] if r.mask else None
     learned = r.model_dump(mode="json", include={*_LEARNED} - {"calib"})
     files = [source.calibration_hash, sha256_of(Path(r.prior)) if Path(r.prior).is_file() else None]
@@ -51,7 +51,9 @@ def learning_folder(scratch: Path, key: str) -> Path:
     return scratch / key[:16]
 
 
-def check_resumed(out: Path, source: Source, costs: CostModel | None, chooser: Chooser | None) -> None:
+def check_resumed(
+    out: Path, source: Source, recipe: Recipe, costs: CostModel | None, chooser: Chooser | None
+) -> None:
     """Raise PatchCompileError if settings differ from those of the interrupted run, so that its masks would be thrown away.
 
     Settings that only later stages depend on may differ, and so may files: the stages that read them run again.
@@ -61,12 +63,12 @@ def check_resumed(out: Path, source: Source, costs: CostModel | None, chooser: C
     root = next((home for home in homes if (home / RECIPE).is_file()), None)
     if root is None:
         return
-    before, now = read_recipe(root / RECIPE), source.recipe.spelled(source.texts)
+    before, now = read_recipe(root / RECIPE), recipe.spelled(source.texts)
     differing = [name for name in now | before if name in _MASKS and before.get(name) != now.get(name)]
     if not differing:
         return
     key, finished = (
-        masks_key(source, costs, chooser),
+        masks_key(source, recipe, costs, chooser),
         WorkspaceState.read(root).records.get(Stage.MASKS.value),
     )
     if (finished and finished.key == key) or learning_folder(root / SCRATCH, key).exists():

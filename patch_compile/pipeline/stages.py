@@ -38,6 +38,7 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.pipeline.distributed import rank0
 from patch_compile.pipeline.prepare import Job
 from patch_compile.pipeline.resumed import learning_folder, masks_key
+from patch_compile.planning.planner import plan_of
 from patch_compile.progress import Progress
 from patch_compile.report.prediction import decision_line, mask_line, waste_line
 from patch_compile.sources.kinds import Stage
@@ -125,18 +126,19 @@ class _Run:
         scratch = self.workspace.scratch
         with rank0(scratch):
             folder = learning_folder(scratch, self.keys[Stage.MASKS])
-            return self.job.source.learn(folder, self.progress, self.job.chooser)
+            return self.job.source.learn(self.job.recipe, folder, self.progress, self.job.chooser)
 
     def write_onnx(self, root: Path) -> None:
-        source, masks = self.job.source, self.masks
+        source, task, costs, masks = self.job.source, self.job.task, self.job.costs, self.masks
         weights = self.pruned if Stage.MASKS in self.job.stages else source.given.weights
-        plan = source.plan(masks, self.job.costs, source.weight_types(masks))
-        if line := waste_line(list(plan.values())):
-            self.progress.note(line)
+        plan = task.plan(masks, costs, task.weight_types(masks))
         compiled = source.write_hybrid(weights, masks, plan, root / ONNX, self.progress.stage, self.dump)
+        if line := waste_line(list(compiled.values())):
+            self.progress.note(line)
         source.write_beside(root / ONNX)
         tell(LINEARS, map(decision_line, compiled.values()))
-        written = source.compiled_plan(compiled, self.job.costs)
+        outline = task.outline and task.outline.compiled(compiled.values())
+        written = plan_of(compiled, outline, costs)
         written.model_copy(update={"choice": masks.record.choice}).write(root / PLAN)
 
     def write_engine(self, root: Path) -> None:
@@ -192,7 +194,7 @@ def keys_of(job: Job, dump: PassDump | None = None) -> dict[Stage, str]:
 
     A dump makes the key of the ONNX stage unique, because the passes have to run again to write it.
     """
-    r, masks = job.recipe, masks_key(job.source, job.costs, job.chooser)
+    r, masks = job.recipe, masks_key(job.source, job.recipe, job.costs, job.chooser)
     dumped = None if dump is None else time.time_ns()
     graph = (r.dtype, r.opset, r.logits, r.fuse, r.lowering)
     onnx = key_of(masks, *graph, job.source.graph_key, repr(job.costs), dumped, Plan.SCHEMA)

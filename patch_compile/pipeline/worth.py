@@ -12,23 +12,23 @@ from patch_compile.artifacts.prediction import PAYS
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import LinearPlan, asked_lowerings
 from patch_compile.planning.predict import predict_whole
-from patch_compile.sources.base import Source
+from patch_compile.sources.plan_task import PlanTask
 
 
 def little_gain(
-    source: Source, plans: Mapping[str, LinearPlan], costs: CostModel, points: Collection[RegimePoint]
+    task: PlanTask, plans: Mapping[str, LinearPlan], costs: CostModel, points: Collection[RegimePoint]
 ) -> LittleGain | None:
     """Returns what is better than pruned tiles that gain less than `PAYS`; None if they gain more, or no tile is pruned.
 
     points: predictions of these plans for other numbers of tokens.
     """
-    assert source.outline is not None
+    assert task.outline is not None
     if not any(plan.zeroed for plan in plans.values()):
         return None
-    gained = predict_whole(plans.values(), source.outline, costs).end_to_end
+    gained = predict_whole(plans.values(), task.outline, costs).end_to_end
     if gained.by_tiles >= PAYS:
         return None
-    speedup, weights = max(_unpruned(source, costs))
+    speedup, weights = max(_unpruned(task, costs))
     if gained.by_types >= max(1.0, speedup / PAYS):
         speedup, weights = gained.by_types, None
     return LittleGain(
@@ -39,13 +39,13 @@ def little_gain(
     )
 
 
-def _unpruned(source: Source, costs: CostModel) -> Iterator[tuple[float, str | None]]:
+def _unpruned(task: PlanTask, costs: CostModel) -> Iterator[tuple[float, str | None]]:
     """Yield the speed-up without pruned tiles with each type that all linears can have, and the type."""
-    linears = source.coverage.linears
-    split = "split" in asked_lowerings(source.recipe.lowering, list(linears)).values()  # has 16 bits
-    for name in (source.recipe.dtype, *(() if split else QUANTISED)):
+    linears, outline = task.linears, task.outline
+    assert outline is not None
+    split = "split" in asked_lowerings(task.recipe.lowering, list(linears)).values()  # has 16 bits
+    for name in (task.recipe.dtype, *(() if split else QUANTISED)):
         if all(weight_type(name).fits(columns) for _, columns in linears.values()):
-            other = source.with_other(weights=name, kinds=TWO_FOUR.name)
-            assert other.outline is not None
+            other = task.with_settings(weights=name, kinds=TWO_FOUR.name)
             plans = other.plan_at(dict.fromkeys(linears, 0.0), costs)
-            yield predict_whole(plans.values(), other.outline, costs).end_to_end.speedup, name
+            yield predict_whole(plans.values(), outline, costs).end_to_end.speedup, name

@@ -10,9 +10,10 @@ import numpy as np
 
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
+from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.tiles import grid_shape
 from masklearn.quant.table import FLOAT16, WeightType
-from patch_compile.artifacts.plan import LinearRow, Plan, PlanSummary, Reason, ReasonKind, Totals, Unpredicted
+from patch_compile.artifacts.plan import LinearRow, Plan, Reason, ReasonKind, Totals, Unpredicted
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import (
     AUTO,
@@ -21,6 +22,7 @@ from patch_compile.planning.lowering import (
     asked_lowerings,
     lowerings_of,
     plan_linear,
+    plan_linears,
 )
 from patch_compile.planning.outline import Outline
 from patch_compile.planning.predict import predict_whole
@@ -40,11 +42,13 @@ def assumed_plans(
     costs: CostModel | None,
     kinds: Mapping[str, Kinds] | None = None,
     weights: Mapping[str, WeightType] | None = None,
+    outline: Outline | None = None,
 ) -> dict[str, LinearPlan]:
     """Returns the plan of every linear `[N, K]` at its ratio.
 
     lowering: a value of `--lowering`; kinds: kinds that each linear's tiles may have, None for 2:4; weights: types of the
-    linears' weights, None for 16 bits. Raises PatchCompileError as `lowerings_of` does.
+    linears' weights, None for 16 bits; outline: settles linears of one input together, None plans each on its own. Raises
+    PatchCompileError as `lowerings_of` does.
     """
     types = weights or {}
     asked = lowerings_of(lowering, list(linears), types)
@@ -54,7 +58,23 @@ def assumed_plans(
         found = _plan_of(shape, tile, ratios[name], asked[name], costs, allowed, types.get(name, FLOAT16))
         return found.named(name)
 
-    return {name: plan(name, shape) for name, shape in linears.items()}
+    plans = {name: plan(name, shape) for name, shape in linears.items()}
+    return settle_together(plans, lowering, outline, costs) if outline else plans
+
+
+def plan_model(
+    masks: Mapping[str, LinearMask] | Mapping[str, TileKinds],
+    lowering: str,
+    outline: Outline | None,
+    costs: CostModel | None,
+    weights: Mapping[str, WeightType],
+) -> dict[str, LinearPlan]:
+    """Returns the plan of every covered linear of a model, with linears of one input settled together.
+
+    outline: costs outside the linears, None if no speed is predicted; for the others see `plan_linears`.
+    """
+    plans = plan_linears(masks, lowering, costs, weights)
+    return settle_together(plans, lowering, outline, costs) if outline else plans
 
 
 def assumed_tiles(shape: Shape, tile: Shape, ratio: float, kinds: Kinds = (TWO_FOUR,)) -> TileKinds:
@@ -161,29 +181,20 @@ def _total(
     ) + sum(costs.dense(cost_together(one, gated, costs)) for one, gated in products_of(others, [group]))
 
 
-def plan_of(plans: Mapping[str, LinearPlan], outline: Outline, costs: CostModel | None) -> Plan:
-    """Returns plan.json of a model: its linears and their summary."""
-    return _plan(plans, summarise_plan(plans, outline, costs))
+def plan_of(plans: Mapping[str, LinearPlan], outline: Outline | None, costs: CostModel | None) -> Plan:
+    """Returns plan.json of a model: its linears, their bytes, and the predicted times of the whole model.
 
-
-def unpredicted_plan(plans: Mapping[str, LinearPlan], why: Unpredicted) -> Plan:
-    """Returns plan.json of a model without predicted times."""
-    return _plan(plans, PlanSummary(totals=Totals.of([*plans.values()]), unpredicted=why))
-
-
-def summarise_plan(plans: Mapping[str, LinearPlan], outline: Outline, costs: CostModel | None) -> PlanSummary:
-    """Returns card, workload, bytes, and times of the whole model. costs: None if the card is unknown."""
-    if costs is None:
-        return PlanSummary(totals=Totals.of([*plans.values()]), unpredicted=Unpredicted.NO_CARD)
-    return PlanSummary(
+    outline: None for a model whose speed is not predicted; costs: None if the card is unknown.
+    """
+    rows = ({name: getattr(plan, name) for name in LinearRow.model_fields} for plan in plans.values())
+    linears, totals = tuple(LinearRow(**row) for row in rows), Totals.of([*plans.values()])
+    if outline is None or costs is None:
+        why = Unpredicted.NO_CHECKPOINT if outline is None else Unpredicted.NO_CARD
+        return Plan(linears=linears, totals=totals, unpredicted=why)
+    return Plan(
+        linears=linears,
         card=costs.card.row(),
         workload=costs.workload,
-        totals=Totals.of([*plans.values()]),
+        totals=totals,
         whole=predict_whole(plans.values(), outline, costs),
     )
-
-
-def _plan(plans: Mapping[str, LinearPlan], summary: PlanSummary) -> Plan:
-    parts = {name: getattr(summary, name) for name in PlanSummary.model_fields}
-    rows = ({name: getattr(plan, name) for name in LinearRow.model_fields} for plan in plans.values())
-    return Plan(linears=tuple(LinearRow(**row) for row in rows), **parts)

@@ -24,9 +24,9 @@ from masklearn.quant.table import FLOAT16, WeightType
 from patch_compile.artifacts.prediction import PhaseRow
 from patch_compile.errors import SpeedError
 from patch_compile.planning.cost import CostModel
-from patch_compile.planning.lowering import LinearPlan, plan_linears
+from patch_compile.planning.lowering import LinearPlan
 from patch_compile.planning.outline import Outline
-from patch_compile.planning.planner import settle_together
+from patch_compile.planning.planner import plan_model
 from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.products import cost_together, products_of
 from patch_compile.planning.speed_goal import SpeedGoal, unreachable
@@ -69,8 +69,7 @@ class SpeedTask:
             for name, shape in self.linears.items()
         }
         quantised = {name: weights for name, weights in types.items() if weights.quantised}
-        plans = plan_linears(tiles, self.lowering, self.costs, quantised)
-        return settle_together(plans, self.lowering, self.outline, self.costs)
+        return plan_model(tiles, self.lowering, self.outline, self.costs, quantised)
 
     @cached_property
     def areas(self) -> dict[str, NDArray[np.int64]]:

@@ -12,18 +12,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from masklearn.choice.menu import allowed_kinds, allowed_types, quantised_types
-from masklearn.quant.table import FLOAT16
 from patch_compile.artifacts.manifest import EvalText
-from patch_compile.artifacts.plan import Plan, Unpredicted
 from patch_compile.artifacts.proof import InputsFile, RandomInputs, TextWindows
 from patch_compile.artifacts.report import Kind
 from patch_compile.errors import PatchCompileError
-from patch_compile.planning.lowering import plan_linears
-from patch_compile.planning.planner import assumed_plans, plan_of, settle_together, unpredicted_plan
-from patch_compile.plugin.kernels import kernels_for
 from patch_compile.progress import Progress, Update
 from patch_compile.sources.kinds import Capability, Sequences, Stage
 from patch_compile.sources.memory import bytes_to_run, free_bytes
@@ -36,15 +30,12 @@ if TYPE_CHECKING:
 
     from masklearn.choice.solve import Chooser
     from masklearn.masks.linear_mask import LinearMask
-    from masklearn.masks.maskset import MaskSet
     from masklearn.model.checkpoint import Checkpoint
     from masklearn.model.coverage import Coverage
     from masklearn.quant.table import WeightType
-    from patch_compile.artifacts.prediction import Workload
     from patch_compile.onnx_io.compare import Outputs
     from patch_compile.onnx_io.feeds import Feed
     from patch_compile.passes import PassDump
-    from patch_compile.planning.cost import CostModel
     from patch_compile.planning.lowering import LinearPlan
     from patch_compile.planning.outline import Outline
     from patch_compile.recipe import Recipe
@@ -147,18 +138,8 @@ class Source(ABC):
         return None
 
     @property
-    def workload(self) -> Workload | None:
-        """The workload that speed is predicted for; None if no speed is predicted."""
-        return None
-
-    @property
     def sequences(self) -> Sequences | None:
         """The token sequences that the model takes; None if its inputs are other arrays."""
-        return None
-
-    @property
-    def graph_dtype(self) -> str | None:
-        """The type that the whole graph computes in; None if the graph keeps its own types."""
         return None
 
     @property
@@ -206,8 +187,8 @@ class Source(ABC):
         return
 
     @abstractmethod
-    def space(self, stages: Collection[Stage]) -> int:
-        """Returns the maximum number of bytes on disk that these stages write."""
+    def space(self, recipe: Recipe, stages: Collection[Stage]) -> int:
+        """Returns the maximum number of bytes on disk that these stages write. recipe: as for `learn`."""
 
     @cached_property
     def given(self) -> GivenMasks:
@@ -230,75 +211,6 @@ class Source(ABC):
         """Types of the linears of a model that is quantised already. They keep them unless others are requested."""
         return {}
 
-    @property
-    def allowed_types(self) -> Mapping[str, tuple[WeightType, ...]]:
-        """Types that the weights of each linear may have: one, unless the recipe lets them be chosen."""
-        by_time = self.recipe.goal is not None
-        return allowed_types(self.recipe.weights, self.coverage.linears, self.given_types, by_time=by_time)
-
-    @property
-    def chooses_types(self) -> bool:
-        """True if the recipe lets weight types be chosen for its goal."""
-        return any(len(kinds) > 1 for kinds in self.allowed_types.values())
-
-    def weight_types(self, masks: MaskSet | None = None) -> dict[str, WeightType]:
-        """Returns the types of the quantised linears: the types in the masks, or the requested types if the masks are not
-        quantised. Raises UsageError without masks if types are still to be chosen."""
-        if masks is not None and (masks.grids or self.chooses_types):
-            return {name: grid.type for name, grid in masks.grids.items()}
-        return quantised_types(self.recipe.weights, self.coverage.linears, self.given_types)
-
-    def kernels(self) -> frozenset[str]:
-        """Returns the groups of the plugin's kernels that an engine may run, see `plugin.kernels`: kinds and types that are
-        still to be chosen may be any that the recipe allows."""
-        r, linears = self.recipe, self.coverage.linears
-        if r.mask is None:
-            types = self.allowed_types
-            kinds = allowed_kinds(r.kinds, linears, r.tile_size, types)
-        else:
-            masks = self.given.masks
-            quantised = self.weight_types(masks)
-            kinds = {name: tuple(mask.by_kind()) for name, mask in masks.items()}
-            types = {name: (quantised.get(name, FLOAT16),) for name in linears}
-        # Tiles may all stay dense.
-        return frozenset(
-            group
-            for name in linears
-            for weights in types[name]
-            for slabs in ((), kinds[name])
-            if (group := kernels_for(r.dtype, weights, slabs))
-        )
-
-    def plan(
-        self,
-        masks: Mapping[str, LinearMask],
-        costs: CostModel | None,
-        weights: Mapping[str, WeightType] | None = None,
-    ) -> dict[str, LinearPlan]:
-        """Choose the lowering of each linear, as requested or by predicted speed.
-
-        weights: types of the quantised linears, None for the requested types.
-        """
-        types = self.weight_types() if weights is None else weights
-        return self._settled(plan_linears(masks, self.recipe.lowering, costs, types), costs)
-
-    def plan_at(self, ratios: Mapping[str, float], costs: CostModel | None) -> dict[str, LinearPlan]:
-        """Choose the lowering of each linear without masks, as if it had this ratio."""
-        r = self.recipe
-        linears = self.coverage.linears
-        kinds = allowed_kinds(r.kinds, linears, r.tile_size, self.allowed_types)
-        found = assumed_plans(linears, r.tile_size, ratios, r.lowering, costs, kinds, self.weight_types())
-        return self._settled(found, costs)
-
-    def _settled(self, plans: dict[str, LinearPlan], costs: CostModel | None) -> dict[str, LinearPlan]:
-        return settle_together(plans, self.recipe.lowering, self.outline, costs) if self.outline else plans
-
-    def compiled_plan(self, compiled: Mapping[str, LinearPlan], costs: CostModel | None) -> Plan:
-        """Returns the content of plan.json: how each linear is compiled, and the predicted speed of the whole model."""
-        if self.outline is None:
-            return unpredicted_plan(compiled, Unpredicted.NO_CHECKPOINT)
-        return plan_of(compiled, self.outline.compiled(compiled.values()), costs)
-
     @abstractmethod
     def write_hybrid(
         self,
@@ -320,22 +232,17 @@ class Source(ABC):
 
     # Abilities that some sources lack. Each method raises PatchCompileError with the reason if the source does.
 
-    def with_other(
+    def learn(
         self,
-        *,
-        kinds: str | None = None,  # noqa: ARG002
-        weights: str | None = None,  # noqa: ARG002
-        tile: tuple[int, int] | None = None,  # noqa: ARG002
-        permute: bool | None = None,  # noqa: ARG002
-    ) -> Self:
-        """Returns the same model with other kinds of tiles, types of weights, size of tiles or permutation in its recipe.
+        recipe: Recipe,  # noqa: ARG002
+        scratch: Path,  # noqa: ARG002
+        progress: Progress,  # noqa: ARG002
+        choose: Chooser | None,  # noqa: ARG002
+    ) -> Pruning:
+        """Learn masks and, with some methods, new weights.
 
-        Known facts about the model are not read again.
+        recipe: the source's own, with nothing left open; choose: see `masklearn.learn`.
         """
-        raise self._refusal(Capability.PLAN)
-
-    def learn(self, scratch: Path, progress: Progress, choose: Chooser | None) -> Pruning:  # noqa: ARG002
-        """Learn masks and, with some methods, new weights. choose: see `masklearn.learn`."""
         raise self._refusal(Capability.LEARN)
 
     def take_given(self, scratch: Path, progress: Progress) -> Pruning:  # noqa: ARG002

@@ -16,11 +16,10 @@ from masklearn.model.hub import model_name, spelled
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import WeightType
 from patch_compile.artifacts.layout import MODEL
-from patch_compile.artifacts.prediction import Workload
-from patch_compile.artifacts.report import Kind
 from patch_compile.planning.outline import Outline, outline_of
 from patch_compile.recipe import Recipe
 from patch_compile.sources.base import Source
+from patch_compile.sources.plan_task import PlanTask
 from patch_compile.sources.pruning import GivenMasks
 
 
@@ -86,14 +85,6 @@ class CheckpointModel(Source):
     def outline(self) -> Outline:
         return outline_of(self._checkpoint, self.coverage, self._recipe.fuse)
 
-    @property
-    @override
-    def workload(self) -> Workload:
-        """The workload of the recipe; without decode steps for an encoder, because it generates nothing."""
-        r = self._recipe
-        load = Workload(batch=r.batch_size, prompt=r.prompt_tokens, generated=r.generated_tokens)
-        return load.without_decode() if self.kind is Kind.ENCODER else load
-
     @cached_property
     @override
     def calibration_hash(self) -> str | None:
@@ -137,6 +128,6 @@ class CheckpointModel(Source):
         grids = self._checkpoint.grids
         masks = self.given.masks.grids if self._recipe.mask is not None else {}
         yield from masks.items()
-        for name, kinds in self.allowed_types.items():
-            if self.given_types.get(name) in kinds and name not in masks:
+        for name, types in PlanTask.of(self).types.items():
+            if self.given_types.get(name) in types and name not in masks:
                 yield name, grids[name]

@@ -33,6 +33,7 @@ from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.sources.base import Source
 from patch_compile.sources.open import check_unchanged, files_of_model
+from patch_compile.sources.plan_task import PlanTask
 from patch_compile.timing.device import engine_report
 
 
@@ -118,7 +119,9 @@ def write_contender(
         if which is Contender.DENSE:
             return source.dense_onnx(path)
         masks = UniformMasks(MaskSet.load(_masks_file(out, source.recipe)), source.weight)
-        plan = source.plan(masks, costs, {})  # rounding is the build's own, so its weights have 16 bits
+        plan = PlanTask.of(source).plan(
+            masks, costs, {}
+        )  # rounding is the build's own, so its weights have 16 bits
         source.write_hybrid(source.model, masks, plan, path, lambda _: nullcontext(update))
     return path
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from masklearn.choice.losses import Losses, RoundingLoss
-from masklearn.choice.menu import allowed_kinds
 from masklearn.masks.tiles import weights_of_tiles
 from masklearn.quant.table import INT4, INT8, W8A8
 from patch_compile.errors import SpeedError
@@ -15,12 +14,11 @@ from patch_compile.pipeline.choose import chooser_of, ratio_of, settle_open, wit
 from patch_compile.pipeline.plan import plan
 from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel
-from patch_compile.planning.lowering import plan_linears
-from patch_compile.planning.planner import settle_together
 from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.tile_map import TileKinds, unpatterned
 from patch_compile.recipe import Recipe
 from patch_compile.sources.open import open_source
+from patch_compile.sources.plan_task import PlanTask
 from tests.planning.llama import LLAMA_2_7B
 from tests.refusals import refused
 
@@ -55,16 +53,16 @@ def recipe(model, **settings):
 
 def build_for(asked, seed=0):
     """The plans of a build whose tiles, and types if they are open, are chosen by scores at random, and its speed."""
-    source = open_source(asked, weights=False)
-    costs = CostModel(card_of(asked.target), source.workload)
-    source = settle_open(source, costs).source
-    choose = chooser_of(source, costs, pytest.fail)
-    linears, tile, rng = source.coverage.linears, source.recipe.tile_size, np.random.default_rng(seed)
+    task = PlanTask.of(open_source(asked, weights=False))
+    costs = CostModel(card_of(asked.target), task.workload)
+    task = settle_open(task, costs).task
+    choose = chooser_of(task, costs, pytest.fail)
+    linears, tile, rng = task.linears, task.recipe.tile_size, np.random.default_rng(seed)
     areas = weights_of_tiles(linears, tile)
-    kinds = allowed_kinds(source.recipe.kinds, linears, tile, source.allowed_types)
+    kinds = task.kinds
     losses = {name: rng.lognormal(size=grid.shape) * grid for name, grid in areas.items()}
     scores = {name: {kind: kind.zeros**1.5 * losses[name] for kind in kinds[name]} for name in linears}
-    first = {name: one.linears[0] for one in source.outline.groups for name in one.linears}
+    first = {name: one.linears[0] for one in task.outline.groups for name in one.linears}
     rounding = {
         name: RoundingLoss(
             {kind: rng.lognormal() * share * grid.sum() for kind, share in ROUNDED.items()},
@@ -74,9 +72,8 @@ def build_for(asked, seed=0):
     }
     found = choose(Losses(scores, areas, rounding))
     types = {name: kind for name, kind in found.types.items() if kind.quantised}
-    plans = plan_linears(unpatterned(linears, tile, found.tiles.kinds), source.recipe.lowering, costs, types)
-    plans = settle_together(plans, source.recipe.lowering, source.outline, costs)
-    return plans, predict_whole(plans.values(), source.outline, costs).end_to_end
+    plans = task.plan(unpatterned(linears, tile, found.tiles.kinds), costs, types)
+    return plans, predict_whole(plans.values(), task.outline, costs).end_to_end
 
 
 @pytest.mark.parametrize(
@@ -85,15 +82,15 @@ def build_for(asked, seed=0):
 def test_equal_losses_make_equal_plans_and_builds(smollm2, types):
     """A plan is the choice that a build makes of the losses that the plan assumes."""
     asked = recipe(smollm2, speedup=1.33, **PROMPTS, **types)
-    source = open_source(asked, weights=False)
-    costs = CostModel(card_of(asked.target), source.workload)
-    source = settle_open(source, costs).source
-    r, linears = source.recipe, source.coverage.linears
-    first = {name: one.linears[0] for one in source.outline.groups for name in one.linears}
+    task = PlanTask.of(open_source(asked, weights=False))
+    costs = CostModel(card_of(asked.target), task.workload)
+    task = settle_open(task, costs).task
+    r, linears = task.recipe, task.linears
+    first = {name: one.linears[0] for one in task.outline.groups for name in one.linears}
     inputs = {name: first.get(name, name) for name in linears}
-    kinds = allowed_kinds(r.kinds, linears, r.tile_size, source.allowed_types)
+    kinds = task.kinds
     losses = Losses.assumed(weights_of_tiles(linears, r.tile_size), kinds, inputs)
-    found = chooser_of(source, costs, pytest.fail)(losses)
+    found = chooser_of(task, costs, pytest.fail)(losses)
     planned = {row.name: row for row in plan(asked).linears}
     assert {name: row.weights for name, row in planned.items()} == {n: t.name for n, t in found.types.items()}
     zeroed = {
@@ -106,7 +103,8 @@ def test_joint_gains_reach_a_speed(model):
     most = plan(recipe(model, ratio=0.5, kinds="2:4")).whole.end_to_end.speedup
     assert most > 1.001
     alone = {row.name: row.predicted for row in plan(recipe(model, ratio=0.5)).linears}
-    workload = CostModel(card_of("a6000"), open_source(recipe(model, ratio=0.5), weights=False).workload)
+    task = PlanTask.of(open_source(recipe(model, ratio=0.5), weights=False))
+    workload = CostModel(card_of("a6000"), task.workload)
     assert not any(workload.sparse(times) < workload.dense(times) for times in alone.values())
     for share in (0.3, 0.9, 0.999):
         asked = recipe(model, speedup=1 + share * (most - 1), **ONLY_TILES)
@@ -167,8 +165,8 @@ def test_plan_and_build_refuse_speeds_alike(model):
     [("auto", True), ("plugin", True), ("split", False), ("up_proj=split", False)],
 )
 def test_gate_and_up_are_paired_where_they_fuse(model, lowering, paired):
-    source = open_source(recipe(model, ratio=0.3, lowering=lowering), weights=False)
-    chooser = chooser_of(source, CostModel(card_of("a6000"), source.workload), str)
-    chooser = with_pairs(chooser, source, lowering, str)
+    task = PlanTask.of(open_source(recipe(model, ratio=0.3, lowering=lowering), weights=False))
+    chooser = chooser_of(task, CostModel(card_of("a6000"), task.workload), str)
+    chooser = with_pairs(chooser, task, lowering, str)
     pairs = [[name.rpartition(".")[2] for name in pair] for pair in chooser.pairs] if chooser else []
     assert pairs == [["gate_proj", "up_proj"]] * (4 * paired)

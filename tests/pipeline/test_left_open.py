@@ -14,6 +14,7 @@ from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel
 from patch_compile.recipe import Recipe
 from patch_compile.sources.open import open_source
+from patch_compile.sources.plan_task import PlanTask
 from tests.planning.llama import LLAMA_2_7B
 from tests.refusals import refused
 
@@ -35,8 +36,8 @@ def recipe(model, **settings):
 
 
 def settled(asked):
-    source = open_source(asked, weights=False)
-    return settle_open(source, CostModel(card_of(asked.target), source.workload))
+    task = PlanTask.of(open_source(asked, weights=False))
+    return settle_open(task, CostModel(card_of(asked.target), task.workload))
 
 
 def choices(asked):
@@ -67,7 +68,7 @@ def test_a_ratio_takes_kinds_by_the_workload(model):
     for workload, kinds, other in ((STEPS, "auto", "2:4"), (PROMPTS, "2:4", "auto")):
         found = settled(recipe(model, ratio=0.4, **workload))
         chosen, left = found.tried
-        assert found.source.recipe.kinds == chosen.value == kinds and left.value == other
+        assert found.task.recipe.kinds == chosen.value == kinds and left.value == other
         speeds = [
             plan(recipe(model, ratio=0.4, kinds=one, **workload)).whole.end_to_end.speedup
             for one in (kinds, other)
@@ -81,7 +82,7 @@ def test_named_kinds_are_kept(model):
     for kinds in ("2:4", "auto"):
         for workload in (STEPS, PROMPTS):
             found = settled(recipe(model, ratio=0.4, kinds=kinds, **workload))
-            assert found.source.recipe.kinds == kinds and not found.tried
+            assert found.task.recipe.kinds == kinds and not found.tried
 
 
 def test_w8a8_takes_six_eight_where_it_saves(model):
@@ -99,10 +100,10 @@ def test_saved_ratios_keep_their_kinds(model, tmp_path):
         yaml.safe_dump({"model": str(model), "ratio": 0.4, "kinds": "2:4", "tile": [128, 128], **STEPS})
     )
     assert not settled(Recipe.parse(Recipe.load(file) | {"target": "a6000"})).tried
-    source = settled(recipe(model, ratio=0.4, **STEPS)).source
-    source.recipe.save(file, texts=())
+    task = settled(recipe(model, ratio=0.4, **STEPS)).task
+    task.recipe.save(file, texts=())
     again = settled(Recipe.parse(Recipe.load(file)))
-    assert again.source.recipe.kinds == "auto" and not again.tried
+    assert again.task.recipe.kinds == "auto" and not again.tried
 
 
 @pytest.mark.parametrize(
@@ -119,11 +120,11 @@ def test_saved_ratios_keep_their_kinds(model, tmp_path):
     ],
 )
 def test_decoders_are_permuted_by_default(model, changed, permutes):
-    assert settled(recipe(model, **changed, **PROMPTS)).source.recipe.permute is permutes
+    assert settled(recipe(model, **changed, **PROMPTS)).task.recipe.permute is permutes
 
 
 def test_encoders_are_not_permuted_by_default():
-    assert not settled(recipe(BERT, ratio=0.4)).source.recipe.permute
+    assert not settled(recipe(BERT, ratio=0.4)).task.recipe.permute
 
 
 def test_methods_without_rounding_keep_their_types(model):
@@ -140,18 +141,18 @@ def test_recipes_of_earlier_builds_keep_their_types(model, tmp_path):
 
 
 def test_saved_recipes_hold_what_was_settled(model, tmp_path):
-    source = settled(recipe(model, speedup=1.8, dtype="bfloat16", **PROMPTS)).source
-    assert source.recipe.weights == "bfloat16,w8a8"
-    source.recipe.save(tmp_path / "recipe.yaml", texts=())
+    task = settled(recipe(model, speedup=1.8, dtype="bfloat16", **PROMPTS)).task
+    assert task.recipe.weights == "bfloat16,w8a8"
+    task.recipe.save(tmp_path / "recipe.yaml", texts=())
     again = Recipe.parse(Recipe.load(tmp_path / "recipe.yaml"))
-    assert choices(again) == choices(source.recipe) and again.tile is not None
+    assert choices(again) == choices(task.recipe) and again.tile is not None
 
 
 def test_only_types_that_save_time_are_offered(model):
     """In prompts, int8 and int4 save nothing over 16 bits; in steps of one sequence, w8a8 saves no more than int8."""
-    prompts = settled(recipe(model, speedup=1.8, **PROMPTS)).source
+    prompts = settled(recipe(model, speedup=1.8, **PROMPTS)).task
     assert choices(prompts.recipe)[:2] == ("2:4", "float16,w8a8")
-    steps = settled(recipe(model, speedup=1.8, **STEPS)).source
+    steps = settled(recipe(model, speedup=1.8, **STEPS)).task
     assert choices(steps.recipe)[:2] == ("auto", "float16,int8,int4")
 
 
@@ -159,7 +160,7 @@ def test_the_tile_needs_the_fewest_zeros(model):
     asked = recipe(model, speedup=1.8, **PROMPTS)
     found = settled(asked)
     tiles = [tried.value for tried in found.tried]
-    assert spell_tile(found.source.recipe.tile) == tiles[0] != tiles[1]
+    assert spell_tile(found.task.recipe.tile) == tiles[0] != tiles[1]
     ratios = [plan(recipe(model, speedup=1.8, tile=tile, **PROMPTS)).ratio for tile in tiles]
     assert ratios == pytest.approx([tried.figure for tried in found.tried]) and ratios[0] <= ratios[1]
 

@@ -15,6 +15,7 @@ from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.sources.kinds import Stage
 from patch_compile.sources.open import open_source
+from patch_compile.sources.plan_task import PlanTask
 from tests.conftest import ModelMaker
 from tests.families import write_family
 from tests.mosaics import random_mask
@@ -151,13 +152,14 @@ def test_a_build_asks_for_kernels_that_may_run(
     chosen = {
         name: value for name, value in (settings | {"model": model} | change).items() if value is not None
     }
-    assert open_source(Recipe.parse(chosen)).kernels() == kernels
+    assert PlanTask.of(open_source(Recipe.parse(chosen))).kernels(None) == kernels
 
 
 def test_given_masks_name_their_kernels(settings: dict[str, Any], mask: Path) -> None:
     given = {name: value for name, value in settings.items() if name != "ratio"} | {"mask": mask}
-    assert open_source(Recipe.parse(given)).kernels() == {"half"}
-    assert open_source(Recipe.parse(given | {"weights": "int8"})).kernels() == {"int8_half"}
+    for types, kernels in (({}, {"half"}), ({"weights": "int8"}, {"int8_half"})):
+        task = PlanTask.of(open_source(Recipe.parse(given | types)))
+        assert task.kernels(MaskSet.load(mask)) == kernels
 
 
 def test_settings_of_learning_do_not_change_given_masks(settings: dict[str, Any], mask: Path) -> None:
@@ -180,13 +182,14 @@ def test_masks_are_needed_where_none_are_learned(settings: dict[str, Any], mask:
 
 
 def test_each_stage_asks_for_its_own_space(settings: dict[str, Any], mask: Path) -> None:
-    learning = prepared(settings).source
-    given = prepared(settings | {"ratio": None, "mask": mask}).source
-    for source in (learning, given):
-        alone = {stage: source.space({stage}) for stage in Stage}
+    learning = prepared(settings)
+    given = prepared(settings | {"ratio": None, "mask": mask})
+    for job in (learning, given):
+        alone = {stage: job.source.space(job.recipe, {stage}) for stage in Stage}
         assert all(alone.values())
-        assert source.space(set(Stage)) == pytest.approx(sum(alone.values()), abs=len(Stage))
-    assert given.space({Stage.MASKS}) < learning.space({Stage.MASKS})
+        assert job.source.space(job.recipe, set(Stage)) == pytest.approx(sum(alone.values()), abs=len(Stage))
+    masks = {Stage.MASKS}
+    assert given.source.space(given.recipe, masks) < learning.source.space(learning.recipe, masks)
 
 
 def test_masks_of_another_checkpoint_are_warned_of(settings: dict[str, Any], mask: Path) -> None:

@@ -13,7 +13,7 @@ from patch_compile.packing.fusion import FUSIONS
 from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.outline import Outline, outline_of, outline_of_llama
-from patch_compile.planning.planner import assumed_plans, plan_of, settle_together
+from patch_compile.planning.planner import assumed_plans, plan_of
 from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.roofline.assumptions import ASSUMED
 from patch_compile.planning.roofline.linear_roofline import DENSE_PATH, Linear, dense_time, predict
@@ -35,8 +35,9 @@ def llama(tmp_path_factory) -> tuple[Outline, dict[str, tuple[int, int]]]:
 def whole(llama, ratio, target="a6000", lowering="plugin", load=LOAD):
     outline, linears = llama
     costs = CostModel(card_of(target), load)
-    plans = assumed_plans(linears, (128, 128), dict.fromkeys(linears, ratio), lowering, costs)
-    plans = settle_together(plans, lowering, outline, costs)
+    plans = assumed_plans(
+        linears, (128, 128), dict.fromkeys(linears, ratio), lowering, costs, outline=outline
+    )
     return predict_whole(plans.values(), outline, costs), plans, costs
 
 

@@ -14,9 +14,8 @@ from patch_compile.artifacts.prediction import Workload
 from patch_compile.errors import SpeedError
 from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel
-from patch_compile.planning.lowering import plan_linears
 from patch_compile.planning.outline import outline_of_llama
-from patch_compile.planning.planner import settle_together
+from patch_compile.planning.planner import plan_model
 from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.price_by_time import SpeedTask, assumed_choice, by_time
 from patch_compile.planning.roofline.rest import Model
@@ -53,8 +52,8 @@ def chosen(speedup, options=OPTIONS):
 
 def planned(found):
     quantised = {name: kind for name, kind in found.types.items() if kind.quantised}
-    plans = plan_linears(unpatterned(LINEARS, TILE, found.tiles.kinds), "auto", COSTS, quantised)
-    plans = settle_together(plans, "auto", OUTLINE, COSTS)
+    tiles = unpatterned(LINEARS, TILE, found.tiles.kinds)
+    plans = plan_model(tiles, "auto", OUTLINE, COSTS, quantised)
     return predict_whole(plans.values(), OUTLINE, COSTS).end_to_end
 
 

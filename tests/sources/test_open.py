@@ -78,14 +78,14 @@ def test_commands_that_take_directories_alone(
 
 def test_a_graph_of_another_program_is_only_compiled(make_model: ModelMaker, tmp_path: Path) -> None:
     settings = {"model": make_model("llama"), "graph": tmp_path / "g.onnx", "mask": tmp_path / "masks"}
-    source = open_source(GraphRecipe.parse(settings))
+    recipe = GraphRecipe.parse(settings)
+    source = open_source(recipe)
     assert {ability for ability in Capability if not source.why_not(ability)} == {Capability.COMPILE}
     asked: tuple[Callable[[], Any], ...] = (
-        lambda: source.learn(tmp_path, Progress(), None),
+        lambda: source.learn(recipe, tmp_path, Progress(), None),
         lambda: source.take_given(tmp_path, Progress()),
         lambda: source.weight("model.layers.0.mlp.up_proj"),
         lambda: source.dense_onnx(tmp_path / "dense.onnx"),
-        lambda: source.with_other(weights="int8"),
     )
     for ask in asked:
         with refused():

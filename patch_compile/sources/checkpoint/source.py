@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,21 +63,6 @@ class CheckpointPruning(Pruning):
 class CheckpointSource(CheckpointModel):
     """Common part of decoders and encoders: linears in blocks, text, and a graph that is exported from the checkpoint."""
 
-    @override
-    def with_other(
-        self,
-        *,
-        kinds: str | None = None,
-        weights: str | None = None,
-        tile: tuple[int, int] | None = None,
-        permute: bool | None = None,
-    ) -> Self:
-        """Returns a copy that keeps the known coverage and outline, which depend on none of these."""
-        found = copy(self)
-        given = {"kinds": kinds, "weights": weights, "tile": tile, "permute": permute}
-        found._recipe = self._recipe.model_copy(update={name: one for name, one in given.items() if one})
-        return found
-
     @property
     @override
     def checkpoint(self) -> Checkpoint:
@@ -90,11 +74,6 @@ class CheckpointSource(CheckpointModel):
         config = text_settings(self.model)
         positions = getattr(config, "max_position_embeddings", None)
         return Sequences(config.vocab_size, positions, decodes=not self.why_not(Capability.NEXT_TOKENS))
-
-    @property
-    @override
-    def graph_dtype(self) -> str:
-        return self._recipe.dtype
 
     @property
     @override
@@ -157,17 +136,17 @@ class CheckpointSource(CheckpointModel):
             self._notes = (f"float16: {lost} (up to {fit.largest:.2g}); --dtype bfloat16 keeps them",)
 
     @override
-    def space(self, stages: Collection[Stage]) -> int:
+    def space(self, recipe: Recipe, stages: Collection[Stage]) -> int:
         """Returns bytes on disk. The proof also writes a copy of the ONNX file with decoded weights."""
         packed = 2 * self.weights * _PACKED_SHARE
         needs = {Stage.ONNX: packed, Stage.ENGINE: packed, Stage.PROOF: 2 * self.weights}
         if Stage.MASKS in stages:
-            needs[Stage.MASKS] = self._stored + (self._learning_bytes() if self._recipe.mask is None else 0)
+            needs[Stage.MASKS] = self._stored + (0 if recipe.mask else self._learning_bytes(recipe))
         return int(sum(needs[stage] for stage in stages))
 
     @override
-    def learn(self, scratch: Path, progress: Progress, choose: Chooser | None) -> Pruning:
-        return _learn(self._recipe, scratch, progress, choose, loss=self.kind is Kind.DECODER)
+    def learn(self, recipe: Recipe, scratch: Path, progress: Progress, choose: Chooser | None) -> Pruning:
+        return _learn(recipe, scratch, progress, choose, loss=self.kind is Kind.DECODER)
 
     @override
     def take_given(self, scratch: Path, progress: Progress) -> Pruning:
@@ -217,27 +196,25 @@ class CheckpointSource(CheckpointModel):
         write_dense(graph, self._checkpoint, path, r.dtype, runnable=runnable)
         return path
 
-    def _learning_bytes(self) -> int:
+    def _learning_bytes(self, r: Recipe) -> int:
         """Returns bytes of the permuted, solved and repaired weights, of the checkpoints of passes over the blocks, and of
         two training checkpoints: the newest and the next."""
         from masklearn.base.device import available_memory, usable_device
 
-        r = self._recipe
         rounds = r.weights is not None
         stored = self._stored * ((r.traits.solves or r.trains or rounds) + r.permute + r.repairs)
-        stored += self._pass_bytes()
+        stored += self._pass_bytes(r)
         if not r.trains:
             return stored
         # The state of a checkpoint comes from memory, so it cannot be larger than the memory.
         return stored + 2 * min(_STATE_BYTES * self.weights, available_memory(usable_device(r.device)))
 
-    def _pass_bytes(self) -> int:
+    def _pass_bytes(self, r: Recipe) -> int:
         """Returns bytes of the patterns that scoring and solving find, and of the hidden states between blocks.
 
         States of two blocks are counted, and of all blocks for the windows from which the sensitivity of the loss is
         computed.
         """
-        r = self._recipe
         if not r.traits.needs:
             return 0
         patterns = 2 * sum(math.prod(shape) for shape in self.coverage.linears.values()) // GROUP

@@ -24,7 +24,7 @@ from patch_compile.packing.fusion import QKV
 from patch_compile.passes.find_linears import linears_of_file
 from patch_compile.passes.linears import FoundLinears
 from patch_compile.planning.lowering import LinearPlan
-from patch_compile.recipe import GraphRecipe
+from patch_compile.recipe import GraphRecipe, Recipe
 from patch_compile.sources.base import Bars
 from patch_compile.sources.checkpoint_model import CheckpointModel
 from patch_compile.sources.exported_graph.match import (
@@ -41,9 +41,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from masklearn.masks.linear_mask import LinearMask
-    from masklearn.quant.table import WeightType
     from patch_compile.passes import GraphPass, PassDump
-    from patch_compile.planning.cost import CostModel
 
 _ONLY_COMPILED = "The graph of another program is compiled unchanged, and nothing is learned or proven by it."
 _KEPT = {
@@ -112,20 +110,6 @@ class ExportedSource(CheckpointModel):
         return str(self.model)
 
     @override
-    def plan(
-        self,
-        masks: Mapping[str, LinearMask],
-        costs: CostModel | None,
-        weights: Mapping[str, WeightType] | None = None,
-    ) -> dict[str, LinearPlan]:
-        """Choose lowerings as for any checkpoint; linears that the graph does not hold as products of their own stay
-        dense."""
-        plans = super().plan(masks, costs, weights)
-        for name, why in self._matches.refused.items():
-            plans[name] = plans[name].in_16_bits().changed(lowering="dense", reason=Reason(kind=why))
-        return plans
-
-    @override
     def write_hybrid(
         self,
         weights: Path,
@@ -136,12 +120,17 @@ class ExportedSource(CheckpointModel):
         dump: PassDump | None = None,
     ) -> dict[str, LinearPlan]:
         """Write the graph with masked weights, and PatchLinear nodes as planned. Other nodes, and all inputs and outputs,
-        stay as they are."""
+        stay as they are. Linears that the graph does not hold as products of their own stay dense."""
         from patch_compile.passes.lowering.separate_transposes import SeparateTransposesPass
         from patch_compile.passes.lowering.stack_joined import StackJoinedPass
         from patch_compile.passes.lowering.substitute_linears import SubstituteLinearsPass
         from patch_compile.passes.write import reader_of, write_lowered
 
+        kept = {
+            name: plan[name].in_16_bits().changed(lowering="dense", reason=Reason(kind=why))
+            for name, why in self._matches.refused.items()
+        }
+        plan = {**plan, **kept}
         lowered = {name: one for name, one in plan.items() if one.lowering != "dense"}
         dtype, fuse, checkpoint = self._dtype, self.recipe.fuse, Checkpoint.open(weights)
         held = reader_of(checkpoint, lowered, dtype)
@@ -188,7 +177,7 @@ class ExportedSource(CheckpointModel):
         )
 
     @override
-    def space(self, stages: Collection[Stage]) -> int:
+    def space(self, recipe: Recipe, stages: Collection[Stage]) -> int:
         """Returns bytes: at most the graph's own size."""
         return sum(file.stat().st_size for file in self._graph_files)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -31,6 +32,7 @@ from patch_compile.recipe import Recipe
 from patch_compile.sources.base import Bars, OutputSource, Probe
 from patch_compile.sources.kinds import Capability, Stage
 from patch_compile.sources.onnx_model.facts import OnnxFacts, examine, fingerprint_of
+from patch_compile.sources.plan_task import PlanTask
 from patch_compile.sources.pruning import Pruning, grids_of_pruned, types_to_round
 from patch_compile.sources.rounding import Rounding
 
@@ -162,7 +164,7 @@ class OnnxSource(OutputSource):
         profiles_from_onnx(self.model, r.min_shapes, r.opt_shapes, r.max_shapes)
 
     @override
-    def space(self, stages: Collection[Stage]) -> int:
+    def space(self, recipe: Recipe, stages: Collection[Stage]) -> int:
         """Returns bytes: a file of the model's size for each stage, a second copy for the proof, and moments of every
         distinct X."""
         stored = sum(file.stat().st_size for file in self._facts.files)
@@ -171,7 +173,7 @@ class OnnxSource(OutputSource):
         return sum(needs[stage] for stage in stages)
 
     @override
-    def learn(self, scratch: Path, progress: Progress, choose: Chooser | None) -> Pruning:
+    def learn(self, recipe: Recipe, scratch: Path, progress: Progress, choose: Chooser | None) -> Pruning:
         from patch_compile.sources.onnx_model.pruning import learn_pruning
         from patch_compile.sources.onnx_model.rounding import check_float16
 
@@ -179,11 +181,11 @@ class OnnxSource(OutputSource):
             folder = scratch / "range"
             folder.mkdir(parents=True, exist_ok=True)
             check_float16(self._facts, self._compiled_at_most(), folder)
-        return learn_pruning(self._facts, scratch, progress, choose)
+        return learn_pruning(replace(self._facts, recipe=recipe), scratch, progress, choose)
 
     def _compiled_at_most(self) -> list[str]:
         """Returns the linears that are compiled if all of their tiles are 2:4."""
-        plans = self.plan_at(dict.fromkeys(self.coverage.linears, ALL_SPARSE), None)
+        plans = PlanTask.of(self).plan_at(dict.fromkeys(self.coverage.linears, ALL_SPARSE), None)
         return [name for name, plan in plans.items() if plan.lowering != "dense"]
 
     @override
