@@ -11,11 +11,11 @@ from masklearn.quant.table import FLOAT16, WEIGHT_TYPES
 from patch_compile.engine.backend import BackendName, load_backend
 from patch_compile.hardware.cards import ARCHITECTURES, CARDS, GpuArchitecture, RatedCard
 from patch_compile.plugin.targets import ARCHS, JETSONS, ptx_arch
-from patch_compile.sources.base import Source
+from patch_compile.sources.base import ProvenSource, Source, TextSource, TokenSource, Weights
 from patch_compile.sources.checkpoint.decoder import DecoderSource
 from patch_compile.sources.checkpoint.encoder import EncoderSource
+from patch_compile.sources.checkpoint_weights import CheckpointWeights
 from patch_compile.sources.exported_graph.source import ExportedSource
-from patch_compile.sources.kinds import Capability
 from patch_compile.sources.onnx_model.source import OnnxSource
 
 PAGE = Path(__file__).parent / "reference/support.md"
@@ -25,12 +25,13 @@ _SOURCES: dict[str, type[Source]] = {
     "ONNX file": OnnxSource,
     "checkpoint with a graph of another exporter (`compile --graph`)": ExportedSource,
 }
-_ABILITIES = {
-    Capability.LEARN: "`learn`",
-    Capability.COMPILE: "`compile`",
-    Capability.PLAN: "`plan`",
-    Capability.BLOCKS: "where the error arises",
-    Capability.NEXT_TOKENS: "perplexity, tasks, `run`",
+_NEEDED: dict[str, type[Weights]] = {
+    "`build`": ProvenSource,
+    "`learn`": TextSource,
+    "`compile`": CheckpointWeights,
+    "`plan`": TextSource,
+    "where the error arises": TextSource,
+    "perplexity, tasks, `run`": TokenSource,
 }
 
 
@@ -74,7 +75,7 @@ def support() -> str:
     """Returns the page. It needs TensorRT-RTX, which knows the architectures that it builds for."""
     rtx = load_backend(BackendName.TENSORRT_RTX)
     return _TEXT.format(
-        models=_table(("model", "`build`", *_ABILITIES.values()), _models()),
+        models=_table(("model", *_NEEDED), _models()),
         architectures="\n".join(_architectures()),
         quantised=_listed(QUANTISATIONS),
         published=_listed(IMPORTERS),
@@ -88,8 +89,7 @@ def support() -> str:
 
 def _models() -> Iterator[tuple[str, ...]]:
     for words, source in _SOURCES.items():
-        has = [not issubclass(source, ExportedSource), *(one not in source.why_lacking for one in _ABILITIES)]
-        yield words, *("yes" if one else "–" for one in has)
+        yield words, *("yes" if issubclass(source, needed) else "–" for needed in _NEEDED.values())
 
 
 def _architectures() -> Iterator[str]:

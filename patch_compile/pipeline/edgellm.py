@@ -21,7 +21,7 @@ from patch_compile.progress import Progress
 from patch_compile.python_process import run_foreign_python
 from patch_compile.recipe import GraphRecipe, Recipe
 from patch_compile.sources.kinds import Stage
-from patch_compile.sources.open import open_source
+from patch_compile.sources.open import open_graph
 from patch_compile.sources.plan_task import PlanTask
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def write_edgellm(
     exported = folder / "exported"
     with progress.stage("Edge-LLM's export"):
         exporter.export(out / MODEL, exported)
-    source = open_source(_recipe(out, exported / EDGELLM_ONNX))
+    source = open_graph(_recipe(out, exported / EDGELLM_ONNX))
     source.check([Stage.ONNX])
     for line in source.notes:
         progress.note(line)

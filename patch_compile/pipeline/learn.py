@@ -23,7 +23,9 @@ from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.report.learned import mosaic_line
 from patch_compile.report.prediction import choice_line
-from patch_compile.sources.kinds import Capability, Stage
+from patch_compile.sources.base import TokenSource
+from patch_compile.sources.kinds import Stage
+from patch_compile.sources.open import needed
 
 
 def learn(
@@ -43,11 +45,11 @@ def learn(
     progress = Progress()
     names = () if baselines is None else parse_baselines(baselines)
     job = prepare(recipe, progress, stages=[Stage.MASKS], force=force, resume=resume)
-    if baselines is None and recipe.eval_text is not None and not job.source.why_not(Capability.NEXT_TOKENS):
+    if baselines is None and recipe.eval_text is not None and isinstance(job.source, TokenSource):
         names = (Baseline.DENSE,)
-    if names:
-        job.source.require_next_tokens("--baselines")
-        job.source.check_evaluation()
+    compared = needed(job.source, TokenSource, "--baselines") if names else None
+    if compared:
+        compared.check_evaluation()
     with opened(job, progress, force=force, resume=resume) as workspace:
         masks = run_stages(job, workspace, progress)
         for line in (mosaic_line(masks), choice_line(masks.record.choice)):
@@ -59,7 +61,7 @@ def learn(
             path=str(job.out),
             **dict(masked_model(job, masks, ())) | {"linears": rows},
             bytes_per_weight=choice.reached if choice and recipe.bytes_per_weight is not None else None,
-            baselines=_compared(job, workspace, masks, names, progress) if names else None,
+            baselines=_compared(compared, job, workspace, masks, names, progress) if compared else None,
             notes=tuple(progress.notes),
             seconds=progress.seconds,
         )
@@ -69,18 +71,22 @@ def learn(
 
 
 def _compared(
-    job: Job, workspace: Workspace, masks: MaskSet, names: tuple[Baseline, ...], progress: Progress
+    source: TokenSource,
+    job: Job,
+    workspace: Workspace,
+    masks: MaskSet,
+    names: tuple[Baseline, ...],
+    progress: Progress,
 ) -> LearnedBaselines:
     """Compare the masks with simpler ways to prune, on the evaluation text."""
     from masklearn import compare_with_baselines
 
-    source = job.source
     windows, text = source.evaluation(progress)
     with progress.stage("baselines") as update:
         found = compare_with_baselines(
             source.model,
-            source.recipe.learning(masks),
-            workspace.root / source.pruned_file,
+            job.recipe.learning(masks),
+            workspace.root / source.format.pruned_file,
             masks,
             progress.seconds.get("masks", 0.0),
             names,

@@ -40,9 +40,8 @@ from patch_compile.planning.planner import plan_of
 from patch_compile.planning.predict import regime
 from patch_compile.recipe import Recipe
 from patch_compile.report.prediction import decision_line
-from patch_compile.sources.base import Source
-from patch_compile.sources.kinds import Capability
-from patch_compile.sources.open import open_source
+from patch_compile.sources.base import TextSource
+from patch_compile.sources.open import needed, open_source
 from patch_compile.sources.plan_task import PlanTask
 
 _ELEMENT = 2  # bytes of an fp16 or bf16 number
@@ -81,8 +80,7 @@ def _row_of_target(target: str, recipe: Recipe) -> TargetRow:
 def _plan(recipe: Recipe) -> PlanOfModel:
     recipe = _in_asked_type(recipe)
     recipe.check_weights()
-    source = open_source(recipe, weights=False)
-    source.require(Capability.PLAN)
+    source = needed(open_source(recipe, weights=False), TextSource, "plan")
     check_exportable(source.checkpoint)
     task = PlanTask.of(source)
     outline, workload = task.outline, task.workload
@@ -201,12 +199,13 @@ def _kinds_go_with(weights: WeightType, task: PlanTask) -> bool:
     return True
 
 
-def _memory(source: Source, outline: Outline, costs: CostModel, plans: Mapping[str, LinearPlan]) -> Memory:
+def _memory(
+    source: TextSource, outline: Outline, costs: CostModel, plans: Mapping[str, LinearPlan]
+) -> Memory:
     """Returns the memory of the model on the card, with the KV cache of the whole workload."""
-    load, sequences = costs.workload, source.sequences
-    assert sequences is not None
-    tokens = load.batch * (load.prompt + load.generated) if sequences.decodes else 0
-    dense = _ELEMENT * source.weights
+    load = costs.workload
+    tokens = load.batch * (load.prompt + load.generated) if source.sequences.decodes else 0
+    dense = _ELEMENT * source.size
     return Memory(
         dense_weights=dense,
         weights=dense - sum(plan.bytes_before - plan.bytes_after for plan in plans.values()),

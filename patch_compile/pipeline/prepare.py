@@ -32,18 +32,17 @@ from patch_compile.planning.lowering import AUTO, asked_lowerings, lowerings_of
 from patch_compile.planning.predict import regime
 from patch_compile.plugin.prebuilt import DISTRIBUTION
 from patch_compile.progress import Progress, quiet_libraries
-from patch_compile.recipe import Recipe
+from patch_compile.recipe import GraphRecipe, Recipe
 from patch_compile.report.prediction import dequantised_line, little_gain_line, tried_line
-from patch_compile.sources.base import Source
-from patch_compile.sources.kinds import Capability, Stage
-from patch_compile.sources.open import inputs_of, open_source
+from patch_compile.sources.base import Source, TextSource
+from patch_compile.sources.checkpoint_weights import CheckpointWeights
+from patch_compile.sources.kinds import Stage
+from patch_compile.sources.open import inputs_of, needed, open_graph, open_source
 from patch_compile.sources.plan_task import PlanTask
 
 if TYPE_CHECKING:
     from patch_compile.hardware.cards import GpuArchitecture
     from patch_compile.plugin.build import PluginLibrary
-
-_ALONE = {frozenset({Stage.MASKS}): Capability.LEARN, frozenset({Stage.ONNX}): Capability.COMPILE}
 
 
 @dataclass(frozen=True)
@@ -84,10 +83,12 @@ def prepare(
     asked = frozenset(stages)
     if Stage.ONNX in asked or recipe.target is not None:
         recipe.check_plannable()
-    source = open_source(recipe)
-    if command := _ALONE.get(asked):
-        source.require(command)
-    quiet_libraries([getattr(recipe, name) for name in source.texts])
+    source: Source = open_graph(recipe) if isinstance(recipe, GraphRecipe) else open_source(recipe)
+    if asked == {Stage.MASKS}:
+        needed(source, TextSource, "learn")
+    elif asked == {Stage.ONNX}:
+        needed(source, CheckpointWeights, "compile")
+    quiet_libraries([getattr(recipe, name) for name in source.format.texts])
     files = InputSnapshot.of(lambda: inputs_of(source, recipe))
     if Stage.MASKS not in asked and recipe.mask is None:
         raise PatchCompileError(

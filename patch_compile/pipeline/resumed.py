@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from masklearn.choice.solve import Chooser
     from patch_compile.planning.cost import CostModel
     from patch_compile.recipe import Recipe
-    from patch_compile.sources.base import Source
+    from patch_compile.sources.base import Weights
 
 _LEARNED = frozenset(LearnRecipe.model_fields) - {"threads"}
 # The masks also depend on these, some of them only where predicted speed chooses tiles.
@@ -32,7 +32,7 @@ _MASKS = _LEARNED | {
 }  # fmt: skip
 
 
-def masks_key(source: Source, r: Recipe, costs: CostModel | None, chooser: Chooser | None) -> str:
+def masks_key(source: Weights, r: Recipe, costs: CostModel | None, chooser: Chooser | None) -> str:
     """Returns the key of the stage that makes the masks. r: the settings, with nothing left open."""
     given = [sha256_of(r.mask), source.given.masks.record.weights, r.weights] if r.mask else None
     learned = r.model_dump(mode="json", include={*_LEARNED} - {"calib"})
@@ -43,7 +43,8 @@ def masks_key(source: Source, r: Recipe, costs: CostModel | None, chooser: Choos
     pairs = chooser.pairs if chooser else ()
     version = importlib.metadata.version("patch-compile")
     model = [source.fingerprint, beside_key(source, given=True)]
-    return key_of(version, model, given or [learned, *files], source.pruned_dtype, predicted, pairs)
+    rounded = r.dtype if source.format.rounds_pruned else None
+    return key_of(version, model, given or [learned, *files], rounded, predicted, pairs)
 
 
 def learning_folder(scratch: Path, key: str) -> Path:
@@ -52,7 +53,7 @@ def learning_folder(scratch: Path, key: str) -> Path:
 
 
 def check_resumed(
-    out: Path, source: Source, recipe: Recipe, costs: CostModel | None, chooser: Chooser | None
+    out: Path, source: Weights, recipe: Recipe, costs: CostModel | None, chooser: Chooser | None
 ) -> None:
     """Raise PatchCompileError if settings differ from those of the interrupted run, so that its masks would be thrown away.
 
@@ -63,7 +64,7 @@ def check_resumed(
     root = next((home for home in homes if (home / RECIPE).is_file()), None)
     if root is None:
         return
-    before, now = read_recipe(root / RECIPE), recipe.spelled(source.texts)
+    before, now = read_recipe(root / RECIPE), recipe.spelled(source.format.texts)
     differing = [name for name in now | before if name in _MASKS and before.get(name) != now.get(name)]
     if not differing:
         return

@@ -56,7 +56,7 @@ def run_stages(job: Job, workspace: Workspace, progress: Progress, dump: PassDum
 
     dump: receives the graph after each pass; None for no dump.
     """
-    job.recipe.save(workspace.root / RECIPE, job.source.texts)
+    job.recipe.save(workspace.root / RECIPE, job.source.format.texts)
     run = _Run(job, workspace, progress, keys_of(job, dump), dump)
     for stage, (names, write) in run.stages().items():
         if stage in job.stages:
@@ -108,17 +108,17 @@ class _Run:
     @property
     def pruned(self) -> Path:
         """The pruned model that the first stage writes."""
-        return self.workspace.root / self.job.source.pruned_file
+        return self.workspace.root / self.job.source.format.pruned_file
 
     def write_masks(self, root: Path) -> None:
         """Write masks and pruned model. Masks that belong to new weights record the sha256 of the pruned model."""
         source = self.job.source
         given = self.job.recipe.mask is not None
         pruning = source.take_given(self.workspace.scratch, self.progress) if given else self._learned()
-        with self.progress.stage(source.pruned_words) as update:
+        with self.progress.stage(source.format.pruned_words) as update:
             pruning.write(self.pruned, update)
         if pruning.masks.record.weights is not None or pruning.has_new_weights:
-            pruning.masks.record.weights = source.fingerprint_of(self.pruned)
+            pruning.masks.record.weights = source.format.fingerprint_of(self.pruned)
         pruning.masks.save(root / MASKS)
         tell(LINEARS, (mask_line(name, mask) for name, mask in pruning.masks.items()))
 

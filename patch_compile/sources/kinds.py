@@ -1,4 +1,4 @@
-"""Names for the work of commands: the stages of a build, the abilities of a source, and its token sequences."""
+"""Names for the work of commands: the stages of a build, and the token sequences of a source."""
 
 from __future__ import annotations
 
@@ -13,16 +13,6 @@ class Stage(StrEnum):
     ONNX = "onnx"
     ENGINE = "engine"
     PROOF = "proof"
-
-
-class Capability(StrEnum):
-    """Abilities that only some kinds of source have. The first three are the commands of the same name."""
-
-    LEARN = "learn"
-    COMPILE = "compile"
-    PLAN = "plan"
-    BLOCKS = "blocks"  # its blocks can be run one after another on text, dense and pruned
-    NEXT_TOKENS = "next tokens"  # it predicts next tokens: it has a perplexity, and continues text
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from patch_compile.artifacts.plan import Plan
 from patch_compile.planning.cost import CostModel
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
-from patch_compile.sources.base import Source
+from patch_compile.sources.base import ProvenSource
 from patch_compile.sources.open import check_unchanged, files_of_model
 from patch_compile.sources.plan_task import PlanTask
 from patch_compile.timing.device import engine_report
@@ -60,7 +60,11 @@ class UniformMasks(Mapping[str, LinearMask]):
 
 @contextmanager
 def engine_files(
-    which: tuple[Contender, ...], out: OutFolder, source: Source, costs: CostModel | None, progress: Progress
+    which: tuple[Contender, ...],
+    out: OutFolder,
+    source: ProvenSource,
+    costs: CostModel | None,
+    progress: Progress,
 ) -> Iterator[dict[Contender, Path]]:
     """Yield the engine of each model. Engines that are made lie in a temporary folder of OUT."""
     engines = {Contender.HYBRID: out.path / ENGINE}
@@ -84,7 +88,7 @@ def engine_files(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _inputs(out: OutFolder, source: Source) -> Iterator[Path]:
+def _inputs(out: OutFolder, source: ProvenSource) -> Iterator[Path]:
     """Yield the files outside OUT that a model is made of."""
     yield from files_of_model(source)
     yield _masks_file(out, source.recipe)
@@ -103,7 +107,7 @@ def _needed(out: OutFolder, engines: int) -> int:
 def write_contender(
     which: Contender,
     out: OutFolder,
-    source: Source,
+    source: ProvenSource,
     costs: CostModel | None,
     folder: Path,
     progress: Progress,

@@ -21,8 +21,8 @@ from patch_compile.planning.measured_fit import fit_assumptions
 from patch_compile.planning.outline import Outline
 from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.roofline.assumptions import Assumptions
-from patch_compile.sources.base import Source
-from patch_compile.sources.kinds import Capability
+from patch_compile.sources.base import Source, TextSource
+from patch_compile.sources.open import needed
 from patch_compile.timing.device import Place
 from patch_compile.timing.points import Point
 
@@ -101,14 +101,12 @@ def _costed(plan: LinearPlan, costs: CostModel) -> LinearPlan:
 
 def check_calibration(place: Place, source: Source) -> None:
     """Raises PatchCompileError, before anything is timed, if times on `place` can't calibrate a card."""
-    fix = "Leave `--calibrate` out."
-    if why := source.why_not(Capability.PLAN):
-        raise PatchCompileError(f"--calibrate does not go with {source.words}", why, fix)
+    needed(source, TextSource, "--calibrate")
     if place.card is None:
         raise PatchCompileError(
             f"{place.device.name} has no card to calibrate",
             "The table of cards has no row for it or its architecture.",
-            fix,
+            "Leave `--calibrate` out.",
         )
 
 

@@ -12,10 +12,10 @@ from patch_compile.artifacts.bench import Phase
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.layout import ENGINE, ONNX
 from patch_compile.artifacts.plan import Plan
-from patch_compile.errors import PatchCompileError, sentence
+from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.graph_inputs import GraphInput, read_inputs
 from patch_compile.progress import Progress
-from patch_compile.sources.base import OutputSource, Source
+from patch_compile.sources.base import ProvenSource
 from patch_compile.timing.points import MakeFeed, Point, feed_of
 from patch_compile.timing.predicted import PlannedModel, planned_model
 from patch_compile.timing.request import BenchRequest
@@ -26,7 +26,7 @@ class Subject:
     """OUT, the source that it was built from, and the request."""
 
     out: OutFolder
-    source: Source
+    source: ProvenSource
     asked: BenchRequest
 
     @cached_property
@@ -60,12 +60,11 @@ class Subject:
         """Returns the first of the inputs that a build without token sequences was verified on."""
         if any(self.asked.sizes):
             raise PatchCompileError(
-                sentence(f"{self.source.words} is timed on the inputs of its build").rstrip("."),
+                "An ONNX file is timed on the inputs of its build",
                 "It does not tell prompts from decode steps, nor tokens from other axes.",
                 "Leave `--batch-size`, `--prompt-tokens` and `--past-tokens` out.",
             )
-        assert isinstance(self.source, OutputSource), "every other source takes token sequences"
-        feed = self.source.probe(self.out.path / ONNX, Progress(Console(quiet=True))).feeds[0]
+        feed = self.source.proof_feed(self.out.path / ONNX, Progress(Console(quiet=True)))
         first = next(iter(feed.values()))
         return {Point(Phase.WHOLE, first.shape[0] if first.ndim else 1, None): partial(dict, feed)}
 

@@ -31,12 +31,12 @@ from patch_compile.artifacts.record import write_json
 from patch_compile.artifacts.workspace import key_of
 from patch_compile.cache_folder import cache_folder
 from patch_compile.progress import Progress
-from patch_compile.sources.base import Source
+from patch_compile.sources.base import Weights
 from patch_compile.sources.open import beside_key
 
 
 def with_baselines(
-    source: Source,
+    source: Weights,
     recipe: LearnRecipe,
     result: BaselineRow,
     dense: float,
@@ -86,7 +86,7 @@ def baselines_cache() -> Path:
     return cache_folder("baselines")
 
 
-def _key(name: Baseline, source: Source, recipe: LearnRecipe, windows: NDArray[np.int64]) -> str:
+def _key(name: Baseline, source: Weights, recipe: LearnRecipe, windows: NDArray[np.int64]) -> str:
     settings = baseline_settings(name, recipe)
     decides: Mapping[str, Any] = settings.model_dump(mode="json", exclude={"calib", "device"})
     text = None if recipe.calib is None else open_text(recipe.calib).fingerprint()

@@ -23,8 +23,7 @@ from patch_compile.onnx_io.session import errors_of_runs
 from patch_compile.onnx_io.tensor_names import ATTENTION_MASK, INPUT_IDS, LOGITS
 from patch_compile.progress import Progress
 from patch_compile.runtime.onnx_decoder import OnnxDecoder
-from patch_compile.sources.base import Source
-from patch_compile.sources.memory import bytes_to_run, free_bytes
+from patch_compile.sources.base import TokenSource
 from patch_compile.sources.rounding import rounding_tolerance, roundings_of, tolerance_of
 from patch_compile.verification.choices import Choices, Followed, following
 
@@ -67,10 +66,10 @@ class PrunedRuns(Runs):
     lost: float = 0.0
 
 
-def note_memory(source: Source, progress: Progress) -> None:
+def note_memory(source: TokenSource, progress: Progress) -> None:
     """Say so if the models are run without their weights in memory."""
     if not source.fits_in_memory:
-        needed, free = bytes_to_run(source.weights) / 1e9, free_bytes() / 1e9
+        needed, free = (count / 1e9 for count in source.memory)
         progress.note(
             f"each run of the proof reads the weights from the disk: {needed:.0f} GB would hold them in memory, "
             f"{free:.0f} GB are free"
@@ -104,17 +103,17 @@ def run_graph(
     return GraphRuns(name, logits, seconds, feeds, chosen, layers)
 
 
-def run_pruned(source: Source, answer: Callable[[Feed], Logits], graph: GraphRuns) -> PrunedRuns:
+def run_pruned(source: TokenSource, answer: Callable[[Feed], Logits], graph: GraphRuns) -> PrunedRuns:
     """Run the pruned model on the feeds of the graph. Its routers choose what the graph has chosen.
 
-    answer: gives the pruned model's logits, see `Source.reference_logits`.
+    answer: gives the pruned model's logits, see `TokenSource.reference_logits`.
     """
     logits, seconds, lost, start = [], [], 0.0, perf_counter()
     for made, followed in _followed(answer, graph):
         logits.append(made)
         seconds.append(perf_counter() - start)
         lost, start = max(lost, followed.lost), perf_counter()
-    return PrunedRuns(source.pruned_words, logits, seconds, lost)
+    return PrunedRuns(source.format.pruned_words, logits, seconds, lost)
 
 
 def _followed(
@@ -164,7 +163,9 @@ def compare_runs(
     return OnnxCheck(passed=passed, error=error, tolerance=tolerance, runs=tuple(runs))
 
 
-def measured_tolerance(source: Source, pruned: Path, graph: GraphRuns, reference: PrunedRuns) -> Tolerance:
+def measured_tolerance(
+    source: TokenSource, pruned: Path, graph: GraphRuns, reference: PrunedRuns
+) -> Tolerance:
     """Returns the tolerance for a model that amplifies roundings more than a model of its depth usually does.
 
     Rows of equal weights, for example, round in one direction. As for ONNX files, the tolerance is twice the error of the

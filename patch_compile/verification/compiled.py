@@ -27,7 +27,7 @@ from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.progress import Progress
 from patch_compile.runtime.onnx_decoder import OnnxDecoder
-from patch_compile.sources.base import Source
+from patch_compile.sources.base import TokenSource
 from patch_compile.verification.compare_runs import (
     GraphRuns,
     Runs,
@@ -45,7 +45,7 @@ from patch_compile.verification.request import VerifyRequest
 
 
 def compiled_right(
-    source: Source,
+    source: TokenSource,
     masks: MaskSet,
     out: Path,
     folder: Path,
@@ -59,7 +59,7 @@ def compiled_right(
     windows: token ids `[count, length]`, at least one token longer than the longest of the request's lengths. --atol and
     --rtol are in units of logits, as in Polygraphy.
     """
-    pruned, statistic = out / source.pruned_file, request.check_error_stat
+    pruned, statistic = out / source.format.pruned_file, request.check_error_stat
     asked = None
     if request.atol is not None or request.rtol is not None:
         asked = AskedTolerance(atol=request.atol or 0.0, rtol=request.rtol or 0.0, statistic=statistic)
@@ -105,7 +105,7 @@ def _save(folder: Path, hybrid: GraphRuns, reference: Runs) -> None:
 
 
 def _first_difference(
-    source: Source,
+    source: TokenSource,
     masks: MaskSet,
     out: Path,
     files: tuple[Path, Path],

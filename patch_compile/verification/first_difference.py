@@ -41,7 +41,7 @@ def write_dense_reference(source: Source, out: Path, masks: MaskSet, reference: 
     rounds = any(rounds_inputs(grid) for grid in masks.grids.values())
     dense = reference.with_name(f"exact-{reference.name}") if rounds else reference
     plan = plan_linears(masks, "dense")
-    source.write_hybrid(out / source.pruned_file, masks, plan, dense, lambda _: no_bars)
+    source.write_hybrid(out / source.format.pruned_file, masks, plan, dense, lambda _: no_bars)
     if rounds:
         write_rounded(dense, masks.grids, reference)
 

@@ -146,7 +146,7 @@ def _fault(
         f"{output!r} of the hybrid differs from the pruned model's by {error:.2e} of "
         f"{'its norm' if tolerance.by_norm else 'its largest value'}",
         f"Rounding explains {tolerance.share:.2e}: {tolerance_words(tolerance)}.",
-        f"This is a fault of the compiler: please report it with {source.to_report} and the recipe.",
+        f"This is a fault of the compiler: please report it with {source.format.to_report} and the recipe.",
     )
 
 

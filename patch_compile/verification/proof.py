@@ -39,7 +39,7 @@ from patch_compile.progress import Progress, Update
 from patch_compile.report.verify import tolerance_words
 from patch_compile.runtime.decoder import pad_left, positions_of
 from patch_compile.runtime.onnx_decoder import OnnxDecoder
-from patch_compile.sources.base import OutputSource, Source
+from patch_compile.sources.base import OutputSource, Source, TokenSource
 from patch_compile.verification.compare_runs import (
     GraphRuns,
     PrunedRuns,
@@ -77,6 +77,7 @@ def prove(
         if fault:
             raise fault
     else:
+        assert isinstance(source, TokenSource), "other graphs are only compiled"
         proof = _prove_next_tokens(source, hybrid, pruned, scratch, progress)
     shutil.rmtree(scratch)
     return proof
@@ -111,11 +112,11 @@ class _Study:
 
 
 def _prove_next_tokens(
-    source: Source, hybrid_path: Path, pruned: Path, scratch: Path, progress: Progress
+    source: TokenSource, hybrid_path: Path, pruned: Path, scratch: Path, progress: Progress
 ) -> TokensProof:
     tokenizer = source.tokenizer
     windows, text = source.evaluation(progress)
-    positions = source.sequences.positions if source.sequences else None
+    positions = source.sequences.positions
     ids = token_ids(tokenizer, PROMPT)[: positions and positions - 1] or [0]  # one more is generated
     prompt = _Prompt(ids, _room(source, ids), partial(_ended, tokenizer))
     texts = last_words(tokenizer, positions)
@@ -176,7 +177,7 @@ def _study(
     return _Study(short, whole, continuation, right)
 
 
-def _agreement(source: Source, pruned: Path, hybrid: _Study) -> tuple[Agreement, PrunedRuns]:
+def _agreement(source: TokenSource, pruned: Path, hybrid: _Study) -> tuple[Agreement, PrunedRuns]:
     """Returns the agreement with the pruned checkpoint, and the checkpoint's answers to the probes."""
     logits, dtype = source.reference_logits(pruned), source.recipe.dtype
     probes, window = (run_pruned(source, logits, runs) for runs in (hybrid.probes, hybrid.window))
@@ -196,7 +197,7 @@ class _Dense:
 
 
 def _dense_answers(
-    source: Source, probes: GraphRuns, reference: PrunedRuns, prompt: _Prompt, texts: Sequence[LastWord]
+    source: TokenSource, probes: GraphRuns, reference: PrunedRuns, prompt: _Prompt, texts: Sequence[LastWord]
 ) -> _Dense:
     """Ask the dense model, which transformers runs. reference: the pruned model's answers to the probes."""
     logits = source.reference_logits(source.model)
@@ -215,7 +216,7 @@ def _dense_answers(
 
 
 def _predictions(
-    source: Source, pruned: Path, windows: NDArray[np.int64], progress: Update, scratch: Path
+    source: TokenSource, pruned: Path, windows: NDArray[np.int64], progress: Update, scratch: Path
 ) -> Predictions:
     """Compare the predictions of both checkpoints on all windows."""
     dense, other, device = source.checkpoint, Checkpoint.open(pruned), source.recipe.device
@@ -282,9 +283,9 @@ def _check(error: float | None, tolerance: Tolerance, dtype: str, *, passed: boo
         )
 
 
-def _room(source: Source, prompt: list[int]) -> int:
+def _room(source: TokenSource, prompt: list[int]) -> int:
     """Returns the most tokens of the sentence that continues the prompt."""
-    positions = source.sequences.positions if source.sequences else None
+    positions = source.sequences.positions
     most = _SENTENCE_TOKENS if source.fits_in_memory else _STREAMED_TOKENS
     return most if positions is None else min(most, positions - len(prompt))
 

@@ -23,11 +23,11 @@ from patch_compile.artifacts.verify_schema import (
     PrunedTokens,
 )
 from patch_compile.progress import Progress
-from patch_compile.sources.base import Source
+from patch_compile.sources.base import TextSource
 
 
 def compare_checkpoints(
-    source: Source,
+    source: TextSource,
     masks: MaskSet,
     pruned: Path,
     windows: NDArray[np.int64],

@@ -23,14 +23,12 @@ from patch_compile.artifacts.layout import MANIFEST, MASKS, ONNX, PLAN
 from patch_compile.artifacts.place import no_build, partial_of
 from patch_compile.artifacts.plan import LinearRow, Plan
 from patch_compile.errors import PatchCompileError
-from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.graph_inputs import load_graph
 from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.onnx_io.session import open_session, run_session
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
-from patch_compile.runtime.onnx_decoder import OnnxDecoder
-from patch_compile.sources.base import OutputSource, Source
+from patch_compile.sources.base import ProvenSource
 from patch_compile.sources.open import check_unchanged, open_source
 from patch_compile.sources.rounding import rounding_tolerance
 from patch_compile.verification.first_difference import error_of, tensors_of, write_dense_reference
@@ -38,7 +36,6 @@ from patch_compile.verification.first_difference import error_of, tensors_of, wr
 if TYPE_CHECKING:
     import onnx
 
-_TOKENS = 95  # of a prompt, as in the proof of a build
 _RUN = (
     "import numpy, onnxruntime; print(onnxruntime.InferenceSession({!r}).run(None, dict(numpy.load({!r}))))"
 )
@@ -64,7 +61,7 @@ def reduce_linear(out: Path, linear: str, folder: Path) -> ReducedLinear:
             write_dense_reference(source, out, MaskSet.load(out / MASKS), reference)
             dense = runnable_onnx(reference, scratch)
         part = _Part.around(row, load_graph(out / ONNX), load_graph(dense))
-        feed = _feed(source, hybrid, progress)
+        feed = source.proof_feed(hybrid, progress)
         with progress.stage("hybrid on ONNX Runtime"):
             names = [*part.inputs, *part.outputs]
             recorded = dict(zip(names, tensors_of(hybrid, names, feed), strict=True))
@@ -116,20 +113,11 @@ def _check_new(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def _source(out: Path) -> Source:
+def _source(out: Path) -> ProvenSource:
     source = open_source(Recipe.of_build(out))
     if (out / MANIFEST).is_file():
         check_unchanged(source, OutFolder.open(out))
     return source
-
-
-def _feed(source: Source, hybrid: Path, progress: Progress) -> Feed:
-    """Returns the inputs of the whole graph in the first run of the build's proof."""
-    if isinstance(source, OutputSource):
-        return source.probe(hybrid, progress).feeds[0]
-    windows, _ = source.evaluation(progress)
-    decoder = OnnxDecoder(hybrid)
-    return decoder.feed(windows[:1, :_TOKENS], decoder.empty_cache(1))
 
 
 @dataclass(frozen=True)

@@ -47,10 +47,8 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.progress import Progress, quiet_libraries
 from patch_compile.recipe import Recipe
 from patch_compile.report.loss import GIVE_DENSE, NO_DENSE
-from patch_compile.sources.base import OutputSource, Source
-from patch_compile.sources.kinds import Capability
-from patch_compile.sources.memory import bytes_to_run, free_bytes
-from patch_compile.sources.open import check_unchanged, files_of_model, open_source
+from patch_compile.sources.base import OutputSource, ProvenSource, TextSource, TokenSource
+from patch_compile.sources.open import check_unchanged, files_of_model, needed, open_source
 from patch_compile.verification.request import VerifyRequest, check_figures
 
 Answers = Iterator[tuple[str, Any]]
@@ -76,7 +74,7 @@ def _verify(path: Path, request: VerifyRequest) -> VerifyReport:
     recipe = _recipe(out, request)
     source = open_source(recipe)
     recipe.check_held_out()
-    quiet_libraries([getattr(recipe, name) for name in source.texts], hubs=bool(request.tasks))
+    quiet_libraries([getattr(recipe, name) for name in source.format.texts], hubs=bool(request.tasks))
     with out.replacing(VERIFY_FOLDER) as folder:
         (folder / SCRATCH).mkdir()
         found = Verification(out, source, request, folder, progress).report()
@@ -118,7 +116,7 @@ class Verification:
     to."""
 
     out: OutFolder
-    source: Source
+    source: ProvenSource
     request: VerifyRequest
     folder: Path
     progress: Progress
@@ -129,16 +127,17 @@ class Verification:
         Raises PatchCompileError if the model has changed since the build or changes meanwhile, or cannot answer a question.
         """
         found = self._inputs
-        decoder = not self.source.why_not(Capability.NEXT_TOKENS)
-        if not decoder:
-            _refuse_what_it_lacks(self.request, self.source)
-        check_figures(self.request.fail_on, decoder=decoder, dense_given=self._dense_given)
+        for flag, given in (("--baselines", self.request.baselines), ("--tasks", self.request.tasks)):
+            if given:
+                needed(self.source, TokenSource, flag)
+        source = self.source if isinstance(self.source, TokenSource) else None
+        check_figures(self.request.fail_on, decoder=source is not None, dense_given=self._dense_given)
         if self.request.baselines and not self._dense_given:
             raise PatchCompileError("--baselines can't be measured", NO_DENSE, GIVE_DENSE)
         check_unchanged(self.source, self.out)
-        if self._runs_as_a_whole(decoder=decoder) and not self.source.why_not(Capability.BLOCKS):
-            _check_memory(self.source)  # a run block by block would need less
-        answers = dict(self._about_next_tokens() if decoder else self._about_outputs())
+        if self._of_text and self._runs_as_a_whole(decoder=source is not None):
+            _check_memory(self._of_text)  # a run block by block would need less
+        answers = dict(self._about_next_tokens(source) if source else self._about_outputs())
         found.check()
         pruned = answers.get("pruned")
         report = VerifyReport(
@@ -162,12 +161,17 @@ class Verification:
 
     @property
     def _pruned(self) -> Path:
-        return self.out.path / self.source.pruned_file
+        return self.out.path / self.source.format.pruned_file
+
+    @property
+    def _of_text(self) -> TextSource | None:
+        """The source, if its blocks can be run on text."""
+        return self.source if isinstance(self.source, TextSource) else None
 
     @cached_property
     def _inputs(self) -> InputSnapshot:
         """The files of the model, and of the evaluation text, at the first access."""
-        text = self.source.recipe.eval_text if self.source.texts else None
+        text = self.source.recipe.eval_text if self._of_text else None
         texts = () if text is None else open_text(text).files
         return InputSnapshot.of(lambda: (*files_of_model(self.source), *texts))
 
@@ -188,7 +192,7 @@ class Verification:
             return self.request.only
         lacking = {
             Question.BUILT: not (self.out.path / ENGINE).is_file(),
-            Question.WHERE: bool(self.source.why_not(Capability.BLOCKS)),
+            Question.WHERE: self._of_text is None,
         }
         return tuple(question for question in self.request.only if not lacking.get(question, False))
 
@@ -198,9 +202,9 @@ class Verification:
         proves = r.asks(Question.COMPILED) or r.asks(Question.PRUNED)
         return bool(r.tasks or (not decoder and proves))
 
-    def _about_next_tokens(self) -> Answers:
+    def _about_next_tokens(self, source: TokenSource) -> Answers:
         request, out = self.request, self.out.path
-        windows, text = self.source.evaluation(self.progress)
+        windows, text = source.evaluation(self.progress)
         if request.asks(Question.COMPILED) or request.asks(Question.BUILT):
             _check_long_enough(windows, max(request.lengths) + 1)
         yield "text", _record_of(windows, text)
@@ -209,14 +213,14 @@ class Verification:
             from patch_compile.verification.compiled import compiled_right
 
             place = (out, self.folder, windows, request, self._scratch, self.progress)
-            yield "compiled", compiled_right(self.source, self._masks, *place)
+            yield "compiled", compiled_right(source, self._masks, *place)
         if request.asks(Question.PRUNED) or request.asks(Question.WHERE):
-            yield from self._compared(windows, text.name)
+            yield from self._compared(source, windows, text.name)
         if request.asks(Question.BUILT):
             from patch_compile.verification.built import built_right
 
             prompts = [windows[0, :length] for length in request.lengths]
-            dtype, layers = self.source.recipe.dtype, self.source.layers
+            dtype, layers = source.recipe.dtype, source.layers
             yield "built", built_right(out, prompts, dtype, layers, self.progress, trust=request.trust)
 
     def _about_outputs(self) -> Answers:
@@ -225,9 +229,9 @@ class Verification:
         asks = self.request.asks
         if asks(Question.COMPILED) or asks(Question.PRUNED):
             yield from self._proven()
-        if asks(Question.WHERE) and not self.source.why_not(Capability.BLOCKS):
-            windows, text = self.source.evaluation(self.progress)
-            yield from self._compared(windows, text.name)
+        if asks(Question.WHERE) and self._of_text:
+            windows, text = self._of_text.evaluation(self.progress)
+            yield from self._compared(self._of_text, windows, text.name)
         if asks(Question.BUILT):
             engine = (self.out.path / ENGINE).is_file()  # only engines of decoders have a runtime here
             yield "built", EngineNotRun(reason=NotRun.NO_RUNTIME if engine else NotRun.NO_ENGINE)
@@ -270,13 +274,13 @@ class Verification:
                 ),
             )
 
-    def _compared(self, windows: NDArray[np.int64], text: str) -> Answers:
+    def _compared(self, source: TextSource, windows: NDArray[np.int64], text: str) -> Answers:
         """Answer the questions about pruning: how much quality it cost, where it went, and the baselines."""
         from patch_compile.verification.pruned import compare_checkpoints, predictions_answer, where_answer
 
         request = self.request
         found = compare_checkpoints(
-            self.source, self._masks, self._pruned, windows, request.device, self._scratch, self.progress
+            source, self._masks, self._pruned, windows, request.device, self._scratch, self.progress
         )
         if request.asks(Question.WHERE):
             yield "where", where_answer(found)
@@ -340,23 +344,12 @@ def _check_long_enough(windows: NDArray[np.int64], longest: int) -> None:
         )
 
 
-def _check_memory(source: Source) -> None:
+def _check_memory(source: TextSource) -> None:
     """Raise PatchCompileError unless ONNX Runtime and transformers can each hold the model on this machine."""
     if not source.fits_in_memory:
-        needed, free = bytes_to_run(source.weights) / 1e9, free_bytes() / 1e9
+        needed, free = (count / 1e9 for count in source.memory)
         raise PatchCompileError(
             "The model does not fit into memory to be run as a whole",
             f"That takes some {needed:.0f} GB, and {free:.0f} GB are free.",
             "Leave out --tasks, and ask --only where of an encoder; or take a machine with more memory.",
         )
-
-
-def _refuse_what_it_lacks(request: VerifyRequest, source: Source) -> None:
-    """Raise PatchCompileError for flags that only work for models that predict next tokens."""
-    asked = {
-        "--baselines": bool(request.baselines),
-        "--tasks": bool(request.tasks),
-    }
-    for flag, given in asked.items():
-        if given:
-            source.require_next_tokens(flag)

@@ -9,6 +9,7 @@ import pytest
 from masklearn.masks.maskset import MaskSet
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears
+from patch_compile.artifacts.report import Kind
 from patch_compile.pipeline.learn import learn
 from patch_compile.pipeline.prepare import Job, prepare
 from patch_compile.progress import Progress
@@ -70,7 +71,7 @@ def test_learning_without_texts_needs_no_tokenizer(settings: dict[str, Any]) -> 
 
 def test_an_encoder_needs_text_for_its_proof_alone(settings: dict[str, Any], make_model: ModelMaker) -> None:
     silent = settings | {"model": make_model("bert"), "method": "magnitude", "calib": None, "eval_text": None}
-    assert prepared(silent, Stage.MASKS).source.words == "an encoder"
+    assert prepared(silent, Stage.MASKS).source.kind is Kind.ENCODER
     with refused():
         prepared(silent)
     with refused():  # the text that masks are learned on is not held out

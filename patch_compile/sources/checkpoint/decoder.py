@@ -12,21 +12,21 @@ from typing_extensions import override
 
 from masklearn.model.pretrained import cache_argument
 from patch_compile.artifacts.manifest import EvalText
-from patch_compile.artifacts.report import Kind
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.tensor_names import PAST
 from patch_compile.progress import Progress
 from patch_compile.runtime.model_configs import read_model_configs
+from patch_compile.runtime.onnx_decoder import OnnxDecoder
+from patch_compile.sources.base import TokenSource
 from patch_compile.sources.checkpoint.references import evaluation_windows, load_as_compiled
 from patch_compile.sources.checkpoint.source import CheckpointSource
 from patch_compile.sources.kinds import Stage
 
+_PROOF_TOKENS = 95  # of a prompt
 
-class DecoderSource(CheckpointSource):
-    """A checkpoint with a language-model head. It has every ability of a source."""
 
-    kind = Kind.DECODER
-    words = "a decoder"
+class DecoderSource(CheckpointSource, TokenSource):
+    """A checkpoint with a language-model head."""
 
     @override
     def write_beside(self, onnx: Path) -> None:
@@ -55,6 +55,12 @@ class DecoderSource(CheckpointSource):
     def evaluation(self, progress: Progress) -> tuple[NDArray[np.int64], EvalText]:
         """Returns windows of the evaluation text. The model writes the text itself if none is given."""
         return evaluation_windows(self.recipe, self.tokenizer, progress)
+
+    @override
+    def proof_feed(self, hybrid: Path, progress: Progress) -> Feed:
+        windows, _ = self.evaluation(progress)
+        decoder = OnnxDecoder(hybrid)
+        return decoder.feed(windows[:1, :_PROOF_TOKENS], decoder.empty_cache(1))
 
     @override
     def reference_logits(

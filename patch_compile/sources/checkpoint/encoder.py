@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,6 @@ from typing_extensions import override
 from masklearn.model.folder import read_json_object
 from patch_compile.artifacts.manifest import EvalText
 from patch_compile.artifacts.proof import TextWindows, ToleranceOrigin
-from patch_compile.artifacts.report import Kind
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.compare import Outputs, output_file, save_array, worst_error
 from patch_compile.onnx_io.feeds import Feed
@@ -24,7 +23,7 @@ from patch_compile.progress import Progress
 from patch_compile.sources.base import OutputSource, Probe
 from patch_compile.sources.checkpoint.references import evaluation_windows, load_as_compiled
 from patch_compile.sources.checkpoint.source import CheckpointSource
-from patch_compile.sources.kinds import Capability, Stage
+from patch_compile.sources.kinds import Stage
 from patch_compile.sources.pruning import grids_of_pruned
 from patch_compile.sources.rounding import Rounding, roundings_of
 
@@ -34,12 +33,6 @@ _ROWS = 2  # windows in a feed; the second half of the last window is padding
 
 class EncoderSource(CheckpointSource, OutputSource):
     """A checkpoint without a language-model head."""
-
-    kind = Kind.ENCODER
-    words = "an encoder"
-    why_lacking: ClassVar[Mapping[Capability, str]] = {
-        Capability.NEXT_TOKENS: "{model} is an encoder: it reads text and predicts none."
-    }
 
     @override
     def check(self, stages: Collection[Stage]) -> None:

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
 from typing_extensions import override
 
 from masklearn import FISHER_WINDOWS
 from masklearn.masks.linear_mask import LinearMask
-from masklearn.masks.maskset import MaskSet
 from masklearn.masks.tiles import GROUP
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears_of
@@ -24,16 +20,14 @@ from patch_compile.artifacts.proof import PROMPT
 from patch_compile.artifacts.report import Kind
 from patch_compile.errors import PatchCompileError
 from patch_compile.planning.lowering import LinearPlan
-from patch_compile.progress import Progress, Update
 from patch_compile.recipe import Recipe
-from patch_compile.sources.base import Bars
+from patch_compile.sources.base import Bars, TextSource
 from patch_compile.sources.checkpoint.references import check_evaluation
-from patch_compile.sources.checkpoint_model import CheckpointModel
-from patch_compile.sources.kinds import Capability, Sequences, Stage
-from patch_compile.sources.pruning import Pruning, types_to_round
+from patch_compile.sources.checkpoint_weights import CheckpointWeights
+from patch_compile.sources.kinds import Sequences, Stage
+from patch_compile.sources.plan_task import PlanTask
 
 if TYPE_CHECKING:
-    from masklearn.choice.solve import Chooser
     from patch_compile.passes import PassDump
 
 _STATE_BYTES = 12  # fp32 weight and the two moments of AdamW
@@ -41,26 +35,7 @@ _RANGE_TOKENS = 64  # the largest activations of language models are at the firs
 _PACKED_SHARE = 1.1  # packed weights and engine are at most this share of the 16-bit weights
 
 
-@dataclass(frozen=True)
-class CheckpointPruning(Pruning):
-    """Masks of a checkpoint. checkpoint: the weights that belong to the masks, before masking."""
-
-    masks: MaskSet
-    checkpoint: Checkpoint
-
-    @property
-    @override
-    def has_new_weights(self) -> bool:
-        return self.checkpoint.new is not None and bool(self.checkpoint.new.names())
-
-    @override
-    def write(self, path: Path, update: Update) -> None:
-        from masklearn.model.prune import write_pruned_checkpoint
-
-        write_pruned_checkpoint(self.checkpoint, self.masks, path, update)
-
-
-class CheckpointSource(CheckpointModel):
+class CheckpointSource(CheckpointWeights, TextSource):
     """Common part of decoders and encoders: linears in blocks, text, and a graph that is exported from the checkpoint."""
 
     @property
@@ -73,7 +48,7 @@ class CheckpointSource(CheckpointModel):
     def sequences(self) -> Sequences:
         config = text_settings(self.model)
         positions = getattr(config, "max_position_embeddings", None)
-        return Sequences(config.vocab_size, positions, decodes=not self.why_not(Capability.NEXT_TOKENS))
+        return Sequences(config.vocab_size, positions, decodes=self.kind is Kind.DECODER)
 
     @property
     @override
@@ -97,7 +72,7 @@ class CheckpointSource(CheckpointModel):
             check_traceable(self.model)
         self.check_masks()
         if Stage.ONNX in stages:
-            self._check_scales()
+            self._check_scales(PlanTask.of(self).types)
         r = self._recipe
         if r.pruned is not None:
             covered = covered_linears_of(Checkpoint.open(r.pruned), r.include, r.exclude).linears
@@ -138,34 +113,11 @@ class CheckpointSource(CheckpointModel):
     @override
     def space(self, recipe: Recipe, stages: Collection[Stage]) -> int:
         """Returns bytes on disk. The proof also writes a copy of the ONNX file with decoded weights."""
-        packed = 2 * self.weights * _PACKED_SHARE
-        needs = {Stage.ONNX: packed, Stage.ENGINE: packed, Stage.PROOF: 2 * self.weights}
+        packed = 2 * self.size * _PACKED_SHARE
+        needs = {Stage.ONNX: packed, Stage.ENGINE: packed, Stage.PROOF: 2 * self.size}
         if Stage.MASKS in stages:
             needs[Stage.MASKS] = self._stored + (0 if recipe.mask else self._learning_bytes(recipe))
         return int(sum(needs[stage] for stage in stages))
-
-    @override
-    def learn(self, recipe: Recipe, scratch: Path, progress: Progress, choose: Chooser | None) -> Pruning:
-        return _learn(recipe, scratch, progress, choose, loss=self.kind is Kind.DECODER)
-
-    @override
-    def take_given(self, scratch: Path, progress: Progress) -> Pruning:
-        from masklearn import round_given
-
-        masks, checkpoint = self.given.masks, Checkpoint.open(self.given.weights)
-        if types_to_round(masks, self._recipe.weights, self._recipe.mask, checkpoint.grids.types):
-            with progress.stage("rounding") as update:
-                checkpoint = round_given(
-                    checkpoint, self.coverage, masks, self._recipe.learning(), scratch, update
-                )
-        return CheckpointPruning(masks, checkpoint)
-
-    @override
-    def weight(self, name: str) -> NDArray[np.float32]:
-        from masklearn.model.linears import read_linear
-
-        weight: NDArray[np.float32] = read_linear(self._checkpoint, name).numpy()
-        return weight
 
     @override
     def write_hybrid(
@@ -207,7 +159,7 @@ class CheckpointSource(CheckpointModel):
         if not r.trains:
             return stored
         # The state of a checkpoint comes from memory, so it cannot be larger than the memory.
-        return stored + 2 * min(_STATE_BYTES * self.weights, available_memory(usable_device(r.device)))
+        return stored + 2 * min(_STATE_BYTES * self.size, available_memory(usable_device(r.device)))
 
     def _pass_bytes(self, r: Recipe) -> int:
         """Returns bytes of the patterns that scoring and solving find, and of the hidden states between blocks.
@@ -226,25 +178,3 @@ class CheckpointSource(CheckpointModel):
     def _stored(self) -> int:
         """Bytes of the files, or of the tensors if a quantised checkpoint's tensors take more once they are dense."""
         return max(sum(file.stat().st_size for file in self._checkpoint.files()), self._checkpoint.bytes())
-
-
-def _learn(
-    recipe: Recipe, scratch: Path, progress: Progress, choose: Chooser | None, *, loss: bool
-) -> CheckpointPruning:
-    """Learn masks on text. Prints notes about the calibration text and about permuted channels.
-
-    loss: True if the model has a next-token loss.
-    """
-    from masklearn import learn
-
-    if recipe.calib is None and recipe.reads_text:
-        progress.note("calibration text: the model writes its own (no --calib given)")
-    settings = recipe.learning()
-    with progress.stage("masks", phases=settings.phases(loss=loss)) as update:
-        learned = learn(recipe.model, settings, scratch, update, progress.note, choose)
-    if permuted := learned.masks.record.permuted:
-        progress.note(
-            f"permuted: the hidden channels of {permuted.parts} feed-forward parts; their dense outputs differ by"
-            f" {permuted.dense_error:g} of their norm at most"
-        )
-    return CheckpointPruning(learned.masks, learned.checkpoint)

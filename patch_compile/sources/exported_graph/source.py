@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,6 @@ from typing_extensions import override
 
 from masklearn.model.checkpoint import Checkpoint
 from patch_compile.artifacts.plan import Reason, ReasonKind
-from patch_compile.artifacts.report import Kind
 from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.artifacts.workspace import key_of
 from patch_compile.errors import PatchCompileError, UsageError
@@ -25,8 +24,8 @@ from patch_compile.passes.find_linears import linears_of_file
 from patch_compile.passes.linears import FoundLinears
 from patch_compile.planning.lowering import LinearPlan
 from patch_compile.recipe import GraphRecipe, Recipe
-from patch_compile.sources.base import Bars
-from patch_compile.sources.checkpoint_model import CheckpointModel
+from patch_compile.sources.base import Bars, Source
+from patch_compile.sources.checkpoint_weights import CheckpointWeights
 from patch_compile.sources.exported_graph.match import (
     Matches,
     Origin,
@@ -35,7 +34,8 @@ from patch_compile.sources.exported_graph.match import (
     masked_of,
     match_linears,
 )
-from patch_compile.sources.kinds import Capability, Stage
+from patch_compile.sources.kinds import Stage
+from patch_compile.sources.plan_task import PlanTask
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -43,19 +43,14 @@ if TYPE_CHECKING:
     from masklearn.masks.linear_mask import LinearMask
     from patch_compile.passes import GraphPass, PassDump
 
-_ONLY_COMPILED = "The graph of another program is compiled unchanged, and nothing is learned or proven by it."
 _KEPT = {
     "opset": f"An exported graph keeps its opset ({OLDEST_OPSET} where it is older).",
     "logits": "An exported graph keeps its outputs.",
 }
 
 
-class ExportedSource(CheckpointModel):
+class ExportedSource(CheckpointWeights, Source):
     """A checkpoint whose graph comes from a file. It can only be compiled."""
-
-    why_lacking: ClassVar[Mapping[Capability, str]] = {
-        ability: _ONLY_COMPILED for ability in Capability if ability is not Capability.COMPILE
-    }
 
     def __init__(self, recipe: GraphRecipe, checkpoint: Checkpoint) -> None:
         super().__init__(recipe, checkpoint)
@@ -86,7 +81,7 @@ class ExportedSource(CheckpointModel):
         other weights do not belong to the masks."""
         self._checkpoint.check_unchanged()
         self.check_masks()
-        self._check_scales()
+        self._check_scales(PlanTask.of(self).types)
         if not self._matches.products and not self._matches.in_place:
             raise self._of_another()
         self._check_rest()
@@ -262,20 +257,6 @@ class ExportedSource(CheckpointModel):
             why,
             f"Export it from {self.model} or from the pruned model of the masks, in float16, bfloat16 or float32.",
         )
-
-
-class ExportedDecoder(ExportedSource):
-    """A checkpoint with a language-model head."""
-
-    kind = Kind.DECODER
-    words = "a decoder"
-
-
-class ExportedEncoder(ExportedSource):
-    """A checkpoint without a language-model head."""
-
-    kind = Kind.ENCODER
-    words = "an encoder"
 
 
 _NOTES = {

@@ -3,7 +3,6 @@ inputs."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,10 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from masklearn import METHODS, Criterion, Magnitude, Repair, Requires, lacking
 from masklearn.masks.name_globs import check_patterns, kinds_of, matches
 from masklearn.model.coverage import Coverage
-from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.engine.profiles import parse_profile
 from patch_compile.errors import PatchCompileError, UsageError
-from patch_compile.onnx_io.external import external_files
 from patch_compile.onnx_io.feeds import Feeds, feeds_from_npz, input_dtypes, random_feeds, table_rows
 from patch_compile.onnx_io.graph_inputs import GraphInput, read_inputs
 from patch_compile.onnx_io.proto import refusing_invalid
@@ -25,6 +22,7 @@ from patch_compile.options import flag_of
 from patch_compile.passes.find_linears import linears_of_file
 from patch_compile.passes.linears import FoundLinears, Linear
 from patch_compile.recipe import Recipe
+from patch_compile.sources.formats import ONNX_FILE
 from patch_compile.sources.onnx_model.feed import LACKS
 
 if TYPE_CHECKING:
@@ -75,18 +73,13 @@ class OnnxFacts:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over the sha256 of the file and of its data files."""
-        return fingerprint_of(self.files)
+        return ONNX_FILE.fingerprint_of(self.recipe.model)
 
     def read(self, path: Path) -> tuple[ir.Model, dict[str, Linear]]:
         """Read the file or its pruned form, and return the model with its covered linears."""
         model = read_onnx(path)
         found = linears_of_file(path, model).linears
         return model, {name: found[name] for name in self.coverage.linears}
-
-
-def fingerprint_of(files: Sequence[Path]) -> str:
-    """Returns the sha256 over the sha256 of each file."""
-    return hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()
 
 
 def examine(asked: Recipe) -> OnnxFacts:
@@ -113,7 +106,7 @@ def _examined(asked: Recipe) -> OnnxFacts:
     return OnnxFacts(
         recipe,
         coverage,
-        (path, *external_files(path)),
+        tuple(ONNX_FILE.files_of(path)),
         feeds,
         weights=sum(value.const_value.size for value in stored if value.const_value is not None),
         inputs=tuple(covered.values()),

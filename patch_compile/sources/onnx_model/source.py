@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +15,10 @@ from typing_extensions import override
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.model.coverage import Coverage
 from masklearn.quant.grid import Grid
-from patch_compile.artifacts.layout import PRUNED_ONNX
 from patch_compile.artifacts.report import Kind
 from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.compare import Outputs, answer
-from patch_compile.onnx_io.external import external_files
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.graph_inputs import dim_names, read_inputs
 from patch_compile.onnx_io.runnable import holds_bfloat16, runnable_onnx
@@ -30,8 +28,9 @@ from patch_compile.planning.lowering import LinearPlan
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.sources.base import Bars, OutputSource, Probe
-from patch_compile.sources.kinds import Capability, Stage
-from patch_compile.sources.onnx_model.facts import OnnxFacts, examine, fingerprint_of
+from patch_compile.sources.formats import ONNX_FILE
+from patch_compile.sources.kinds import Stage
+from patch_compile.sources.onnx_model.facts import OnnxFacts, examine
 from patch_compile.sources.plan_task import PlanTask
 from patch_compile.sources.pruning import Pruning, grids_of_pruned, types_to_round
 from patch_compile.sources.rounding import Rounding
@@ -42,29 +41,20 @@ if TYPE_CHECKING:
 
 _RUNS = 8  # most runs of the inputs that models are compared on
 _MOMENT_BYTES = 4
-_NO_TOKENS = "An ONNX file does not tell prompts from decode steps, and speed is predicted for these."
 
 
 class OnnxSource(OutputSource):
     """An ONNX file. It is read when a property needs its content."""
 
-    kind = Kind.ONNX
-    words = "an ONNX file"
-    texts = ()
-    pruned_file = PRUNED_ONNX
-    pruned_words = "pruned ONNX"
-    to_report = "the ONNX file"
-    why_lacking: ClassVar[Mapping[Capability, str]] = {
-        Capability.LEARN: "An ONNX file is pruned by the inputs of its linears, as part of its build.",
-        Capability.COMPILE: "An ONNX file is pruned and compiled by its build.",
-        Capability.PLAN: _NO_TOKENS,
-        Capability.BLOCKS: "An ONNX file does not name the blocks of its model.",
-        Capability.NEXT_TOKENS: "{model} is an ONNX file, which comes without a tokenizer.",
-    }
+    format = ONNX_FILE
 
     def __init__(self, recipe: Recipe) -> None:
-        super().__init__(recipe.model)
-        self._asked = recipe
+        self.model, self._asked = recipe.model, recipe
+
+    @property
+    @override
+    def kind(self) -> Kind:
+        return Kind.ONNX
 
     @cached_property
     def _facts(self) -> OnnxFacts:
@@ -89,7 +79,7 @@ class OnnxSource(OutputSource):
 
     @property
     @override
-    def weights(self) -> int:
+    def size(self) -> int:
         return self._facts.weights
 
     @property
@@ -106,20 +96,6 @@ class OnnxSource(OutputSource):
     @override
     def fingerprint(self) -> str:
         return self._facts.fingerprint
-
-    @override
-    def fingerprint_of(self, pruned: Path) -> str:
-        return fingerprint_of(self.files_of(pruned))
-
-    @override
-    def files_of(self, pruned: Path) -> Sequence[Path]:
-        return (pruned, *external_files(pruned))
-
-    @property
-    @override
-    def pruned_dtype(self) -> str:
-        """The type of packed weights: the pruned model holds exactly the packed numbers."""
-        return self.recipe.dtype
 
     @cached_property
     @override
