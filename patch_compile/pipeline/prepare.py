@@ -97,10 +97,12 @@ def prepare(
     source.check(asked)
     task = PlanTask.of(source)
     _check_patterns(source, task, asked)
-    for line in filter(
-        None,
-        (*source.notes, *_masks_of_another(source), *_idle(recipe), dequantised_line(source.dequantised)),
-    ):
+    for line in (*source.notes, *_masks_of_another(source)):
+        progress.note(line)
+    if recipe.idle:
+        idle = ", ".join(recipe.idle)
+        progress.note(f"given masks: {idle} do not change them: masks and weights are learned already")
+    if line := dequantised_line(source.dequantised):
         progress.note(line)
     out = _choose_out(source, progress)
     check_apart(out, (source.model, *files.states))
@@ -161,11 +163,6 @@ def _warn_of_little_gain(task: PlanTask, costs: CostModel, progress: Progress) -
     assert task.outline is not None  # there would be no costs
     if found := little_gain(task, plans, costs, regime(plans.values(), task.outline, costs)):
         progress.note(f"warning: {little_gain_line(found)}")
-
-
-def _idle(recipe: Recipe) -> Iterator[str]:
-    if recipe.idle:
-        yield f"given masks: {', '.join(recipe.idle)} do not change them: masks and weights are learned already"
 
 
 def _check_patterns(source: Source, task: PlanTask, stages: Collection[Stage]) -> None:

@@ -89,14 +89,14 @@ class Weights(ABC):
         """The pruned linears with their shapes, and the other linears with the reason why they stay dense."""
 
     @property
-    @abstractmethod
     def files(self) -> Sequence[Path]:
         """The files of configuration and weights."""
+        return self.format.files_of(self.model)
 
-    @property
-    @abstractmethod
+    @cached_property
     def fingerprint(self) -> str:
         """sha256 of the model."""
+        return self.format.fingerprint_of(self.model)
 
     @property
     @abstractmethod
@@ -121,9 +121,9 @@ class Weights(ABC):
     @cached_property
     def given(self) -> GivenMasks:
         """The masks of the setting `mask`. Raises PatchCompileError if they are for another model."""
-        assert self.recipe.mask is not None
-        place = (self.model, self.format.pruned_file, self.recipe.pruned)
-        return given_masks(self.recipe.mask, self.coverage.linears, *place, self.format.fingerprint_of)
+        r = self.recipe
+        assert r.mask is not None
+        return given_masks(r.mask, self.coverage.linears, self.model, r.pruned, self.format)
 
     def check_masks(self) -> None:
         """Read the linears, and the masks of the setting `mask`. Raises PatchCompileError as `coverage` and `given` do."""

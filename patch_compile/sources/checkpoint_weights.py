@@ -138,7 +138,20 @@ class CheckpointWeights(Weights):
 
     @override
     def learn(self, recipe: Recipe, scratch: Path, progress: Progress, choose: Chooser | None) -> Pruning:
-        return _learn(recipe, scratch, progress, choose, loss=self.kind is Kind.DECODER)
+        """Learn masks on text. Prints notes about the calibration text and about permuted channels."""
+        from masklearn import learn
+
+        if recipe.calib is None and recipe.reads_text:
+            progress.note("calibration text: the model writes its own (no --calib given)")
+        settings = recipe.learning()
+        with progress.stage("masks", phases=settings.phases(loss=self.kind is Kind.DECODER)) as update:
+            learned = learn(recipe.model, settings, scratch, update, progress.note, choose)
+        if permuted := learned.masks.record.permuted:
+            progress.note(
+                f"permuted: the hidden channels of {permuted.parts} feed-forward parts; their dense outputs differ by"
+                f" {permuted.dense_error:g} of their norm at most"
+            )
+        return CheckpointPruning(learned.masks, learned.checkpoint)
 
     @override
     def take_given(self, scratch: Path, progress: Progress) -> Pruning:
@@ -167,25 +180,3 @@ class CheckpointWeights(Weights):
         for name, types in allowed.items():
             if self.given_types.get(name) in types and name not in masks:
                 yield name, grids[name]
-
-
-def _learn(
-    recipe: Recipe, scratch: Path, progress: Progress, choose: Chooser | None, *, loss: bool
-) -> CheckpointPruning:
-    """Learn masks on text. Prints notes about the calibration text and about permuted channels.
-
-    loss: True if the model has a next-token loss.
-    """
-    from masklearn import learn
-
-    if recipe.calib is None and recipe.reads_text:
-        progress.note("calibration text: the model writes its own (no --calib given)")
-    settings = recipe.learning()
-    with progress.stage("masks", phases=settings.phases(loss=loss)) as update:
-        learned = learn(recipe.model, settings, scratch, update, progress.note, choose)
-    if permuted := learned.masks.record.permuted:
-        progress.note(
-            f"permuted: the hidden channels of {permuted.parts} feed-forward parts; their dense outputs differ by"
-            f" {permuted.dense_error:g} of their norm at most"
-        )
-    return CheckpointPruning(learned.masks, learned.checkpoint)

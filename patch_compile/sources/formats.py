@@ -36,8 +36,10 @@ class ModelFormat:
 
 def _onnx_files(path: Path) -> Sequence[Path]:
     from patch_compile.onnx_io.external import external_files
+    from patch_compile.onnx_io.proto import refusing_invalid
 
-    return (path, *external_files(path))
+    with refusing_invalid(path):
+        return (path, *external_files(path))
 
 
 def _onnx_fingerprint(path: Path) -> str:

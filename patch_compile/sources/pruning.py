@@ -19,6 +19,7 @@ from masklearn.quant.table import FLOAT16, WeightType
 from patch_compile.artifacts.layout import MASKS
 from patch_compile.errors import PatchCompileError
 from patch_compile.progress import Update
+from patch_compile.sources.formats import ModelFormat
 
 
 class Pruning(ABC):
@@ -48,22 +49,20 @@ def given_masks(
     file: Path,
     linears: Mapping[str, tuple[int, int]],
     model: Path,
-    pruned_file: str,
     pruned: Path | None,
-    fingerprint_of: Callable[[Path], str],
+    format: ModelFormat,
 ) -> GivenMasks:
     """Read masks for the covered linears of a model.
 
-    pruned_file: path of a pruned model, relative to the folder of its masks; pruned: the pruned model that the user names,
-    None if none is named; fingerprint_of: returns the sha256 of a model. Raises PatchCompileError if the masks cover other
-    linears, or if they were learned together with new weights that are no longer next to them.
+    pruned: the pruned model that the user names, None if none is named; format: of both models. Raises PatchCompileError if
+    the masks cover other linears, or if they were learned together with new weights that are no longer next to them.
     """
     masks = MaskSet.load(file)
     masks.check_covers(linears)
     digest = masks.record.weights
     if digest is None and pruned is None:
         return GivenMasks(masks, model)
-    weights = pruned or file.parent / pruned_file
+    weights = pruned or file.parent / format.pruned_file
     if not weights.exists():
         raise PatchCompileError(
             f"{file} was learned together with new weights",
@@ -72,8 +71,8 @@ def given_masks(
             "--method wanda and without --permute, which keeps the weights.",
         )
     if digest is None:
-        masks.record.weights = fingerprint_of(weights)
-    elif fingerprint_of(weights) != digest:
+        masks.record.weights = format.fingerprint_of(weights)
+    elif format.fingerprint_of(weights) != digest:
         raise PatchCompileError(
             f"{weights} does not hold the weights that {file.name} was learned with",
             "It has another sha256.",

@@ -16,7 +16,6 @@ from patch_compile.artifacts.plan import Reason, ReasonKind
 from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.artifacts.workspace import key_of
 from patch_compile.errors import PatchCompileError, UsageError
-from patch_compile.onnx_io.external import external_files
 from patch_compile.onnx_io.proto import refusing_invalid
 from patch_compile.onnx_io.read import OLDEST_OPSET, read_as_exported
 from patch_compile.packing.fusion import QKV
@@ -34,6 +33,7 @@ from patch_compile.sources.exported_graph.match import (
     masked_of,
     match_linears,
 )
+from patch_compile.sources.formats import ONNX_FILE
 from patch_compile.sources.kinds import Stage
 from patch_compile.sources.plan_task import PlanTask
 
@@ -68,12 +68,12 @@ class ExportedSource(CheckpointWeights, Source):
     @property
     @override
     def files(self) -> Sequence[Path]:
-        return (*super().files, *self._graph_files)
+        return (*super().files, *ONNX_FILE.files_of(self.graph))
 
     @cached_property
     @override
     def graph_key(self) -> str:
-        return key_of(*map(sha256_of, self._graph_files))
+        return key_of(*map(sha256_of, ONNX_FILE.files_of(self.graph)))
 
     @override
     def check(self, stages: Collection[Stage]) -> None:
@@ -174,7 +174,7 @@ class ExportedSource(CheckpointWeights, Source):
     @override
     def space(self, recipe: Recipe, stages: Collection[Stage]) -> int:
         """Returns bytes: at most the graph's own size."""
-        return sum(file.stat().st_size for file in self._graph_files)
+        return sum(file.stat().st_size for file in ONNX_FILE.files_of(self.graph))
 
     @property
     def _dtype(self) -> ir.DataType:
@@ -190,11 +190,6 @@ class ExportedSource(CheckpointWeights, Source):
     @cached_property
     def _found(self) -> FoundLinears:
         return linears_of_file(self.graph, self._model)
-
-    @cached_property
-    def _graph_files(self) -> tuple[Path, ...]:
-        with refusing_invalid(self.graph):
-            return (self.graph, *external_files(self.graph))
 
     @cached_property
     def _settings(self) -> GraphRecipe:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,7 +21,6 @@ from patch_compile.options import flag_of
 from patch_compile.passes.find_linears import linears_of_file
 from patch_compile.passes.linears import FoundLinears, Linear
 from patch_compile.recipe import Recipe
-from patch_compile.sources.formats import ONNX_FILE
 from patch_compile.sources.onnx_model.feed import LACKS
 
 if TYPE_CHECKING:
@@ -50,14 +48,13 @@ _REFUSED: Mapping[str, str] = {
 class OnnxFacts:
     """Facts about the ONNX file of a recipe.
 
-    recipe: the settings with the file's own defaults; files: the file and its data files; feeds: inputs on which masks
-    are learned and models compared; weights: number of elements in its initializers; inputs: K of every distinct X of the
-    covered linears; notes: lines about defaults that were chosen.
+    recipe: the settings with the file's own defaults; feeds: inputs on which masks are learned and models compared; weights:
+    number of elements in its initializers; inputs: K of every distinct X of the covered linears; notes: lines about defaults
+    that were chosen.
     """
 
     recipe: Recipe
     coverage: Coverage
-    files: tuple[Path, ...]
     feeds: Feeds
     weights: int
     inputs: tuple[int, ...]
@@ -69,11 +66,6 @@ class OnnxFacts:
         import onnx_ir as ir
 
         return ir.DataType[self.recipe.dtype.upper()]
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """sha256 over the sha256 of the file and of its data files."""
-        return ONNX_FILE.fingerprint_of(self.recipe.model)
 
     def read(self, path: Path) -> tuple[ir.Model, dict[str, Linear]]:
         """Read the file or its pruned form, and return the model with its covered linears."""
@@ -106,7 +98,6 @@ def _examined(asked: Recipe) -> OnnxFacts:
     return OnnxFacts(
         recipe,
         coverage,
-        tuple(ONNX_FILE.files_of(path)),
         feeds,
         weights=sum(value.const_value.size for value in stored if value.const_value is not None),
         inputs=tuple(covered.values()),

@@ -87,15 +87,16 @@ def write_pruned(
 
 
 def learn_pruning(
-    facts: OnnxFacts, scratch: Path, progress: Progress, choose: Chooser | None = None
+    facts: OnnxFacts, fingerprint: str, scratch: Path, progress: Progress, choose: Chooser | None
 ) -> OnnxPruning:
     """Learn masks of the file's linears, from their inputs when the model runs on the given inputs, or only from weights.
 
-    choose: chooses tiles by their scores, None for the recipe's ratio over all linears.
+    fingerprint: of the file, for the record of the masks; choose: chooses tiles by their scores, None for the recipe's ratio
+    over all linears.
     """
     shutil.rmtree(scratch, ignore_errors=True)  # left by an interrupted run
     with threads_of_torch(facts.recipe.threads):
-        return _learned(facts, scratch, progress, choose)
+        return _learned(facts, fingerprint, scratch, progress, choose)
 
 
 def round_pruning(given: OnnxPruning, recipe: LearnRecipe, scratch: Path, progress: Progress) -> OnnxPruning:
@@ -109,7 +110,9 @@ def round_pruning(given: OnnxPruning, recipe: LearnRecipe, scratch: Path, progre
     return replace(given, store=store)
 
 
-def _learned(facts: OnnxFacts, scratch: Path, progress: Progress, choose: Chooser | None) -> OnnxPruning:
+def _learned(
+    facts: OnnxFacts, fingerprint: str, scratch: Path, progress: Progress, choose: Chooser | None
+) -> OnnxPruning:
     model, linears = facts.read(facts.recipe.model)
     store, recipe, moments = WeightStore(scratch / "solved"), facts.recipe.learning(), None
     if Requires.INPUTS in recipe.traits.needs:
@@ -118,7 +121,7 @@ def _learned(facts: OnnxFacts, scratch: Path, progress: Progress, choose: Choose
         feed = OnnxFeed(linears, moments, recipe, facts.dtype, update, progress.note)
         found = find_masks(feed, store, choose or chooser_of_recipe(recipe, feed.shapes, progress.note))
     shutil.rmtree(scratch / "moments", ignore_errors=True)
-    return OnnxPruning(_mask_set(facts, found), model, linears, facts.dtype, store)
+    return OnnxPruning(_mask_set(facts, fingerprint, found), model, linears, facts.dtype, store)
 
 
 def _moments(
@@ -131,7 +134,7 @@ def _moments(
         return gather_moments(runnable, linears, facts.feeds, folder, update, facts.recipe.threads)
 
 
-def _mask_set(facts: OnnxFacts, found: FoundMasks) -> MaskSet:
+def _mask_set(facts: OnnxFacts, fingerprint: str, found: FoundMasks) -> MaskSet:
     r, coverage, goal = facts.recipe.learning(), facts.coverage, found.choice.goal
     areas = weights_of_tiles(coverage.linears, r.tile)
     record = MaskRecord(skipped=dict(coverage.skipped), choice=found.record)
@@ -144,7 +147,7 @@ def _mask_set(facts: OnnxFacts, found: FoundMasks) -> MaskSet:
         method=r.method,
         seed=r.seed,
         base_model=facts.recipe.model.name,
-        base_sha256=facts.fingerprint,
+        base_sha256=fingerprint,
         ratio_asked=goal.asked(areas),
         record=record,
         grids=found.grids,

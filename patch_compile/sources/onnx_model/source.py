@@ -87,16 +87,6 @@ class OnnxSource(OutputSource):
     def notes(self) -> Sequence[str]:
         return self._facts.notes
 
-    @property
-    @override
-    def files(self) -> Sequence[Path]:
-        return self._facts.files
-
-    @property
-    @override
-    def fingerprint(self) -> str:
-        return self._facts.fingerprint
-
     @cached_property
     @override
     def calibration_hash(self) -> str | None:
@@ -143,7 +133,7 @@ class OnnxSource(OutputSource):
     def space(self, recipe: Recipe, stages: Collection[Stage]) -> int:
         """Returns bytes: a file of the model's size for each stage, a second copy for the proof, and moments of every
         distinct X."""
-        stored = sum(file.stat().st_size for file in self._facts.files)
+        stored = sum(file.stat().st_size for file in self.files)
         moments = sum(_MOMENT_BYTES * k * k for k in self._facts.inputs)
         needs = dict.fromkeys(Stage, stored) | {Stage.MASKS: stored + moments, Stage.PROOF: 2 * stored}
         return sum(needs[stage] for stage in stages)
@@ -157,7 +147,7 @@ class OnnxSource(OutputSource):
             folder = scratch / "range"
             folder.mkdir(parents=True, exist_ok=True)
             check_float16(self._facts, self._compiled_at_most(), folder)
-        return learn_pruning(replace(self._facts, recipe=recipe), scratch, progress, choose)
+        return learn_pruning(replace(self._facts, recipe=recipe), self.fingerprint, scratch, progress, choose)
 
     def _compiled_at_most(self) -> list[str]:
         """Returns the linears that are compiled if all of their tiles are 2:4."""
