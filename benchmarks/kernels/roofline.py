@@ -26,7 +26,7 @@ from patch_compile.planning.cards import PlanCard
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import LinearPlan
 from patch_compile.planning.outline import outline_of_llama
-from patch_compile.planning.planner import assumed_plans
+from patch_compile.planning.planner import plan_assumed
 from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.products import InputGroup, cost_together, products_of
 from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
@@ -146,7 +146,7 @@ def predict_model(
         PlanCard(device, assume=assume), Workload(batch=batch, prompt=PROMPT, generated=GENERATED)
     )
     ratios, types = dict.fromkeys(linears, ratio), dict.fromkeys(linears, weights)
-    plans = assumed_plans(linears, tile, ratios, lowering, costs, None, types, outline)
+    plans = plan_assumed(linears, tile, ratios, lowering, costs, None, types, outline)
     return Whole(predict_whole(plans.values(), outline, costs), _slowest(plans.values()))
 
 
@@ -231,7 +231,7 @@ def _w8a8_row(device: RatedCard, batch: int, prompt: int, ratio: float) -> list[
     linears, outline = outline_of_llama(MODELS["LLaMA-2-7B"])
     costs = CostModel(PlanCard(device), Workload(batch=batch, prompt=prompt, generated=1))
     ratios, types = dict.fromkeys(linears, ratio), dict.fromkeys(linears, W8A8)
-    plans = assumed_plans(linears, (128, 128), ratios, "plugin", costs, None, types, outline)
+    plans = plan_assumed(linears, (128, 128), ratios, "plugin", costs, None, types, outline)
 
     def times(groups: Collection[InputGroup]) -> list[Times]:
         products = products_of(plans.values(), groups)

@@ -36,7 +36,7 @@ from patch_compile.planning.cards import DEFAULT_TARGET, PlanCard, card_of, card
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import LinearPlan
 from patch_compile.planning.outline import Outline
-from patch_compile.planning.planner import plan_of
+from patch_compile.planning.planner import plan_json
 from patch_compile.planning.predict import regime
 from patch_compile.recipe import Recipe
 from patch_compile.report.prediction import decision_line
@@ -94,7 +94,7 @@ def _plan(recipe: Recipe) -> PlanOfModel:
         task = with_assumed_types(task, costs)
     plans, gains = plans_as_asked(task, costs)
     memory = partial(_memory, source, outline, costs)
-    made = plan_of(plans, outline, costs)
+    made = plan_json(plans, outline, costs)
     points = regime(plans.values(), outline, costs)
     choice, ratio = None, ratio_of(plans)
     if recipe.goal is not None and made.whole is not None:
@@ -183,7 +183,7 @@ def _other_type(weights: str, task: PlanTask, costs: CostModel, memory: MemoryOf
         plans, _ = plans_as_asked(other, costs, of_masks=False)
     except SpeedError:
         return OtherTypes(weights=weights)
-    return _type_row(weights, plans, plan_of(plans, other.outline, costs), memory)
+    return _type_row(weights, plans, plan_json(plans, other.outline, costs), memory)
 
 
 def _kinds_go_with(weights: WeightType, task: PlanTask) -> bool:

@@ -38,7 +38,7 @@ from patch_compile.errors import PatchCompileError
 from patch_compile.pipeline.distributed import rank0
 from patch_compile.pipeline.prepare import Job
 from patch_compile.pipeline.resumed import learning_folder, masks_key
-from patch_compile.planning.planner import plan_of
+from patch_compile.planning.planner import plan_json
 from patch_compile.progress import Progress
 from patch_compile.report.prediction import decision_line, mask_line, waste_line
 from patch_compile.sources.kinds import Stage
@@ -138,7 +138,7 @@ class _Run:
         source.write_beside(root / ONNX)
         tell(LINEARS, map(decision_line, compiled.values()))
         outline = task.outline and task.outline.compiled(compiled.values())
-        written = plan_of(compiled, outline, costs)
+        written = plan_json(compiled, outline, costs)
         written.model_copy(update={"choice": masks.record.choice}).write(root / PLAN)
 
     def write_engine(self, root: Path) -> None:

@@ -1,4 +1,25 @@
-"""Plans all linears of a model, by masks or by ratios. It settles linears of one input, which affect each other."""
+"""Plans all linears of a model, by masks or by ratios: the form that each has in the compiled graph, and why.
+
+The decisions, in their order:
+
+1. The tiles of a linear come from its mask (`plan_model`). Where nothing is learned yet, they are assumed by a ratio
+   (`plan_assumed`, `assumed_tiles`).
+2. The panel rows follow from the size and the kinds of the tiles (`packing.format.choose_panel_rows`). They divide the
+   linear into slabs, and each slab has one kind: that of its tiles, or dense where it holds tiles of several kinds.
+3. Each linear is planned on its own (`lowering.plan_linear`). Asked to be `dense`, it is dense. It is dense too if no tile
+   or, as `plugin`, no slab is pruned. Asked to be `plugin` or `split`, it is that. `auto` is `plugin`, unless dense weights
+   of the same type are predicted to be as fast. A linear of quantised weights is `plugin` in any case, with dense slabs
+   where it would be dense.
+4. Linears of one input are settled together (`settle_together`), where `auto` left them open: q, k and v, or a gate and
+   its up, save launches together, as one dense product or as one node. Every choice of `plugin` and `dense` for them is
+   priced, and the fastest stays. A gate and its up get a node each where two nodes are faster than one.
+5. The passes of the graph decide last: which linears really share a node, which activation joins it, and the groups of a
+   split (`LinearPlan.fused`). `write_hybrid` returns the plans with that.
+6. `plan_json` adds up bytes, and predicts the times of the whole model.
+
+`LinearPlan` is one linear's plan at each of these steps. For a speed, the tiles themselves are chosen by steps 2 to 4
+(`price_by_time`); for a ratio, step 3 tells which linears can gain (`gains`).
+"""
 
 from __future__ import annotations
 
@@ -34,7 +55,7 @@ Kinds = tuple[TileKind, ...]
 Plans = Mapping[str, LinearPlan]
 
 
-def assumed_plans(
+def plan_assumed(
     linears: Mapping[str, Shape],
     tile: Shape,
     ratios: Mapping[str, float],
@@ -55,7 +76,7 @@ def assumed_plans(
 
     def plan(name: str, shape: Shape) -> LinearPlan:
         allowed = kinds[name] if kinds else (TWO_FOUR,)
-        found = _plan_of(shape, tile, ratios[name], asked[name], costs, allowed, types.get(name, FLOAT16))
+        found = _plan_alike(shape, tile, ratios[name], asked[name], costs, allowed, types.get(name, FLOAT16))
         return found.named(name)
 
     plans = {name: plan(name, shape) for name, shape in linears.items()}
@@ -94,7 +115,7 @@ def assumed_tiles(shape: Shape, tile: Shape, ratio: float, kinds: Kinds = (TWO_F
 
 
 @lru_cache(maxsize=4096)
-def _plan_of(
+def _plan_alike(
     shape: Shape,
     tile: Shape,
     ratio: float,
@@ -181,7 +202,7 @@ def _total(
     ) + sum(costs.dense(cost_together(one, gated, costs)) for one, gated in products_of(others, [group]))
 
 
-def plan_of(plans: Mapping[str, LinearPlan], outline: Outline | None, costs: CostModel | None) -> Plan:
+def plan_json(plans: Mapping[str, LinearPlan], outline: Outline | None, costs: CostModel | None) -> Plan:
     """Returns plan.json of a model: its linears, their bytes, and the predicted times of the whole model.
 
     outline: None for a model whose speed is not predicted; costs: None if the card is unknown.

@@ -12,7 +12,7 @@ from masklearn.masks.kinds.base import TileKind
 from masklearn.quant.table import FLOAT16, WeightType
 from patch_compile.artifacts.prediction import Workload
 from patch_compile.artifacts.report import Kind
-from patch_compile.planning.planner import assumed_plans, plan_model
+from patch_compile.planning.planner import plan_assumed, plan_model
 from patch_compile.plugin.kernels import kernels_for
 
 if TYPE_CHECKING:
@@ -116,6 +116,6 @@ class PlanTask:
     def plan_at(self, ratios: Mapping[str, float], costs: CostModel | None) -> dict[str, LinearPlan]:
         """Choose the lowering of each linear without masks, as if it had this ratio."""
         r, types = self.recipe, self.weight_types()
-        return assumed_plans(
+        return plan_assumed(
             self.linears, r.tile_size, ratios, r.lowering, costs, self.kinds, types, self.outline
         )

@@ -13,7 +13,7 @@ from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.gains import GainGoal, WhereItGains
 from patch_compile.planning.lowering import plan_linears
-from patch_compile.planning.planner import assumed_plans
+from patch_compile.planning.planner import plan_assumed
 from patch_compile.planning.tile_map import unpatterned
 
 TILE = (128, 128)
@@ -22,7 +22,7 @@ LINEARS = {"tiny": (256, 256), "up": (11008, 4096), "down": (4096, 11008), "o": 
 
 
 def chosen(linears, goal, costs=COSTS, **factors):
-    gains = GainGoal.of(goal, linears, lambda ratios: assumed_plans(linears, TILE, ratios, "auto", costs))
+    gains = GainGoal.of(goal, linears, lambda ratios: plan_assumed(linears, TILE, ratios, "auto", costs))
     areas = {name: tile_weights(shape, TILE) for name, shape in linears.items()}
     rng = np.random.default_rng(0)
     scores = {
@@ -72,6 +72,6 @@ def test_stayers_take_over_what_falls_out():
 def test_small_linears_share_a_ratio():
     linears = {f"l{i}": (128, 128) for i in range(10)}
     gains, _, tiles, *_ = chosen(linears, Goal.of_ratio(0.2), None)
-    even = gains.settled_evenly(lambda ratios: assumed_plans(linears, TILE, ratios, "auto", None))
+    even = gains.settled_evenly(lambda ratios: plan_assumed(linears, TILE, ratios, "auto", None))
     assert len(even.counted) == len(linears)
     assert sum(int(grid.sum()) for grid in tiles.values()) == 4

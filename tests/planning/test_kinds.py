@@ -13,7 +13,7 @@ from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import plan_linear, plan_linears
 from patch_compile.planning.outline import Outline
-from patch_compile.planning.planner import assumed_plans, assumed_tiles
+from patch_compile.planning.planner import assumed_tiles, plan_assumed
 from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.price_by_time import SpeedTask, by_time
 from patch_compile.planning.roofline.rest import Model
@@ -80,7 +80,7 @@ def test_linears_of_other_kinds_are_open_to_auto():
     kinds = {"x": (PRUNED["8:16"],)}
     decode, prompts = COSTS, CostModel(card_of("a6000"), Workload(batch=1, prompt=4096, generated=1))
     lowerings = [
-        assumed_plans({"x": SHAPE}, TILE, {"x": 0.5}, "auto", costs, kinds)["x"].lowering
+        plan_assumed({"x": SHAPE}, TILE, {"x": 0.5}, "auto", costs, kinds)["x"].lowering
         for costs in (decode, prompts)
     ]
     assert lowerings == ["plugin", "dense"]

@@ -12,7 +12,7 @@ from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.measured_fit import fit_assumptions
 from patch_compile.planning.outline import outline_of
-from patch_compile.planning.planner import assumed_plans
+from patch_compile.planning.planner import plan_assumed
 from patch_compile.planning.roofline.assumptions import ASSUMED
 from patch_compile.timing.points import grid_of
 from patch_compile.timing.predicted import PlannedModel
@@ -33,7 +33,7 @@ def predict_of(tmp_path_factory):
             write_hollow_llama(folder, LLAMA_2_7B | {"num_hidden_layers": 2} | config)
         )
         coverage, card = covered_linears_of(checkpoint), card_of("a6000")
-        plans = assumed_plans(
+        plans = plan_assumed(
             coverage.linears,
             (128, 128),
             dict.fromkeys(coverage.linears, 0.4),

@@ -13,7 +13,7 @@ from patch_compile.packing.fusion import FUSIONS
 from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.outline import Outline, outline_of, outline_of_llama
-from patch_compile.planning.planner import assumed_plans, plan_of
+from patch_compile.planning.planner import plan_assumed, plan_json
 from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.roofline.assumptions import ASSUMED
 from patch_compile.planning.roofline.linear_roofline import DENSE_PATH, Linear, dense_time, predict
@@ -35,9 +35,7 @@ def llama(tmp_path_factory) -> tuple[Outline, dict[str, tuple[int, int]]]:
 def whole(llama, ratio, target="a6000", lowering="plugin", load=LOAD):
     outline, linears = llama
     costs = CostModel(card_of(target), load)
-    plans = assumed_plans(
-        linears, (128, 128), dict.fromkeys(linears, ratio), lowering, costs, outline=outline
-    )
+    plans = plan_assumed(linears, (128, 128), dict.fromkeys(linears, ratio), lowering, costs, outline=outline)
     return predict_whole(plans.values(), outline, costs), plans, costs
 
 
@@ -101,7 +99,7 @@ def test_the_graph_may_refuse_a_node(llama):
 def test_hopper_remarks_name_the_prompts_way(llama, prompt, words):
     found, plans, costs = whole(llama, 0.4, "h100", load=Workload(batch=16, prompt=prompt, generated=128))
     assert found.prefill.speedup < 1 < found.decode.speedup
-    plan = plan_of(plans, llama[0], costs)
+    plan = plan_json(plans, llama[0], costs)
     (remark,) = (line for line in remarks(plan.linears, plan) if line.startswith("prefill on H100 "))
     assert words in remark and "slower than with dense 16-bit weights" in remark
 
@@ -140,7 +138,7 @@ def test_what_is_not_covered_is_in_both_models(tmp_path):
     for exclude in ((), ("*v_proj",)):
         coverage = covered_linears_of(checkpoint, exclude=exclude)
         ratios = {name: 0.0 if "v_proj" in name else 0.4 for name in coverage.linears}
-        plans = assumed_plans(coverage.linears, (128, 128), ratios, "plugin", costs)
+        plans = plan_assumed(coverage.linears, (128, 128), ratios, "plugin", costs)
         times.append(predict_whole(plans.values(), outline_of(checkpoint, coverage), costs).end_to_end)
     assert times[0].dense_ms == pytest.approx(times[1].dense_ms)
     assert times[0].planned_ms == pytest.approx(times[1].planned_ms)
@@ -170,7 +168,7 @@ def test_an_encoder_is_one_pass_both_ways(llama):
 
 def said(llama, *args, **options) -> str:
     _, plans, costs = whole(llama, *args, **options)
-    plan = plan_of(plans, llama[0], costs)
+    plan = plan_json(plans, llama[0], costs)
     return " ".join(remarks(plan.linears, plan))
 
 
@@ -188,7 +186,7 @@ def test_remarks_say_what_the_figures_do_not(llama, tmp_path):
 
 def test_without_a_card_nothing_is_predicted(llama):
     _, plans, _ = whole(llama, 0.4)
-    found = plan_of(plans, llama[0], None)
+    found = plan_json(plans, llama[0], None)
     assert found.whole is None and found.unpredicted is Unpredicted.NO_CARD
     (remark,) = remarks(found.linears, found)
     assert remark.startswith("nothing is predicted, for the table of cards has no data sheet for this target")

@@ -17,7 +17,7 @@ from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import plan_linear
 from patch_compile.planning.outline import Outline, outline_of, outline_of_llama
-from patch_compile.planning.planner import assumed_plans, assumed_tiles, settle_together
+from patch_compile.planning.planner import assumed_tiles, plan_assumed, settle_together
 from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.products import (
     InputGroup,
@@ -74,7 +74,7 @@ def small(tmp_path):
     def plan(lowering="auto", ratio=0.5, fuse=tuple(FUSIONS), exclude=()):
         coverage = covered_linears_of(checkpoint, exclude=exclude)
         outline = outline_of(checkpoint, coverage, fuse)
-        plans = assumed_plans(
+        plans = plan_assumed(
             coverage.linears, (128, 128), dict.fromkeys(coverage.linears, ratio), lowering, costs
         )
         return plans, settle_together(plans, lowering, outline, costs), outline, costs
@@ -152,7 +152,7 @@ def pair_of(card, tokens, weights, ratio, fuse=tuple(FUSIONS), alike=True):
     costs = CostModel(card_of(card), Workload(batch=1, prompt=tokens, generated=1))
     linears, outline = outline_of_llama(Model(1, 4096, 11008, 32, 32, 128, 32000, name="block"), fuse)
     ratios, types = dict.fromkeys(linears, ratio), dict.fromkeys(linears, weights)
-    plans = assumed_plans(linears, (128, 128), ratios, "plugin", costs, None, types)
+    plans = plan_assumed(linears, (128, 128), ratios, "plugin", costs, None, types)
     if not alike:
         name = next(name for name in plans if name.endswith("up_proj"))
         tiles = assumed_tiles(linears[name], (128, 128), ratio)

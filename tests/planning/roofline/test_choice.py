@@ -14,7 +14,7 @@ from patch_compile.artifacts.prediction import Workload
 from patch_compile.hardware.cards import ARCHITECTURES, rated_cards
 from patch_compile.planning.cards import PlanCard
 from patch_compile.planning.cost import CostModel
-from patch_compile.planning.planner import assumed_plans
+from patch_compile.planning.planner import plan_assumed
 from patch_compile.planning.products import cost_together
 from patch_compile.planning.roofline import schedule
 from patch_compile.planning.roofline.choice import (
@@ -90,7 +90,7 @@ def test_what_is_predicted_is_what_runs(kernel, card, weights, gated):
         costs = CostModel(PlanCard(rated), Workload(batch=1, prompt=tokens, generated=1))
         shapes, ratios = dict.fromkeys(linears, SHAPE), dict.fromkeys(linears, ratio)
         allowed, types = dict.fromkeys(linears, (kind,)), dict.fromkeys(linears, weights)
-        plans = assumed_plans(shapes, (128, 128), ratios, "plugin", costs, allowed, types).values()
+        plans = plan_assumed(shapes, (128, 128), ratios, "plugin", costs, allowed, types).values()
         if any(plan.lowering != "plugin" for plan in plans):
             continue
         slabs = Counter()

@@ -10,7 +10,7 @@ from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import LinearPlan, plan_linear
 from patch_compile.planning.outline import outline_of_llama
-from patch_compile.planning.planner import assumed_plans
+from patch_compile.planning.planner import plan_assumed
 from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.products import products_of
 from patch_compile.planning.roofline.launch_work import weight_bytes
@@ -29,7 +29,7 @@ A6000 = card_of("a6000").rated
 
 def whole(types, ratio, target="a6000", load=LOAD) -> tuple[WholeRow, dict[str, LinearPlan]]:
     costs = CostModel(card_of(target), load)
-    plans = assumed_plans(LINEARS, TILE, dict.fromkeys(LINEARS, ratio), "auto", costs, None, types, OUTLINE)
+    plans = plan_assumed(LINEARS, TILE, dict.fromkeys(LINEARS, ratio), "auto", costs, None, types, OUTLINE)
     return predict_whole(plans.values(), OUTLINE, costs), plans
 
 
