@@ -187,8 +187,7 @@ def _fingerprint(backend: str, archs: tuple[int, ...], nvcc: Tool, cxx: Tool, he
 
 def _compile(library: PluginLibrary, nvcc: Tool, cxx: Tool, force: bool) -> None:
     own, archs = library.path.parent, library.archs
-    about = {"BACKEND": library.backend, "KERNELS": spell_kernels(library.kernels)}
-    flags = [*(f"-DPATCH_{name}={value}" for name, value in about.items()), "-isystem", str(library.headers)]
+    flags = [*identity_flags(library), "-isystem", str(library.headers)]
     left_out = {kernel_source(group) for group in KERNELS if group not in library.kernels}
     names = {unit.name for unit in units(plugin_sources() / KERNELS_FOLDER)} - left_out
     kernels = kernel_objects(own.parent, archs, nvcc, cxx, names=names, force=force)
@@ -203,6 +202,13 @@ def _compile(library: PluginLibrary, nvcc: Tool, cxx: Tool, force: bool) -> None
         flush_tree(fresh)
         fresh.replace(library.path)
         flush_folder(own)
+
+
+def identity_flags(library: PluginLibrary) -> list[str]:
+    """Returns nvcc's flags that tell a library what it is, for plugins/tensorrt/build_info.cu."""
+    archs = r"\,".join(str(10 * arch) for arch in library.archs)  # nvcc would split a list at its commas
+    about = {"BACKEND": library.backend, "KERNELS": spell_kernels(library.kernels), "ARCHS": archs}
+    return [f"-DPATCH_{name}={value}" for name, value in about.items()]
 
 
 def _check_made(fresh: Path, library: PluginLibrary) -> None:

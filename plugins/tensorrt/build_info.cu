@@ -16,12 +16,18 @@
 #define PATCH_KERNELS all
 #endif
 
+// The architectures with machine code. nvcc's own list has the architectures that are compiled to PTX,
+// and one PTX may become the machine code of several.
+#ifndef PATCH_ARCHS
+#define PATCH_ARCHS __CUDA_ARCH_LIST__
+#endif
+
 // clang-format off
 extern "C" PATCH_EXPORT extern const char patch_linear_build_info[] =
     "patch-linear-plugin version=3"
     " backend=" PATCH_STRING(PATCH_BACKEND)
     " cuda=" PATCH_STRING(__CUDACC_VER_MAJOR__) "." PATCH_STRING(__CUDACC_VER_MINOR__)
-    " archs=" PATCH_STRING(__CUDA_ARCH_LIST__)
+    " archs=" PATCH_STRING(PATCH_ARCHS)
     " headers=" PATCH_STRING(NV_TENSORRT_MAJOR) "." PATCH_STRING(NV_TENSORRT_MINOR)
     " machine=" PATCH_MACHINE
     " kernels=" PATCH_STRING(PATCH_KERNELS);

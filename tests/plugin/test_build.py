@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,15 @@ def test_the_plugin_compiles_and_says_what_it_is(archs):
     assert _python(f"{loads}; print('loaded')") == "loaded\n"
     needed = subprocess.run(["ldd", str(library.path)], capture_output=True, text=True, check=True).stdout
     assert "cudart" not in needed and "nvinfer" not in needed and "tensorrt" not in needed
+
+
+@needs_tools
+def test_all_architectures_are_recorded(tmp_path):
+    library = replace(build_plugin("tensorrt-rtx"), archs=ARCHS)
+    unit = toolchain.plugin_sources() / "tensorrt" / "build_info.cu"
+    flags = [*plugin.identity_flags(library), "-isystem", str(library.headers)]
+    (compiled,) = compile_units([unit], tmp_path, ARCHS, library.nvcc, flags)
+    assert read_identity(compiled).archs == ARCHS
 
 
 @needs_tools
