@@ -153,14 +153,14 @@ def test_a_token_that_is_not_finite_gives_nan(
 # name: (nvcc's text, text with the bug)
 IMMA = r"(mma\.sync[^;{]*\{[^}]*\}, \{[^}]*\}, )\{([^,]*), ?([^}]*)\}"
 DENSE, SPARSE = r"(mma\.sync[^;{]*\{[^}]*\}, )", r"(mma\.sp[^;{]*\{[^}]*\}, )"
-FOUR = r"\{([^,]*), ?([^,]*), ?([^,]*), ?([^}]*)\}"
+FOUR = r"\{([^,}]*), ?([^,}]*), ?([^,}]*), ?([^,}]*)\}"
 MUTATIONS = {
     "operands of X in another order": (IMMA, r"\1{\3, \2}"),
     "a of mma in another order": (DENSE + FOUR, r"\1{\3, \2, \4, \5}"),
     "K halves of a exchanged": (DENSE + FOUR, r"\1{\4, \5, \2, \3}"),
     "a of mma.sp in another order": (SPARSE + FOUR, r"\1{\3, \2, \4, \5}"),
     "K halves of mma.sp exchanged": (SPARSE + FOUR, r"\1{\4, \5, \2, \3}"),
-    "b of mma.sp in another order": (SPARSE + r"(\{[^}]*\}, \{)([^,]*), ?([^,]*),", r"\1\2\4, \3,"),
+    "b of mma.sp in another order": (SPARSE + r"(\{[^}]*\}, \{)([^,}]*), ?([^,}]*)", r"\1\2\4, \3"),
     "b of mma.sp is a": (SPARSE + r"(\{[^}]*\}), \{[^}]*\}", r"\1\2, \2"),
     "sums are lost": (r"(mma\.sync[^;{]*\{[^}]*\}, \{[^}]*\}, \{[^}]*\}, )\{[^}]*\}", r"\1{0, 0, 0, 0}"),
     "sums of 2:4 are lost": (SPARSE + r"(\{[^}]*\}, \{[^}]*\}, )\{[^}]*\}", r"\1\2{0, 0, 0, 0}"),
