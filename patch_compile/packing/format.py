@@ -130,18 +130,29 @@ def choose_panel_rows(
     kinds: Iterable[TileKind] = ALWAYS,
     weights: WeightType | None = None,
 ) -> int:
-    """Returns the panel height of a linear: 128 rows, or 64 if 128 would split tiles or add over 5 % of padding.
+    """Returns the rows of a linear's panels, the most of `panel_heights`."""
+    return panel_heights(shape, tile, kinds, weights)[0]
 
-    With a tile height that is not a multiple of 128, panels of 128 rows could be half sparse and would be stored densely.
-    kinds: of the linear's tiles; weights: None for 16 bits.
+
+def panel_heights(
+    shape: tuple[int, int],
+    tile: tuple[int, int],
+    kinds: Iterable[TileKind] = ALWAYS,
+    weights: WeightType | None = None,
+    *,
+    gated: bool = False,
+) -> tuple[int, ...]:
+    """Returns the heights that a linear's panels may have: 128 rows, unless they split tiles or add over 5 % of padding; 64.
+
+    Panels that split tiles could be half sparse and would be stored densely. kinds: of the linear's tiles; weights: None for
+    16 bits; gated: True for a gate or an up `[N, K]`, which has half of a panel's rows.
     """
-    rows = shape[0]
-    if not kernels_have_wide_panels(kinds, weights):
-        return KERNEL_ROWS
-    wide, narrow = (-(-rows // pr) * pr for pr in (_WIDE_PANEL, NARROW_PANEL))
-    if tile[0] % _WIDE_PANEL and tile[0] < rows:
-        return NARROW_PANEL
-    return NARROW_PANEL if wide > narrow * 1.05 else _WIDE_PANEL
+    wide, narrow = (rows // (1 + gated) for rows in (_WIDE_PANEL, NARROW_PANEL))
+    whole = tile[0] % wide == 0 or tile[0] >= shape[0]
+    padded, least = (-(-shape[0] // rows) * rows for rows in (wide, narrow))
+    if kernels_have_wide_panels(kinds, weights) and whole and padded <= least * 1.05:
+        return _WIDE_PANEL, NARROW_PANEL
+    return (NARROW_PANEL,)
 
 
 def pack(weight: NDArray[np.uint16], mask: LinearMask, panel_rows: int) -> PackedLinear:
@@ -215,8 +226,8 @@ def pack_together(
             else:
                 pack_panel_of_sixteen(part.weight, part.masks, *where, *tensors)
 
-    if places[0].turns > 1:
-        _in_threads(_TurnedPanels(sharing, panel_rows), places[0].panels, pack_one)
+    if places[0].gated:
+        _in_threads(_GatedPanels(sharing, panel_rows), places[0].panels, pack_one)
     else:
         for weight, mask, place in sharing:
             for_each_panel(weight, mask, panel_rows, place, pack_one)
@@ -226,10 +237,10 @@ def pack_together(
 def codes_together(masks: Sequence[Tiled], places: Sequence[Place], panel_rows: int) -> NDArray[np.uint8]:
     """Returns the kinds of the slabs of linears packed together, `[panels, slabs]`.
 
-    A slab of linears that take turns has the kind of all of them, or is dense.
+    A slab of a gate and its up has the kind of both, or is dense.
     """
     codes = [slab_kinds(mask, place.height(panel_rows)) for mask, place in zip(masks, places, strict=True)]
-    if places[0].turns > 1:
+    if places[0].gated:
         return joint_codes(codes)
     together = np.concatenate(codes)
     together[np.concatenate([place.panels for place in places])] = np.concatenate(codes)
@@ -276,7 +287,7 @@ def rows_of_panel(
     rows = place.inside(np.arange(len(part.weight)))
     decoded = np.empty((int(rows[-1]) + 1, part.words.shape[1]), np.uint32)
     unpack_panel(packed, numbers, slots, decoded)
-    return decoded[rows] if place.turns > 1 else decoded
+    return decoded[rows] if place.gated else decoded
 
 
 def unpack_panel(
@@ -346,8 +357,8 @@ class _Panels:
         return Panel(own, codes, self._masks[rows], self._eights[rows])
 
 
-class _TurnedPanels:
-    """The packed rows of linears that take turns, a panel at a time. sharing: weight, mask and place of each."""
+class _GatedPanels:
+    """The packed rows of a gate and its up, a panel at a time. sharing: weight, mask and place of each."""
 
     def __init__(
         self, sharing: Sequence[tuple[NDArray[np.uint16], LinearMask, Place]], panel_rows: int

@@ -109,20 +109,25 @@ def _column_fault(kind: str, columns: NDArray[Any], along_k: int) -> str:
 class Place:
     """Where the rows of a linear lie among the packed rows.
 
-    panels: those that hold it, in order; turns: linears that take turns in them, 8 rows each; turn: its number among these.
+    panels: those that hold it, in order; half: 0 for a gate and 1 for its up, which take turns of 8 rows in their panels;
+    None for a linear that has its panels for itself.
     """
 
     panels: NDArray[np.int64]
-    turn: int = 0
-    turns: int = 1
+    half: int | None = None
+
+    @property
+    def gated(self) -> bool:
+        """True for a gate or an up, which has half of each panel."""
+        return self.half is not None
 
     def height(self, panel_rows: int) -> int:
         """Returns the number of its rows in a panel."""
-        return panel_rows // self.turns
+        return panel_rows // (1 + self.gated)
 
     def inside(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Returns the places in a panel of its rows there, which are given by their numbers in the panel's share."""
-        return (rows // TURN * self.turns + self.turn) * TURN + rows % TURN
+        """Returns the places in a panel of its rows there, which are given by their numbers among its rows there."""
+        return rows if self.half is None else (rows // TURN * 2 + self.half) * TURN + rows % TURN
 
     def packed(self, rows: int, panel_rows: int) -> NDArray[np.int64]:
         """Returns the packed rows that hold its rows. rows: of the linear."""
@@ -133,7 +138,7 @@ class Place:
 def gated_panels(rows: int, panel_rows: int) -> list[Place]:
     """Returns the places of a gate and of its up. rows: of gate and of up, each, a multiple of TURN."""
     panels = np.arange(-(-2 * rows // panel_rows))
-    return [Place(panels, turn, 2) for turn in range(2)]
+    return [Place(panels, half) for half in range(2)]
 
 
 def stacked_panels(rows: Sequence[int], panel_rows: int) -> list[Place]:

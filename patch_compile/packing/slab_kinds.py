@@ -45,6 +45,11 @@ def slab_kinds(mask: Tiled, panel_rows: int) -> NDArray[np.uint8]:
     return codes
 
 
+def take_turns(gate: tuple[int, int], up: tuple[int, int]) -> bool:
+    """Returns True if a gate and an up of these shapes `[N, K]` can share panels, in which they take turns of 8 rows."""
+    return gate == up and gate[0] % TURN == 0
+
+
 def joint_codes(codes: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     """Returns the kinds of slabs that hold rows of several linears: dense where the linears' kinds differ."""
     import numpy as np

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from pydantic import PrivateAttr
-
 from masklearn.masks.kinds.base import BYTES_DENSE, TileKind
 from masklearn.masks.kinds.table import DENSE, PRUNED, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
@@ -27,7 +25,7 @@ from patch_compile.artifacts.plan import (
     TileCount,
 )
 from patch_compile.errors import PatchCompileError
-from patch_compile.packing.format import choose_panel_rows
+from patch_compile.packing.format import choose_panel_rows, panel_heights
 from patch_compile.packing.slab_kinds import SLAB_K, joint_codes, kinds_among, slab_kinds
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.tile_map import TileKinds
@@ -49,21 +47,22 @@ class LinearPlan(LinearRow):
     or none of its slabs is pruned, all of its slabs are dense.
 
     apart: True for a gate and its up that are predicted to be faster in a node each, although they could share one.
+    gated_codes: kinds of its slabs, a byte each, in panels that it shares with its gate or up, by the rows that they may
+    have, the most first.
     """
 
     apart: bool = False
-    # Kinds of its slabs if it shares its panels with another linear, and has half of their rows. Not part of plan.json.
-    _halves: bytes = PrivateAttr(b"")
+    gated_codes: Mapping[int, bytes] = {}
 
     @property
-    def turns(self) -> int:
-        """Linears that take turns in its panels: 2 for a gate and its up in one node."""
-        return 2 if self.node and self.node.gated else 1
+    def gated(self) -> bool:
+        """True for a gate and its up in one node, once the graph is known."""
+        return self.node is not None and self.node.gated
 
     @property
     def rows_of_panels(self) -> int:
         """Rows of a panel of its node, of which `panel_rows` are its own."""
-        return self.panel_rows * self.turns
+        return self.panel_rows * (1 + self.gated)
 
     @property
     def weight_type(self) -> WeightType:
@@ -112,8 +111,7 @@ class LinearPlan(LinearRow):
         panels = -(-self.shape[0] // self.panel_rows)
         # A row of pointers for each kind, with an end, which the linears of a node share, and a column for each slab.
         first = self.node.linears[0] == self.name
-        shares = self.turns > 1 and not first
-        pointers = 0 if shares else len(stored) * (panels + first) + sum(stored.values())
+        pointers = 0 if self.gated and not first else len(stored) * (panels + first) + sum(stored.values())
         packed = sum(
             int(count * slab * PRUNED.get(kind, DENSE).bytes_of(self.weight_type))
             for kind, count in stored.items()
@@ -125,7 +123,16 @@ class LinearPlan(LinearRow):
         """Returns the plan of the linear of the original model, as far as its dense product needs it."""
         if not self.weight_type.quantised:
             return self
-        return self.model_copy(update={"weights": FLOAT16.name, "slabs": self.slabs.all_dense})
+        return self.all_dense().model_copy(update={"weights": FLOAT16.name})
+
+    def heights_with(self, other: LinearPlan) -> list[int]:
+        """Returns the rows that panels of a gate and its up may have, the most first. A node has the most."""
+        return [rows for rows in self.gated_codes if rows in other.gated_codes]
+
+    def all_dense(self) -> LinearPlan:
+        """Returns the plan with as many slabs, all dense. Its times stay as they are."""
+        codes = {rows: bytes([DENSE.code]) * len(own) for rows, own in self.gated_codes.items()}
+        return self.model_copy(update={"slabs": self.slabs.all_dense, "gated_codes": codes})
 
     def named(self, name: str) -> LinearPlan:
         """Returns the plan of another linear with the same lowering, before the graph is known."""
@@ -225,7 +232,7 @@ def plan_linear(
     weights that would be `dense` is `plugin` with dense slabs.
     """
     panel_rows = choose_panel_rows(mask.shape, mask.tile, mask.by_kind(), weights)
-    slabs = _count_slabs(mask, panel_rows)
+    slabs = _counted(slab_kinds(mask, panel_rows))
 
     def times() -> LinearTimes | None:
         return costs.of(mask.shape, panel_rows, slabs.by_kind, weights=weights) if costs else None
@@ -237,9 +244,10 @@ def plan_linear(
         predicted = times()
     tiles = TileCount(sparse=int((mask.kinds != DENSE.code).sum()), all=mask.kinds.size)
     given = {"zeroed": mask.zeroed, "tiles": tiles, "panel_rows": panel_rows, "slabs": slabs}
+    heights = panel_heights(mask.shape, mask.tile, mask.by_kind(), weights, gated=True)
+    given["gated_codes"] = {rows: slab_kinds(mask, rows // 2).tobytes() for rows in heights}
     plan = _plan(name, mask.shape, chosen, reason, predicted=predicted, weights=weights.name, **given)
-    plan._halves = slab_kinds(mask, panel_rows // 2).tobytes()
-    return plan
+    return plan if slabs.any_pruned else plan.all_dense()
 
 
 def uncovered(name: str, shape: Shape) -> LinearPlan:
@@ -302,18 +310,8 @@ def joint_slabs(pair: Sequence[LinearPlan]) -> Slabs:
     """Returns the slabs of a gate and its up in one node: dense where the kinds of the two differ."""
     import numpy as np
 
-    if pair[0].turns > 1:
-        return pair[0].slabs
-    halves = [np.frombuffer(plan._halves if plan.slabs.any_pruned else b"", np.uint8) for plan in pair]
-    along_k = -(-pair[0].shape[1] // SLAB_K)
-    panels = -(-sum(plan.shape[0] for plan in pair) // min(plan.panel_rows for plan in pair))
-    if len({half.size for half in halves}) > 1 or not halves[0].size:
-        return Slabs(dense=panels * along_k, sparse=0)
-    return _counted(joint_codes(halves))
-
-
-def _count_slabs(mask: LinearMask | TileKinds, panel_rows: int) -> Slabs:
-    return _counted(slab_kinds(mask, panel_rows))
+    rows = pair[0].heights_with(pair[1])[0]
+    return _counted(joint_codes([np.frombuffer(plan.gated_codes[rows], np.uint8) for plan in pair]))
 
 
 def _counted(codes: NDArray[np.uint8]) -> Slabs:

@@ -60,14 +60,14 @@ def outline_of(checkpoint: Checkpoint, coverage: Coverage, fuse: Collection[str]
         plan for name in skipped for plan in _fused_experts(checkpoint, name, config.hidden_size, chosen)
     ]
     head_covered = any(depth_of(name) is None for name in coverage.linears)
-    names = (*coverage.linears, *(plan.name for plan in others))
+    every = {**coverage.linears, **{plan.name: plan.shape for plan in others}}
     architecture = checkpoint.architecture
-    groups = groups_by_name(names, architecture)
+    groups = groups_by_name(every, architecture)
     return Outline(
         _model(checkpoint.path.resolve().name, config, head_covered, encoder=architecture.encoder),
         tuple(others),
         groups,
-        fused_groups(groups, FUSIONS if fuse is None else fuse),
+        fused_groups(groups, FUSIONS if fuse is None else fuse, every),
     )
 
 
@@ -112,7 +112,9 @@ def outline_of_llama(
         f"model.layers.{i}.{name}": shape for i in range(model.layers) for name, shape in block.items()
     }
     groups = groups_by_name(linears, ARCHITECTURES["llama"])
-    return linears, Outline(model, (), groups, fused_groups(groups, FUSIONS if fuse is None else fuse))
+    return linears, Outline(
+        model, (), groups, fused_groups(groups, FUSIONS if fuse is None else fuse, linears)
+    )
 
 
 def _model(name: str, config: Any, head_covered: bool, *, encoder: bool) -> Model:

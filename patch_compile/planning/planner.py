@@ -135,7 +135,8 @@ def settle_together(
 
     Dense linears of one input are one product, and packed linears are one node if the outline says so. Both save
     launches, so a linear that would be faster packed on its own may not be so here, and the other way round. A packed gate
-    and its up are set apart where two nodes are faster than one. lowering: a value of `--lowering`.
+    and its up get the panels that are faster for them, and are set apart where two nodes are faster than one. lowering: a
+    value of `--lowering`.
     """
     settled = dict(plans)
     if costs is None:
@@ -180,12 +181,17 @@ def _choices(
 def _paired(
     members: tuple[LinearPlan, ...], node: InputGroup | None, costs: CostModel
 ) -> tuple[LinearPlan, ...]:
-    """Returns the members of a group, a gate and its up set apart if that is faster than one node."""
+    """Returns the members of a group, a gate and its up with their fastest panels, set apart if two nodes are faster."""
     pair = [plan for plan in members if plan.lowering == "plugin"]
     if node is None or not node.gated or len(pair) < 2 or pair[0].weights != pair[1].weights:
         return members
-    apart = faster_apart(pair, costs)
-    return tuple(plan.changed(apart=apart) for plan in members)
+    ways = [
+        [plan.model_copy(update={"gated_codes": {rows: plan.gated_codes[rows]}}) for plan in pair]
+        for rows in pair[0].heights_with(pair[1])
+    ]
+    fastest = min(ways, key=lambda way: costs.hybrid(cost_together(way, True, costs)))
+    apart = faster_apart(fastest, costs)
+    return tuple(plan.model_copy(update={"apart": apart}) for plan in fastest)
 
 
 def _total(

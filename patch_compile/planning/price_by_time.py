@@ -283,4 +283,4 @@ def _saving_most(saved: Mapping[str, Points]) -> dict[str, NDArray[np.uint8]]:
 
 
 def _without_sparse_slabs(plan: LinearPlan) -> LinearPlan:
-    return plan.model_copy(update={"slabs": plan.slabs.all_dense, "predicted": None})
+    return plan.all_dense().model_copy(update={"predicted": None})

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from masklearn.model.architectures import Architecture
 from patch_compile.artifacts.plan import LinearTimes
 from patch_compile.packing.fusion import GATED, QKV
+from patch_compile.packing.slab_kinds import take_turns
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import LinearPlan, joint_slabs
 
@@ -31,9 +32,16 @@ def groups_by_name(linears: Collection[str], architecture: Architecture) -> tupl
     return tuple(one for one in found if len(one.linears) > 1)
 
 
-def fused_groups(found: Collection[InputGroup], fuse: Collection[str]) -> tuple[InputGroup, ...]:
-    """Returns the groups that are to share a node if the graph allows it."""
-    return tuple(one for one in found if (GATED if one.gated else QKV) in fuse)
+def fused_groups(
+    found: Collection[InputGroup], fuse: Collection[str], shapes: Mapping[str, tuple[int, int]]
+) -> tuple[InputGroup, ...]:
+    """Returns the groups that are to share a node if the graph allows it. shapes: `[N, K]` of each linear."""
+    return tuple(
+        one
+        for one in found
+        if (GATED if one.gated else QKV) in fuse
+        and (not one.gated or take_turns(*(shapes[name] for name in one.linears)))
+    )
 
 
 def compiled_groups(plans: Collection[LinearPlan]) -> tuple[InputGroup, ...]:
@@ -62,10 +70,14 @@ def cost_together(product: Sequence[LinearPlan], gated: bool, costs: CostModel) 
     """Returns the times of linears that one product computes. A single linear has its own times."""
     if len(product) == 1 and product[0].predicted is not None:
         return product[0].predicted
+    rows, each = min(plan.rows_of_panels for plan in product), [plan.slabs for plan in product]
+    if product[0].gated:  # the graph has joined their slabs
+        each = each[:1]
+    elif gated and all(plan.gated_codes for plan in product):
+        rows, each = product[0].heights_with(product[1])[0], [joint_slabs(product)]
     slabs: Counter[str] = Counter()
-    for own in [joint_slabs(product)] if gated else [plan.slabs for plan in product]:
+    for own in each:
         slabs.update(own.by_kind)
-    rows = min(plan.rows_of_panels for plan in product)
     shape = (sum(plan.shape[0] for plan in product), product[0].shape[1])
     return costs.of(shape, rows, slabs, gated=gated, weights=product[0].weight_type)
 

@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from masklearn.masks.kinds.table import TWO_FOUR
+from masklearn.masks.kinds.table import KINDS, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
-from patch_compile.packing.format import PackedLinear, choose_panel_rows, pack, unpack
+from patch_compile.packing.format import PackedLinear, choose_panel_rows, pack, panel_heights, unpack
 from patch_compile.packing.slab_kinds import ALWAYS
 from tests.mosaics import masked_by_hand, random_mask, random_weight, shapes, tile_sizes
 from tests.refusals import refused
@@ -84,6 +84,21 @@ def test_bytes_per_weight_are_those_of_the_format():
 )
 def test_panel_rows(shape, tile, rows):
     assert choose_panel_rows(shape, tile) == rows
+
+
+@pytest.mark.parametrize(
+    ("rows", "tile", "kinds", "heights"),
+    [
+        (4096, 128, ALWAYS, (128, 64)),
+        (4096, 64, ALWAYS, (128, 64)),  # a tile of the gate and a tile of the up
+        (4096, 32, ALWAYS, (64,)),
+        (4096, 64, KINDS, (64,)),
+        (64, 128, ALWAYS, (128, 64)),
+        (160, 64, ALWAYS, (64,)),  # 192 rows, a fifth more than the gate has
+    ],
+)
+def test_gated_panels_have_halves_of_whole_tiles(rows, tile, kinds, heights):
+    assert panel_heights((rows, 4096), (tile, tile), kinds, gated=True) == heights
 
 
 def test_damage_is_found():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from patch_compile.packing.index import csr_index, index_fault
+from patch_compile.packing.slab_kinds import take_turns
 from tests.oracles.element_packing import Packed
 from tests.plugins.lying_index import LIES, lying
 
@@ -61,3 +62,11 @@ def test_size_and_type_match_the_slabs():
     for index in (given.index[:-1], given.index.astype(np.int64), given.index[None]):
         said = index_fault(index, GRID.shape, {"dense": 5, "2:4": 7})
         assert "4 panels, 5 dense and 7 2:4 slabs need int32 [22]" in said
+
+
+@pytest.mark.parametrize(
+    ("gate", "up", "can"),
+    [((72, 64), (72, 64), True), ((72, 64), (80, 64), False), ((76, 64), (76, 64), False)],
+)
+def test_equal_linears_of_whole_turns_share_panels(gate, up, can):
+    assert take_turns(gate, up) == can

@@ -4,7 +4,7 @@ import pytest
 from patch_compile.artifacts.plan import Node, Reason, ReasonKind
 from patch_compile.packing.format import pack, pack_together
 from patch_compile.packing.index import gated_panels
-from patch_compile.planning.lowering import asked_lowerings, parse_lowering, plan_linear
+from patch_compile.planning.lowering import asked_lowerings, joint_slabs, parse_lowering, plan_linear
 from patch_compile.recipe import Recipe
 from tests.mosaics import random_mask
 from tests.refusals import refused
@@ -29,17 +29,20 @@ def test_the_plan_announces_what_packing_gives(shape, share):
 
 @pytest.mark.parametrize("shape", [(512, 576), (304, 100)])
 @pytest.mark.parametrize("shares", [(0.4, 1.0), (1.0, 0.6)])
-def test_gate_and_up_share_their_nodes_numbers(shape, shares):
-    masks = [random_mask(shape, (128, 128), share, 2)[0] for share in shares]
+@pytest.mark.parametrize(("tile", "rows"), [(128, 128), (64, 128), (32, 64)])
+def test_gate_and_up_share_their_nodes_numbers(shape, shares, tile, rows):
+    masks = [random_mask(shape, (tile, 64), share, 2)[0] for share in shares]
     node = Node(name="gate+up", linears=("gate", "up"), activation="silu", gated=True)
-    plans = [
-        plan_linear(name, mask).fused(masks, node, 64) for name, mask in zip(node.linears, masks, strict=True)
-    ]
+    planned = [plan_linear(name, mask) for name, mask in zip(node.linears, masks, strict=True)]
+    shared, slabs = planned[0].heights_with(planned[1])[0], joint_slabs(planned)
+    plans = [plan.fused(masks, node, shared // 2) for plan in planned]
     parts = [(np.zeros(shape, np.uint16), mask) for mask in masks]
-    packed = pack_together(parts, 128, gated_panels(shape[0], 128))
+    packed = pack_together(parts, rows, gated_panels(shape[0], rows))
+    assert shared == rows
     assert sum(plan.bytes_after for plan in plans) == packed.nbytes
-    assert [plan.slabs.dense for plan in plans] == [len(packed.dense)] * 2
-    assert {(plan.panel_rows, plan.node) for plan in plans} == {(64, node)}
+    assert [plan.slabs for plan in plans] == [slabs] * 2
+    assert slabs.by_kind == packed.stored
+    assert {(plan.rows_of_panels, plan.node) for plan in plans} == {(rows, node)}
 
 
 def test_a_residual_keeps_the_panels():

@@ -73,7 +73,8 @@ def test_products_are_counted_as_they_are_compiled(llama, target, fuse, gating):
         assert phase.dense_ms == pytest.approx(runs * dense / 1e3)
         linears = [Linear(*shape, 1.0) for shape in (merged if fuse else apart)]
         if fuse:
-            linears[2] = replace(linears[2], gated=True)
+            (rows,) = plans["model.layers.0.mlp.gate_proj"].gated_codes
+            linears[2] = replace(linears[2], gated=True, panel_rows=rows)
         products = [predict(device, linear, tokens) for linear in linears]
         planned = rest + 32 * sum(product.microseconds for product in products)
         if fuse and gating and products[2].config != DENSE_PATH:

@@ -61,9 +61,10 @@ def test_names_tell_what_the_graph_will(variant, tmp_path):
 
 def test_what_is_switched_off_shares_no_node():
     pair, three = InputGroup(("m.gate", "m.up"), gated=True), InputGroup(("a.q", "a.k", "a.v"))
-    assert fused_groups([three, pair], tuple(FUSIONS)) == (three, pair)
-    assert fused_groups([three, pair], ("gated",)) == (pair,)
-    assert fused_groups([three, pair], ("qkv", "bias")) == (three,)
+    shapes = dict.fromkeys((*pair.linears, *three.linears), (72, 64))
+    assert fused_groups([three, pair], tuple(FUSIONS), shapes) == (three, pair)
+    assert fused_groups([three, pair], ("gated",), shapes) == (pair,)
+    assert fused_groups([three, pair], ("qkv", "bias"), shapes) == (three,)
 
 
 @pytest.fixture
@@ -119,7 +120,10 @@ def test_no_other_choice_is_faster(small, ratio, fuse):
 def test_what_is_asked_for_is_left_alone(small):
     for lowering, expected in (("plugin", "plugin"), ("dense", "dense"), ("split", "split")):
         plans, settled, *_ = small(lowering)
-        assert settled == plans and {plan.lowering for plan in settled.values()} == {expected}
+        with_panels = {
+            name: plan.changed(gated_codes=settled[name].gated_codes) for name, plan in plans.items()
+        }
+        assert settled == with_panels and {plan.lowering for plan in settled.values()} == {expected}
     _, settled, *_ = small("q_proj=dense")
     assert lowerings(settled, "q_proj") == ["dense"]
 
@@ -144,18 +148,23 @@ def test_the_graph_says_what_shares_a_node(small):
     assert compiled_groups(plans.values()) == ()
 
 
-def pair_of(card, tokens, weights, ratio, fuse=tuple(FUSIONS), alike=True):
+def test_gates_of_broken_turns_share_no_node():
+    pair = InputGroup(("m.gate", "m.up"), gated=True)
+    assert fused_groups([pair], ("gated",), dict.fromkeys(pair.linears, (76, 64))) == ()
+
+
+def pair_of(card, tokens, weights, ratio, fuse=tuple(FUSIONS), alike=True, tile=128):
     """Gate and up of a block of LLaMA-2-7B for one prompt of so many tokens: settled plans, outline, costs.
 
-    alike: False for an up whose tiles are pruned where the gate's are not.
+    alike: False for an up whose tiles are pruned where the gate's are not; tile: its rows.
     """
     costs = CostModel(card_of(card), Workload(batch=1, prompt=tokens, generated=1))
     linears, outline = outline_of_llama(Model(1, 4096, 11008, 32, 32, 128, 32000, name="block"), fuse)
     ratios, types = dict.fromkeys(linears, ratio), dict.fromkeys(linears, weights)
-    plans = plan_assumed(linears, (128, 128), ratios, "plugin", costs, None, types)
+    plans = plan_assumed(linears, (tile, 128), ratios, "plugin", costs, None, types)
     if not alike:
         name = next(name for name in plans if name.endswith("up_proj"))
-        tiles = assumed_tiles(linears[name], (128, 128), ratio)
+        tiles = assumed_tiles(linears[name], (tile, 128), ratio)
         other = replace(tiles, kinds=TWO_FOUR.code - tiles.kinds)
         plans[name] = plan_linear(name, other, "plugin", costs, weights)
     return settle_together(plans, "plugin", outline, costs), outline, costs
@@ -184,6 +193,32 @@ def test_pairs_whose_tiles_differ_are_set_apart(card, tokens, weights, apart):
         assert is_apart(plans) == (apart and not alike)
         pair = next(group.linears for group in outline.groups if group.gated)
         assert (pair in {node.linears for node in outline.nodes_of(plans.values())}) != is_apart(plans)
+
+
+@pytest.mark.parametrize(
+    ("card", "tokens", "tile", "rows"),
+    [
+        ("a100-80", 2048, 64, 128),
+        ("a100-80", 2048, 128, 128),
+        ("a100-80", 2048, 32, 64),
+        ("rtx4090", 384, 64, 64),
+        ("rtx4090", 384, 128, 64),
+    ],
+)
+def test_pairs_have_the_faster_panels(card, tokens, tile, rows):
+    plans, outline, costs = pair_of(card, tokens, FLOAT16, 0.25, tile=tile)
+    pair = [plans[name] for group in outline.groups if group.gated for name in group.linears]
+    free = [plan_linear(plan.name, assumed_tiles(plan.shape, (tile, 128), 0.25)) for plan in pair]
+    times = {
+        height: costs.hybrid(
+            cost_together(
+                [one.changed(gated_codes={height: one.gated_codes[height]}) for one in free], True, costs
+            )
+        )
+        for height in free[0].heights_with(free[1])
+    }
+    assert list(times) == ([128, 64] if tile >= 64 else [64])
+    assert pair[0].heights_with(pair[1]) == [min(times, key=lambda one: times[one])] == [rows]
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.25, 0.5])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from patch_compile.packing.fusion import FUSIONS, GATED
-from patch_compile.packing.slab_kinds import TURN
+from patch_compile.packing.slab_kinds import TURN, take_turns
 from patch_compile.passes.fusion.base import Activation, EpiloguePass, find_activation
 from patch_compile.passes.linear_node import LinearNode, reader, refuse, replace, why_open
 
@@ -62,7 +62,7 @@ class FuseGatedPass(EpiloguePass):
             (*gate.biases, *up.biases),
             activation.kind,
             gated=True,
-            panel_rows=min(self._plan[linear.name].panel_rows for linear in (gate, up)) // 2,
+            panel_rows=self._plan[gate.name].heights_with(self._plan[up.name])[0] // 2,
         )
         replace([node, up_node, *activation.nodes], product, both)
         return True
@@ -78,10 +78,8 @@ class FuseGatedPass(EpiloguePass):
             return "a node each is predicted to be faster"
         if gate.x is not up.x:
             return f"{up.name} reads another X"
-        if gate.shapes != up.shapes:
-            return f"it is {gate.shapes[0]}, {up.name} {up.shapes[0]}"
-        if gate.shapes[0][0] % TURN:
-            return f"it has {gate.shapes[0][0]} rows, no multiple of {TURN}"
+        if not take_turns(gate.shapes[0], up.shapes[0]):
+            return f"it is {gate.shapes[0]} and {up.name} {up.shapes[0]}: no turns of {TURN} rows each"
         if len(gate.biases) != len(up.biases):
             return f"only one of it and {up.name} has a bias"
         types = [self._plan[linear.name].weights for linear in (gate, up)]

@@ -129,7 +129,7 @@ def test_the_residual_goes_into_the_node(body, nodes):
         (f"{A} {C.replace('(x', '(x2')} {SILU} y = Mul (g, u)", "y", {"a": "silu", "c": ""}, "c reads another X"),
         (f"{A_BIAS} {C} {SILU} y = Mul (g, u)", "y", {"a": "bias_silu", "c": ""}, "only one of it and c has a bias"),
         (f"{A} wd = Transpose <perm = [1, 0]> (d_weight) u = MatMul (x, wd) {SILU} y = Mul (g, u)", "y",
-         {"a": "silu", "d": ""}, r"it is \(8, 8\), d \(1, 8\)"),
+         {"a": "silu", "d": ""}, r"it is \(8, 8\) and d \(1, 8\)"),
         (f"{A} {SILU} y = Mul (g, r)", "y", {"a": "silu"}, "the other factor is not a linear"),
         (f"{A} {SILU} y = Mul (g, g)", "y", {"a": "silu"}, "the other factor is not a linear"),
         (f"{A} {C} t = Mul (h, u) y = Gelu (t)", "y", {"a": "", "c": ""}, "Mul is not an epilogue"),

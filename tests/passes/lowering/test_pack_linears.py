@@ -136,8 +136,8 @@ def test_linears_that_pack_wrongly_together_stop_the_write(exports, tmp_path, mo
             first, second, *others = places
             panels = first.panels.copy(), second.panels.copy()
             panels[0][0], panels[1][0] = second.panels[0], first.panels[0]
-            turns = (second.turn, first.turn)
-            pair = [replace(first, panels=own, turn=turn) for own, turn in zip(panels, turns, strict=True)]
+            halves = (second.half, first.half)
+            pair = [replace(first, panels=own, half=half) for own, half in zip(panels, halves, strict=True)]
             places = [*pair, *others]
         return pack(linears, panel_rows, places)
 
