@@ -23,6 +23,7 @@ from patch_compile.planning.roofline.schedule import (
     Config,
     Problem,
     ceil_div,
+    constant,
     kinds_of,
     max_parts,
     pieces_of,
@@ -30,7 +31,7 @@ from patch_compile.planning.roofline.schedule import (
     x_bytes_read,
 )
 
-DRAM_CLOCKS = 1024  # of which `DeviceLimits.dram` counts the bytes
+DRAM_CLOCKS = constant("schedule.h", "kDramClocks")  # of which `DeviceLimits.dram` counts the bytes
 INTERFERENCE = 8  # one such part of the shorter of two times that overlap is added to the longer
 L2_LATENCY, DRAM_LATENCY = round(ASSUMED.l2_latency), round(ASSUMED.dram_latency)
 LOADED_LATENCY = round(ASSUMED.dram_latency * ASSUMED.loaded)

@@ -1,6 +1,7 @@
 """`plugins/kernels/config.h` and the sizes of `schedule.h` in Python, for the roofline.
 
-The table of configurations and the size of a table of parts are read from the headers.
+The table of configurations and all constants are read from the headers. The formulas are the headers' too: plans need no C++
+compiler, so Python can't ask the compiled schedule, and a test compares both.
 """
 
 from __future__ import annotations
@@ -19,11 +20,7 @@ from patch_compile.plugin.toolchain import plugin_sources
 
 # Number of kinds in the masks of PATCH (arXiv 2509.23410): dense and 2:4, the first of the table.
 PATCH_KINDS = len(ALWAYS)
-_TILE_COST = 4  # plugins/kernels/work.h
-_UNIT_BYTES = 8  # kUnitBytes of plugins/kernels/work.h
 _DENSE = ALWAYS.index(DENSE)
-_MAX_SMS, _MIN_SLABS_PER_PART, _MOST_PARTS = 192, 2, 459
-_TILES_PER_GROUP, _MAX_TOKEN_TILES = 8, 64
 _LINE = re.compile(
     r'\{"([\w-]+)", Kernel::k(\w+),\s*'
     + r",\s*".join([r"(\d+)"] * 6)
@@ -122,11 +119,22 @@ def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
+def constant(header: str, name: str) -> int:
+    """Returns a number that a header of plugins/kernels defines under this name."""
+    (value,) = re.findall(rf"constexpr \w+ {name} = (\d+);", _header(header))
+    return int(value)
+
+
 CONFIGS = _read_configs()  # by number
-TABLE_WORDS = int(re.findall(r"kTableWords = (\d+);", _header("arguments.h"))[0])
+TABLE_WORDS = constant("arguments.h", "kTableWords")
 """Words of a stream's table of parts and pointers."""
-FIRST_THAT_WAITS = int(re.findall(r"kFirstThatWaits = (\d+);", _header("early_launches.h"))[0])
+FIRST_THAT_WAITS = constant("early_launches.h", "kFirstThatWaits")
 """The oldest architecture with early launches."""
+_TILE_COST, _UNIT_BYTES = (constant("work.h", name) for name in ("kTileCost", "kUnitBytes"))
+_MAX_SMS, _MIN_SLABS_PER_PART, _MOST_PARTS, _MAX_TOKEN_TILES = (
+    constant("schedule.h", name) for name in ("kMaxSms", "kMinSlabsPerPart", "kMostParts", "kMaxTokenTiles")
+)
+_TILES_PER_GROUP = constant("config.h", "kTilesPerGroup")
 
 
 @cache
