@@ -12,7 +12,8 @@ The decisions, in their order:
    where it would be dense.
 4. Linears of one input are settled together (`settle_together`), where `auto` left them open: q, k and v, or a gate and
    its up, save launches together, as one dense product or as one node. Every choice of `plugin` and `dense` for them is
-   priced, and the fastest stays. A gate and its up get a node each where two nodes are faster than one.
+   priced, and the fastest stays. A gate and its up get the panels that are faster for them, and a node each where two
+   nodes are faster than one.
 5. The passes of the graph decide last: which linears really share a node, which activation joins it, and the groups of a
    split (`LinearPlan.fused`). `write_hybrid` returns the plans with that.
 6. `plan_json` adds up bytes, and predicts the times of the whole model.
