@@ -55,10 +55,15 @@ def temporary_file(path: Path) -> Iterator[Path]:
 def _new_file(path: Path, suffix: str = "") -> Path:
     """Create a file with a fresh name in the folder of `path`, and return its path.
 
-    It is created exclusively: a link or file that somebody else put there is never written to.
+    It is created exclusively: a link or file that somebody else put there is never written to. Ctrl-C meanwhile leaves no
+    file.
     """
     part = path.with_name(temporary_name(path.name) + suffix)
-    os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
+    try:
+        os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
+    except KeyboardInterrupt:
+        part.unlink(missing_ok=True)
+        raise
     return part
 
 

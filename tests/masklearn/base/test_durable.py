@@ -29,6 +29,19 @@ def test_an_error_leaves_only_the_old_file(tmp_path: Path, error: BaseException)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
+def test_ctrl_c_while_a_file_is_created_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    create = os.open
+
+    def interrupted(file: Path, flags: int, mode: int) -> int:
+        os.close(create(file, flags, mode))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "open", interrupted)
+    with pytest.raises(KeyboardInterrupt), whole_file(tmp_path / "file"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def refusing(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """From now on the file system fails to flush folders."""
     flush = os.fsync
