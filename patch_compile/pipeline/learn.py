@@ -47,7 +47,7 @@ def learn(
     job = prepare(recipe, progress, stages=[Stage.MASKS], force=force, resume=resume)
     if baselines is None and recipe.eval_text is not None and isinstance(job.source, TokenSource):
         names = (Baseline.DENSE,)
-    compared = needed(job.source, TokenSource, "--baselines") if names else None
+    compared = needed(job.source, TokenSource, "--baselines") if names else None  # type: ignore[type-abstract]
     if compared:
         compared.check_evaluation()
     with opened(job, progress, force=force, resume=resume) as workspace:

@@ -80,7 +80,7 @@ def _row_of_target(target: str, recipe: Recipe) -> TargetRow:
 def _plan(recipe: Recipe) -> PlanOfModel:
     recipe = _in_asked_type(recipe)
     recipe.check_weights()
-    source = needed(open_source(recipe, weights=False), TextSource, "plan")
+    source = needed(open_source(recipe, weights=False), TextSource, "plan")  # type: ignore[type-abstract]
     check_exportable(source.checkpoint)
     task = PlanTask.of(source)
     outline, workload = task.outline, task.workload

@@ -85,7 +85,7 @@ def prepare(
         recipe.check_plannable()
     source: Source = open_graph(recipe) if isinstance(recipe, GraphRecipe) else open_source(recipe)
     if asked == {Stage.MASKS}:
-        needed(source, TextSource, "learn")
+        needed(source, TextSource, "learn")  # type: ignore[type-abstract]
     elif asked == {Stage.ONNX}:
         needed(source, CheckpointWeights, "compile")
     quiet_libraries([getattr(recipe, name) for name in source.format.texts])

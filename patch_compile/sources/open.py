@@ -70,7 +70,8 @@ _WHY_NOT: Mapping[str, Mapping[Kind, str]] = {
 def needed(source: Weights, needs: type[_Needed], asked: str) -> _Needed:
     """Returns the source as the class that a command or flag needs. This is the only place that refuses a kind of model.
 
-    asked: the command or flag. Raises PatchCompileError if the source is not of this class.
+    needs: may be abstract, which mypy refuses (`type-abstract`); asked: the command or flag. Raises PatchCompileError if
+    the source is not of this class.
     """
     if isinstance(source, needs):
         return source

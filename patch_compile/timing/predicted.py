@@ -101,7 +101,7 @@ def _costed(plan: LinearPlan, costs: CostModel) -> LinearPlan:
 
 def check_calibration(place: Place, source: Source) -> None:
     """Raises PatchCompileError, before anything is timed, if times on `place` can't calibrate a card."""
-    needed(source, TextSource, "--calibrate")
+    needed(source, TextSource, "--calibrate")  # type: ignore[type-abstract]
     if place.card is None:
         raise PatchCompileError(
             f"{place.device.name} has no card to calibrate",

@@ -129,7 +129,7 @@ class Verification:
         found = self._inputs
         for flag, given in (("--baselines", self.request.baselines), ("--tasks", self.request.tasks)):
             if given:
-                needed(self.source, TokenSource, flag)
+                needed(self.source, TokenSource, flag)  # type: ignore[type-abstract]
         source = self.source if isinstance(self.source, TokenSource) else None
         check_figures(self.request.fail_on, decoder=source is not None, dense_given=self._dense_given)
         if self.request.baselines and not self._dense_given:

@@ -79,7 +79,7 @@ class FuseGatedPass(EpiloguePass):
         if gate.x is not up.x:
             return f"{up.name} reads another X"
         if not take_turns(gate.shapes[0], up.shapes[0]):
-            return f"it is {gate.shapes[0]} and {up.name} {up.shapes[0]}: no turns of {TURN} rows each"
+            return f"it is {gate.shapes[0]} and {up.name} {up.shapes[0]}, not equal with a multiple of {TURN} rows"
         if len(gate.biases) != len(up.biases):
             return f"only one of it and {up.name} has a bias"
         types = [self._plan[linear.name].weights for linear in (gate, up)]
