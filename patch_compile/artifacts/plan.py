@@ -168,9 +168,8 @@ class Slabs(Record):
 
 
 class SplitRow(Record):
-    """A linear as ordinary products: groups of tile rows, products in all, and weights in 2:4 products."""
+    """A linear as ordinary products: their number, and the weights in 2:4 products."""
 
-    groups: int
     products: int
     sparse_weights: int
 

@@ -193,11 +193,11 @@ def split_lines(linears: Iterable[LinearRow]) -> Iterator[str]:
     rows = [(row, row.split) for row in linears if row.split]
     if not rows:
         return
-    groups, products = sum(split.groups for _, split in rows), sum(split.products for _, split in rows)
+    products = sum(split.products for _, split in rows)
     used = sum(split.sparse_weights for _, split in rows)
     share = used / (2 * sum(row.zeroed for row, _ in rows))
     yield (
-        f"split: {len(rows)} linears in {groups} groups and {products} products; {share:.0%} of the weights in 2:4 "
+        f"split: {len(rows)} linears in {products} products; {share:.0%} of the weights in 2:4 "
         "tiles are in 2:4 products, the others in dense products"
     )
 

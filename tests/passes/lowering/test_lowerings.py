@@ -19,9 +19,8 @@ from tests.mosaics import random_mask
 from tests.onnx_export.conftest import exports  # noqa: F401  (the session's exported graphs)
 from tests.onnx_export.tiny import LAYERS, OrtDecoder, tolerance
 
-FREE = SplitCost(
-    launch=1e-6, column=0
-)  # by the default cost no product of such small linears would be worth its launch
+# By the default cost no product of such small linears would be worth its launch.
+FREE = SplitCost(launch=1e-6, row=1e-9)
 IDS = np.arange(12)[None] % 100
 
 
