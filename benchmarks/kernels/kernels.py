@@ -1,10 +1,8 @@
-"""The kernels as a shared library, built by nvcc for this machine's GPU and called by ctypes."""
+"""The library of the kernels (build.py), called by ctypes."""
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,16 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.base.durable import whole_file
 from masklearn.masks.kinds.base import TileKind
 from masklearn.quant.table import FLOAT16, QUANTISED, W8A8, WeightType
-from patch_compile import PatchCompileError
 from patch_compile.planning.roofline.schedule import TABLE_WORDS, kinds_of
-from patch_compile.plugin.compiling import compile_units, kernel_objects, link, plugin_cache, units
-from patch_compile.plugin.toolchain import find_cxx, find_nvcc, plugin_sources
-
-LIBRARY = "PATCH_BENCH_LIBRARY"
-"""Environment variable: path of a library that was built beforehand."""
 
 KIND_COUNT = len(kinds_of(FLOAT16))
 """Number of kinds that the kernels' arrays have room for."""
@@ -38,10 +29,6 @@ WEIGHTS = ("", *QUANTISED)
 
 BYTES = WEIGHTS.index(W8A8.name)
 """Number of the type whose X is rounded to integers too."""
-
-
-_NAME, _SOURCES = "libpatch_bench.so", ("kernels", "dense_path")
-_INTERFACE = Path(__file__).resolve().with_name("library.cpp")
 
 
 class Slabs(ctypes.Structure):
@@ -182,49 +169,6 @@ class Config(NamedTuple):
     tokens: int
     kinds: int = 2  # number of kinds of slabs that it multiplies, the first ones of its weights' type
     weights: int = 0  # number of their type
-
-
-def library_for(arch: str) -> Path:
-    """Returns the library that LIBRARY names, or the library of these sources, built once and kept next to the plugins.
-
-    arch: of the GPU, such as sm_86. Raises PatchCompileError if there is no such file, or nvcc fails.
-    """
-    if given := os.environ.get(LIBRARY):
-        if not Path(given).is_file():
-            fix = f"Build it with `python benchmarks/kernels/build.py --arch {arch} -o build/gpu`."
-            raise PatchCompileError(f"There is no file {given}", f"{LIBRARY} names it.", fix)
-        return Path(given).absolute()
-    digest = hashlib.sha256()
-    for file in sorted(file for folder in _SOURCES for file in (plugin_sources() / folder).iterdir()):
-        digest.update(f"\0{file.name}\0".encode() + file.read_bytes())
-    digest.update(_INTERFACE.read_bytes())
-    folder = plugin_cache() / f"bench-{arch}-{digest.hexdigest()[:24]}"
-    library = folder / _NAME
-    return library if library.exists() else build_library(folder, arch)
-
-
-def fingerprint(library: Path) -> str:
-    """Returns the first digits of a SHA-256 over a library: rows of other kernels are not mixed with its rows."""
-    return hashlib.sha256(library.read_bytes()).hexdigest()[:12]
-
-
-def build_library(folder: Path, arch: str) -> Path:
-    """Compile `kernels/`, `dense_path/` and `library.cpp` for one architecture such as sm_86, into `folder`.
-
-    It has the numbers of source lines, for a profiler. Objects of the kernels are kept where the plugin's are.
-    """
-    nvcc, archs = find_nvcc(), (int(arch.removeprefix("sm_")),)
-    flags = ("-lineinfo",)
-    folder.mkdir(parents=True, exist_ok=True)
-    sources = [*units(plugin_sources() / "dense_path"), _INTERFACE]
-    objects = [
-        *kernel_objects(plugin_cache(), archs, nvcc, find_cxx(), flags=flags),
-        *compile_units(sources, folder, archs, nvcc.path, flags),
-    ]
-    library = folder / _NAME
-    with whole_file(library) as part:
-        link(objects, part, archs, nvcc.path, ("-shared", "-cudart=static", "-ldl"))
-    return library
 
 
 class DensePath:

@@ -14,8 +14,10 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
 from hybrid import random_hybrid
-from kernels import BYTES, WEIGHTS, Kernels, library_for
+from kernels import BYTES, WEIGHTS, Kernels
 from problems import panel_rows
+
+from build import library_for
 
 _LAUNCHES = 3  # the first finds cold instructions
 _WIDENED_ROWS = 64  # of a panel of integers that are multiplied as 16-bit values

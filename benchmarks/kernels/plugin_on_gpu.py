@@ -21,10 +21,8 @@ import argparse
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,10 +31,12 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
 from cuda_calls import Cuda
-from kernels import KIND_COUNT, LIBRARY
+from kernels import KIND_COUNT
 from numpy.typing import NDArray
 from plugin_contexts import Asked, Context, Engine, Wrong, open_context
-from plugin_driver import DENSE_PATH_TACTIC, PluginDriver, build_driver
+from plugin_driver import DENSE_PATH_TACTIC, PluginDriver
+
+from build import LIBRARY, library_for
 
 _DEADLINE = 120.0  # seconds of a linear's process; on an H100 it should take 10
 _DENSE_TOKENS = (512, 1024, 2048, 4096, 8192)  # the first that the dense path is taken for is driven
@@ -227,22 +227,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tokens", type=int, default=300, help="of a prompt (default: 300)")
     parser.add_argument("--replays", type=int, default=100, help="of a graph (default: 100)")
     asked = parser.parse_args(argv)
-    with ExitStack() as stack:
-        if LIBRARY not in os.environ:
-            found = torch.cuda.get_device_properties(0)
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            os.environ[LIBRARY] = str(build_driver(folder, f"sm_{found.major}{found.minor}"))
-            stack.callback(os.environ.pop, LIBRARY)
-        try:
-            driver = PluginDriver(Path(os.environ[LIBRARY]))
-            driver.cuda()
-        except (OSError, AttributeError) as error:  # no driver of NVIDIA, or a library of something else
-            print(f"error: {os.environ[LIBRARY]} can't be used here: {error}", file=sys.stderr)
-            return 1
-        if asked.linear is None:
-            return max(_in_a_process(asked, linear.name) for linear in LINEARS)
-        (linear,) = (one for one in LINEARS if one.name == asked.linear)
-        return _print_steps(drive(driver, linear, asked.tokens, asked.replays))
+    if LIBRARY not in os.environ:  # which the processes of the linears inherit
+        found = torch.cuda.get_device_properties(0)
+        os.environ[LIBRARY] = str(library_for(f"sm_{found.major}{found.minor}", plugin=True))
+    library = Path(os.environ[LIBRARY])
+    try:
+        driver = PluginDriver(library)
+        driver.cuda()
+    except (OSError, AttributeError) as error:  # no driver of NVIDIA, or a library of something else
+        print(f"error: {library} can't be used here: {error}", file=sys.stderr)
+        return 1
+    if asked.linear is None:
+        return max(_in_a_process(asked, linear.name) for linear in LINEARS)
+    (linear,) = (one for one in LINEARS if one.name == asked.linear)
+    return _print_steps(drive(driver, linear, asked.tokens, asked.replays))
 
 
 def _in_a_process(asked: argparse.Namespace, linear: str) -> int:

@@ -11,7 +11,7 @@ from gpu import Call, MeasuredGpu, copies_beyond_l2, time_of
 from hybrid import DENSE_PATH, Epilogue, Hybrid, random_hybrid
 from kernels import BYTES, WEIGHTS, Device, Kernels
 from problems import SHAPES, TOKENS, panel_rows
-from rows import Row
+from rows import Row, table
 
 SHARES = (0.0, 0.5, 0.7, 0.8, 0.9, 1.0)
 EPILOGUE_SHARES, EPILOGUE_TOKENS = (0.0, 0.5, 0.9), (1, 16, 128, 2048)  # for products with an epilogue
@@ -196,32 +196,33 @@ def _semi_structured(weights: Sequence[torch.Tensor], l2: int) -> list[torch.Ten
     return [torch.sparse.to_sparse_semi_structured(weights[i % len(weights)] * keep) for i in range(copies)]
 
 
-def table(rows: Sequence[Row]) -> str:
+def product_table(rows: Sequence[Row]) -> str:
     """Speed-ups over cuBLAS in Markdown, and the share of the limit that 90 % of 2:4 slabs reach."""
+    hopper = any("dense path" in row for row in rows)
     header = ["shape", "tokens", "type", *(f"p = {share:g}" for share in SHARES), "cuSPARSELt"]
-    header += ["of the limit at .9", "configuration at .9"]
-    header += ["dense path at .9"] * any("dense path" in row for row in rows)
-    lines = ["| " + " | ".join(header) + " |", "| " + " | ".join(["---"] * len(header)) + " |"]
-    for row in rows:
-        (n, k), config = row["key"]["shape"], row["schedule"]["0.9"]
-        cells = [f"{n}×{k}", str(row["key"]["tokens"]), row["key"]["type"]]
-        cells += [f"{row['cublas'] / row['hybrid'][str(share)]:.2f}" for share in SHARES]
-        cells.append("" if row["cusparselt"] is None else f"{row['cublas'] / row['cusparselt']:.2f}")
-        cells.append(f"{row['limit']['0.9'] / row['hybrid']['0.9']:.0%}")
-        cells.append(f"{config[0]}, {config[1]} parts")
-        if "dense path" in row:
-            cells.append(f"{row['cublas'] / row['dense path']:.2f}")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    header += ["of the limit at .9", "configuration at .9", *["dense path at .9"] * hopper]
+    return table(header, map(_product_cells, rows))
+
+
+def _product_cells(row: Row) -> list[str]:
+    key, (config, parts), dense = row["key"], row["schedule"]["0.9"], row["cublas"]
+    cells = [_named(key["shape"]), str(key["tokens"]), key["type"]]
+    cells += [f"{dense / row['hybrid'][str(share)]:.2f}" for share in SHARES]
+    cells += ["" if row["cusparselt"] is None else f"{dense / row['cusparselt']:.2f}"]
+    cells += [f"{row['limit']['0.9'] / row['hybrid']['0.9']:.0%}", f"{config}, {parts} parts"]
+    return [*cells, f"{dense / row['dense path']:.2f}"] if "dense path" in row else cells
 
 
 def epilogue_table(rows: Sequence[Row]) -> str:
     """Speed-ups of the single hybrid kernel over the dense model's kernels, in Markdown."""
     header = ["shape", "tokens", "after the product", *(f"p = {share:g}" for share in EPILOGUE_SHARES)]
-    lines = ["| " + " | ".join(header) + " |", "| " + " | ".join(["---"] * len(header)) + " |"]
-    for row in rows:
-        n, k = row["key"]["shape"]
-        cells = [f"{n}×{k}", str(row["key"]["tokens"]), row["key"]["after"]]
-        cells += [f"{row['dense'] / row['hybrid'][str(share)]:.2f}" for share in EPILOGUE_SHARES]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    lines = (
+        [_named(row["key"]["shape"]), str(row["key"]["tokens"]), row["key"]["after"]]
+        + [f"{row['dense'] / row['hybrid'][str(share)]:.2f}" for share in EPILOGUE_SHARES]
+        for row in rows
+    )
+    return table(header, lines)
+
+
+def _named(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape))

@@ -18,6 +18,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
+from benchmarks.kernels.rows import table
 from masklearn.quant.table import FLOAT16, INT4, INT8, W8A8, WeightType
 from patch_compile.artifacts.plan import Slower, Times, Way
 from patch_compile.artifacts.prediction import WholeRow, Workload
@@ -60,12 +61,6 @@ _W8A8 = (
 )
 _W8A8_PROMPTS = ((1, 2048), (16, 512))
 _PAGE_DEVICES = ("A100-80", "A6000", "RTX 4090", "H100")
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _card(name: str) -> RatedCard:

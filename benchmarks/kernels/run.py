@@ -46,11 +46,12 @@ from children import (
 )
 from decoder import decoder_rows, decoder_table
 from gpu import MeasuredGpu, Sensors, driver_version, usable
-from kernels import LIBRARY, Kernels, fingerprint, library_for
-from products import epilogue_rows, epilogue_table, product_rows, table
+from kernels import Kernels
+from products import epilogue_rows, epilogue_table, product_rows, product_table
 from rows import Row, Rows
 from sweep import TOKENS, best_table, slab_clocks, sweep_rows
 
+from build import LIBRARY, fingerprint, library_for
 from patch_compile import PatchCompileError
 
 STAGES = ("check", "sweep", "products", "epilogues", "decoder")
@@ -219,7 +220,7 @@ def _print(rows: Rows) -> None:
         _print_sweep(rows.of("sweep"), rate["sms"])
     if found := rows.of("products"):
         print("\ntimes of cuBLAS on the dense weight / of the hybrid kernel, p: share of 2:4 slabs\n")
-        print(table(found))
+        print(product_table(found))
     if found := rows.of("epilogues"):
         print("\ntimes of the dense path / of the one hybrid kernel\n")
         print(epilogue_table(found))

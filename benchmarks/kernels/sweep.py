@@ -16,7 +16,7 @@ from gpu import MeasuredGpu, time_of
 from hybrid import random_hybrid
 from kernels import BYTES, WEIGHTS, Device, Kernels, Problem, problem_of
 from problems import random_layout
-from rows import Row
+from rows import Row, table
 
 SHAPES = ((4096, 4096), (11008, 4096), (4096, 11008), (4864, 896))
 TOKENS = (1, 16, 64, 256, 2048)
@@ -91,7 +91,7 @@ def _parts(kernels: Kernels, problem: Problem, device: Device, number: int) -> l
 
     A stream in one part runs on one SM, for up to a hundred times the time. It gets a row only where the plugin chooses
     it, or where there is not a slab for every SM. A decode kernel is cut for one block per SM. Where two blocks fit, they
-    have twice the bytes in flight (in_flight.py), which may be faster.
+    have twice the bytes in flight, which may be faster.
     """
     most, about = kernels.max_parts(problem, device, number), kernels.configs()[number]
     chosen = kernels.schedule(problem, device, number)[1]
@@ -115,24 +115,25 @@ def best_table(rows: Sequence[Row]) -> str:
         key = row["key"]
         weights = next((name for name in WEIGHTS[1:] if key["config"].startswith(name)), "16 bits")
         groups[*key["shape"], weights, key["share"], key["tokens"]].append(row)
-    lines = ["| shape | weights | p | tokens | fastest | µs | chosen | µs | chosen / fastest |"]
-    lines.append("| " + " | ".join(["---"] * 9) + " |")
+    header = ["shape", "weights", "p", "tokens", "fastest", "µs", "chosen", "µs", "chosen / fastest"]
+    lines = []
     for (n, k, weights, share, tokens), found in groups.items():
-        best = min(found, key=lambda row: row["seconds"])
+        best = min(found, key=_seconds)
         # Panels of both heights have a choice of their own; the faster choice counts.
-        chosen = min((row for row in found if row["chosen"]), key=lambda row: row["seconds"], default=None)
-        cells = [f"{n}×{k}", weights, f"{share:g}", str(tokens), _named(best), f"{1e6 * best['seconds']:.1f}"]
-        if chosen is None:
-            cells += ["not measured", "", ""]
-        else:
-            cells += [_named(chosen), f"{1e6 * chosen['seconds']:.1f}"]
-            cells.append(f"{chosen['seconds'] / best['seconds']:.2f}")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        chosen = min((row for row in found if row["chosen"]), key=_seconds, default=None)
+        cells = [f"{n}×{k}", weights, f"{share:g}", str(tokens), *_named(best)]
+        cells += ["not measured", "", ""] if chosen is None else _named(chosen)
+        cells += [] if chosen is None else [f"{_seconds(chosen) / _seconds(best):.2f}"]
+        lines.append(cells)
+    return table(header, lines)
 
 
-def _named(row: Row) -> str:
-    return f"{row['key']['config']}, {row['key']['parts']} parts"
+def _seconds(row: Row) -> float:
+    return float(row["seconds"])
+
+
+def _named(row: Row) -> list[str]:
+    return [f"{row['key']['config']}, {row['key']['parts']} parts", f"{1e6 * _seconds(row):.1f}"]
 
 
 def slab_clocks(rows: Sequence[Row], sms: int, mhz: float, tokens_of: dict[str, int]) -> dict[str, Row]:
@@ -162,13 +163,6 @@ def slab_clocks(rows: Sequence[Row], sms: int, mhz: float, tokens_of: dict[str, 
         # Each row counts by its relative miss, so that large products do not dominate.
         solution = np.linalg.lstsq(matrix / clocks[:, None], np.ones(len(points)), rcond=None)[0]
         misses = np.abs(matrix @ solution / clocks - 1)
-        launch, dense, sparse = map(float, solution)
-        error = float(np.median(misses))
-        found[config] = {
-            "launch": launch,
-            "dense": dense,
-            "sparse": sparse,
-            "error": error,
-            "rows": len(points),
-        }
+        shares = dict(zip(("launch", "dense", "sparse"), map(float, solution), strict=True))
+        found[config] = {**shares, "error": float(np.median(misses)), "rows": len(points)}
     return found

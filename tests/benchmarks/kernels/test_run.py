@@ -61,13 +61,13 @@ def test_the_table_shows_ratios_to_cublas():
     row = {"key": {"shape": [4096, 4096], "tokens": 1, "type": "float16"}, "cublas": 2e-5, "cusparselt": None}
     row |= {"hybrid": hybrid, "schedule": {share: ["decode-128", 108] for share in hybrid}}
     row["limit"] = {share: seconds / 2 for share, seconds in hybrid.items()}
-    last = products.table([row, row | {"cusparselt": 1e-5}]).splitlines()
+    last = products.product_table([row, row | {"cusparselt": 1e-5}]).splitlines()
     assert last[2].split("|")[1:-1] == [
         " 4096×4096 ", " 1 ", " float16 ", " 1.00 ", " 1.50 ", " 1.70 ", " 1.80 ", " 1.90 ", " 2.00 ", "  ", " 50% ",
         " decode-128, 108 parts ",
     ]  # fmt: skip
     assert last[3].split("|")[10] == " 2.00 "
-    hopper = products.table([row | {"dense path": 4e-5}]).splitlines()
+    hopper = products.product_table([row | {"dense path": 4e-5}]).splitlines()
     assert [line.split("|")[-2] for line in (hopper[0], hopper[2])] == [" dense path at .9 ", " 0.50 "]
 
 
@@ -136,7 +136,7 @@ def test_numpy_and_pytorch_are_all_that_it_imports():
 @pytest.mark.skipif(NVCC is None or COMPILER is None, reason="no nvcc, or no compiler for the host emulation")
 def test_the_library_chooses_as_the_plugin(kernel, tmp_path, monkeypatch, capsys):
     build = importlib.import_module("build")
-    assert build.main(["--arch", "sm_80", "-o", str(tmp_path / "gpu"), "--no-lines"]) == 0
+    assert build.main(["--arch", "sm_80", "-o", str(tmp_path / "gpu")]) == 0
     said = capsys.readouterr().out
     assert re.match(rf"PATCH_BENCH_LIBRARY={tmp_path}/gpu/libpatch_plugin_driver.so  # \d+\.\d MiB$", said)
     library = bench_kernels.Kernels(tmp_path / "gpu" / "libpatch_plugin_driver.so")

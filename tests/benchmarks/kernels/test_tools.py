@@ -12,7 +12,7 @@ from tests.plugins.host_kernel import BENCH
 from tests.refusals import refused
 
 assert BENCH.is_dir()  # host_kernel has put it on the path
-kernels, launch_once, run = map(importlib.import_module, ("kernels", "launch_once", "run"))
+build, launch_once, run = map(importlib.import_module, ("build", "launch_once", "run"))
 
 # A tool of NVIDIA: writes its arguments to a file, prints a line, and ends with its exit code.
 TOOL = """#!/bin/bash
@@ -73,26 +73,26 @@ def test_the_library_of_the_variable_is_taken(tmp_path, monkeypatch):
     library = tmp_path / "libpatch_bench.so"
     monkeypatch.setenv("PATCH_BENCH_LIBRARY", str(library))
     with refused():
-        kernels.library_for("sm_90")
+        build.library_for("sm_90")
     library.write_bytes(b"one")
-    assert kernels.library_for("sm_90") == library
+    assert build.library_for("sm_90") == library
 
 
 def test_without_the_variable_it_is_built_once(tmp_path, monkeypatch):
     built = []
 
-    def build(folder, arch):
+    def built_library(folder, arch, *, plugin):
         built.append(folder)
         folder.mkdir()
         (folder / "libpatch_bench.so").write_bytes(arch.encode())
         return folder / "libpatch_bench.so"
 
     monkeypatch.delenv("PATCH_BENCH_LIBRARY", raising=False)
-    monkeypatch.setattr(kernels, "plugin_cache", lambda: tmp_path)
-    monkeypatch.setattr(kernels, "build_library", build)
-    first = kernels.library_for("sm_90")
-    assert kernels.library_for("sm_90") == first and len(built) == 1
-    assert kernels.library_for("sm_86") != first
+    monkeypatch.setattr(build, "plugin_cache", lambda: tmp_path)
+    monkeypatch.setattr(build, "build_library", built_library)
+    first = build.library_for("sm_90")
+    assert build.library_for("sm_90") == first and len(built) == 1
+    assert build.library_for("sm_86") != first
 
 
 def test_launch_once_says_that_there_is_no_gpu():
@@ -105,4 +105,4 @@ def test_launch_once_says_that_there_is_no_gpu():
 def test_no_program_builds_past_the_variable():
     """Programs that run on a GPU without nvcc get the library from `library_for`."""
     callers = {file.name for file in Path(BENCH).glob("*.py") if "build_library(" in file.read_text()}
-    assert callers == {"kernels.py"}
+    assert callers == {"build.py"}
