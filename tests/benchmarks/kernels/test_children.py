@@ -193,13 +193,11 @@ def test_the_first_row_may_take_longer_than_others(tmp_path):
     assert [row["failed"] for row in found.failed("check")] == ["hangs"]
 
 
-def test_an_unknown_configuration_is_named():
+def test_an_unknown_configuration_is_named(stand_in, tmp_path, monkeypatch):
     dry_run = importlib.import_module("dry_run")
-    planned = dry_run.PlannedKernels(dry_run.card_named("A100-80"))
-    planned.device = lambda: dry_run.Device(sms=108, shared_bytes=163 << 10)
-    assert run._chosen(planned, ["mid-64", "decode-64"]) == ["decode-64", "mid-64"]
+    monkeypatch.setattr(run, "Kernels", lambda _: dry_run.PlannedKernels(dry_run.card_named("A100-80")))
     with pytest.raises(SystemExit, match="there is no decode-32 here; there are decode-64, "):
-        run._chosen(planned, ["decode-32"])
+        run.main(["--check-only", "decode-32", "--out", str(tmp_path / "gpu.jsonl")])
 
 
 def test_the_sweep_leaves_out_what_gives_no_answer(tmp_path):
