@@ -119,8 +119,7 @@ def _worst_error(kernels: Kernels, device: Device, case: Case, place: str, token
     packed, weights = packed_weights(*random_weights(rng, case), case, rng)
     whole = packed.panels * packed.panel_rows, case.shape[1]
     index = device_index(packed.index, packed.kinds, sum(packed.counts), case.about.kinds)
-    dense, sparse, *others = packed.counts[: case.about.kinds]
-    layout = Layout(whole, packed.panel_rows, index, dense, sparse, tuple(others), case.about.weights)
+    layout = Layout(whole, packed.panel_rows, index, packed.counts[: case.about.kinds], case.about.weights)
     hybrid = Hybrid(kernels, case.shape, layout, tensors_of(packed, index, place), gated=case.gated)
     weights = [weight.to(place) for weight in weights]
     worst = 0.0

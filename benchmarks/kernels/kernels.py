@@ -190,11 +190,8 @@ class DensePath:
 
     def run(self, arguments: Arguments, workspace: int, stream: int) -> None:
         """Enqueue it on a CUDA stream; `workspace` is the address of `bytes` bytes, a multiple of 256."""
-        error = self._lib.patch_bench_dense_path_run(
-            self._made, ctypes.byref(arguments), ctypes.c_void_p(workspace), ctypes.c_void_p(stream)
-        )
-        if error is not None:
-            raise RuntimeError(error.decode())
+        addresses = ctypes.c_void_p(workspace), ctypes.c_void_p(stream)
+        self._lib.patch_bench_dense_path_run(self._made, ctypes.byref(arguments), *addresses)
 
 
 class Kernels:
@@ -202,16 +199,10 @@ class Kernels:
 
     def __init__(self, library: Path) -> None:
         self._lib = lib = ctypes.CDLL(str(library))
-        for name in ("launch", "config_name", "device", "dense_path_run"):
-            getattr(lib, f"patch_bench_{name}").restype = ctypes.c_char_p
-        lib.patch_bench_launch.argtypes = [
-            ctypes.c_void_p,
-            ctypes.c_void_p,
-            ctypes.c_int,
-            ctypes.c_int,
-            ctypes.c_int,
-            ctypes.c_void_p,
-        ]
+        for name in ("launch", "device", "dense_path_run"):
+            function = getattr(lib, f"patch_bench_{name}")
+            function.restype, function.errcheck = ctypes.c_char_p, _raise
+        lib.patch_bench_config_name.restype = ctypes.c_char_p
         for name in ("partial_bytes", "counter_bytes", "dense_path_bytes"):
             getattr(lib, f"patch_bench_{name}").restype = ctypes.c_int64
         lib.patch_bench_dense_path.restype = ctypes.c_void_p
@@ -229,9 +220,7 @@ class Kernels:
     def device(self) -> Device:
         """The current device as the plugin sees it. Raises RuntimeError with CUDA's message."""
         device = Device()
-        error = self._lib.patch_bench_device(ctypes.byref(device))
-        if error is not None:
-            raise RuntimeError(error.decode())
+        self._lib.patch_bench_device(ctypes.byref(device))
         return device
 
     def schedule(self, problem: Problem, device: Device, config: int = -1) -> tuple[int, int]:
@@ -271,8 +260,10 @@ class Kernels:
         self, arguments: Arguments, table: PartTable, scalar: int, config: int, parts: int, stream: int
     ) -> None:
         """Enqueue one launch on a CUDA stream. Raises RuntimeError with CUDA's message."""
-        error = self._lib.patch_bench_launch(
-            ctypes.byref(arguments), ctypes.byref(table), scalar, config, parts, stream
-        )
-        if error is not None:
-            raise RuntimeError(error.decode())
+        given = ctypes.byref(arguments), ctypes.byref(table), scalar, config, parts
+        self._lib.patch_bench_launch(*given, ctypes.c_void_p(stream))
+
+
+def _raise(error: bytes | None, *_: object) -> None:
+    if error is not None:
+        raise RuntimeError(error.decode())

@@ -1,6 +1,6 @@
 """Drives the TensorRT plugin's class on this machine's GPU as TensorRT would, without TensorRT.
 
-    python benchmarks/kernels/plugin_on_gpu.py [--linear NAME] [--tokens 300] [--replays 100]
+    python benchmarks/kernels/plugin_on_gpu.py
 
 Needs PyTorch and numpy, and nvcc unless PATCH_BENCH_LIBRARY names a library that build.py built. Every result is compared
 with float64:
@@ -40,6 +40,7 @@ from build import LIBRARY, library_for
 
 _DEADLINE = 120.0  # seconds of a linear's process; on an H100 it should take 10
 _DENSE_TOKENS = (512, 1024, 2048, 4096, 8192)  # the first that the dense path is taken for is driven
+_PROMPT, _REPLAYS = 300, 100  # tokens; launches of a graph
 _ROUNDS = 20  # launches of each of two contexts at once
 
 
@@ -221,11 +222,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--linear", choices=[asked.name for asked in LINEARS], help="drive it in this process"
-    )
-    parser.add_argument("--tokens", type=int, default=300, help="of a prompt (default: 300)")
-    parser.add_argument("--replays", type=int, default=100, help="of a graph (default: 100)")
+    # How this program asks a process for a linear.
+    parser.add_argument("--linear", choices=[linear.name for linear in LINEARS], help=argparse.SUPPRESS)
     asked = parser.parse_args(argv)
     if LIBRARY not in os.environ:  # which the processes of the linears inherit
         found = torch.cuda.get_device_properties(0)
@@ -238,15 +236,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {library} can't be used here: {error}", file=sys.stderr)
         return 1
     if asked.linear is None:
-        return max(_in_a_process(asked, linear.name) for linear in LINEARS)
+        return max(_in_a_process(linear.name) for linear in LINEARS)
     (linear,) = (one for one in LINEARS if one.name == asked.linear)
-    return _print_steps(drive(driver, linear, asked.tokens, asked.replays))
+    return _print_steps(drive(driver, linear, _PROMPT, _REPLAYS))
 
 
-def _in_a_process(asked: argparse.Namespace, linear: str) -> int:
-    options = ("--linear", linear, "--tokens", str(asked.tokens), "--replays", str(asked.replays))
+def _in_a_process(linear: str) -> int:
     try:
-        done = subprocess.run([sys.executable, __file__, *options], timeout=_DEADLINE)
+        done = subprocess.run([sys.executable, __file__, "--linear", linear], timeout=_DEADLINE)
     except subprocess.TimeoutExpired:
         print(f"wrong: {linear} did not end in {_DEADLINE:.0f} s", flush=True)
         return 1

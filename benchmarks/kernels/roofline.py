@@ -1,9 +1,8 @@
 """Predicts the kernels' times by bytes and instructions, on any card, beside a dense model.
 
-    python benchmarks/kernels/roofline.py [--page docs/explanation/performance.md]
+    python benchmarks/kernels/roofline.py --page docs/explanation/performance.md
 
-Prints whole models, the assumptions and the cards. `--page` renews the part of a page that this program writes. Nothing
-here is measured.
+Renews the part of a page that this program writes: whole models, the assumptions and the cards. Nothing here is measured.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -69,23 +68,9 @@ def _card(name: str) -> RatedCard:
 
 def device_table() -> str:
     """The cards and the sources of their numbers."""
-    header = [
-        "card",
-        "sm",
-        "GB",
-        "GB/s",
-        "fp16 TFLOP/s",
-        "cuBLASLt's share",
-        "2:4 over dense",
-        "int8 TOP/s",
-        "cuBLASLt's share",
-        "2:4 over dense",
-        "by mma.sync",
-        "SMs",
-        "GHz",
-        "L2 MB",
-        "source",
-    ]
+    rates = ("cuBLASLt's share", "2:4 over dense")
+    header = ["card", "sm", "GB", "GB/s", "fp16 TFLOP/s", *rates, "int8 TOP/s", *rates, "by mma.sync"]
+    header += ["SMs", "GHz", "L2 MB", "source"]
     return table(header, (_device_row(d) for d in rated_cards()))
 
 
@@ -286,19 +271,15 @@ def renewed(page: str) -> str:
     return f"{before}{begin}{markdown()}{end}{after}"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print the tables, or renew their part of a page."""
+def main() -> None:
+    """Renew the part of a page."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--page", type=Path, help="renew its generated part, and print nothing")
-    asked = parser.parse_args(argv)
-    if asked.page:
-        asked.page.write_text(renewed(asked.page.read_text()))
-    else:
-        print(markdown())
-    return 0
+    parser.add_argument("--page", type=Path, required=True)
+    page: Path = parser.parse_args().page
+    page.write_text(renewed(page.read_text()))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -49,7 +49,7 @@ from gpu import MeasuredGpu, Sensors, driver_version, usable
 from kernels import Kernels
 from products import epilogue_rows, epilogue_table, product_rows, product_table
 from rows import Row, Rows
-from sweep import TOKENS, best_table, slab_clocks, sweep_rows
+from sweep import TOKENS, best_table, sweep_rows
 
 from build import LIBRARY, fingerprint, library_for
 from patch_compile import PatchCompileError
@@ -200,7 +200,9 @@ def _print(rows: Rows) -> None:
     for rate in rows.of("rates"):
         print(f"copies {rate['copies'] / 1e9:.0f} GB/s, reads {rate['reads'] / 1e9:.0f} GB/s, ", end="")
         print(f"cuBLAS {rate['flops'] / 1e12:.0f} TFLOP/s in fp16")
-        _print_sweep(rows.of("sweep"), rate["sms"])
+    if found := rows.of("sweep"):
+        print("\nfastest configuration of the sweep, and the plugin's choice\n")
+        print(best_table(found))
     if found := rows.of("products"):
         print("\ntimes of cuBLAS on the dense weight / of the hybrid kernel, p: share of 2:4 slabs\n")
         print(product_table(found))
@@ -210,23 +212,6 @@ def _print(rows: Rows) -> None:
     if found := rows.of("decoder"):
         print("\nLLaMA-2-7B, random weights, batch 16, 128 + 128 tokens, in CUDA graphs\n")
         print(decoder_table(found))
-
-
-def _print_sweep(found: Sequence[Row], sms: int) -> None:
-    if not found:
-        return
-    print("\nfastest configuration of the sweep, and the plugin's choice\n")
-    print(best_table(found))
-    clocks = [row["sensors"]["sm_mhz"] for row in found if row["sensors"].get("sm_mhz")]
-    if not clocks:
-        return
-    tokens = {row["key"]["config"]: row["block_tokens"] for row in found}
-    print("\nclocks of an SM: a launch, a dense slab, a 2:4 slab\n")
-    for name, fit in slab_clocks(found, sms, sorted(clocks)[len(clocks) // 2], tokens).items():
-        print(
-            f"{name:16} {fit['launch']:8.0f} {fit['dense']:8.0f} {fit['sparse']:8.0f}"
-            f"   ± {fit['error']:.0%} over {fit['rows']} rows"
-        )
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def _rows_of(
             "seconds": time_of([call] * hybrid.copies),
             "chosen": chosen == (number, parts),
             "beyond": parts > kernels.max_parts(hybrid.problem(tokens), device, number),
-            "slabs": [layout.dense, layout.sparse],
+            "slabs": [*layout.counts],
             "panels": layout.panels,
             "block_tokens": kernels.configs()[number].tokens,
         }
@@ -79,7 +79,7 @@ def _rows_of(
                 continue
             if about.shared_bytes > device.shared_bytes or about.tokens > _MOST_WASTE * max(tokens, 16):
                 continue
-            problem = problem_of(tokens, shape, rows, (layout.dense, layout.sparse), weights=weights)
+            problem = problem_of(tokens, shape, rows, layout.counts, weights=weights)
             for parts in _parts(kernels, problem, device, number):
                 key = {"shape": list(shape), "share": share, "tokens": tokens}
                 key |= {"config": about.name, "parts": parts}

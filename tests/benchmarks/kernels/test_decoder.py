@@ -26,7 +26,7 @@ def layer(kernels, rng):
         dense[name] = torch.cat(halves)
         found, _ = check.packed_weights(halves, codes, case, rng)
         rows = found.panels * 64
-        layout = problems.Layout((rows, k), 64, found.index, len(found.dense), len(found.sparse))
+        layout = problems.Layout((rows, k), 64, found.index, (len(found.dense), len(found.sparse)))
         packed[name] = hybrid.Hybrid(
             kernels, (n, k), layout, check.tensors_of(found, found.index, "cpu"), gated=gated
         )

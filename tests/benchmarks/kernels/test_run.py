@@ -29,8 +29,8 @@ bench_kernels, problems, products, run = (
 @pytest.mark.parametrize(("shape", "rows"), [((576, 576), 64), ((200, 452), 128), ((64, 64), 64)])
 def test_a_random_layout_holds_every_slab_once(shape, rows, share):
     layout = problems.random_layout(shape, rows, share)
-    blank = [np.zeros((n, rows * width), np.uint16) for n, width in ((layout.dense, 64), (layout.sparse, 32))]
-    packed = PackedLinear(shape, rows, *blank, np.zeros((layout.sparse, 2 * rows), np.int32), layout.index)
+    blank = [np.zeros((n, rows * width), np.uint16) for n, width in zip(layout.counts, (64, 32), strict=True)]
+    packed = PackedLinear(shape, rows, *blank, np.zeros((layout.counts[1], 2 * rows), np.int32), layout.index)
     is_sparse = packed.places()[0] == ALWAYS.index(TWO_FOUR)
     assert is_sparse.shape == (layout.panels, -(-shape[1] // 64))
     assert abs(is_sparse.sum() - share * is_sparse.size) <= 0.5
@@ -43,7 +43,7 @@ def test_random_metadata_is_what_the_instruction_takes(kernel):
     layout = problems.random_layout((130, 200), 64, 1.0)
     rng = np.random.default_rng(0)
     values = [rng.standard_normal((n, 64 * width)).astype(np.float16).view(np.uint16)
-              for n, width in ((layout.dense, 64), (layout.sparse, 32))]  # fmt: skip
+              for n, width in zip(layout.counts, (64, 32), strict=True)]  # fmt: skip
     packed = Packed((130, 200), 64, *values, problems.random_meta(layout), layout.index)
     x = rng.standard_normal((3, 200)).astype(np.float16).view(np.uint16)
     y = kernel.run(packed, x, None, Launch(0, parts=4)).view(np.float16)
