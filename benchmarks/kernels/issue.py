@@ -21,14 +21,14 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
-from cubin import ARCHS, FLAGS, Instruction, Kernel, compile_all, find_cuobjdump
+from cubin import ARCHS, FLAGS, Function, Instruction, compile_all, find_cuobjdump
 from sass import JSON, PRODUCTS, count_slab, kinds_of, slabs_of, way_of
 
 from patch_compile.hardware.cards import architecture_of, rated_cards
@@ -254,17 +254,16 @@ class Loop(NamedTuple):
 
 
 def loop_figures(
-    code: Sequence[Instruction],
+    kernel: Function,
     config: Config,
     kind: str,
-    registers: int,
     arch: int,
     geforce: bool = False,
     blocks: int | None = None,
 ) -> Loop:
     """Returns the figures of one kernel's loop over slabs of `kind`. blocks: on an SM, None for as many as run there."""
-    way, timing = way_executed(code, config, kind), timing_of(arch, geforce)
-    blocks = blocks or blocks_of(config, registers, arch)
+    way, timing = way_executed(kernel.code, config, kind), timing_of(arch, geforce)
+    blocks = blocks or blocks_of(config, kernel.registers, arch)
     products = [i.opcode for i in way if i.opcode.startswith(PRODUCTS)]
     ideal = sum(map(timing.of, products)) * config.warps / SCHEDULERS / slabs_of(way)
     from_l2 = (slab_bytes(config, kind) + config.x_bytes) / timing.l2
@@ -300,41 +299,37 @@ def executed(way: Sequence[Instruction], config: Config, size: int) -> list[Inst
     return found
 
 
-def figures_of(kernels: Sequence[Kernel], code: dict[int, list[Instruction]], arch: int) -> dict[str, Any]:
+def figures_of(kernels: Mapping[int, Function], arch: int) -> dict[str, Any]:
     """Returns registers, spilled bytes and the figures of all loops of all kernels of one binary, by configuration."""
-    return {
-        CONFIGS[k.config].name: {"registers": k.registers, "spills": k.spill_stores + k.spill_loads}
-        | {
-            kind: loop_figures(code[k.config], CONFIGS[k.config], kind, k.registers, arch)
-            for kind in kinds_of(CONFIGS[k.config])
-        }
-        for k in kernels
-    }
+
+    def figures(kernel: Function, config: Config) -> dict[str, Any]:
+        loops = {kind: loop_figures(kernel, config, kind, arch) for kind in kinds_of(config)}
+        return {"registers": kernel.registers, "spills": kernel.spills} | loops
+
+    return {CONFIGS[number].name: figures(kernel, CONFIGS[number]) for number, kernel in kernels.items()}
 
 
-def counts_of(
-    figures: dict[str, Any], kernels: Sequence[Kernel], code: dict[int, list[Instruction]], arch: int
-) -> dict[str, Any]:
+def counts_of(figures: dict[str, Any], kernels: Mapping[int, Function], arch: int) -> dict[str, Any]:
     """Returns registers, instructions and cycles per slab of every configuration, for sass.json.
 
     cycles: by kind, of an SM with the architecture's full tensor rate, and of an SM with a GeForce card's half rate. alone:
     the same with one block on the SM.
     """
 
-    def counts(kernel: Kernel, config: Config) -> dict[str, Any]:
-        own, kinds = code[kernel.config], kinds_of(config)
+    def counts(kernel: Function, config: Config) -> dict[str, Any]:
+        kinds = kinds_of(config)
 
         def cycles(kind: str, geforce: bool, blocks: int | None = None) -> int:
-            return loop_figures(own, config, kind, kernel.registers, arch, geforce, blocks).cycles
+            return loop_figures(kernel, config, kind, arch, geforce, blocks).cycles
 
         shared = {kind: [figures[config.name][kind].cycles, cycles(kind, True)] for kind in kinds}
         alone = shared
         if blocks_of(config, kernel.registers, arch) > 1:
             alone = {kind: [cycles(kind, False, 1), cycles(kind, True, 1)] for kind in kinds}
-        slabs = {kind: count_slab(own, kind, config.weights) for kind in kinds}
+        slabs = {kind: count_slab(kernel.code, kind, config.weights) for kind in kinds}
         return {"registers": kernel.registers, "cycles": shared, "alone": alone} | slabs
 
-    return {CONFIGS[kernel.config].name: counts(kernel, CONFIGS[kernel.config]) for kernel in kernels}
+    return {CONFIGS[number].name: counts(kernel, CONFIGS[number]) for number, kernel in kernels.items()}
 
 
 def budget_of(figures: dict[str, Any]) -> dict[str, Any]:
@@ -354,9 +349,9 @@ def budget_of(figures: dict[str, Any]) -> dict[str, Any]:
 def _of_architecture(arch: int, nvcc: Path, cuobjdump: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Compile the fp16 kernels; returns the figures of their loops, and the counts for sass.json."""
     with tempfile.TemporaryDirectory() as folder:
-        compiled = compile_all("half", arch, nvcc, cuobjdump, Path(folder))
-    figures = figures_of(*compiled, arch)
-    return figures, counts_of(figures, *compiled, arch)
+        kernels = compile_all("half", arch, nvcc, cuobjdump, Path(folder))
+    figures = figures_of(kernels, arch)
+    return figures, counts_of(figures, kernels, arch)
 
 
 def main() -> int:
