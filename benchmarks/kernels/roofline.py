@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from patch_compile.plugin.toolchain import plugin_sources
 
 RATIOS = (0.25, 0.35, 0.45)
 BATCH, PROMPT, GENERATED = 16, 128, 128
+_TILE = (128, 128)
 # STOICC (a Triton fork), LLaMA-2-7B, batch 16, 128 + 128 tokens: measured by its authors
 PUBLISHED = {"A6000": (1.18, 1.27, 1.38), "A100-40": (1.07, 1.11, 1.16)}
 MODELS = {
@@ -113,20 +114,17 @@ def predict_model(
     lowering: str = "plugin",
     *,
     assume: Assumptions = ASSUMED,
-    tile: tuple[int, int] = (128, 128),
     fuse: Collection[str] | None = None,
-    merged: bool = True,
     batch: int = BATCH,
     weights: WeightType = FLOAT16,
 ) -> Whole:
-    """The planner's prediction for a model at a ratio; merged: the dense model multiplies linears of one input at once."""
+    """The planner's prediction for a model at a ratio."""
     linears, outline = outline_of_llama(model, fuse)
-    outline = outline if merged else replace(outline, groups=())
     costs = CostModel(
         PlanCard(device, assume=assume), Workload(batch=batch, prompt=PROMPT, generated=GENERATED)
     )
     ratios, types = dict.fromkeys(linears, ratio), dict.fromkeys(linears, weights)
-    plans = plan_assumed(linears, tile, ratios, lowering, costs, None, types, outline)
+    plans = plan_assumed(linears, _TILE, ratios, lowering, costs, None, types, outline)
     return Whole(predict_whole(plans.values(), outline, costs), _slowest(plans.values()))
 
 
@@ -211,7 +209,7 @@ def _w8a8_row(device: RatedCard, batch: int, prompt: int, ratio: float) -> list[
     linears, outline = outline_of_llama(MODELS["LLaMA-2-7B"])
     costs = CostModel(PlanCard(device), Workload(batch=batch, prompt=prompt, generated=1))
     ratios, types = dict.fromkeys(linears, ratio), dict.fromkeys(linears, W8A8)
-    plans = plan_assumed(linears, (128, 128), ratios, "plugin", costs, None, types, outline)
+    plans = plan_assumed(linears, _TILE, ratios, "plugin", costs, None, types, outline)
 
     def times(groups: Collection[InputGroup]) -> list[Times]:
         products = products_of(plans.values(), groups)
