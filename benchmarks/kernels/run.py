@@ -145,7 +145,9 @@ def _measure(rows: Rows, asked: argparse.Namespace) -> int:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     kernels = Kernels(Path(os.environ[LIBRARY]))
     with Sensors.running() as sensors:
-        measured = partial(measure_rows, rows=rows, sensors=sensors, usable=usable, deadline=asked.until)
+        measured = partial(
+            measure_rows, rows=rows, sensors=sensors.since_last, usable=usable, deadline=asked.until
+        )
         if asked.measure in ("check", "decoder"):
             return measured(asked.measure, _rows_of(kernels, None, rows, asked))
         code = measured("rates", [({}, lambda: asdict(MeasuredGpu.measure()))])
