@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.quant.table import FLOAT16, QUANTISED
 
-# (out_features, in_features) of the models' linears, each once
-SHAPES: dict[str, tuple[tuple[int, int], ...]] = {
-    "LLaMA-2-7B": ((4096, 4096), (11008, 4096), (4096, 11008)),
-    "LLaMA-3.1-8B": ((1024, 4096), (14336, 4096), (4096, 14336)),
-    "Qwen2.5-0.5B": ((896, 896), (128, 896), (4864, 896), (896, 4864)),
-}
+# (out_features, in_features) of the models' linears: LLaMA-2-7B, LLaMA-3.1-8B, Qwen2.5-0.5B
+SHAPES = (
+    *((4096, 4096), (11008, 4096), (4096, 11008)),
+    *((1024, 4096), (14336, 4096), (4096, 14336)),
+    *((896, 896), (128, 896), (4864, 896), (896, 4864)),
+)
 TOKENS = (1, 8, 16, 32, 64, 128, 512, 2048, 4096)
 _SLAB, _RANDOM_SLABS = 64, 512
 # Two kept positions of four, ascending, as nibbles idx0 | idx1 << 2

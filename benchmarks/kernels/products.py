@@ -27,7 +27,7 @@ def product_rows(kernels: Kernels, gpu: MeasuredGpu, device: Device) -> Measured
 
     A row of w8a8 compares with cuBLASLt's product of int8: without rounding X, scales and 16-bit outputs.
     """
-    for shape in shapes():
+    for shape in SHAPES:
         for scalar in _SCALARS:
             if scalar == "float16" or shape in _SAMPLE:
                 yield from _rows_of(shape, scalar, TOKENS, _Contenders(shape, scalar, kernels, gpu), device)
@@ -130,7 +130,7 @@ def epilogue_rows(kernels: Kernels, gpu: MeasuredGpu, device: Device) -> Measure
     Weights that widen compute SiLU(gate)·up, others add a residual. The dense model takes cuBLAS for gate and up at
     once and two kernels of PyTorch after it; for a residual it takes cuBLAS with beta = 1.
     """
-    for shape in shapes():
+    for shape in SHAPES:
         for tokens in EPILOGUE_TOKENS:
             what = "SiLU(gate)·up" if shape[0] > shape[1] else "+ residual"
             yield (
@@ -173,11 +173,6 @@ def _dense_residual(x: torch.Tensor, weights: Sequence[torch.Tensor], residual: 
 
 def _time(hybrid: Hybrid, call: Call) -> float:
     return time_of([call] * hybrid.copies)
-
-
-def shapes() -> list[tuple[int, int]]:
-    """Every shape of the models once."""
-    return list(dict.fromkeys(shape for found in SHAPES.values() for shape in found))
 
 
 def _time_in_any_way(calls: Sequence[Call]) -> float:

@@ -50,12 +50,6 @@ def test_random_metadata_is_what_the_instruction_takes(kernel):
     assert np.isfinite(y).all() and len(np.unique(y)) > 300
 
 
-def test_shapes_are_timed_once():
-    shapes = [shape for found in problems.SHAPES.values() for shape in found]
-    assert len(shapes) == len(set(shapes)) == 10
-    assert all(n % 64 == 0 and k % 64 == 0 for n, k in shapes)
-
-
 def test_the_table_shows_ratios_to_cublas():
     hybrid = {str(share): 2e-5 / (1 + share) for share in products.SHARES}
     row = {"key": {"shape": [4096, 4096], "tokens": 1, "type": "float16"}, "cublas": 2e-5, "cusparselt": None}
