@@ -43,8 +43,6 @@ LLAMA_2_7B = Shape(4096, 11008, 32, 32, 32000)
 RATIOS = (0.25, 0.35, 0.45)
 BATCH, PROMPT, GENERATED = 16, 128, 128
 STEP_LAUNCHES = 4  # decode steps in a graph that is timed
-
-
 # The linears of a model: layer, name, X [tokens, in], residual → [tokens, out].
 Linears = Callable[..., torch.Tensor]
 
@@ -194,9 +192,8 @@ def _times(decoder: Decoder) -> Row:
     prompt = torch.randint(decoder.shape.vocabulary, (BATCH, PROMPT), device="cuda")
     places = torch.arange(PROMPT, device="cuda")
     token = torch.randint(decoder.shape.vocabulary, (BATCH, 1), device="cuda")
-    middle = torch.tensor(
-        [PROMPT + GENERATED // 2], device="cuda"
-    )  # attention reads the whole cache at any place
+    # Attention reads the whole cache at any place.
+    middle = torch.tensor([PROMPT + GENERATED // 2], device="cuda")
     with torch.inference_mode():
         prefill = time_of([lambda _: decoder(prompt, places)], 1)
         step = time_of([lambda _: decoder(token, middle)], STEP_LAUNCHES)
@@ -206,16 +203,8 @@ def _times(decoder: Decoder) -> Row:
 
 def decoder_table(rows: list[Row]) -> str:
     """Tokens a second, and speed-ups over the dense model: of all, of the prompt, of a step, and of only its linears."""
-    header = [
-        "linears",
-        "prompt ms",
-        "decode step ms",
-        "tokens/s",
-        "speed-up",
-        "prompt",
-        "step",
-        "linears of a step",
-    ]
+    header = ["linears", "prompt ms", "decode step ms", "tokens/s"]
+    header += ["speed-up", "prompt", "step", "linears of a step"]
     named = {row["key"]["linears"]: row for row in rows}
     dense, rest = named.get("dense"), named.get("none")
     return table(header, (_cells(row, dense, rest) for row in rows))
