@@ -30,7 +30,7 @@ _HOMES = {
         "importers.importing": "import_masks",
         "importers.inference": "nonzero_of",
         "importers.zeros": "Pattern Zeros read_zeros zeros_of",
-        "learning": "FoundMasks Learned find_masks learn learn_task repair_given round_given",
+        "learning": "FoundMasks Learned find_masks learn learn_task round_given",
         "masks.linear_mask": "LinearMask",
         "masks.maskset": "MaskSet",
         "masks.tiles": "GROUP grid_shape tile_weights",

@@ -28,7 +28,6 @@ from masklearn.learning import Learned as Learned
 from masklearn.learning import find_masks as find_masks
 from masklearn.learning import learn as learn
 from masklearn.learning import learn_task as learn_task
-from masklearn.learning import repair_given as repair_given
 from masklearn.learning import round_given as round_given
 from masklearn.masks.linear_mask import LinearMask as LinearMask
 from masklearn.masks.maskset import MaskSet as MaskSet

@@ -184,25 +184,6 @@ def find_masks(
     return FoundMasks(masks, choice, choose.record(choice, masks, feed.kinds), settled.train, grids)
 
 
-def repair_given(task: Task, masks: MaskSet, solved: WeightStore) -> Learned:
-    """Smooth, repair and round as `learn_task` does, under masks and from weights that it found before without a repair and
-    in 16 bits.
-
-    solved: these weights. The masks get the grids, folds and records. Raises ValueError for masks of a permuted model whose
-    inputs are to be smoothed.
-    """
-
-    task, solved, smoothed = _smooth_solved(task, solved)
-    if smoothed is not None and masks.orders:
-        raise ValueError(
-            "the model is smoothed before it is permuted, and these masks are of a permuted model"
-        )
-    checkpoint, grids, masks.record.repair = _repair_and_round(task, masks, solved)
-    masks.grids.update(grids)
-    _record_smoothed(masks, smoothed)
-    return Learned(masks, checkpoint)
-
-
 def _smooth_solved(task: Task, solved: WeightStore) -> tuple[Task, WeightStore, "Smoothed | None"]:
     """Smooth the model of a task and its solved weights, which are not rounded yet. Returns both, and the folds."""
     from masklearn.smooth import smooth_inputs

@@ -27,10 +27,6 @@ INNER = {
     ),
     # It starts pip as the program does, so that nothing of the current folder runs.
     "samples/packages.py": ("patch_compile.python_process",),
-    # A row names the machine as the program itself sees it: device, bf16 units.
-    "benchmarks/machine.py": ("masklearn.model.modules", "masklearn.base.device"),
-    # Bars of runs that take half an hour.
-    "benchmarks/quality/child.py": ("patch_compile.progress",),
     # It holds the model of NVIDIA's libraries, which no command prints, against published times of 16-bit and int8 products.
     "benchmarks/published": ("masklearn.quant", "patch_compile.hardware", "patch_compile.planning.roofline"),
     # It draws with the axes, marks and colours of the program's pictures, at the bytes of the tables of kinds and types, and

@@ -43,77 +43,38 @@ class Case(NamedTuple):
         return f"{self.about.name} {self.dtype} {self.shape} share {self.share}" + " gated" * self.gated
 
 
-class Outcome(NamedTuple):
-    """Outcome of a case. worst: its error over the allowed error, or in words why it has no error."""
-
-    case: Case
-    worst: float | str
-
-    @property
-    def is_fault(self) -> bool:
-        """True if the answer is wrong."""
-        return isinstance(self.worst, str) or self.worst > 1.0
-
-    @property
-    def is_useless(self) -> bool:
-        """True if the kernel gave no answer, or an answer so wrong that its times mean nothing."""
-        return isinstance(self.worst, str) or self.worst > _FAR_OFF
-
-    def __str__(self) -> str:
-        if isinstance(self.worst, str):
-            return f"{self.case}: {self.worst}"
-        return f"{self.case}: {self.worst:.2f} of the allowed error"
+class Wrong(RuntimeError):
+    """A kernel gave no answer, or two."""
 
 
 def names(kernels: Kernels, device: Device) -> list[str]:
-    """Names of the cases that can be checked on this device: fitting configurations, and its dense path if it has one."""
+    """Names of what can be checked on this device: fitting configurations, and its dense path if it has one."""
     return list(dict.fromkeys(case.about.name for case in _cases(kernels, device)))
-
-
-def check(
-    kernels: Kernels,
-    device: Device,
-    place: str = "cuda",
-    tokens: Sequence[int] = TOKENS,
-    only: str | None = None,
-) -> list[Outcome]:
-    """Run ragged and whole shapes, with and without an epilogue; returns the faults. Arguments: see `outcomes`."""
-    return [one for one in outcomes(kernels, device, place, tokens, only) if one.is_fault]
 
 
 def check_row(
     kernels: Kernels, device: Device, name: str, tokens: Sequence[int] = TOKENS, place: str = "cuda"
 ) -> Row:
-    """Figures of a configuration: its faults, its largest share of the allowed error, and whether it is useless."""
-    found = outcomes(kernels, device, place, tokens, name)
-    return {
-        "faults": [str(one) for one in found if one.is_fault],
-        "worst": max((one.worst for one in found if not isinstance(one.worst, str)), default=None),
-        "useless": any(one.is_useless for one in found),
-    }
+    """Run ragged and whole shapes, with and without an epilogue; returns the figures of a configuration.
 
-
-def outcomes(
-    kernels: Kernels,
-    device: Device,
-    place: str = "cuda",
-    tokens: Sequence[int] = TOKENS,
-    only: str | None = None,
-) -> list[Outcome]:
-    """Check every case.
-
-    place: device of the tensors. only: name of one configuration; None checks all.
+    place: device of the tensors. faults: the wrong cases in words; worst: the largest error over the allowed error, None
+    without any answer; useless: True if a case has no answer, or an answer so wrong that its times mean nothing.
     """
-    found = []
+    faults, shares, useless = [], [], False
     for case in _cases(kernels, device):
-        if only not in (None, case.about.name):
+        if case.about.name != name:
             continue
         try:
-            worst = _worst_error(kernels, device, case, place, tokens)
+            share = _worst_error(kernels, device, case, place, tokens)
         except RuntimeError as error:
-            worst = str(error)
-        found.append(Outcome(case, worst))
-    return found
+            faults.append(f"{case}: {error}")
+            useless = True
+            continue
+        shares.append(share)
+        useless |= share > _FAR_OFF
+        if share > 1.0:
+            faults.append(f"{case}: {share:.2f} of the allowed error")
+    return {"faults": faults, "worst": max(shares, default=None), "useless": useless}
 
 
 def _cases(kernels: Kernels, device: Device) -> Iterator[Case]:
@@ -151,20 +112,14 @@ def _dense_path_cases() -> Iterator[Case]:
         yield from (Case(DENSE_PATH, about, dtype, (104, 456), share, gated) for share in _SHARES)
 
 
-def _worst_error(
-    kernels: Kernels, device: Device, case: Case, place: str, tokens: Sequence[int]
-) -> float | str:
-    """Largest error in units of the error that fp32 sums and one rounding allow, or why there is no error."""
+def _worst_error(kernels: Kernels, device: Device, case: Case, place: str, tokens: Sequence[int]) -> float:
+    """Largest error in units of the error that fp32 sums and one rounding allow. Raises Wrong, and RuntimeError with
+    CUDA's message."""
     rng = np.random.default_rng(abs(case.config))
-    halves, codes = random_weights(rng, case)
-    if case.about.weights:
-        packed, weights = quantised(halves, codes, case, rng)
-    else:
-        packed, weights = packed_slabs(halves, codes, case), halves
+    packed, weights = packed_weights(*random_weights(rng, case), case, rng)
     whole = packed.panels * packed.panel_rows, case.shape[1]
     index = device_index(packed.index, packed.kinds, sum(packed.counts), case.about.kinds)
-    dense, sparse, *others = packed.counts[: case.about.kinds]
-    layout = Layout(whole, packed.panel_rows, index, dense, sparse, tuple(others), case.about.weights)
+    layout = Layout(whole, packed.panel_rows, index, packed.counts[: case.about.kinds], case.about.weights)
     hybrid = Hybrid(kernels, case.shape, layout, tensors_of(packed, index, place), gated=case.gated)
     weights = [weight.to(place) for weight in weights]
     worst = 0.0
@@ -177,9 +132,9 @@ def _worst_error(
         once = y.clone()
         call(0)
         if not torch.equal(once.view(torch.int16), y.view(torch.int16)):
-            return f"two runs differ with {rows} tokens"
+            raise Wrong(f"two runs differ with {rows} tokens")
         if not y.isfinite().all():
-            return f"NaN or infinity with {rows} tokens"
+            raise Wrong(f"NaN or infinity with {rows} tokens")
         rounded = case.config == DENSE_PATH and bool(case.gated or epilogue.activation)
         if case.about.weights == BYTES:  # sums of integers are exact
             x, rounded = _rounded_inputs(x), False
@@ -210,30 +165,24 @@ def random_weights(rng: np.random.Generator, case: Case) -> tuple[list[torch.Ten
     return weights, codes
 
 
-def packed_slabs(halves: Sequence[torch.Tensor], codes: NDArray[np.int64], case: Case) -> Packed:
-    bits = np.stack([weight.view(torch.int16).numpy().view(np.uint16) for weight in halves])
-    if case.gated:
-        return pack_gated(bits, codes, case.about.panel_rows)
-    return pack_slabs(bits[0], codes, case.about.panel_rows)
-
-
-def quantised(
+def packed_weights(
     halves: Sequence[torch.Tensor], codes: NDArray[np.int64], case: Case, rng: np.random.Generator
 ) -> tuple[Packed, list[torch.Tensor]]:
-    """The weights rounded to integers, packed, and the values that the kernels multiply by: int8 weights are not rounded
-    again."""
+    """The weights packed, as integers if the case has a type of them, and the values that the kernels multiply by."""
+    rows = case.about.panel_rows
+    if not case.about.weights:
+        bits = np.stack([weight.view(torch.int16).numpy().view(np.uint16) for weight in halves])
+        packed = pack_gated(bits, codes, rows) if case.gated else pack_slabs(bits[0], codes, rows)
+        return packed, list(halves)
     made = [quantise(weight.float().numpy(), case.about.weights, rng) for weight in halves]
     dtype = np.dtype(np.float16) if case.dtype == torch.float16 else None
-    rows = case.about.panel_rows
-    packed = (
-        pack_gated_integers(made, codes, dtype, rows)
-        if case.gated
-        else pack_integers(made[0], codes, dtype, rows)
-    )
+    given = codes, dtype, rows
+    packed = pack_gated_integers(made, *given) if case.gated else pack_integers(made[0], *given)
     return packed, [_multiplied(one, case) for one in made]
 
 
 def _multiplied(one: Quantised, case: Case) -> torch.Tensor:
+    """Weights of int8 are not rounded again, but by the dense path."""
     products = torch.from_numpy(one.products())
     exact = one.type == W8A8 or (one.type == INT8 and case.config != DENSE_PATH)
     return products if exact else products.float().to(case.dtype)

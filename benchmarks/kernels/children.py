@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn
 
 from rows import Row, Rows
 
@@ -34,22 +34,19 @@ class Patience(NamedTuple):
     clock: Callable[[], float] = time.monotonic
 
 
-class _Sensors(Protocol):
-    def since_last(self) -> dict[str, float]: ...
-
-
 def measure_rows(
     stage: str,
     found: Iterable[tuple[Row, Callable[[], Row]]],
     rows: Rows,
-    sensors: _Sensors,
+    sensors: Callable[[], Row],
     usable: Callable[[], bool],
     deadline: float,
 ) -> int:
     """Measure the rows that the file lacks, and return DONE, TIME_IS_OVER or CONTEXT_IS_LOST.
 
-    found: keys, each with a function that measures its figures. usable: returns False when an error has ended all work
-    of this process on the GPU. deadline: moment of `time.monotonic` after which no row is begun.
+    found: keys, each with a function that measures its figures. sensors: returns the readings since its last call. usable:
+    returns False when an error has ended all work of this process on the GPU. deadline: moment of `time.monotonic` after
+    which no row is begun.
     """
     for key, measure in found:
         if rows.known(stage, key):
@@ -57,9 +54,9 @@ def measure_rows(
         if time.monotonic() > deadline:
             return TIME_IS_OVER
         rows.add("trying", {"stage": stage, "key": key}, {})
-        sensors.since_last()
+        sensors()
         try:
-            rows.add(stage, key, measure() | {"sensors": sensors.since_last()})
+            rows.add(stage, key, measure() | {"sensors": sensors()})
             alive = usable()
         except Exception as error:
             alive = usable()

@@ -33,15 +33,6 @@ _INSTRUCTION = re.compile(
 )
 
 
-class Kernel(NamedTuple):
-    """Figures of one kernel, in bytes per thread. config: index in the table of configurations."""
-
-    config: int
-    registers: int
-    spill_stores: int
-    spill_loads: int
-
-
 class Instruction(NamedTuple):
     """One line of SASS. guard: its predicate, empty for none. upper: the upper 64 of its 128 bits.
 
@@ -93,36 +84,34 @@ class Function(NamedTuple):
     registers: int
     stack: int
 
-    def local_bytes(self, opcode: str) -> int:
-        """Returns the bytes per thread that all STL, or all LDL, of the code move: ptxas's spill stores, or spill loads."""
+    @property
+    def spills(self) -> int:
+        """Returns the bytes per thread that all STL and LDL of the code move: ptxas's spill stores and spill loads."""
         forms = (i.opcode.split(".") for i in self.code)
-        return sum(int(next(filter(str.isdigit, form), "32")) // 8 for form in forms if form[0] == opcode)
+        local = (form for form in forms if form[0] in ("STL", "LDL"))
+        return sum(int(next(filter(str.isdigit, form), "32")) // 8 for form in local)
 
 
-def compile_all(
-    scalar: str, arch: int, nvcc: Path, cuobjdump: Path, folder: Path
-) -> tuple[list[Kernel], dict[int, list[Instruction]]]:
-    """Compile all kernels of a scalar type, and return their figures and their instructions by configuration."""
-    kernels: list[Kernel] = []
-    code: dict[int, list[Instruction]] = {}
+def compile_all(scalar: str, arch: int, nvcc: Path, cuobjdump: Path, folder: Path) -> dict[int, Function]:
+    """Compile all kernels of a scalar type, and return them by their index in the table of configurations."""
+    kernels: dict[int, Function] = {}
     for name in (*(f"{kernel}{scalar}" for kernel in KERNELS), OF_BOTH):
         cubin = folder / f"{name}-{arch}.cubin"
         command = [nvcc, *FLAGS, f"-arch=sm_{arch}", "-I", PLUGINS, SOURCES[name], "-o", cubin]
         subprocess.run(command, capture_output=True, check=True)
-        found, instructions = kernels_in(cubin, cuobjdump)
-        kernels, code = kernels + found, code | instructions
-    return kernels, code
+        kernels |= kernels_in(cubin, cuobjdump)
+    return kernels
 
 
-def kernels_in(binary: Path, cuobjdump: Path) -> tuple[list[Kernel], dict[int, list[Instruction]]]:
-    """Figures of every kernel in the order of the table of configurations, and its instructions by the index in it.
+def kernels_in(binary: Path, cuobjdump: Path) -> dict[int, Function]:
+    """Every kernel of a configuration, by the index in the table of configurations and in its order.
 
     binary: a cubin, or an object with the code for one architecture.
     """
     named = ((_CONFIG.search(name), function) for name, function in functions_of(binary, cuobjdump).items())
-    found = sorted((int(match[1]), function) for match, function in named if match)
-    kernels = [Kernel(n, f.registers, f.local_bytes("STL"), f.local_bytes("LDL")) for n, f in found]
-    return kernels, {n: f.code for n, f in found}
+    return dict(
+        sorted(((int(match[1]), function) for match, function in named if match), key=lambda one: one[0])
+    )
 
 
 def functions_of(binary: Path, cuobjdump: Path) -> dict[str, Function]:

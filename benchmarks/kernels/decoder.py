@@ -1,21 +1,20 @@
 """A LLaMA-shaped decoder of random weights, dense by cuBLAS and hybrid by the kernels: tokens a second, end to end.
 
 Both models share everything but the linears: norms, rotary embedding, attention over a static cache. A decode step is a CUDA
-graph, as in an engine. The hybrid linears are an operator of `torch.library`: q, k and v are a single product, gate and up a
-single gated product, and o and down add the residual themselves, as PatchLinear nodes do.
+graph, as in an engine. For the hybrid linears q, k and v are a single product, gate and up a single gated product, and o
+and down add the residual themselves, as PatchLinear nodes do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from gpu import time_of
 from hybrid import Epilogue, Hybrid, random_hybrid
 from kernels import Device, Kernels
-from rows import Row
+from rows import Row, table
 from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
 
 
@@ -44,14 +43,8 @@ LLAMA_2_7B = Shape(4096, 11008, 32, 32, 32000)
 RATIOS = (0.25, 0.35, 0.45)
 BATCH, PROMPT, GENERATED = 16, 128, 128
 STEP_LAUNCHES = 4  # decode steps in a graph that is timed
-
-
-class Linears(Protocol):
-    """The linears of a model. x: [tokens, in]; each returns [tokens, out]."""
-
-    def __call__(
-        self, layer: int, name: str, x: torch.Tensor, residual: torch.Tensor | None
-    ) -> torch.Tensor: ...
+# The linears of a model: layer, name, X [tokens, in], residual → [tokens, out].
+Linears = Callable[..., torch.Tensor]
 
 
 class DenseLinears:
@@ -63,11 +56,12 @@ class DenseLinears:
     @classmethod
     def random(cls, shape: Shape, place: str = "cuda") -> DenseLinears:
         """Random weights of a scale that keeps the activations near 1."""
+        layer = {name: ((1 + (name == "gate_up")) * n, k) for name, (n, k) in shape.linears.items()}
         return cls(
             [
                 {
-                    name: (torch.randn((1 + (name == "gate_up")) * n, k, device=place) / k**0.5).half()
-                    for name, (n, k) in shape.linears.items()
+                    name: (torch.randn(size, device=place) / size[1] ** 0.5).half()
+                    for name, size in layer.items()
                 }
                 for _ in range(shape.layers)
             ]
@@ -101,53 +95,28 @@ class NoLinears:
 class HybridLinears:
     """Packed weights, by layer and name."""
 
-    def __init__(self, kernels: Kernels, device: Device, weights: list[dict[str, Hybrid]]) -> None:
-        self._numbers = [
-            {name: _register(kernels, device, w) for name, w in layer.items()} for layer in weights
-        ]
-        self._widths = {name: w.shape[0] for name, w in weights[0].items()}
+    def __init__(self, device: Device, weights: list[dict[str, Hybrid]]) -> None:
+        self._device, self._weights = device, weights
 
     @classmethod
     def random(cls, kernels: Kernels, device: Device, shape: Shape, ratio: float) -> HybridLinears:
         """Random weights whose zeros are `ratio` of all: twice that share of the slabs is 2:4."""
-        weights = [
-            {
-                name: random_hybrid(
-                    kernels,
-                    size,
-                    128,
-                    2 * ratio,
-                    gated=name == "gate_up",
-                    scale=size[1] ** -0.5,
-                )
-                for name, size in shape.linears.items()
-            }
-            for _ in range(shape.layers)
-        ]
-        return cls(kernels, device, weights)
+
+        def weight(name: str, size: tuple[int, int]) -> Hybrid:
+            scale, gated = size[1] ** -0.5, name == "gate_up"
+            return random_hybrid(kernels, size, 128, 2 * ratio, gated=gated, scale=scale)
+
+        layers = range(shape.layers)
+        return cls(
+            device, [{name: weight(name, size) for name, size in shape.linears.items()} for _ in layers]
+        )
 
     def __call__(self, layer: int, name: str, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
-        activation = "silu" if name == "gate_up" else ""
-        number = self._numbers[layer][name]
-        return _hybrid_linear(x, residual, number, self._widths[name], activation)
-
-
-_REGISTERED: list[tuple[Kernels, Device, Hybrid]] = []  # linears by the number that the operator takes
-
-
-def _register(kernels: Kernels, device: Device, weight: Hybrid) -> int:
-    _REGISTERED.append((kernels, device, weight))
-    return len(_REGISTERED) - 1
-
-
-@torch.library.custom_op("patch_compile::hybrid_linear", mutates_args=())
-def _hybrid_linear(
-    x: torch.Tensor, residual: torch.Tensor | None, number: int, width: int, activation: str
-) -> torch.Tensor:
-    _, device, weight = _REGISTERED[number]
-    y = torch.empty(len(x), width, dtype=x.dtype, device=x.device)
-    weight.caller(x, y, device, -1, Epilogue(residual=residual, activation=activation))(0)
-    return y
+        weight = self._weights[layer][name]
+        after = Epilogue(residual=residual, activation="silu" if name == "gate_up" else "")
+        y = torch.empty(len(x), weight.shape[0], dtype=x.dtype, device=x.device)
+        weight.caller(x, y, self._device, -1, after)(0)
+        return y
 
 
 class Decoder:
@@ -216,19 +185,15 @@ def decoder_rows(
 
 
 def _measured(shape: Shape, make: Callable[[], Linears]) -> Row:
-    try:
-        return _times(Decoder(shape, make(), BATCH, PROMPT + GENERATED))
-    finally:
-        _REGISTERED.clear()  # they hold gigabytes, which the next row needs
+    return _times(Decoder(shape, make(), BATCH, PROMPT + GENERATED))
 
 
 def _times(decoder: Decoder) -> Row:
     prompt = torch.randint(decoder.shape.vocabulary, (BATCH, PROMPT), device="cuda")
     places = torch.arange(PROMPT, device="cuda")
     token = torch.randint(decoder.shape.vocabulary, (BATCH, 1), device="cuda")
-    middle = torch.tensor(
-        [PROMPT + GENERATED // 2], device="cuda"
-    )  # attention reads the whole cache at any place
+    # Attention reads the whole cache at any place.
+    middle = torch.tensor([PROMPT + GENERATED // 2], device="cuda")
     with torch.inference_mode():
         prefill = time_of([lambda _: decoder(prompt, places)], 1)
         step = time_of([lambda _: decoder(token, middle)], STEP_LAUNCHES)
@@ -238,25 +203,20 @@ def _times(decoder: Decoder) -> Row:
 
 def decoder_table(rows: list[Row]) -> str:
     """Tokens a second, and speed-ups over the dense model: of all, of the prompt, of a step, and of only its linears."""
-    lines = [
-        "| linears | prompt ms | decode step ms | tokens/s | speed-up | prompt | step | linears of a step |"
-    ]
-    lines.append("| " + " | ".join(["---"] * 8) + " |")
+    header = ["linears", "prompt ms", "decode step ms", "tokens/s"]
+    header += ["speed-up", "prompt", "step", "linears of a step"]
     named = {row["key"]["linears"]: row for row in rows}
     dense, rest = named.get("dense"), named.get("none")
-    for row in rows:
-        key = row["key"]
-        cells = [f"hybrid, ratio {key['ratio']:g}" if key["linears"] == "hybrid" else key["linears"]]
-        cells += [f"{1e3 * row[name]:.2f}" for name in ("prefill", "step")]
-        cells.append(f"{row['tokens_per_second']:.0f}")
-        if key["linears"] == "none" or dense is None:
-            cells += [""] * 4
-        else:
-            cells.append(f"{row['tokens_per_second'] / dense['tokens_per_second']:.2f}")
-            cells += [f"{dense[name] / row[name]:.2f}" for name in ("prefill", "step")]
-            alone = (
-                "" if rest is None else f"{(dense['step'] - rest['step']) / (row['step'] - rest['step']):.2f}"
-            )
-            cells.append(alone)
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return table(header, (_cells(row, dense, rest) for row in rows))
+
+
+def _cells(row: Row, dense: Row | None, rest: Row | None) -> list[str]:
+    name, ratio, step = row["key"]["linears"], row["key"].get("ratio"), row["step"]
+    cells = [name if ratio is None else f"{name}, ratio {ratio:g}"]
+    cells += [f"{1e3 * row['prefill']:.2f}", f"{1e3 * step:.2f}", f"{row['tokens_per_second']:.0f}"]
+    if name == "none" or dense is None:
+        return cells + [""] * 4
+    gains = [row["tokens_per_second"] / dense["tokens_per_second"]]
+    gains += [dense[phase] / row[phase] for phase in ("prefill", "step")]
+    gains += [] if rest is None else [(dense["step"] - rest["step"]) / (step - rest["step"])]
+    return cells + [f"{gain:.2f}" for gain in gains] + [""] * (4 - len(gains))

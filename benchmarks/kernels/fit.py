@@ -1,6 +1,6 @@
 """Fits the planner's assumptions to the rows that run.py measured on a GPU, and writes a file that `plan` reads.
 
-    python benchmarks/kernels/fit.py gpu.jsonl [--out FOLDER | --keep]
+    python benchmarks/kernels/fit.py gpu.jsonl [--keep]
 
 Needs patch-compile, but no GPU. Prints the clocks that a slab takes, the fitted values, and the predictions' error before
 and after. The file lies where `patch-compile plan` on this machine looks for calibrations, and plans for that GPU go by it
@@ -56,17 +56,15 @@ _NUMBERS = {config.name: number for number, config in enumerate(CONFIGS)}
 class Slab(NamedTuple):
     """Clocks of an SM for a slab of a kind in a configuration.
 
-    simulated: clocks by issue.py; predicted: clocks by the planner, for the resource `limit`; launch: clocks from the kernel
-    before to the first bytes; error: median relative miss of the fit to `rows` rows of the sweep.
+    simulated: clocks by issue.py; limit: the resource that the planner predicts to be the slowest; error: median relative
+    miss of the fit to `rows` rows of the sweep.
     """
 
     config: str
     kind: str
     measured: float
     simulated: int
-    predicted: float
     limit: str
-    launch: float
     error: float
     rows: int
 
@@ -88,9 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("rows", type=Path, help="the file that run.py wrote")
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--out", type=Path, help="folder for the calibration, in place of this machine's own")
-    where.add_argument("--keep", action="store_true", help="keep the rows and the calibration for everyone")
+    parser.add_argument("--keep", action="store_true", help="keep the rows and the calibration for everyone")
     asked = parser.parse_args(argv)
     try:
         rows = read_rows(asked.rows)
@@ -98,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows = keep(rows)
         found = calibration(rows)
         _print(rows, found)
-        path = found.ship(_stem(rows)) if asked.keep else found.save(asked.out)
+        path = found.ship(_stem(rows)) if asked.keep else found.save()
     except (PatchCompileError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -234,10 +230,9 @@ def slabs(rows: Sequence[Row], assume: Assumptions) -> list[Slab]:
         for kind, clock in ((DENSE, about["dense"]), (TWO_FOUR, about["sparse"])):
             limits = slab_limits(card, config, kind, config.tokens, assume)
             limit = max(limits, key=lambda one: limits[one])
-            numbers = round(simulated_clocks(card, config, kind)), limits[limit], limit
+            simulated = round(simulated_clocks(card, config, kind))
             if clock > 0:
-                rest = about["launch"], about["error"], about["rows"]
-                found.append(Slab(name, kind.name, clock, *numbers, *rest))
+                found.append(Slab(name, kind.name, clock, simulated, limit, about["error"], about["rows"]))
     return found
 
 

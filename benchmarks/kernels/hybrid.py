@@ -79,11 +79,7 @@ class Hybrid:
         return call
 
     def _dense_path_caller(self, x: torch.Tensor, y: torch.Tensor, after: Epilogue) -> Call:
-        epilogue = (
-            after.bias is not None,
-            after.residual is not None,
-            ACTIVATIONS.index(after.activation),
-        )
+        epilogue = after.bias is not None, after.residual is not None, ACTIVATIONS.index(after.activation)
         path = self._kernels.dense_path(self.problem(len(x)), epilogue, DTYPES.index(x.dtype))
         workspace = torch.empty(path.bytes, dtype=torch.uint8, device=x.device)
         rounded = self._rounded(x)
@@ -150,8 +146,8 @@ def random_hybrid(
             for count, size in zip(layout.counts, value_bytes(rows, weights), strict=False)
         )
     else:
-        dense = (scale * torch.randn(layout.dense, rows * 64, device="cuda")).to(dtype)
-        sparse = (scale * torch.randn(layout.sparse, rows * 32, device="cuda")).to(dtype)
+        dense = (scale * torch.randn(layout.counts[0], rows * 64, device="cuda")).to(dtype)
+        sparse = (scale * torch.randn(layout.counts[1], rows * 32, device="cuda")).to(dtype)
     tensors = {
         "dense": dense,
         "sparse": sparse,

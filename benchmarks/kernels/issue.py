@@ -1,9 +1,9 @@
 """Simulates the loops over slabs of the kernels on one SM, from their machine code: the source of all cycles of a slab.
 
-    python benchmarks/kernels/issue.py [--arch 80] [--renew]
+    python benchmarks/kernels/issue.py --renew
 
-Prints the figures of the loops. `--renew` writes the counts and cycles that the planner reads, plugins/kernels/sass.json,
-what the plugin's schedule takes from them (turns.py), and the bounds that tests hold the kernels to, budgets.json.
+Writes the counts and cycles that the planner reads, plugins/kernels/sass.json, what the plugin's schedule takes from them
+(turns.py), and the bounds that tests hold the kernels to, budgets.json. `git diff` shows what a change of a kernel changes.
 
 It reads an instruction's control word as ptxas wrote it (cycles to stall, scoreboards to set and to wait for), and models
 in-order issue by four schedulers, the rate of the tensor cores, a single queue for all accesses of shared memory, barriers,
@@ -21,15 +21,14 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
-from cubin import ARCHS, FLAGS, Instruction, Kernel, compile_all, find_cuobjdump
-from roofline import table
+from cubin import ARCHS, FLAGS, Function, Instruction, compile_all, find_cuobjdump
 from sass import JSON, PRODUCTS, count_slab, kinds_of, slabs_of, way_of
 
 from patch_compile.hardware.cards import architecture_of, rated_cards
@@ -245,36 +244,32 @@ def blocks_of(config: Config, registers: int, arch: int) -> int:
 class Loop(NamedTuple):
     """Figures of the loop over slabs of one kind.
 
-    cycles: of a slab, at least those that its products and its bytes from L2 take; peak: share of the tensor cores' rate.
+    cycles: of a slab, at least those that its products and its bytes from L2 take.
     """
 
     cycles: int
-    peak: float
     stalls: int
     instructions: int
     products: int
 
 
 def loop_figures(
-    code: Sequence[Instruction],
+    kernel: Function,
     config: Config,
     kind: str,
-    registers: int,
     arch: int,
     geforce: bool = False,
     blocks: int | None = None,
 ) -> Loop:
     """Returns the figures of one kernel's loop over slabs of `kind`. blocks: on an SM, None for as many as run there."""
-    way, timing = way_executed(code, config, kind), timing_of(arch, geforce)
-    blocks = blocks or blocks_of(config, registers, arch)
+    way, timing = way_executed(kernel.code, config, kind), timing_of(arch, geforce)
+    blocks = blocks or blocks_of(config, kernel.registers, arch)
     products = [i.opcode for i in way if i.opcode.startswith(PRODUCTS)]
     ideal = sum(map(timing.of, products)) * config.warps / SCHEDULERS / slabs_of(way)
     from_l2 = (slab_bytes(config, kind) + config.x_bytes) / timing.l2
     simulated = cycles_per_slab(way, config.warps, timing, blocks, first=config.stages)
     cycles = max(simulated, ideal, from_l2)
-    return Loop(
-        round(cycles), round(ideal / cycles, 3), stalls_to_first_product(way), len(way), len(products)
-    )
+    return Loop(round(cycles), stalls_to_first_product(way), len(way), len(products))
 
 
 def slab_bytes(config: Config, kind: str) -> int:
@@ -304,41 +299,37 @@ def executed(way: Sequence[Instruction], config: Config, size: int) -> list[Inst
     return found
 
 
-def figures_of(kernels: Sequence[Kernel], code: dict[int, list[Instruction]], arch: int) -> dict[str, Any]:
+def figures_of(kernels: Mapping[int, Function], arch: int) -> dict[str, Any]:
     """Returns registers, spilled bytes and the figures of all loops of all kernels of one binary, by configuration."""
-    return {
-        CONFIGS[k.config].name: {"registers": k.registers, "spills": k.spill_stores + k.spill_loads}
-        | {
-            kind: loop_figures(code[k.config], CONFIGS[k.config], kind, k.registers, arch)
-            for kind in kinds_of(CONFIGS[k.config])
-        }
-        for k in kernels
-    }
+
+    def figures(kernel: Function, config: Config) -> dict[str, Any]:
+        loops = {kind: loop_figures(kernel, config, kind, arch) for kind in kinds_of(config)}
+        return {"registers": kernel.registers, "spills": kernel.spills} | loops
+
+    return {CONFIGS[number].name: figures(kernel, CONFIGS[number]) for number, kernel in kernels.items()}
 
 
-def counts_of(
-    figures: dict[str, Any], kernels: Sequence[Kernel], code: dict[int, list[Instruction]], arch: int
-) -> dict[str, Any]:
+def counts_of(figures: dict[str, Any], kernels: Mapping[int, Function], arch: int) -> dict[str, Any]:
     """Returns registers, instructions and cycles per slab of every configuration, for sass.json.
 
     cycles: by kind, of an SM with the architecture's full tensor rate, and of an SM with a GeForce card's half rate. alone:
     the same with one block on the SM.
     """
 
-    def counts(kernel: Kernel, config: Config) -> dict[str, Any]:
-        own, kinds = code[kernel.config], kinds_of(config)
+    def counts(kernel: Function, config: Config) -> dict[str, Any]:
+        kinds = kinds_of(config)
 
         def cycles(kind: str, geforce: bool, blocks: int | None = None) -> int:
-            return loop_figures(own, config, kind, kernel.registers, arch, geforce, blocks).cycles
+            return loop_figures(kernel, config, kind, arch, geforce, blocks).cycles
 
         shared = {kind: [figures[config.name][kind].cycles, cycles(kind, True)] for kind in kinds}
         alone = shared
         if blocks_of(config, kernel.registers, arch) > 1:
             alone = {kind: [cycles(kind, False, 1), cycles(kind, True, 1)] for kind in kinds}
-        slabs = {kind: count_slab(own, kind, config.weights) for kind in kinds}
+        slabs = {kind: count_slab(kernel.code, kind, config.weights) for kind in kinds}
         return {"registers": kernel.registers, "cycles": shared, "alone": alone} | slabs
 
-    return {CONFIGS[kernel.config].name: counts(kernel, CONFIGS[kernel.config]) for kernel in kernels}
+    return {CONFIGS[number].name: counts(kernel, CONFIGS[number]) for number, kernel in kernels.items()}
 
 
 def budget_of(figures: dict[str, Any]) -> dict[str, Any]:
@@ -355,71 +346,38 @@ def budget_of(figures: dict[str, Any]) -> dict[str, Any]:
     return {"registers": figures["registers"], "spills": figures["spills"]} | loops
 
 
-def _loop_rows(found: dict[str, Any]) -> Iterator[list[str]]:
-    for arch, configs in found.items():
-        for name, about in configs.items():
-            for kind, loop in about.items():
-                if isinstance(loop, Loop):
-                    cells = (
-                        arch,
-                        name,
-                        about["registers"],
-                        about["spills"],
-                        kind,
-                        loop.cycles,
-                        f"{loop.peak:.0%}",
-                    )
-                    per_product = f"{loop.instructions / loop.products:.1f}"
-                    yield [*map(str, cells), str(loop.stalls), per_product]
-
-
-_LOOP_HEADS = (
-    "architecture", "configuration", "registers", "spills", "kind", "cycles a slab", "of the tensor cores' rate",
-    "stalls to the first product", "instructions a product",
-)  # fmt: skip
-
-
-def _of_architecture(
-    arch: int, nvcc: Path, cuobjdump: Path, renew: bool
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Compile the fp16 kernels; returns the figures of their loops, and to renew also the counts for sass.json."""
+def _of_architecture(arch: int, nvcc: Path, cuobjdump: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Compile the fp16 kernels; returns the figures of their loops, and the counts for sass.json."""
     with tempfile.TemporaryDirectory() as folder:
-        compiled = compile_all("half", arch, nvcc, cuobjdump, Path(folder))
-    figures = figures_of(*compiled, arch)
-    return figures, counts_of(figures, *compiled, arch) if renew else {}
+        kernels = compile_all("half", arch, nvcc, cuobjdump, Path(folder))
+    figures = figures_of(kernels, arch)
+    return figures, counts_of(figures, kernels, arch)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Compile the fp16 kernels, simulate their loops, print the tables and write the files if asked."""
+def main() -> int:
+    """Compile the fp16 kernels, simulate their loops and write the files; returns the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--arch", type=int, action="append", choices=ARCHS)
-    what.add_argument("--renew", action="store_true", help=f"write {JSON.name} and {BUDGETS.name}")
-    asked = parser.parse_args(argv)
+    parser.add_argument("--renew", action="store_true", required=True, help="write the files")
+    parser.parse_args()
     nvcc, cuobjdump = find_nvcc(), find_cuobjdump()
     if cuobjdump is None:
         print("error: cuobjdump and nvdisasm are in no CUDA toolkit here", file=sys.stderr)
         return 1
-    archs = ARCHS if asked.renew else asked.arch or BUDGET_ARCHS
-    tools = nvcc.path, cuobjdump, bool(asked.renew)
     with ProcessPoolExecutor() as pool:
-        each = list(pool.map(_of_architecture, archs, *([one] * len(archs) for one in tools)))
-    found = {f"sm_{arch}": figures for arch, (figures, _) in zip(archs, each, strict=True)}
-    print(table(_LOOP_HEADS, _loop_rows(found)))
-    if asked.renew:
-        counts = {f"sm_{arch}": own for arch, (_, own) in zip(archs, each, strict=True)}
-        about = {"nvcc": nvcc.version, "flags": " ".join(FLAGS), "kernels": counts}
-        bounds = {
-            f"sm_{arch}": {name: budget_of(f) for name, f in found[f"sm_{arch}"].items()}
-            for arch in BUDGET_ARCHS
-        }
-        JSON.write_text(json.dumps(about, indent=1) + "\n")
-        BUDGETS.write_text(json.dumps({"nvcc": nvcc.version} | bounds, indent=1) + "\n")
-        subprocess.run(
-            [sys.executable, Path(__file__).with_name("turns.py")], check=True
-        )  # reads the new file
+        each = pool.map(_of_architecture, ARCHS, *([tool] * len(ARCHS) for tool in (nvcc.path, cuobjdump)))
+        by_arch = dict(zip(ARCHS, each, strict=True))
+    counts = {f"sm_{arch}": own for arch, (_, own) in by_arch.items()}
+    about = {"nvcc": nvcc.version, "flags": " ".join(FLAGS), "kernels": counts}
+    bounds = {
+        f"sm_{arch}": {name: budget_of(figures) for name, figures in by_arch[arch][0].items()}
+        for arch in BUDGET_ARCHS
+    }
+    JSON.write_text(json.dumps(about, indent=1) + "\n")
+    BUDGETS.write_text(json.dumps({"nvcc": nvcc.version} | bounds, indent=1) + "\n")
+    turns = Path(__file__).with_name("turns.py")  # of a process that has not read the former sass.json
+    subprocess.run([sys.executable, turns], check=True)
     return 0
 
 

@@ -1,10 +1,8 @@
-"""The kernels as a shared library, built by nvcc for this machine's GPU and called by ctypes."""
+"""The library of the kernels (build.py), called by ctypes."""
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,16 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.base.durable import whole_file
 from masklearn.masks.kinds.base import TileKind
 from masklearn.quant.table import FLOAT16, QUANTISED, W8A8, WeightType
-from patch_compile import PatchCompileError
 from patch_compile.planning.roofline.schedule import TABLE_WORDS, kinds_of
-from patch_compile.plugin.compiling import compile_units, kernel_objects, link, plugin_cache, units
-from patch_compile.plugin.toolchain import find_cxx, find_nvcc, plugin_sources
-
-LIBRARY = "PATCH_BENCH_LIBRARY"
-"""Environment variable: path of a library that was built beforehand."""
 
 KIND_COUNT = len(kinds_of(FLOAT16))
 """Number of kinds that the kernels' arrays have room for."""
@@ -38,10 +29,6 @@ WEIGHTS = ("", *QUANTISED)
 
 BYTES = WEIGHTS.index(W8A8.name)
 """Number of the type whose X is rounded to integers too."""
-
-
-_NAME, _SOURCES = "libpatch_bench.so", ("kernels", "dense_path")
-_INTERFACE = Path(__file__).resolve().with_name("library.cpp")
 
 
 class Slabs(ctypes.Structure):
@@ -184,49 +171,6 @@ class Config(NamedTuple):
     weights: int = 0  # number of their type
 
 
-def library_for(arch: str) -> Path:
-    """Returns the library that LIBRARY names, or the library of these sources, built once and kept next to the plugins.
-
-    arch: of the GPU, such as sm_86. Raises PatchCompileError if there is no such file, or nvcc fails.
-    """
-    if given := os.environ.get(LIBRARY):
-        if not Path(given).is_file():
-            fix = f"Build it with `python benchmarks/kernels/build.py --arch {arch} -o build/gpu`."
-            raise PatchCompileError(f"There is no file {given}", f"{LIBRARY} names it.", fix)
-        return Path(given).absolute()
-    digest = hashlib.sha256()
-    for file in sorted(file for folder in _SOURCES for file in (plugin_sources() / folder).iterdir()):
-        digest.update(f"\0{file.name}\0".encode() + file.read_bytes())
-    digest.update(_INTERFACE.read_bytes())
-    folder = plugin_cache() / f"bench-{arch}-{digest.hexdigest()[:24]}"
-    library = folder / _NAME
-    return library if library.exists() else build_library(folder, arch)
-
-
-def fingerprint(library: Path) -> str:
-    """Returns the first digits of a SHA-256 over a library: rows of other kernels are not mixed with its rows."""
-    return hashlib.sha256(library.read_bytes()).hexdigest()[:12]
-
-
-def build_library(folder: Path, arch: str) -> Path:
-    """Compile `kernels/`, `dense_path/` and `library.cpp` for one architecture such as sm_86, into `folder`.
-
-    It has the numbers of source lines, for a profiler. Objects of the kernels are kept where the plugin's are.
-    """
-    nvcc, archs = find_nvcc(), (int(arch.removeprefix("sm_")),)
-    flags = ("-lineinfo",)
-    folder.mkdir(parents=True, exist_ok=True)
-    sources = [*units(plugin_sources() / "dense_path"), _INTERFACE]
-    objects = [
-        *kernel_objects(plugin_cache(), archs, nvcc, find_cxx(), flags=flags),
-        *compile_units(sources, folder, archs, nvcc.path, flags),
-    ]
-    library = folder / _NAME
-    with whole_file(library) as part:
-        link(objects, part, archs, nvcc.path, ("-shared", "-cudart=static", "-ldl"))
-    return library
-
-
 class DensePath:
     """Unpacks W and multiplies it by cuBLASLt, for one problem and epilogue. Raises RuntimeError where that fails."""
 
@@ -246,11 +190,8 @@ class DensePath:
 
     def run(self, arguments: Arguments, workspace: int, stream: int) -> None:
         """Enqueue it on a CUDA stream; `workspace` is the address of `bytes` bytes, a multiple of 256."""
-        error = self._lib.patch_bench_dense_path_run(
-            self._made, ctypes.byref(arguments), ctypes.c_void_p(workspace), ctypes.c_void_p(stream)
-        )
-        if error is not None:
-            raise RuntimeError(error.decode())
+        addresses = ctypes.c_void_p(workspace), ctypes.c_void_p(stream)
+        self._lib.patch_bench_dense_path_run(self._made, ctypes.byref(arguments), *addresses)
 
 
 class Kernels:
@@ -258,16 +199,10 @@ class Kernels:
 
     def __init__(self, library: Path) -> None:
         self._lib = lib = ctypes.CDLL(str(library))
-        for name in ("launch", "config_name", "device", "dense_path_run"):
-            getattr(lib, f"patch_bench_{name}").restype = ctypes.c_char_p
-        lib.patch_bench_launch.argtypes = [
-            ctypes.c_void_p,
-            ctypes.c_void_p,
-            ctypes.c_int,
-            ctypes.c_int,
-            ctypes.c_int,
-            ctypes.c_void_p,
-        ]
+        for name in ("launch", "device", "dense_path_run"):
+            function = getattr(lib, f"patch_bench_{name}")
+            function.restype, function.errcheck = ctypes.c_char_p, _raise
+        lib.patch_bench_config_name.restype = ctypes.c_char_p
         for name in ("partial_bytes", "counter_bytes", "dense_path_bytes"):
             getattr(lib, f"patch_bench_{name}").restype = ctypes.c_int64
         lib.patch_bench_dense_path.restype = ctypes.c_void_p
@@ -285,9 +220,7 @@ class Kernels:
     def device(self) -> Device:
         """The current device as the plugin sees it. Raises RuntimeError with CUDA's message."""
         device = Device()
-        error = self._lib.patch_bench_device(ctypes.byref(device))
-        if error is not None:
-            raise RuntimeError(error.decode())
+        self._lib.patch_bench_device(ctypes.byref(device))
         return device
 
     def schedule(self, problem: Problem, device: Device, config: int = -1) -> tuple[int, int]:
@@ -327,8 +260,10 @@ class Kernels:
         self, arguments: Arguments, table: PartTable, scalar: int, config: int, parts: int, stream: int
     ) -> None:
         """Enqueue one launch on a CUDA stream. Raises RuntimeError with CUDA's message."""
-        error = self._lib.patch_bench_launch(
-            ctypes.byref(arguments), ctypes.byref(table), scalar, config, parts, stream
-        )
-        if error is not None:
-            raise RuntimeError(error.decode())
+        given = ctypes.byref(arguments), ctypes.byref(table), scalar, config, parts
+        self._lib.patch_bench_launch(*given, ctypes.c_void_p(stream))
+
+
+def _raise(error: bytes | None, *_: object) -> None:
+    if error is not None:
+        raise RuntimeError(error.decode())

@@ -1,6 +1,6 @@
 """Launches one hybrid product a few times, for a profiler, with the kernel that the plugin chooses.
 
-python benchmarks/kernels/launch_once.py TOKENS [--shape 11008x4096] [--share 0.9] [--weights int4] [--config NAME]
+python benchmarks/kernels/launch_once.py TOKENS [--share 0.9] [--weights int4]
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
 from hybrid import random_hybrid
-from kernels import BYTES, WEIGHTS, Kernels, library_for
+from kernels import BYTES, WEIGHTS, Kernels
 from problems import panel_rows
 
+from build import library_for
+
+_SHAPE = 11008, 4096  # (out_features, in_features)
 _LAUNCHES = 3  # the first finds cold instructions
 _WIDENED_ROWS = 64  # of a panel of integers that are multiplied as 16-bit values
 
@@ -27,22 +30,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not torch.cuda.is_available():
         print("error: PyTorch sees no GPU", file=sys.stderr)
         return 1
-    n, k = map(int, asked.shape.split("x"))
     found = torch.cuda.get_device_properties(0)
     kernels = Kernels(library_for(f"sm_{found.major}{found.minor}"))
-    device, weights = kernels.device(), WEIGHTS.index(asked.weights)
-    number, rows = -1, panel_rows((n, k)) if weights in (0, BYTES) else _WIDENED_ROWS
-    if asked.config:
-        number = [config.name for config in kernels.configs()].index(asked.config)
-        rows = kernels.configs()[number].panel_rows
+    (n, k), device, weights = _SHAPE, kernels.device(), WEIGHTS.index(asked.weights)
+    rows = panel_rows((n, k)) if weights in (0, BYTES) else _WIDENED_ROWS
     hybrid = random_hybrid(kernels, (n, k), rows, asked.share, l2=found.L2_cache_size, weights=weights)
     x = torch.randn(asked.tokens, k, device="cuda").half()
     y = torch.empty(asked.tokens, n, dtype=torch.float16, device="cuda")
-    call = hybrid.caller(x, y, device, number)
+    call = hybrid.caller(x, y, device)
     for launch in range(_LAUNCHES):
         call(launch)
     torch.cuda.synchronize()
-    number, parts = kernels.schedule(hybrid.problem(asked.tokens), device, number)
+    number, parts = kernels.schedule(hybrid.problem(asked.tokens), device)
     print(f"{n}×{k}, {asked.tokens} tokens: {kernels.configs()[number].name}, {parts} parts")
     return 0
 
@@ -52,10 +51,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("tokens", type=int)
-    parser.add_argument("--shape", default="11008x4096", help="OUTxIN")
     parser.add_argument("--share", type=float, default=0.9, help="share of the slabs that is 2:4")
     parser.add_argument("--weights", choices=WEIGHTS, default="", help="type of integers (default: 16 bits)")
-    parser.add_argument("--config", default="", help="name of a configuration (default: the plugin's choice)")
     return parser.parse_args(argv)
 
 

@@ -54,11 +54,8 @@ class Engine:
         # The dense path rounds weights of int8 before it multiplies them.
         self._weights = {}
         for dense, case in ((False, kernels), (True, kernels._replace(config=DENSE_PATH))):
-            if asked.weights:
-                self.packed, multiplied = check.quantised(halves, codes, case, np.random.default_rng(7))
-            else:
-                self.packed, multiplied = check.packed_slabs(halves, codes, case), halves
-            self._weights[dense] = multiplied
+            given = halves, codes, case, np.random.default_rng(7)
+            self.packed, self._weights[dense] = check.packed_weights(*given)
         self._case = kernels
         self._takes: dict[int, bool] = {}
         linear = self.linear(self.given(most))

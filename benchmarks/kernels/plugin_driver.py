@@ -12,19 +12,10 @@ from cuda_calls import Cuda
 from kernels import KIND_COUNT, SLAB_NAMES, SlabCounts
 from numpy.typing import NDArray
 
-from patch_compile.plugin.compiling import compile_units, kernel_objects, link, plugin_cache, units
-from patch_compile.plugin.toolchain import fetch_headers, find_cxx, find_headers, find_nvcc, plugin_sources
 from tests.oracles.element_packing import Packed
 
 DENSE_PATH_TACTIC = 1000
 """The number of `kDensePathTactic`."""
-SOURCES = ("tensorrt/patch_linear_plugin.cpp", "tensorrt/context_memory.cpp", "host/plugin_driver.cpp")
-"""Sources of the plugin's class and its C interface, besides the folder `dense_path`."""
-_LOG = (
-    "tensorrt/log.cpp",
-    "tensorrt/abi.cpp",
-    "tensorrt/library.cpp",
-)  # finds no TensorRT and prints to stderr
 
 
 class Linear(ctypes.Structure):
@@ -137,28 +128,3 @@ class PluginDriver:
         emulated = hasattr(self.lib, "cuCtxCreate_v2")
         driver = self.lib if emulated else ctypes.CDLL("libcuda.so.1")
         return Cuda(lambda name: int(self.lib.patch_plugin_cuda(name.encode())), driver)
-
-
-def build_driver(folder: Path, *archs: str, lines: bool = True) -> Path:
-    """Compile the plugin's class, its C interface, the dense path and the kernels into `folder`; returns the library.
-
-    The library has the benchmark's functions too, so PATCH_BENCH_LIBRARY may name it: a GPU without a network then needs
-    only this library. archs: such as sm_86; lines: with the numbers of source lines, which make it several times larger.
-    Raises PatchCompileError without nvcc or TensorRT's headers.
-    """
-    nvcc, sms, cache = find_nvcc(), tuple(int(arch.removeprefix("sm_")) for arch in archs), plugin_cache()
-    cache.mkdir(parents=True, exist_ok=True)
-    headers = find_headers("tensorrt") or fetch_headers(cache, print)
-    plugins = plugin_sources()
-    flags = ("-DPATCH_BACKEND=tensorrt", "-isystem", str(headers.path))
-    sources = [*units(plugins / "dense_path"), *(plugins / name for name in (*SOURCES, *_LOG))]
-    benchmark = folder / "benchmark"  # its library.cpp is not the plugin's
-    benchmark.mkdir(parents=True, exist_ok=True)
-    objects = [
-        *kernel_objects(cache, sms, nvcc, find_cxx(), flags=("-lineinfo",) if lines else ()),
-        *compile_units(sources, folder, sms, nvcc.path, flags),
-        *compile_units([Path(__file__).resolve().with_name("library.cpp")], benchmark, sms, nvcc.path, ()),
-    ]
-    library = folder / "libpatch_plugin_driver.so"
-    link(objects, library, sms, nvcc.path, ("-shared", "-cudart=static", "-ldl"))
-    return library

@@ -1,6 +1,6 @@
 """Drives the TensorRT plugin's class on this machine's GPU as TensorRT would, without TensorRT.
 
-    python benchmarks/kernels/plugin_on_gpu.py [--linear NAME] [--tokens 300] [--replays 100]
+    python benchmarks/kernels/plugin_on_gpu.py
 
 Needs PyTorch and numpy, and nvcc unless PATCH_BENCH_LIBRARY names a library that build.py built. Every result is compared
 with float64:
@@ -21,10 +21,8 @@ import argparse
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,13 +31,16 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
 from cuda_calls import Cuda
-from kernels import KIND_COUNT, LIBRARY
+from kernels import KIND_COUNT
 from numpy.typing import NDArray
 from plugin_contexts import Asked, Context, Engine, Wrong, open_context
-from plugin_driver import DENSE_PATH_TACTIC, PluginDriver, build_driver
+from plugin_driver import DENSE_PATH_TACTIC, PluginDriver
+
+from build import LIBRARY, library_for
 
 _DEADLINE = 120.0  # seconds of a linear's process; on an H100 it should take 10
 _DENSE_TOKENS = (512, 1024, 2048, 4096, 8192)  # the first that the dense path is taken for is driven
+_PROMPT, _REPLAYS = 300, 100  # tokens; launches of a graph
 _ROUNDS = 20  # launches of each of two contexts at once
 
 
@@ -221,34 +222,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--linear", choices=[asked.name for asked in LINEARS], help="drive it in this process"
-    )
-    parser.add_argument("--tokens", type=int, default=300, help="of a prompt (default: 300)")
-    parser.add_argument("--replays", type=int, default=100, help="of a graph (default: 100)")
+    # How this program asks a process for a linear.
+    parser.add_argument("--linear", choices=[linear.name for linear in LINEARS], help=argparse.SUPPRESS)
     asked = parser.parse_args(argv)
-    with ExitStack() as stack:
-        if LIBRARY not in os.environ:
-            found = torch.cuda.get_device_properties(0)
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            os.environ[LIBRARY] = str(build_driver(folder, f"sm_{found.major}{found.minor}"))
-            stack.callback(os.environ.pop, LIBRARY)
-        try:
-            driver = PluginDriver(Path(os.environ[LIBRARY]))
-            driver.cuda()
-        except (OSError, AttributeError) as error:  # no driver of NVIDIA, or a library of something else
-            print(f"error: {os.environ[LIBRARY]} can't be used here: {error}", file=sys.stderr)
-            return 1
-        if asked.linear is None:
-            return max(_in_a_process(asked, linear.name) for linear in LINEARS)
-        (linear,) = (one for one in LINEARS if one.name == asked.linear)
-        return _print_steps(drive(driver, linear, asked.tokens, asked.replays))
-
-
-def _in_a_process(asked: argparse.Namespace, linear: str) -> int:
-    options = ("--linear", linear, "--tokens", str(asked.tokens), "--replays", str(asked.replays))
+    if LIBRARY not in os.environ:  # which the processes of the linears inherit
+        found = torch.cuda.get_device_properties(0)
+        os.environ[LIBRARY] = str(library_for(f"sm_{found.major}{found.minor}", plugin=True))
+    library = Path(os.environ[LIBRARY])
     try:
-        done = subprocess.run([sys.executable, __file__, *options], timeout=_DEADLINE)
+        driver = PluginDriver(library)
+        driver.cuda()
+    except (OSError, AttributeError) as error:  # no driver of NVIDIA, or a library of something else
+        print(f"error: {library} can't be used here: {error}", file=sys.stderr)
+        return 1
+    if asked.linear is None:
+        return max(_in_a_process(linear.name) for linear in LINEARS)
+    (linear,) = (one for one in LINEARS if one.name == asked.linear)
+    return _print_steps(drive(driver, linear, _PROMPT, _REPLAYS))
+
+
+def _in_a_process(linear: str) -> int:
+    try:
+        done = subprocess.run([sys.executable, __file__, "--linear", linear], timeout=_DEADLINE)
     except subprocess.TimeoutExpired:
         print(f"wrong: {linear} did not end in {_DEADLINE:.0f} s", flush=True)
         return 1

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.quant.table import FLOAT16, QUANTISED
 
-# (out_features, in_features) of the models' linears, each once
-SHAPES: dict[str, tuple[tuple[int, int], ...]] = {
-    "LLaMA-2-7B": ((4096, 4096), (11008, 4096), (4096, 11008)),
-    "LLaMA-3.1-8B": ((1024, 4096), (14336, 4096), (4096, 14336)),
-    "Qwen2.5-0.5B": ((896, 896), (128, 896), (4864, 896), (896, 4864)),
-}
+# (out_features, in_features) of the models' linears: LLaMA-2-7B, LLaMA-3.1-8B, Qwen2.5-0.5B
+SHAPES = (
+    *((4096, 4096), (11008, 4096), (4096, 11008)),
+    *((1024, 4096), (14336, 4096), (4096, 14336)),
+    *((896, 896), (128, 896), (4864, 896), (896, 4864)),
+)
 TOKENS = (1, 8, 16, 32, 64, 128, 512, 2048, 4096)
 _SLAB, _RANDOM_SLABS = 64, 512
 # Two kept positions of four, ascending, as nibbles idx0 | idx1 << 2
@@ -30,23 +30,14 @@ def panel_rows(shape: tuple[int, int]) -> int:
 
 @dataclass(frozen=True)
 class Layout:
-    """Places of a linear's slabs. index: as a kernel takes it, int32; dense, sparse: numbers of slabs.
-
-    others: numbers of slabs of n:16, in the order of the table of kinds, or none; weights: number of their type.
-    """
+    """Places of a linear's slabs. index: as a kernel takes it, int32; counts: numbers of slabs by kind; weights: number of
+    their type."""
 
     shape: tuple[int, int]
     panel_rows: int
     index: NDArray[np.int32]
-    dense: int
-    sparse: int
-    others: tuple[int, ...] = ()
+    counts: tuple[int, ...]
     weights: int = 0
-
-    @property
-    def counts(self) -> tuple[int, ...]:
-        """Numbers of slabs by kind."""
-        return (self.dense, self.sparse, *self.others)
 
     @property
     def panels(self) -> int:
@@ -57,7 +48,7 @@ class Layout:
     def weight_bytes(self) -> int:
         """Bytes of all dense and 2:4 slabs: of 16-bit weights 128 and 72 per panel row."""
         kind = QUANTISED[WEIGHTS[self.weights]] if self.weights else FLOAT16
-        both = DENSE.bytes_of(kind) * self.dense + TWO_FOUR.bytes_of(kind) * self.sparse
+        both = DENSE.bytes_of(kind) * self.counts[0] + TWO_FOUR.bytes_of(kind) * self.counts[1]
         return int(self.panel_rows * _SLAB * both)
 
 
@@ -74,13 +65,14 @@ def random_layout(
     index = np.concatenate([*pointers, *places]).astype(np.int32)
     if weights:  # their kernels know all kinds
         index = device_index(index, (0, 1), is_sparse.size, len(kinds_with(weights)))
-    return Layout(shape, panel_rows, index, int((~is_sparse).sum()), int(is_sparse.sum()), weights=weights)
+    return Layout(shape, panel_rows, index, (int((~is_sparse).sum()), int(is_sparse.sum())), weights)
 
 
 def random_meta(layout: Layout, seed: int = 0) -> NDArray[np.int32]:
     """Valid metadata words, `[sparse slabs, panel_rows * 2]`. They repeat after some slabs: a decoder has a million."""
     rng = np.random.default_rng(seed)
-    words = np.zeros((min(layout.sparse, _RANDOM_SLABS), layout.panel_rows * 2), np.uint32)
+    slabs, width = layout.counts[1], layout.panel_rows * 2
+    words = np.zeros((min(slabs, _RANDOM_SLABS), width), np.uint32)
     for nibble in range(8):
         words |= _NIBBLES[rng.integers(0, 6, words.shape)] << np.uint32(4 * nibble)
-    return np.resize(words, (layout.sparse, layout.panel_rows * 2)).view(np.int32)
+    return np.resize(words, (slabs, width)).view(np.int32)

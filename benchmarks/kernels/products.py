@@ -11,7 +11,7 @@ from gpu import Call, MeasuredGpu, copies_beyond_l2, time_of
 from hybrid import DENSE_PATH, Epilogue, Hybrid, random_hybrid
 from kernels import BYTES, WEIGHTS, Device, Kernels
 from problems import SHAPES, TOKENS, panel_rows
-from rows import Row
+from rows import Row, table
 
 SHARES = (0.0, 0.5, 0.7, 0.8, 0.9, 1.0)
 EPILOGUE_SHARES, EPILOGUE_TOKENS = (0.0, 0.5, 0.9), (1, 16, 128, 2048)  # for products with an epilogue
@@ -27,7 +27,7 @@ def product_rows(kernels: Kernels, gpu: MeasuredGpu, device: Device) -> Measured
 
     A row of w8a8 compares with cuBLASLt's product of int8: without rounding X, scales and 16-bit outputs.
     """
-    for shape in shapes():
+    for shape in SHAPES:
         for scalar in _SCALARS:
             if scalar == "float16" or shape in _SAMPLE:
                 yield from _rows_of(shape, scalar, TOKENS, _Contenders(shape, scalar, kernels, gpu), device)
@@ -130,7 +130,7 @@ def epilogue_rows(kernels: Kernels, gpu: MeasuredGpu, device: Device) -> Measure
     Weights that widen compute SiLU(gate)·up, others add a residual. The dense model takes cuBLAS for gate and up at
     once and two kernels of PyTorch after it; for a residual it takes cuBLAS with beta = 1.
     """
-    for shape in shapes():
+    for shape in SHAPES:
         for tokens in EPILOGUE_TOKENS:
             what = "SiLU(gate)·up" if shape[0] > shape[1] else "+ residual"
             yield (
@@ -175,11 +175,6 @@ def _time(hybrid: Hybrid, call: Call) -> float:
     return time_of([call] * hybrid.copies)
 
 
-def shapes() -> list[tuple[int, int]]:
-    """Every shape of the models once."""
-    return list(dict.fromkeys(shape for found in SHAPES.values() for shape in found))
-
-
 def _time_in_any_way(calls: Sequence[Call]) -> float:
     try:
         return time_of(calls)
@@ -196,32 +191,33 @@ def _semi_structured(weights: Sequence[torch.Tensor], l2: int) -> list[torch.Ten
     return [torch.sparse.to_sparse_semi_structured(weights[i % len(weights)] * keep) for i in range(copies)]
 
 
-def table(rows: Sequence[Row]) -> str:
+def product_table(rows: Sequence[Row]) -> str:
     """Speed-ups over cuBLAS in Markdown, and the share of the limit that 90 % of 2:4 slabs reach."""
+    hopper = any("dense path" in row for row in rows)
     header = ["shape", "tokens", "type", *(f"p = {share:g}" for share in SHARES), "cuSPARSELt"]
-    header += ["of the limit at .9", "configuration at .9"]
-    header += ["dense path at .9"] * any("dense path" in row for row in rows)
-    lines = ["| " + " | ".join(header) + " |", "| " + " | ".join(["---"] * len(header)) + " |"]
-    for row in rows:
-        (n, k), config = row["key"]["shape"], row["schedule"]["0.9"]
-        cells = [f"{n}×{k}", str(row["key"]["tokens"]), row["key"]["type"]]
-        cells += [f"{row['cublas'] / row['hybrid'][str(share)]:.2f}" for share in SHARES]
-        cells.append("" if row["cusparselt"] is None else f"{row['cublas'] / row['cusparselt']:.2f}")
-        cells.append(f"{row['limit']['0.9'] / row['hybrid']['0.9']:.0%}")
-        cells.append(f"{config[0]}, {config[1]} parts")
-        if "dense path" in row:
-            cells.append(f"{row['cublas'] / row['dense path']:.2f}")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    header += ["of the limit at .9", "configuration at .9", *["dense path at .9"] * hopper]
+    return table(header, map(_product_cells, rows))
+
+
+def _product_cells(row: Row) -> list[str]:
+    key, (config, parts), dense = row["key"], row["schedule"]["0.9"], row["cublas"]
+    cells = [_named(key["shape"]), str(key["tokens"]), key["type"]]
+    cells += [f"{dense / row['hybrid'][str(share)]:.2f}" for share in SHARES]
+    cells += ["" if row["cusparselt"] is None else f"{dense / row['cusparselt']:.2f}"]
+    cells += [f"{row['limit']['0.9'] / row['hybrid']['0.9']:.0%}", f"{config}, {parts} parts"]
+    return [*cells, f"{dense / row['dense path']:.2f}"] if "dense path" in row else cells
 
 
 def epilogue_table(rows: Sequence[Row]) -> str:
     """Speed-ups of the single hybrid kernel over the dense model's kernels, in Markdown."""
     header = ["shape", "tokens", "after the product", *(f"p = {share:g}" for share in EPILOGUE_SHARES)]
-    lines = ["| " + " | ".join(header) + " |", "| " + " | ".join(["---"] * len(header)) + " |"]
-    for row in rows:
-        n, k = row["key"]["shape"]
-        cells = [f"{n}×{k}", str(row["key"]["tokens"]), row["key"]["after"]]
-        cells += [f"{row['dense'] / row['hybrid'][str(share)]:.2f}" for share in EPILOGUE_SHARES]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    lines = (
+        [_named(row["key"]["shape"]), str(row["key"]["tokens"]), row["key"]["after"]]
+        + [f"{row['dense'] / row['hybrid'][str(share)]:.2f}" for share in EPILOGUE_SHARES]
+        for row in rows
+    )
+    return table(header, lines)
+
+
+def _named(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape))

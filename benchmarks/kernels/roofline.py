@@ -1,9 +1,8 @@
 """Predicts the kernels' times by bytes and instructions, on any card, beside a dense model.
 
-    python benchmarks/kernels/roofline.py [--page docs/explanation/performance.md]
+    python benchmarks/kernels/roofline.py --page docs/explanation/performance.md
 
-Prints whole models, the assumptions and the cards. `--page` renews the part of a page that this program writes. Nothing
-here is measured.
+Renews the part of a page that this program writes: whole models, the assumptions and the cards. Nothing here is measured.
 """
 
 from __future__ import annotations
@@ -11,13 +10,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
+from benchmarks.kernels.rows import table
 from masklearn.quant.table import FLOAT16, INT4, INT8, W8A8, WeightType
 from patch_compile.artifacts.plan import Slower, Times, Way
 from patch_compile.artifacts.prediction import WholeRow, Workload
@@ -35,6 +35,7 @@ from patch_compile.plugin.toolchain import plugin_sources
 
 RATIOS = (0.25, 0.35, 0.45)
 BATCH, PROMPT, GENERATED = 16, 128, 128
+_TILE = (128, 128)
 # STOICC (a Triton fork), LLaMA-2-7B, batch 16, 128 + 128 tokens: measured by its authors
 PUBLISHED = {"A6000": (1.18, 1.27, 1.38), "A100-40": (1.07, 1.11, 1.16)}
 MODELS = {
@@ -62,35 +63,15 @@ _W8A8_PROMPTS = ((1, 2048), (16, 512))
 _PAGE_DEVICES = ("A100-80", "A6000", "RTX 4090", "H100")
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def _card(name: str) -> RatedCard:
     return next(card for card in rated_cards() if card.name == name)
 
 
 def device_table() -> str:
     """The cards and the sources of their numbers."""
-    header = [
-        "card",
-        "sm",
-        "GB",
-        "GB/s",
-        "fp16 TFLOP/s",
-        "cuBLASLt's share",
-        "2:4 over dense",
-        "int8 TOP/s",
-        "cuBLASLt's share",
-        "2:4 over dense",
-        "by mma.sync",
-        "SMs",
-        "GHz",
-        "L2 MB",
-        "source",
-    ]
+    rates = ("cuBLASLt's share", "2:4 over dense")
+    header = ["card", "sm", "GB", "GB/s", "fp16 TFLOP/s", *rates, "int8 TOP/s", *rates, "by mma.sync"]
+    header += ["SMs", "GHz", "L2 MB", "source"]
     return table(header, (_device_row(d) for d in rated_cards()))
 
 
@@ -133,20 +114,17 @@ def predict_model(
     lowering: str = "plugin",
     *,
     assume: Assumptions = ASSUMED,
-    tile: tuple[int, int] = (128, 128),
     fuse: Collection[str] | None = None,
-    merged: bool = True,
     batch: int = BATCH,
     weights: WeightType = FLOAT16,
 ) -> Whole:
-    """The planner's prediction for a model at a ratio; merged: the dense model multiplies linears of one input at once."""
+    """The planner's prediction for a model at a ratio."""
     linears, outline = outline_of_llama(model, fuse)
-    outline = outline if merged else replace(outline, groups=())
     costs = CostModel(
         PlanCard(device, assume=assume), Workload(batch=batch, prompt=PROMPT, generated=GENERATED)
     )
     ratios, types = dict.fromkeys(linears, ratio), dict.fromkeys(linears, weights)
-    plans = plan_assumed(linears, tile, ratios, lowering, costs, None, types, outline)
+    plans = plan_assumed(linears, _TILE, ratios, lowering, costs, None, types, outline)
     return Whole(predict_whole(plans.values(), outline, costs), _slowest(plans.values()))
 
 
@@ -231,7 +209,7 @@ def _w8a8_row(device: RatedCard, batch: int, prompt: int, ratio: float) -> list[
     linears, outline = outline_of_llama(MODELS["LLaMA-2-7B"])
     costs = CostModel(PlanCard(device), Workload(batch=batch, prompt=prompt, generated=1))
     ratios, types = dict.fromkeys(linears, ratio), dict.fromkeys(linears, W8A8)
-    plans = plan_assumed(linears, (128, 128), ratios, "plugin", costs, None, types, outline)
+    plans = plan_assumed(linears, _TILE, ratios, "plugin", costs, None, types, outline)
 
     def times(groups: Collection[InputGroup]) -> list[Times]:
         products = products_of(plans.values(), groups)
@@ -291,19 +269,15 @@ def renewed(page: str) -> str:
     return f"{before}{begin}{markdown()}{end}{after}"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print the tables, or renew their part of a page."""
+def main() -> None:
+    """Renew the part of a page."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--page", type=Path, help="renew its generated part, and print nothing")
-    asked = parser.parse_args(argv)
-    if asked.page:
-        asked.page.write_text(renewed(asked.page.read_text()))
-    else:
-        print(markdown())
-    return 0
+    parser.add_argument("--page", type=Path, required=True)
+    page: Path = parser.parse_args().page
+    page.write_text(renewed(page.read_text()))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,9 +1,9 @@
-"""A file of measured rows, one JSON object a line, written as they come."""
+"""A file of measured rows, one JSON object a line, written as they come, and tables of them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,11 @@ def read_rows(path: Path) -> list[Row]:
 def measured(rows: Iterable[Row], stage: str) -> list[Row]:
     """The rows of a stage that have figures."""
     return [row for row in rows if row["stage"] == stage and "failed" not in row]
+
+
+def table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *lines))
 
 
 def _identity(stage: str, key: Row) -> str:

@@ -46,11 +46,12 @@ from children import (
 )
 from decoder import decoder_rows, decoder_table
 from gpu import MeasuredGpu, Sensors, driver_version, usable
-from kernels import LIBRARY, Kernels, fingerprint, library_for
-from products import epilogue_rows, epilogue_table, product_rows, table
+from kernels import Kernels
+from products import epilogue_rows, epilogue_table, product_rows, product_table
 from rows import Row, Rows
-from sweep import TOKENS, best_table, slab_clocks, sweep_rows
+from sweep import TOKENS, best_table, sweep_rows
 
+from build import LIBRARY, fingerprint, library_for
 from patch_compile import PatchCompileError
 
 STAGES = ("check", "sweep", "products", "epilogues", "decoder")
@@ -80,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     os.environ[LIBRARY] = str(library)  # for the processes of the stages
     if asked.check_only:
-        return _check_here(rows, asked.configs)
+        return _check_here(rows, asked.check_only)
     if asked.measure:
         return _measure(rows, asked)
     return _run(rows, asked)
@@ -98,10 +99,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--stages", type=_names, default=list(STAGES), help="some of them, in the order wanted"
     )
     parser.add_argument(
-        "--check-only", action="store_true", help="a short check in this process, for sanitize.sh"
-    )
-    parser.add_argument(
-        "--configs", type=_names, default=[], help="check and sweep these only (default: all)"
+        "--check-only", metavar="CONFIG", help="a short check in this process, for sanitize.sh"
     )
     parser.add_argument(
         "--tokens", type=_numbers, default=list(TOKENS), help="numbers of tokens of the sweep"
@@ -139,8 +137,7 @@ def _run(rows: Rows, asked: argparse.Namespace) -> int:
 
 def _command(stage: str, asked: argparse.Namespace) -> list[str]:
     command = [sys.executable, __file__, "--measure", stage, "--until", str(asked.until)]
-    command += ["--out", str(asked.out), "--configs", ",".join(asked.configs)]
-    return [*command, "--tokens", ",".join(map(str, asked.tokens))]
+    return [*command, "--out", str(asked.out), "--tokens", ",".join(map(str, asked.tokens))]
 
 
 def _measure(rows: Rows, asked: argparse.Namespace) -> int:
@@ -148,7 +145,9 @@ def _measure(rows: Rows, asked: argparse.Namespace) -> int:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     kernels = Kernels(Path(os.environ[LIBRARY]))
     with Sensors.running() as sensors:
-        measured = partial(measure_rows, rows=rows, sensors=sensors, usable=usable, deadline=asked.until)
+        measured = partial(
+            measure_rows, rows=rows, sensors=sensors.since_last, usable=usable, deadline=asked.until
+        )
         if asked.measure in ("check", "decoder"):
             return measured(asked.measure, _rows_of(kernels, None, rows, asked))
         code = measured("rates", [({}, lambda: asdict(MeasuredGpu.measure()))])
@@ -163,27 +162,14 @@ def _measure(rows: Rows, asked: argparse.Namespace) -> int:
 def _rows_of(kernels: Kernels, gpu: Any, rows: Rows, asked: argparse.Namespace) -> Found:
     device, stage = kernels.device(), asked.measure
     if stage == "check":
-        return _checks(kernels, _chosen(kernels, asked.configs))
+        return (
+            ({"config": name}, partial(check_row, kernels, device, name)) for name in names(kernels, device)
+        )
     if stage == "sweep":
-        others = {c.name for c in kernels.configs()} - set(_chosen(kernels, asked.configs))
-        return sweep_rows(kernels, gpu, device, others | _useless(rows), asked.tokens)
+        return sweep_rows(kernels, gpu, device, _useless(rows), asked.tokens)
     if stage == "decoder":
         return decoder_rows(kernels, device)
     return {"products": product_rows, "epilogues": epilogue_rows}[stage](kernels, gpu, device)
-
-
-def _chosen(kernels: Kernels, asked: Sequence[str]) -> list[str]:
-    """Names of the configurations that this device can run, or of the requested ones. Exits if it can't run all of them."""
-    found = names(kernels, kernels.device())
-    if unknown := set(asked) - set(found):
-        sys.exit(f"error: there is no {', '.join(sorted(unknown))} here; there are {', '.join(found)}")
-    return [name for name in found if not asked or name in asked]
-
-
-def _checks(kernels: Kernels, found: Sequence[str]) -> Found:
-    device = kernels.device()
-    for name in found:
-        yield {"config": name}, partial(check_row, kernels, device, name)
 
 
 def _useless(rows: Rows) -> set[str]:
@@ -193,17 +179,17 @@ def _useless(rows: Rows) -> set[str]:
     return {row["key"]["config"] for row in found}
 
 
-def _check_here(rows: Rows, configs: Sequence[str]) -> int:
+def _check_here(rows: Rows, config: str) -> int:
     """Check in this process, whatever rows there are: a tool that watches this process wants to see the launches."""
     kernels = Kernels(Path(os.environ[LIBRARY]))
-    device, bad = kernels.device(), False
-    for name in _chosen(kernels, configs):
-        row = check_row(kernels, device, name, _FEW_TOKENS)
-        rows.add("check", {"config": name}, row)
-        bad |= bool(row["faults"])
-        for fault in row["faults"]:
-            print(f"wrong: {fault}", flush=True)
-    return int(bad)
+    device = kernels.device()
+    if config not in (found := names(kernels, device)):
+        sys.exit(f"error: there is no {config} here; there are {', '.join(found)}")
+    row = check_row(kernels, device, config, _FEW_TOKENS)
+    rows.add("check", {"config": config}, row)
+    for fault in row["faults"]:
+        print(f"wrong: {fault}", flush=True)
+    return int(bool(row["faults"]))
 
 
 def _print(rows: Rows) -> None:
@@ -216,33 +202,18 @@ def _print(rows: Rows) -> None:
     for rate in rows.of("rates"):
         print(f"copies {rate['copies'] / 1e9:.0f} GB/s, reads {rate['reads'] / 1e9:.0f} GB/s, ", end="")
         print(f"cuBLAS {rate['flops'] / 1e12:.0f} TFLOP/s in fp16")
-        _print_sweep(rows.of("sweep"), rate["sms"])
+    if found := rows.of("sweep"):
+        print("\nfastest configuration of the sweep, and the plugin's choice\n")
+        print(best_table(found))
     if found := rows.of("products"):
         print("\ntimes of cuBLAS on the dense weight / of the hybrid kernel, p: share of 2:4 slabs\n")
-        print(table(found))
+        print(product_table(found))
     if found := rows.of("epilogues"):
         print("\ntimes of the dense path / of the one hybrid kernel\n")
         print(epilogue_table(found))
     if found := rows.of("decoder"):
         print("\nLLaMA-2-7B, random weights, batch 16, 128 + 128 tokens, in CUDA graphs\n")
         print(decoder_table(found))
-
-
-def _print_sweep(found: Sequence[Row], sms: int) -> None:
-    if not found:
-        return
-    print("\nfastest configuration of the sweep, and the plugin's choice\n")
-    print(best_table(found))
-    clocks = [row["sensors"]["sm_mhz"] for row in found if row["sensors"].get("sm_mhz")]
-    if not clocks:
-        return
-    tokens = {row["key"]["config"]: row["block_tokens"] for row in found}
-    print("\nclocks of an SM: a launch, a dense slab, a 2:4 slab\n")
-    for name, fit in slab_clocks(found, sms, sorted(clocks)[len(clocks) // 2], tokens).items():
-        print(
-            f"{name:16} {fit['launch']:8.0f} {fit['dense']:8.0f} {fit['sparse']:8.0f}"
-            f"   ± {fit['error']:.0%} over {fit['rows']} rows"
-        )
 
 
 if __name__ == "__main__":

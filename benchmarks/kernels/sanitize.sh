@@ -14,5 +14,5 @@ case $(compute-sanitizer --help) in
 esac
 mkdir -p "$folder"
 compute-sanitizer --tool "$tool" --error-exitcode 9 $filter kns=patch_ \
-  python3 benchmarks/kernels/run.py --check-only --configs "$config" --out "$folder/$tool.jsonl" 2>&1 |
+  python3 benchmarks/kernels/run.py --check-only "$config" --out "$folder/$tool.jsonl" 2>&1 |
   tee "$folder/$tool-${config// /-}.txt"

@@ -7,16 +7,18 @@ its figures: patch_compile/planning/roofline predicts the same times.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import cache, partial
+from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
 from gpu import MeasuredGpu, time_of
-from hybrid import random_hybrid
-from kernels import BYTES, WEIGHTS, Device, Kernels, Problem, problem_of
+from hybrid import Hybrid, random_hybrid
+from kernels import BYTES, WEIGHTS, Config, Device, Kernels, Problem, problem_of
 from problems import random_layout
-from rows import Row
+from rows import Row, table
 
 SHAPES = ((4096, 4096), (11008, 4096), (4096, 11008), (4864, 896))
 TOKENS = (1, 16, 64, 256, 2048)
@@ -32,58 +34,46 @@ def sweep_rows(
     tokens: Sequence[int] = TOKENS,
 ) -> Iterator[tuple[Row, Any]]:
     """Yield rows by shape, share, tokens, configuration and parts. left_out: names of configurations."""
-    numbers = [number for number, c in enumerate(kernels.configs()) if c.name not in left_out]
-    for shape in SHAPES:
-        for rows, weights in ((128, 0), (64, 0), (128, BYTES), *((64, n) for n in range(1, len(WEIGHTS)))):
-            for share in SHARES:
-                yield from _rows_of(shape, rows, share, weights, kernels, gpu, device, numbers, tokens)
-
-
-def _rows_of(
-    shape: tuple[int, int],
-    rows: int,
-    share: float,
-    weights: int,
-    kernels: Kernels,
-    gpu: MeasuredGpu,
-    device: Device,
-    numbers: Sequence[int],
-    wanted: Sequence[int],
-) -> Iterator[tuple[Row, Any]]:
-    layout = random_layout(shape, rows, share, weights=weights)
-    made: list[Any] = []  # when the first row is measured
-
-    def figures(tokens: int, number: int, parts: int) -> Row:
-        if not made:
-            made.append(random_hybrid(kernels, shape, rows, share, l2=gpu.l2, weights=weights))
-        hybrid = made[0]
-        x = torch.randn(tokens, shape[1], device="cuda").half()
-        y = torch.empty(tokens, shape[0], dtype=torch.float16, device="cuda")
-        call = hybrid.caller(x, y, device, number, parts=parts)
-        chosen = kernels.schedule(hybrid.problem(tokens), device)
-        return {
-            "seconds": time_of([call] * hybrid.copies),
-            "chosen": chosen == (number, parts),
-            "beyond": parts > kernels.max_parts(hybrid.problem(tokens), device, number),
-            "slabs": [layout.dense, layout.sparse],
-            "panels": layout.panels,
-            "block_tokens": kernels.configs()[number].tokens,
-        }
-
-    for tokens in wanted:
-        for number in numbers:
+    packings = ((128, 0), (64, 0), (128, BYTES), *((64, number) for number in range(1, len(WEIGHTS))))
+    for shape, (rows, weights), share in product(SHAPES, packings, SHARES):
+        counts = random_layout(shape, rows, share, weights=weights).counts
+        # It is made when its first row is measured.
+        weight = cache(partial(random_hybrid, kernels, shape, rows, share, l2=gpu.l2, weights=weights))
+        fitting = [n for n, about in enumerate(kernels.configs()) if _fits(about, rows, weights, device)]
+        for count, number in product(tokens, fitting):
             about = kernels.configs()[number]
-            if about.panel_rows != rows:
+            if about.name in left_out or about.tokens > _MOST_WASTE * max(count, 16):
                 continue
-            if about.weights != weights or (about.kinds > 2 and not weights):
-                continue
-            if about.shared_bytes > device.shared_bytes or about.tokens > _MOST_WASTE * max(tokens, 16):
-                continue
-            problem = problem_of(tokens, shape, rows, (layout.dense, layout.sparse), weights=weights)
+            problem = problem_of(count, shape, rows, counts, weights=weights)
             for parts in _parts(kernels, problem, device, number):
-                key = {"shape": list(shape), "share": share, "tokens": tokens}
+                key = {"shape": list(shape), "share": share, "tokens": count}
                 key |= {"config": about.name, "parts": parts}
-                yield key, lambda t=tokens, n=number, p=parts: figures(t, n, p)
+                yield key, partial(_figures, weight, count, number, parts, kernels, device)
+
+
+def _fits(about: Config, rows: int, weights: int, device: Device) -> bool:
+    """True if the device runs a configuration, which takes such panels and types, and no 16-bit slabs of n:16."""
+    right = about.panel_rows == rows and about.weights == weights and (about.kinds <= 2 or weights > 0)
+    return right and about.shared_bytes <= device.shared_bytes
+
+
+def _figures(
+    weight: Callable[[], Hybrid], tokens: int, number: int, parts: int, kernels: Kernels, device: Device
+) -> Row:
+    hybrid = weight()
+    n, k = hybrid.shape
+    x = torch.randn(tokens, k, device="cuda").half()
+    y = torch.empty(tokens, n, dtype=torch.float16, device="cuda")
+    problem = hybrid.problem(tokens)
+    call = hybrid.caller(x, y, device, number, parts=parts)
+    return {
+        "seconds": time_of([call] * hybrid.copies),
+        "chosen": kernels.schedule(problem, device) == (number, parts),
+        "beyond": parts > kernels.max_parts(problem, device, number),
+        "slabs": [*hybrid.layout.counts],
+        "panels": hybrid.layout.panels,
+        "block_tokens": kernels.configs()[number].tokens,
+    }
 
 
 def _parts(kernels: Kernels, problem: Problem, device: Device, number: int) -> list[int]:
@@ -91,7 +81,7 @@ def _parts(kernels: Kernels, problem: Problem, device: Device, number: int) -> l
 
     A stream in one part runs on one SM, for up to a hundred times the time. It gets a row only where the plugin chooses
     it, or where there is not a slab for every SM. A decode kernel is cut for one block per SM. Where two blocks fit, they
-    have twice the bytes in flight (in_flight.py), which may be faster.
+    have twice the bytes in flight, which may be faster.
     """
     most, about = kernels.max_parts(problem, device, number), kernels.configs()[number]
     chosen = kernels.schedule(problem, device, number)[1]
@@ -115,24 +105,25 @@ def best_table(rows: Sequence[Row]) -> str:
         key = row["key"]
         weights = next((name for name in WEIGHTS[1:] if key["config"].startswith(name)), "16 bits")
         groups[*key["shape"], weights, key["share"], key["tokens"]].append(row)
-    lines = ["| shape | weights | p | tokens | fastest | µs | chosen | µs | chosen / fastest |"]
-    lines.append("| " + " | ".join(["---"] * 9) + " |")
+    header = ["shape", "weights", "p", "tokens", "fastest", "µs", "chosen", "µs", "chosen / fastest"]
+    lines = []
     for (n, k, weights, share, tokens), found in groups.items():
-        best = min(found, key=lambda row: row["seconds"])
+        best = min(found, key=_seconds)
         # Panels of both heights have a choice of their own; the faster choice counts.
-        chosen = min((row for row in found if row["chosen"]), key=lambda row: row["seconds"], default=None)
-        cells = [f"{n}×{k}", weights, f"{share:g}", str(tokens), _named(best), f"{1e6 * best['seconds']:.1f}"]
-        if chosen is None:
-            cells += ["not measured", "", ""]
-        else:
-            cells += [_named(chosen), f"{1e6 * chosen['seconds']:.1f}"]
-            cells.append(f"{chosen['seconds'] / best['seconds']:.2f}")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        chosen = min((row for row in found if row["chosen"]), key=_seconds, default=None)
+        cells = [f"{n}×{k}", weights, f"{share:g}", str(tokens), *_named(best)]
+        cells += ["not measured", "", ""] if chosen is None else _named(chosen)
+        cells += [] if chosen is None else [f"{_seconds(chosen) / _seconds(best):.2f}"]
+        lines.append(cells)
+    return table(header, lines)
 
 
-def _named(row: Row) -> str:
-    return f"{row['key']['config']}, {row['key']['parts']} parts"
+def _seconds(row: Row) -> float:
+    return float(row["seconds"])
+
+
+def _named(row: Row) -> list[str]:
+    return [f"{row['key']['config']}, {row['key']['parts']} parts", f"{1e6 * _seconds(row):.1f}"]
 
 
 def slab_clocks(rows: Sequence[Row], sms: int, mhz: float, tokens_of: dict[str, int]) -> dict[str, Row]:
@@ -162,13 +153,6 @@ def slab_clocks(rows: Sequence[Row], sms: int, mhz: float, tokens_of: dict[str, 
         # Each row counts by its relative miss, so that large products do not dominate.
         solution = np.linalg.lstsq(matrix / clocks[:, None], np.ones(len(points)), rcond=None)[0]
         misses = np.abs(matrix @ solution / clocks - 1)
-        launch, dense, sparse = map(float, solution)
-        error = float(np.median(misses))
-        found[config] = {
-            "launch": launch,
-            "dense": dense,
-            "sparse": sparse,
-            "error": error,
-            "rows": len(points),
-        }
+        shares = dict(zip(("launch", "dense", "sparse"), map(float, solution), strict=True))
+        found[config] = {**shares, "error": float(np.median(misses)), "rows": len(points)}
     return found

@@ -1,31 +1,29 @@
 """Compares predicted times of products with times that others published.
 
-    python -m benchmarks.published [FILE.csv …] [--json | --errors]
+    python -m benchmarks.published [FILE.csv … | --errors]
 
-Without files it takes the files beside this program. The README there describes the columns. It prints predicted over
-measured for dense and 2:4 products and for the speed-up by 2:4: the number of products, the median, p10 and p90. With the
-files beside this program it takes every second shape, which the table of cards was not fitted to.
+Prints predicted over measured for dense and 2:4 products and for the speed-up by 2:4: the number of products, the median,
+p10 and p90. The README here describes the columns of a file. Without files it takes the files here, and of them every
+second shape, which the table of cards was not fitted to. `--errors` prints the tables of planning/roofline/errors.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import json
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks.published.whole_models import gains_of_whole_models
 from masklearn.quant.table import FLOAT16, W8A8, WeightType
 from patch_compile import PatchCompileError
-from patch_compile.hardware.cards import CARDS, SheetCard, card_named
-from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
+from patch_compile.hardware.cards import SheetCard, card_named
 from patch_compile.planning.roofline.errors import MOST_TOKENS
 from patch_compile.planning.roofline.library_product import library_time
 
@@ -52,16 +50,10 @@ class Product:
     dense: float | None
     sparse: float | None
 
-    def predicted(self, *, sparse: bool, **changes: Any) -> float:
-        """Returns the predicted microseconds under changed assumptions."""
-        assume = replace(ASSUMED, **changes)
-        return LAUNCH + self.library_time(assume, sparse=sparse)
-
-    def library_time(self, assume: Assumptions, *, sparse: bool) -> float:
-        """Returns the predicted microseconds in a CUDA graph."""
-        return library_time(self.card, self.shape, self.tokens, assume, sparse=sparse, weights=self.weights)[
-            0
-        ]
+    def predicted(self, *, sparse: bool) -> float:
+        """Returns the predicted microseconds without a CUDA graph."""
+        kind = self.weights
+        return LAUNCH + library_time(self.card, self.shape, self.tokens, sparse=sparse, weights=kind)[0]
 
     @property
     def weights(self) -> WeightType:
@@ -74,7 +66,7 @@ class Product:
         return self.tokens <= _L2_TOKENS and size <= self.card.l2 << 20
 
 
-def read(path: Path, skipped: dict[str, int]) -> Iterator[Product]:
+def read(path: Path, skipped: Counter[str]) -> Iterator[Product]:
     """Yield the products of a file. It counts in `skipped` rows of cards and types without predictions.
 
     Raises PatchCompileError, with file and line, for a row that is not valid.
@@ -82,29 +74,26 @@ def read(path: Path, skipped: dict[str, int]) -> Iterator[Product]:
     with path.open(newline="", encoding="utf-8") as file:
         rows = csv.DictReader(file)
         launched = "linear" in (rows.fieldnames or ())
-        needed = {
-            "card",
-            "M",
-            "N",
-            "K",
-            *(("min_us",) if launched else ("dtype", "dense_us", "sparse_2_4_us")),
-        }
-        if missing := sorted(needed - set(rows.fieldnames or ())):
+        times = ("min_us",) if launched else ("dtype", "dense_us", "sparse_2_4_us")
+        if missing := sorted({"card", "M", "N", "K", *times} - set(rows.fieldnames or ())):
             raise _invalid(path, 1, f"It lacks the columns {', '.join(missing)}.")
         for row in rows:
             try:
-                found = _product(row, launched, skipped)
+                product = _product(row, launched)
             except (TypeError, ValueError) as error:
                 raise _invalid(path, rows.line_num, str(error)) from None
-            if found is not None:
-                yield found
+            if isinstance(product, str):
+                skipped[product] += 1
+            else:
+                yield product
 
 
 def _invalid(path: Path, line: int, why: str) -> PatchCompileError:
     return PatchCompileError(f"{path}:{line} is no row of times", why, "See benchmarks/published/README.md.")
 
 
-def _product(row: Mapping[str, Any], launched: bool, skipped: dict[str, int]) -> Product | None:
+def _product(row: Mapping[str, Any], launched: bool) -> Product | str:
+    """Returns the product of a row, or the card or type that nothing is predicted for."""
     if None in row or None in row.values():
         raise ValueError("It has more or fewer cells than the first line.")
     tokens, n, k = (_positive(row, name, int) for name in "MNK")
@@ -114,11 +103,10 @@ def _product(row: Mapping[str, Any], launched: bool, skipped: dict[str, int]) ->
         raise ValueError("M, N and K are needed.")
     dtype = "fp16" if launched else row["dtype"]
     card = card_named((_SXM if launched else _PCIE).get(row["card"], row["card"]))
-    known = dtype in _TYPES and (row["card"], dtype) not in _UNRELIABLE
-    if not isinstance(card, SheetCard) or not known:
-        name = row["card"] if not isinstance(card, SheetCard) else f"{row['card']} {dtype}"
-        skipped[name] = skipped.get(name, 0) + 1
-        return None
+    if not isinstance(card, SheetCard):
+        return str(row["card"])
+    if dtype not in _TYPES or (row["card"], dtype) in _UNRELIABLE:
+        return f"{row['card']} {dtype}"
     return Product(card, dtype, tokens, (n, k), dense, sparse)
 
 
@@ -131,36 +119,32 @@ def _positive(row: Mapping[str, Any], name: str, kind: type[Any]) -> Any:
     return value
 
 
-def compare(products: Iterable[Product], **changes: Any) -> dict[tuple[str, str, str, str], list[float]]:
-    """Returns predicted over measured by (card, type, range of tokens, "dense", "2:4" or "speedup")."""
-    found: dict[tuple[str, str, str, str], list[float]] = defaultdict(list)
+class Group(NamedTuple):
+    """Products of a card and a type, with numbers of tokens in a range. what: "dense", "2:4" or "speedup"."""
+
+    card: str
+    dtype: str
+    tokens: str
+    what: str
+
+
+def compare(products: Iterable[Product]) -> dict[Group, list[float]]:
+    """Returns predicted over measured of each group."""
+    groups: dict[Group, list[float]] = defaultdict(list)
     for one in products:
         if one.in_l2:
             continue
         tokens = next(name for most, name in _RANGES if most is None or one.tokens <= most)
         ratios = {
-            what: one.predicted(sparse=sparse, **changes) / measured
+            what: one.predicted(sparse=sparse) / measured
             for what, sparse, measured in (("dense", False, one.dense), ("2:4", True, one.sparse))
             if measured
         }
         if len(ratios) == 2:
             ratios["speedup"] = ratios["dense"] / ratios["2:4"]
         for what, ratio in ratios.items():
-            found[one.card.name, one.dtype, tokens, what].append(ratio)
-    return found
-
-
-def summarise(found: Mapping[tuple[str, str, str, str], Sequence[float]]) -> list[dict[str, Any]]:
-    """Returns a row for each group: number, median, p10 and p90."""
-    names = ("card", "dtype", "tokens", "what")
-    rows = []
-    for key, ratios in found.items():
-        p10, median, p90 = (round(float(value), 3) for value in np.percentile(ratios, (10, 50, 90)))
-        rows.append(
-            dict(zip(names, key, strict=True))
-            | {"number": len(ratios), "median": median, "p10": p10, "p90": p90}
-        )
-    return rows
+            groups[Group(one.card.name, one.dtype, tokens, what)].append(ratio)
+    return groups
 
 
 def fitted(products: Sequence[Product]) -> tuple[list[Product], list[Product]]:
@@ -227,30 +211,23 @@ def dense_16_bits(products: Iterable[Product]) -> dict[tuple[str, int, tuple[int
 
 def unseen(card: SheetCard) -> SheetCard:
     """Returns the card with the shares that are assumed for cards that nobody measured."""
-    twin = next(
-        one for one in CARDS if isinstance(one, SheetCard) and one.name == _ASSUMED[card.name == "RTX 4090"]
-    )
-    return replace(
-        card,
-        tensor=twin.tensor,
-        sparse=twin.sparse,
-        int8_tensor=twin.int8_tensor,
-        int8_sparse=twin.int8_sparse,
-    )
+    twin = card_named(_ASSUMED[card.name == "RTX 4090"])
+    assert isinstance(twin, SheetCard)
+    shares = {name: getattr(twin, name) for name in ("tensor", "sparse", "int8_tensor", "int8_sparse")}
+    return replace(card, **shares)
 
 
 def main() -> None:
-    """Print the comparison or the fit."""
+    """Print the comparison or the errors."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.published", description=__doc__.splitlines()[0]
     )
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE.csv")
-    parser.add_argument("--json", action="store_true", help="print a list of rows")
     parser.add_argument(
         "--errors", action="store_true", help="print the tables of planning/roofline/errors.py"
     )
     given = parser.parse_args()
-    skipped: dict[str, int] = {}
+    skipped = Counter[str]()
     try:
         products = [one for path in given.files or sorted(HERE.glob("*.csv")) for one in read(path, skipped)]
     except (PatchCompileError, OSError, UnicodeDecodeError, csv.Error) as error:
@@ -261,16 +238,11 @@ def main() -> None:
     if given.errors:
         print(errors(held_out), few_tokens(held_out), sep="\n")
         return
-    rows = summarise(compare(products if given.files else held_out))
-    if given.json:
-        print(json.dumps(rows, indent=1))
-        return
-    print(f"{'card':14} {'type':5} {'tokens':9} {'what':8} {'number':>6} {'median':>7} {'p10':>6} {'p90':>6}")
-    for row in rows:
-        print(
-            f"{row['card']:14} {row['dtype']:5} {row['tokens']:9} {row['what']:8} {row['number']:6} "
-            f"{row['median']:7.2f} {row['p10']:6.2f} {row['p90']:6.2f}"
-        )
+    row = "{:14} {:5} {:9} {:8} {:>6} {:>7} {:>6} {:>6}"
+    print(row.format(*Group._fields, "number", "median", "p10", "p90"))
+    for group, ratios in compare(products if given.files else held_out).items():
+        shares = (f"{share:.2f}" for share in np.percentile(ratios, (50, 10, 90)))
+        print(row.format(*group, len(ratios), *shares))
 
 
 if __name__ == "__main__":

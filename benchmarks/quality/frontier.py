@@ -1,20 +1,14 @@
 """Draws perplexity against the predicted speed of prompts, for README and docs/explanation/quality.md.
 
-    python -m benchmarks.quality.frontier [docs/explanation/quality.json] [--check]
+    python -m benchmarks.quality.frontier
 
-It takes the rows that `benchmarks.quality.run` measured, of the protocol that most rows have, and writes the picture next to
-them; `--check` only says if the picture shows the rows. The page's command draws it too.
-
-Speeds are the planner's predictions for a large model with the same shares of kinds, because the measured model is too small
-to gain.
+The rows are in docs/explanation/quality.json, and the picture lies next to them. Speeds are the planner's predictions for a
+large model with the same shares of kinds, because the measured model is too small to gain.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -27,7 +21,7 @@ import numpy as np
 from benchmarks.kernels.roofline import MODELS
 from masklearn.masks.kinds.table import DENSE, PRUNED, TWO_FOUR
 from masklearn.masks.tiles import grid_shape
-from masklearn.quant.table import FLOAT16, W8A8, WEIGHT_TYPES, WeightType
+from masklearn.quant.table import FLOAT16, W8A8, WeightType
 from patch_compile.artifacts.prediction import Workload
 from patch_compile.hardware.cards import RatedCard, card_named
 from patch_compile.planning.cards import PlanCard
@@ -54,8 +48,10 @@ from patch_compile.report.svg import (
 )
 
 Row = Mapping[str, Any]
+ROWS = Path(__file__).parents[2] / "docs/explanation/quality.json"
 
 _CARD, _MODEL, _TILE = "A6000", "LLaMA-2-7B", (128, 128)
+_MEASURED_TILE = "64x64"
 _WORK = Workload(batch=16, prompt=512, generated=1)
 
 
@@ -83,6 +79,10 @@ SERIES = {
     "oneshot + 13 steps of repair, kinds 6:8, w8a8": Series("6:8 everywhere, W8A8", "diamond", "six-eight"),
 }
 _RIVAL = "dense, w8a8"
+_SPEED = (
+    f"speed over dense fp16, predicted for {_MODEL} on an {_CARD}, prefill of {_WORK.batch} × {_WORK.prompt} tokens; "
+    "dashed: dense W8A8, the rival in prefill"
+)
 _WIDTH, _HEIGHT, _EDGE, _LINE = 480, 260, 16, 18  # pixels; _HEIGHT: of the axes
 _SHOWN_WIDTH = 640  # of the picture, where the page has room
 HIGHEST = 40.0  # perplexity: rows above it lie at the upper edge of the picture, and say theirs
@@ -111,17 +111,14 @@ def kinds_of(row: Row) -> Mapping[str, float]:
 
 def type_of(row: Row) -> WeightType:
     """Returns the type of a row's weights, which its method names."""
-    named = [one for name, one in WEIGHT_TYPES.items() if name in str(row["method"]).split(", ")]
-    return named[0] if named else FLOAT16
+    return W8A8 if str(row["method"]).endswith(", w8a8") else FLOAT16
 
 
 def spots(rows: Sequence[Row]) -> list[Spot]:
-    """Returns the spots of the picture, in the order of the legend: rows of its methods, at the tile size that most have."""
-    shown = [row for row in rows if row.get("method") in SERIES]
-    tile = Counter(row["tile"] for row in shown).most_common(1)[0][0] if shown else ""
+    """Returns the spots of the picture, in the order of the legend."""
     found: dict[tuple[str, Any], list[Row]] = {}
-    for row in shown:
-        if row["tile"] == tile:
+    for row in rows:
+        if row["method"] in SERIES and row["tile"] == _MEASURED_TILE:
             found.setdefault((row["method"], row["ratio"]), []).append(row)
     made = [_spot(method, alike) for (method, _), alike in found.items()]
     return sorted(made, key=lambda spot: (list(SERIES).index(spot.method), spot.speed))
@@ -164,18 +161,15 @@ def _ms(shares: tuple[tuple[str, float], ...], weights: WeightType) -> float:
 
 
 def draw(rows: Sequence[Row]) -> str:
-    """Returns the picture as SVG. Equal rows give equal text. Raises ValueError if no row has a method that the picture
-    shows."""
+    """Returns the picture as SVG. Equal rows give equal text."""
     found = spots(rows)
-    if not found:
-        raise ValueError(f"no row is of a method that is drawn: {', '.join(SERIES)}")
     from markupsafe import Markup
 
     parts, below = _legend(found)
-    above = lines_within(said_of(rows[0]), SIZE, _WIDTH - 2 * _EDGE)
+    above = lines_within(said_of(rows), SIZE, _WIDTH - 2 * _EDGE)
     top = below + (1.7 + len(above)) * _LINE
     inside = Box(_EDGE + 24, top, _WIDTH - _EDGE, top + _HEIGHT)
-    under = lines_within(_speed_words(found), SIZE, inside.right - inside.left)
+    under = lines_within(_SPEED, SIZE, inside.right - inside.left)
     height = inside.bottom + (2 + len(under)) * _LINE
     what = "Perplexity against the predicted speed of prompts"
     style = Markup(themed(asset("chart.css")))
@@ -197,17 +191,11 @@ def draw(rows: Sequence[Row]) -> str:
     )
 
 
-def said_of(row: Row) -> str:
+def said_of(rows: Sequence[Row]) -> str:
     """Returns the name of the vertical axis: the measured quantity and the text."""
-    under = row["under"]
+    under = next(row["under"] for row in rows if row["method"] in SERIES)
     on = f"{under['eval']}, first {under['eval_windows']} windows × {under['eval_length']} tokens"
     return f"perplexity of {under['model']} on {on} (lower is better)"
-
-
-def _speed_words(found: Sequence[Spot]) -> str:
-    words = f"speed over dense fp16, predicted for {_MODEL} on an {_CARD}, prefill of {_WORK.batch} × {_WORK.prompt} tokens"
-    rival = any(spot.method == _RIVAL for spot in found)
-    return words + "; dashed: dense W8A8, the rival in prefill" * rival
 
 
 def _texts(lines: Sequence[str], class_: str, x: float, y: float) -> Iterator[str]:
@@ -236,7 +224,11 @@ def _panel(found: Sequence[Spot], inside: Box) -> Iterator[str]:
     points = {
         spot: (x(spot.speed), y(spot.loss) if spot.loss <= HIGHEST else inside.top + 8) for spot in found
     }
-    lines = [_rival(points[spot], inside) for spot in found if spot.method == _RIVAL]
+    lines = [
+        [(points[spot][0], inside.top), (points[spot][0], inside.bottom)]
+        for spot in found
+        if spot.method == _RIVAL
+    ]
     yield from (polyline(line, "dashed") for line in lines)
     for one in dict.fromkeys(SERIES[spot.method] for spot in found):
         own = sorted(points[spot] for spot in found if SERIES[spot.method] is one)
@@ -252,46 +244,10 @@ def _panel(found: Sequence[Spot], inside: Box) -> Iterator[str]:
     yield named(place_labels([(spot.label, at) for spot, at in points.items() if spot.label], inside, lines))
 
 
-def _rival(point: Point, inside: Box) -> list[Point]:
-    return [(point[0], inside.top), (point[0], inside.bottom)]
-
-
 def _line(points: Sequence[Point], one: Series) -> str:
     colour = one.style.split()[0]
     return polyline(points, f"mark {colour}", style="fill:none", stroke_dasharray=one.dash or None)
 
 
-def of_one_protocol(rows: Sequence[Row]) -> list[Row]:
-    """Returns our own rows of the protocol that most of them have."""
-    ours = [row for row in rows if "under" in row]
-    counts = Counter(json.dumps(row["under"], sort_keys=True) for row in ours)
-    most = counts.most_common(1)[0][0] if counts else ""
-    return [row for row in ours if json.dumps(row["under"], sort_keys=True) == most]
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Write or check the picture. Returns the exit code: 1 if the existing picture differs."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality.frontier", description=__doc__)
-    parser.add_argument("state", type=Path, nargs="?", default=Path("docs/explanation/quality.json"))
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="write nothing; exit with 1 if the picture does not show the rows",
-    )
-    asked = parser.parse_args(argv)
-    rows = json.loads(asked.state.read_text(encoding="utf-8"))
-    drawn, picture = draw(of_one_protocol(list(rows.values()))), asked.state.with_suffix(".svg")
-    if not asked.check:
-        picture.write_text(drawn, encoding="utf-8")
-        return 0
-    if picture.is_file() and picture.read_text(encoding="utf-8") == drawn:
-        return 0
-    print(
-        f"{picture} is not the picture of {asked.state}: python -m benchmarks.quality.frontier",
-        file=sys.stderr,
-    )
-    return 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    ROWS.with_suffix(".svg").write_text(draw([*json.loads(ROWS.read_text()).values()]), encoding="utf-8")

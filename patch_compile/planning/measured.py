@@ -39,13 +39,11 @@ class MeasuredCard(Calibration):
         """Returns the assumptions with the fitted values."""
         return replace(ASSUMED, **self.assumptions)  # type: ignore[arg-type]  # `_check` has looked at their names
 
-    def save(self, folder: Path | None = None) -> Path:
-        """Write the calibration, in place of an earlier calibration of the same GPU, clocks, driver and backend.
-
-        folder: None takes the folder in which plans look for calibrations.
-        """
+    def save(self) -> Path:
+        """Write the calibration to where plans look for it, in place of an earlier calibration of the same GPU, clocks,
+        driver and backend."""
         key = key_of(self.gpu, self.clocks, self.driver, self.backend, self.version)[:8]
-        return self._write((folder or measured_folder()) / f"{file_stem(self.gpu)}-{key}.json")
+        return self._write(measured_folder() / f"{file_stem(self.gpu)}-{key}.json")
 
     def ship(self, stem: str) -> Path:
         """Write the calibration into this package, in place of a calibration of the same name."""

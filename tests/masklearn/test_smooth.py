@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from masklearn.learning import repair_given
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.stored import COLUMNS, ROWS
 from masklearn.model.checkpoint import Checkpoint
@@ -148,13 +147,3 @@ def test_smoothed_and_permuted_masks_belong_to_one_model(make_model: ModelMaker,
     same = reordered(dense, masks.orders, WeightStore(tiny.folder / "reordered", below=dense.new))
     write_pruned_checkpoint(same, set_of({}), tiny.folder / "model")
     torch.testing.assert_close(outputs(tiny.folder / "model", "llama"), outputs(path, "llama"))
-
-
-def test_permuted_masks_of_16_bits_are_not_smoothed(make_model: ModelMaker, tiny: Tiny) -> None:
-    """Folds belong to channels in the order of the model."""
-    path = make_model("llama", **WIDE)
-    given = {"method": "sparsegpt", "ratio": 0.25, "permute": True}
-    masks = tiny.learn(path, **given).masks
-    task = tiny.task(path, weights="w8a8", **given)
-    with pytest.raises(ValueError, match="smoothed before it is permuted"):
-        repair_given(task, masks, WeightStore(tiny.folder / "solved"))

@@ -1,7 +1,7 @@
 """Figures that pages repeat agree with quality.json and with performance.md's tables of predictions.
 
-quality.md follows from quality.json, and performance.md from the planner; other tests compare them. Here the pages that
-people write are compared with both.
+performance.md follows from the planner; another test compares them. Here other pages are compared with it and with the rows
+of quality.md, which are in quality.json.
 """
 
 import json

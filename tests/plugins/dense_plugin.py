@@ -24,7 +24,7 @@ from tests.plugins.host_kernel import problem_of as problem_for
 from tests.plugins.mosaic_cases import DTYPES, Case
 
 # As in host_kernel.py, the structs come from the benchmark.
-_driver = importlib.import_module("plugin_driver")
+_build, _driver = (importlib.import_module(name) for name in ("build", "plugin_driver"))
 Tensors = _driver.Tensors
 A100 = Device(108, 163 << 10, 40 << 20, 11517, 80, 0, 768)
 H100 = Device(132, 227 << 10, 50 << 20, 11928, 90, 0, 1556)
@@ -269,7 +269,7 @@ def problem_of(case: Case) -> Any:
 def driver_sources(plugins: Path) -> list[Path]:
     """Sources of the driver with the emulations of CUDA and of the launches."""
     emulations = ("host/cuda_on_host.cpp", "host/launches_on_host.cpp")
-    own = [plugins / name for name in (*_driver.SOURCES, *emulations)]
+    own = [plugins / name for name in (*_build.SOURCES, *emulations)]
     return [*own, *sorted((plugins / "dense_path").glob("*.cpp"))]
 
 

@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.plugin.compiling import kernel_objects, plugin_cache
@@ -27,14 +27,8 @@ NO_CODE = NVCC is None or CUOBJDUMP is None
 WHY_NO_CODE = "no nvcc, no C++ compiler, or no cuobjdump with an nvdisasm"
 
 
-class MachineCode(NamedTuple):
-    """kernels: their figures, in the order of the table of configurations; code: instructions by configuration."""
-
-    kernels: list[Any]
-    code: dict[int, list[Any]]
-
-
-MachineCodeOf = Callable[[str, int], MachineCode]  # (scalar type, architecture)
+Kernels = dict[int, Any]  # the `Function` of each configuration, in the order of their table
+KernelsOf = Callable[[str, int], Kernels]  # (scalar type, architecture)
 
 
 def kernel_object(source: str, arch: int) -> Path:
@@ -43,9 +37,10 @@ def kernel_object(source: str, arch: int) -> Path:
     return made
 
 
-def machine_code(scalar: str, arch: int) -> MachineCode:
+def machine_code(scalar: str, arch: int) -> Kernels:
     """Returns the machine code of one source for one architecture."""
-    return MachineCode(*cubin.kernels_in(kernel_object(cubin.SOURCES[scalar].name, arch), CUOBJDUMP))
+    kernels: Kernels = cubin.kernels_in(kernel_object(cubin.SOURCES[scalar].name, arch), CUOBJDUMP)
+    return kernels
 
 
 def ptx_text(source: str) -> str:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -29,7 +28,6 @@ FAILED = {
     "kills the context": "an illegal memory access was encountered",
 }
 FATAL = {"crashes", "hangs", "kills the context"}
-QUIET = SimpleNamespace(since_last=dict)
 
 
 @pytest.fixture
@@ -103,7 +101,7 @@ def test_killed_attempts_are_not_repeated(tmp_path):
     found = rows.Rows(tmp_path / "gpu.jsonl", ABOUT)
     children.settle(found, "its process ended before it did", fatal=False)
     items = [({"parts": parts}, lambda: {"seconds": 1.0}) for parts in (1, 2)]
-    code = children.measure_rows("sweep", items, found, QUIET, lambda: True, math.inf)
+    code = children.measure_rows("sweep", items, found, dict, lambda: True, math.inf)
     assert code == children.DONE and [row["key"] for row in found.of("sweep")] == [{"parts": 2}]
     assert [row["failed"] for row in found.failed("sweep")] == ["its process ended before it did"]
 
@@ -112,7 +110,6 @@ def test_killed_attempts_are_not_repeated(tmp_path):
 MEASURES_FOR_EVER = """
 import sys, time
 from pathlib import Path
-from types import SimpleNamespace
 import children, rows
 folder = Path(sys.argv[1])
 def wait():
@@ -122,7 +119,7 @@ def wait():
 children.stop_when_asked()
 found, deadline = rows.Rows(folder / "gpu.jsonl", {"gpu": "stand-in"}), time.monotonic() + 600
 if len(sys.argv) > 2:
-    children.measure_rows("sweep", [({}, wait)], found, SimpleNamespace(since_last=dict), lambda: True, deadline)
+    children.measure_rows("sweep", [({}, wait)], found, dict, lambda: True, deadline)
 else:
     children.run_in_children("sweep", [sys.executable, __file__, str(folder), "child"], found, children.Patience(), deadline)
 """
@@ -145,7 +142,7 @@ def test_what_was_stopped_is_tried_again(tmp_path, stop, number):
 
 def test_no_row_begins_after_the_deadline(tmp_path):
     found = rows.Rows(tmp_path / "gpu.jsonl", ABOUT)
-    code = children.measure_rows("sweep", [({}, dict)], found, QUIET, lambda: True, -math.inf)
+    code = children.measure_rows("sweep", [({}, dict)], found, dict, lambda: True, -math.inf)
     assert code == children.TIME_IS_OVER and found.count() == 1
 
 
@@ -153,7 +150,6 @@ def test_no_row_begins_after_the_deadline(tmp_path):
 SLOW_THEN_HANGS = """
 import sys, time
 from pathlib import Path
-from types import SimpleNamespace
 import children, rows
 folder = Path(sys.argv[1])
 def first():
@@ -168,7 +164,7 @@ def second():
 items = [({"number": 1}, first), ({"number": 2}, second)]
 found = rows.Rows(folder / "gpu.jsonl", {"gpu": "stand-in"})
 children.measure_rows("check", items if not (folder / "hangs 2").exists() else [], found,
-                      SimpleNamespace(since_last=dict), lambda: True, time.monotonic() + 600)
+                      dict, lambda: True, time.monotonic() + 600)
 """
 
 
@@ -193,13 +189,11 @@ def test_the_first_row_may_take_longer_than_others(tmp_path):
     assert [row["failed"] for row in found.failed("check")] == ["hangs"]
 
 
-def test_an_unknown_configuration_is_named():
+def test_an_unknown_configuration_is_named(stand_in, tmp_path, monkeypatch):
     dry_run = importlib.import_module("dry_run")
-    planned = dry_run.PlannedKernels(dry_run.card_named("A100-80"))
-    planned.device = lambda: dry_run.Device(sms=108, shared_bytes=163 << 10)
-    assert run._chosen(planned, ["mid-64", "decode-64"]) == ["decode-64", "mid-64"]
+    monkeypatch.setattr(run, "Kernels", lambda _: dry_run.PlannedKernels(dry_run.card_named("A100-80")))
     with pytest.raises(SystemExit, match="there is no decode-32 here; there are decode-64, "):
-        run._chosen(planned, ["decode-32"])
+        run.main(["--check-only", "decode-32", "--out", str(tmp_path / "gpu.jsonl")])
 
 
 def test_the_sweep_leaves_out_what_gives_no_answer(tmp_path):

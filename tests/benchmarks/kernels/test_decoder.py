@@ -24,9 +24,9 @@ def layer(kernels, rng):
         halves, codes = check.random_weights(rng, case)
         halves = [weight / 4 for weight in halves]  # exact, and zeros stay
         dense[name] = torch.cat(halves)
-        found = check.packed_slabs(halves, codes, case)
+        found, _ = check.packed_weights(halves, codes, case, rng)
         rows = found.panels * 64
-        layout = problems.Layout((rows, k), 64, found.index, len(found.dense), len(found.sparse))
+        layout = problems.Layout((rows, k), 64, found.index, (len(found.dense), len(found.sparse)))
         packed[name] = hybrid.Hybrid(
             kernels, (n, k), layout, check.tensors_of(found, found.index, "cpu"), gated=gated
         )
@@ -39,7 +39,7 @@ def test_both_models_give_the_same_logits(kernel):
     layers = [layer(kernels, rng) for _ in range(SHAPE.layers)]
     linears = (
         decoder.DenseLinears([dense for dense, _ in layers]),
-        decoder.HybridLinears(kernels, DEVICE, [packed for _, packed in layers]),
+        decoder.HybridLinears(DEVICE, [packed for _, packed in layers]),
     )
     prompt, token = torch.randint(40, (2, 5)), torch.randint(40, (2, 1))
     logits = []

@@ -148,5 +148,5 @@ def test_rows_that_fit_no_card_are_refused(tmp_path, capsys, about, said):
     path.write_text(
         json.dumps({"stage": "machine", "key": {}, "about": about} if about else {"stage": "x"}) + "\n"
     )
-    assert fit.main([str(path), "--out", str(tmp_path)]) == 1
+    assert fit.main([str(path)]) == 1
     assert said in capsys.readouterr().err

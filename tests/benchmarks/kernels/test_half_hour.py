@@ -113,7 +113,7 @@ def test_rows_of_earlier_steps_are_taken_along(checkout, tmp_path):
 @pytest.mark.parametrize(("mib", "code"), [(1, 0), (41, 1)])
 def test_what_travels_has_a_limit(checkout, mib, code):
     done, asked = checkout("prepare", MIB=mib)
-    assert asked == ["benchmarks/kernels/build.py --arch sm_90 --no-lines -o build/gpu"]
+    assert asked == ["benchmarks/kernels/build.py --arch sm_90 -o build/gpu"]
     assert done.returncode == code and done.stdout.startswith(f"{mib} MiB travel")
 
 

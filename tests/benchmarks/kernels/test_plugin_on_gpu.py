@@ -13,9 +13,9 @@ from tests.plugins.dense_plugin import DensePlugin, compile_driver, compile_stan
 from tests.plugins.host_kernel import Device
 from tests.plugins.mutations import AS_IT_IS, broken_copy, named
 
-on_gpu, contexts, cuda_calls, plugin_driver, kernels = (
+on_gpu, contexts, cuda_calls, plugin_driver, kernels, build = (
     importlib.import_module(name)
-    for name in ("plugin_on_gpu", "plugin_contexts", "cuda_calls", "plugin_driver", "kernels")
+    for name in ("plugin_on_gpu", "plugin_contexts", "cuda_calls", "plugin_driver", "kernels", "build")
 )
 
 pytestmark = MARKS
@@ -129,7 +129,9 @@ def test_a_device_without_a_dense_path_is_told(load, library_cache):
 
 def test_it_links_with_cuda_and_without_tensorrt(tmp_path):
     """Calls of a machine without a GPU fail with CUDA's words."""
-    library = plugin_driver.build_driver(tmp_path, *(f"sm_{arch}" for arch in wanted_archs()), lines=False)
+    library = build.build_library(
+        tmp_path, *(f"sm_{arch}" for arch in wanted_archs()), plugin=True, lines=False
+    )
     driver = plugin_driver.PluginDriver(library)
     assert "prefill-128" in {config.name for config in kernels.Kernels(library).configs()}
     needed = subprocess.run(["readelf", "-d", library], capture_output=True, text=True, check=True).stdout

@@ -30,7 +30,7 @@ problems, roofline = (importlib.import_module(name) for name in ("problems", "ro
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs/explanation/performance.md"
 SHARES = (0.0, 0.5, 0.7, 0.8, 0.9, 1.0)
-SHAPES = [shape for shapes in problems.SHAPES.values() for shape in shapes]
+SHAPES = problems.SHAPES
 LARGE = [(4096, 4096), (11008, 4096), (4096, 11008), (14336, 4096), (4096, 14336)]
 DEVICES = {card.name: card for card in rated_cards()}
 AMPERE_AND_ADA = [d for d in DEVICES.values() if d.sm != 90]

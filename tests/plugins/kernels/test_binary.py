@@ -17,7 +17,7 @@ from tests.plugins.machine_code import (
     NO_CODE,
     NVCC,
     WHY_NO_CODE,
-    MachineCodeOf,
+    KernelsOf,
     cubin,
     kernel_object,
     machine_code,
@@ -55,7 +55,7 @@ every_binary = pytest.mark.parametrize(
 
 
 @pytest.fixture(scope="session")
-def binary() -> MachineCodeOf:
+def binary() -> KernelsOf:
     return cache(machine_code)
 
 
@@ -65,7 +65,6 @@ def test_counts_cover_the_plugins_architectures():
 
 @every_binary
 def test_every_configuration_has_its_kernels(binary, scalar, arch):
-    found = binary(scalar, arch)
     kinds = scalar.removesuffix("half").removesuffix("bfloat16").strip("_")
     own = {
         n
@@ -73,30 +72,32 @@ def test_every_configuration_has_its_kernels(binary, scalar, arch):
         if kinds
         == (c.weights.name if c.weights.quantised else "all" if c.kinds > schedule.PATCH_KINDS else "")
     }
-    assert {kernel.config for kernel in found.kernels} == set(found.code) == own
+    assert set(binary(scalar, arch)) == own
 
 
 @every_binary
 def test_nothing_spills_beyond_its_budget(binary, scalar, arch):
-    spilled = {NAMES[k.config]: k.spill_stores + k.spill_loads for k in binary(scalar, arch).kernels}
+    spilled = {NAMES[n]: kernel.spills for n, kernel in binary(scalar, arch).items()}
     assert {name: size for name, size in spilled.items() if size > SPILLS.get(name, 0)} == {}
 
 
 @every_binary
 def test_no_loop_over_slabs_spills(binary, scalar, arch):
-    for number, code in binary(scalar, arch).code.items():
+    for number, kernel in binary(scalar, arch).items():
         config = schedule.CONFIGS[number]
         for kind in sass.kinds_of(config):
             local = [
-                i for i in sass.loop_of(code, kind, config.weights) if i.opcode.startswith(("LDL", "STL"))
+                i
+                for i in sass.loop_of(kernel.code, kind, config.weights)
+                if i.opcode.startswith(("LDL", "STL"))
             ]
             assert local == [], (config.name, kind)
 
 
 @every_binary
 def test_registers_allow_the_planned_blocks(binary, scalar, arch):
-    for kernel in binary(scalar, arch).kernels:
-        config = schedule.CONFIGS[kernel.config]
+    for number, kernel in binary(scalar, arch).items():
+        config = schedule.CONFIGS[number]
         fitting = occupancy(architecture_of(arch).rates, config, kernel.registers)
         assert config.blocks_per_sm <= fitting, config.name
 
@@ -133,20 +134,20 @@ def test_all_kernels_use_tensor_cores(binary, scalar, arch):
     else:
         end = ".BF16" if "bfloat16" in scalar else ""
         wanted = {name + end for name in ("HMMA.16816.F32", "HMMA.SP.16832.F32")}
-    for number, code in binary(scalar, arch).code.items():
+    for number, kernel in binary(scalar, arch).items():
         # Streams multiply the middle windows of 6:8 slab by slab.
         alone = scalar.startswith("w8a8") and schedule.CONFIGS[number].streams
         own = wanted | ({"IMMA.SP.16832.S8.S8"} if alone else set())
-        assert {i.opcode for i in code if "MMA" in i.opcode} == own, NAMES[number]
+        assert {i.opcode for i in kernel.code if "MMA" in i.opcode} == own, NAMES[number]
 
 
 @every_binary
 def test_slabs_cost_their_minimal_instructions(binary, scalar, arch):
-    for number, code in binary(scalar, arch).code.items():
+    for number, kernel in binary(scalar, arch).items():
         c = schedule.CONFIGS[number]
         row_blocks, token_blocks = c.panel_rows // 16 // c.feature_warps, c.tokens // 8 // c.token_warps
         for kind in schedule.kinds_of(c.weights)[: c.kinds]:
-            counts = sass.count_slab(code, kind.name, c.weights)
+            counts = sass.count_slab(kernel.code, kind.name, c.weights)
             k_steps, name = (2, "HMMA.SP") if kind is TWO_FOUR else (4, "HMMA")
             if (
                 kind is SIX_EIGHT
@@ -163,7 +164,7 @@ def test_slabs_cost_their_minimal_instructions(binary, scalar, arch):
             loads["LDS"] = loads.get("LDS", 0) + loads.pop("LDS.U16", 0)
             for load in ("LDSM", "LDS.128", "LDS.64", "LDS"):
                 assert counts[load] == loads.get(load, 0) * row_blocks + x_loads.get(load, 0), (c.name, load)
-            loop = sass.loop_of(code, kind.name, c.weights)
+            loop = sass.loop_of(kernel.code, kind.name, c.weights)
             assert not [i for i in loop if i.opcode.startswith(("LDL", "STL"))], (c.name, kind.name)
 
 
@@ -180,20 +181,18 @@ def test_the_stored_counts_are_those_of_the_kernels(binary, scalars):
     stored = json.loads(sass.JSON.read_text())["kernels"]
     assert set(stored) == {f"sm_{arch}" for arch in ARCHS}
     assert list(stored["sm_80"]) == [c.name for c in schedule.CONFIGS]
-    of_both = [binary(scalar, 80) for scalar in scalars]
-    for found, kernel in [(one, kernel) for one in of_both for kernel in one.kernels]:
-        config = schedule.CONFIGS[kernel.config]
+    for number, kernel in [pair for scalar in scalars for pair in binary(scalar, 80).items()]:
+        config = schedule.CONFIGS[number]
         counts = stored["sm_80"][config.name]
         assert abs(kernel.registers - counts["registers"]) <= 8, config.name
         for kind in sass.kinds_of(config):
-            fresh = sass.count_slab(found.code[kernel.config], kind, config.weights)
+            fresh = sass.count_slab(kernel.code, kind, config.weights)
             assert abs(fresh.pop("other") - counts[kind]["other"]) <= 0.15 * counts[kind]["other"], (
                 config.name
             )
             assert fresh == {name: count for name, count in counts[kind].items() if name != "other"}
             for geforce, cycles in enumerate(counts["cycles"][kind]):
-                code = found.code[kernel.config]
-                loop = issue.loop_figures(code, config, kind, kernel.registers, 80, bool(geforce))
+                loop = issue.loop_figures(kernel, config, kind, 80, bool(geforce))
                 assert abs(loop.cycles - cycles) <= 0.1 * cycles, config.name
 
 
@@ -206,8 +205,7 @@ def test_the_loops_keep_their_budgets(binary, arch, scalars):
         pytest.skip(f"the budgets are for the code of nvcc {budgets['nvcc']}, and this is {NVCC.version}")
     figures = {}
     for scalar in scalars:
-        found = binary(scalar, arch)
-        figures |= issue.figures_of(found.kernels, found.code, arch)
+        figures |= issue.figures_of(binary(scalar, arch), arch)
     assert list(budgets[f"sm_{arch}"]) == NAMES
     for name, bounds in budgets[f"sm_{arch}"].items():
         if name not in figures:
