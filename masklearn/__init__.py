@@ -50,6 +50,7 @@ _HOMES = {
         "recipe": "LearnRecipe LearnSettings usual_windows",
         "smooth": "folded",
         "solvers.solve": "round_without_inputs",
+        "static_scales": "find_static_scales",
         "stream.moments": "second_moment",
         "task": "Task chooser_of_recipe",
         "text.calibrate": "TokenPool first_windows token_pool",

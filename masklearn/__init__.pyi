@@ -70,6 +70,7 @@ from masklearn.recipe import LearnSettings as LearnSettings
 from masklearn.recipe import usual_windows as usual_windows
 from masklearn.smooth import folded as folded
 from masklearn.solvers.solve import round_without_inputs as round_without_inputs
+from masklearn.static_scales import find_static_scales as find_static_scales
 from masklearn.stream.moments import second_moment as second_moment
 from masklearn.task import Task as Task
 from masklearn.task import chooser_of_recipe as chooser_of_recipe

@@ -15,6 +15,7 @@ from masklearn.base.durable import whole_file
 from masklearn.base.threads import even_parts
 from masklearn.choice.goal import LARGEST_RATIO
 from masklearn.choice.menu import leaves_choice, named_types, undecided
+from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.tiles import WHOLE
 from masklearn.model.hub import fetched, spelled
 from patch_compile.artifacts.layout import RECIPE
@@ -99,6 +100,8 @@ class Recipe(LearnSettings, BuildOptions):
                 # A split linear is two products if its tiles have all of K.
                 whole_rows = self.lowering == "split" and "tile" not in left
                 found["tile"] = _WHOLE_ROWS if whole_rows else DEFAULT_TILE
+            if self.lowering == "split" and self.leaves_kinds_open:
+                found["kinds"] = TWO_FOUR.name  # ordinary products know no other kind
             return found
         left -= {"kinds"} if self.traits.only_two_four else set()
         left -= set() if self.can_choose_types else {"weights"}

@@ -231,6 +231,8 @@ class MaskSet(Mapping[str, LinearMask]):
         }
         for name, grid in self.grids.items():
             linears[name]["weights"] = grid.type.name
+            if grid.activations is not None:
+                linears[name]["activations"] = grid.activations.model_dump(exclude_none=True)
         return {
             "format": FORMAT,
             "version": VERSION,

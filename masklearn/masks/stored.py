@@ -34,6 +34,7 @@ from masklearn.masks.linear_mask import LinearMask, check_kinds, kinds_of_tiles,
 from masklearn.masks.record import MaskRecord
 from masklearn.masks.tiles import check_tile, grid_shape, sparse_groups, tile_weights
 from masklearn.quant.grid import Grid
+from masklearn.quant.static import StaticScales
 from masklearn.quant.table import QUANTISED
 
 FORMAT = "patch-compile.masks"
@@ -194,7 +195,9 @@ def stored_grid(shard: Shard, name: str, about: Mapping[str, Any]) -> Grid:
     entry, needed = shard.tensors[tensor], weights.scales_shape((about["shape"][0], about["shape"][1]))
     if (entry.dtype, entry.shape) != ("F32", needed):
         raise ValueError(f"{tensor} is {entry.dtype} {list(entry.shape)}, {weights} needs F32 {list(needed)}")
-    return Grid(weights, shard.read(tensor))
+    stated = about.get("activations")
+    activations = None if stated is None else StaticScales.model_validate(stated)
+    return Grid(weights, shard.read(tensor), activations)
 
 
 def stored_orders(shard: Shard) -> dict[str, NDArray[np.int32]]:

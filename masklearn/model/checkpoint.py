@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from masklearn.model.architectures import ARCHITECTURES, Architecture, architect
 from masklearn.model.folder import (
     CONFIG,
     INDEX,
+    RoundedInputs,
     read_config,
     read_index,
     single_file,
@@ -101,17 +103,18 @@ class Checkpoint:
         new: WeightStore | None = None,
         packed: Mapping[str, PackedWeight] | None = None,
         found: InputSnapshot | None = None,
-        rounded_inputs: Collection[str] = (),
+        rounded_inputs: RoundedInputs = MappingProxyType({}),
     ) -> None:
         """Use `Checkpoint.open`. shards: file name in the directory to header; new: tensors with new values; packed:
         quantised weights by their names in the dense checkpoint; found: the files before they were opened, None for now;
-        rounded_inputs: linears (names without `.weight`) whose inputs the model rounds to int8 (type w8a8)."""
+        rounded_inputs: linears (names without `.weight`) whose inputs the model rounds to int8 (type w8a8), with the scales
+        of those that are static."""
         self.path = path
         self.config = config
         row = ARCHITECTURES.get(str(config.get("model_type")))
         self.conv1d = () if row is None else row.conv1d_tensors()
         self.new = new
-        self.rounded_inputs = tuple(sorted(rounded_inputs))
+        self.rounded_inputs = dict(sorted(rounded_inputs.items()))
         self._shards = shards
         self._packed = dict(packed or {})
         self._found = found or InputSnapshot.of(lambda: _weight_files(path))
@@ -138,7 +141,7 @@ class Checkpoint:
         if as_stored:
             return cls(path, config, shards, found=found)
         packed = find_packed(path, config, shards)
-        rounded = [*stated_rounded_inputs(path, config), *Grids(packed).of_type(W8A8)]
+        rounded = {**stated_rounded_inputs(path, config), **dict.fromkeys(Grids(packed).of_type(W8A8))}
         return cls(path, dense_config(config), shards, packed=packed, found=found, rounded_inputs=rounded)
 
     @classmethod
@@ -151,8 +154,9 @@ class Checkpoint:
         return cls(path, dense_config(read_config(path)), {})
 
     def rounding_inputs(self, linears: Collection[str]) -> "Checkpoint":
-        """Returns this checkpoint as a model that rounds the inputs of these linears to int8, and of no others."""
-        return self._changed(rounded_inputs=linears)
+        """Returns this checkpoint as a model that rounds the inputs of these linears to int8, each token with its own scale,
+        and of no others."""
+        return self._changed(rounded_inputs=dict.fromkeys(linears))
 
     def with_weights(self, new: WeightStore) -> "Checkpoint":
         """Returns this checkpoint with the values of `new` for all tensors that it holds now or later.
@@ -162,7 +166,7 @@ class Checkpoint:
         return self._changed(new=new)
 
     def _changed(
-        self, new: WeightStore | None = None, rounded_inputs: Collection[str] | None = None
+        self, new: WeightStore | None = None, rounded_inputs: RoundedInputs | None = None
     ) -> "Checkpoint":
         other = Checkpoint(
             self.path,

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -21,6 +21,7 @@ from masklearn.base.errors import MaskLearnError, reading
 from masklearn.base.safe_read import check_link, json_object, read_json, require_file
 from masklearn.base.shard import restrict
 from masklearn.model.pretrained import ADAPTER, TOKENIZER_FILES, how_to_merge
+from masklearn.quant.static import StaticScales
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
@@ -67,32 +68,41 @@ def stated_dtype(config: Mapping[str, Any]) -> str | None:
 
 
 ROUNDED_INPUTS = "rounded_inputs"
-"""Setting of config.json: which linears round their inputs to int8, in the words of compressed-tensors."""
+"""Setting of config.json: which linears round their inputs to int8, in the words of compressed-tensors, and `static`: the
+scales of the linears that have one scale for all tokens."""
 _AS_READ = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
+RoundedInputs = Mapping[str, StaticScales | None]
+"""Linears that round their inputs to int8: with static scales, or None for a scale for each token."""
 
 
-def rounded_inputs_setting(linears: Iterable[str]) -> dict[str, Any]:
+def rounded_inputs_setting(linears: RoundedInputs) -> dict[str, Any]:
     """Returns the value of the setting for linears of type w8a8."""
-    return {**_AS_READ, "targets": sorted(linears)}
+    static = {
+        name: scales.model_dump(exclude_none=True)
+        for name, scales in sorted(linears.items())
+        if scales is not None
+    }
+    return {**_AS_READ, "targets": sorted(linears), **({"static": static} if static else {})}
 
 
-def stated_rounded_inputs(path: Path, config: Mapping[str, Any]) -> list[str]:
+def stated_rounded_inputs(path: Path, config: Mapping[str, Any]) -> RoundedInputs:
     """Returns the linears that the setting names. Raises MaskLearnError for a value that no pruned checkpoint has."""
     about = config.get(ROUNDED_INPUTS)
     if about is None:
-        return []
-    targets = about.get("targets") if isinstance(about, dict) else None
-    if isinstance(targets, list) and all(isinstance(one, str) for one in targets):
-        named: list[str] = targets
-    else:
-        named = []
-    if not named or about != rounded_inputs_setting(named):
-        raise MaskLearnError(
-            f"{ROUNDED_INPUTS} in {path / CONFIG} is not valid",
-            "It names the linears of type w8a8, whose inputs have 8 bits and a scale for each token.",
-            "Learn the checkpoint again, or restore the file.",
-        )
-    return named
+        return {}
+    try:
+        static = {name: StaticScales.model_validate(one) for name, one in about.get("static", {}).items()}
+        linears = {name: static.get(name) for name in about["targets"]}
+        named = all(isinstance(name, str) for name in linears)
+        if linears and named and about == rounded_inputs_setting(linears):
+            return linears
+    except (AttributeError, KeyError, TypeError, ValueError):
+        pass
+    raise MaskLearnError(
+        f"{ROUNDED_INPUTS} in {path / CONFIG} is not valid",
+        "It names the linears of type w8a8, whose inputs have 8 bits and a scale for each token or for all.",
+        "Learn the checkpoint again, or restore the file.",
+    )
 
 
 def read_json_object(file: Path) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def _round_inputs(model: Any, checkpoint: Checkpoint) -> None:
     if not checkpoint.rounded_inputs:
         return
     from masklearn.model.linears import linear_modules
-    from masklearn.model.rounded_inputs import round_inputs_of
+    from masklearn.model.rounded_inputs import StaticRounding, round_inputs_of
 
     linears = linear_modules(model, checkpoint)
     for name in checkpoint.rounded_inputs:
@@ -94,7 +94,9 @@ def _round_inputs(model: Any, checkpoint: Checkpoint) -> None:
                 "Its config.json says that the inputs of this linear have 8 bits.",
                 "Use the config.json that belongs to the weights.",
             )
-    round_inputs_of({name: linears[name] for name in checkpoint.rounded_inputs})
+    static = {name: scales for name, scales in checkpoint.rounded_inputs.items() if scales is not None}
+    round_inputs_of({name: linears[name] for name in checkpoint.rounded_inputs if name not in static})
+    StaticRounding(linears, static)
 
 
 def _loaded(model_class: Any, checkpoint: Checkpoint, dtype: "torch.dtype") -> Any:

@@ -93,7 +93,7 @@ def _write_config(checkpoint: Checkpoint, masks: MaskSet, out: Path) -> None:
     config = {
         key: value for key, value in checkpoint.config.items() if key not in (_SPARSITY, ROUNDED_INPUTS)
     }
-    if rounded := [name for name, grid in masks.grids.items() if grid.type is W8A8]:
+    if rounded := {name: grid.activations for name, grid in masks.grids.items() if grid.type is W8A8}:
         config[ROUNDED_INPUTS] = rounded_inputs_setting(rounded)
     if found := _sparsity_config(checkpoint, masks):
         config[_SPARSITY] = found

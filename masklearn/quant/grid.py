@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.quant.table import WeightType
+from masklearn.quant.static import StaticScales
+from masklearn.quant.table import W8A8, WeightType
 
 _SCALE_BITS = 8  # significant bits of a bfloat16
 _LEAST = np.float32(2.0**-24)  # the least number of float16 above 0; all its numbers are multiples of it
@@ -25,7 +26,8 @@ class Grid:
 
     type: a quantised type; scales: fp32, finite, `[N]` for int8 and `[N, K/64]` for int4. The scales of int4 are
     all exact in float16, or all in bfloat16. Searched scales are exact in both (see `storable`); scales of a quantised
-    checkpoint are numbers of its own type (see `fits`). Raises ValueError for others.
+    checkpoint are numbers of its own type (see `fits`). Raises ValueError for others. activations: static scales of a linear
+    of type w8a8; None if each token has its own scale.
 
     A negative scale turns the range of its weights around: there is one more integer below 0 than above it, so the largest
     weight of a span loses least if it is the lowest integer. The integer 0 is the weight +0 under a negative scale too.
@@ -33,10 +35,13 @@ class Grid:
 
     type: WeightType
     scales: NDArray[np.float32]
+    activations: StaticScales | None = None
 
     def __post_init__(self) -> None:
         if not self.type.quantised:
             raise ValueError(f"{self.type} has no scales")
+        if self.activations is not None and self.type is not W8A8:
+            raise ValueError(f"{self.type} has no scales of activations")
         dims = 1 if self.type.span is None else 2
         if self.scales.dtype != np.float32 or self.scales.ndim != dims:
             raise ValueError(f"scales {self.scales.dtype} {list(self.scales.shape)} of {self.type}")

@@ -55,8 +55,11 @@ def check_packed(
 
 
 def check_two_four(name: str, part: NDArray[Any]) -> None:
-    """Raise InvariantError if a group of 4 consecutive k keeps more than 2 values. part: 16-bit values `[rows, K]`."""
-    kept = (part.view(np.uint16) != 0).reshape(len(part), -1, GROUP).sum(axis=-1)
+    """Raise InvariantError if a group of 4 consecutive k keeps more than 2 values.
+
+    part: 16-bit values or int8 `[rows, K]`.
+    """
+    kept = (part.view(f"u{part.itemsize}") != 0).reshape(len(part), -1, GROUP).sum(axis=-1)
     if kept.max(initial=0) > 2:
         raise InvariantError(f"{name}: {int((kept > 2).sum())} groups of 4 along K keep more than 2 weights")
 

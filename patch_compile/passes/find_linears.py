@@ -94,8 +94,11 @@ def linears_of_file(path: Path, model: ir.Model, *, quantised: bool = False) -> 
 
 
 def lowerable_linears(model: ir.Model) -> dict[str, Linear]:
-    """Returns the linears that lowering passes can replace, by the names of their weights, in graph order."""
-    ready = [linear for linear in find_linears(model).linears.values() if linear.lowerable]
+    """Returns the linears that lowering passes can replace, by the names of their weights, in graph order.
+
+    Products with int8 weights, which lowering has made, are none of them.
+    """
+    ready = [linear for linear in find_linears(model, quantised=True).linears.values() if linear.lowerable]
     names = [str(linear.weight.name).removesuffix(SUFFIX) for linear in ready]
     return {name: replace(linear, name=name) for name, linear in zip(names, ready, strict=True)}
 

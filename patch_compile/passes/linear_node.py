@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from masklearn.masks.name_globs import shared_path
 from patch_compile.onnx_io.proto import STANDARD_DOMAINS
@@ -18,6 +18,7 @@ from patch_compile.packing.slab_kinds import stacked_rows
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+    from numpy.typing import NDArray
 
     from patch_compile.artifacts.plan import Node
 
@@ -147,6 +148,50 @@ def insert_node(
     output.name, output.type = name, ir.TensorType(dtype)
     (graph.insert_after if behind else graph.insert_before)(place, node)
     return output
+
+
+def insert_rounding(
+    graph: ir.Graph, place: ir.Node, value: ir.Value, scale: float, name: str, *, behind: bool = False
+) -> ir.Value:
+    """Insert QuantizeLinear and DequantizeLinear before `place`, or behind it.
+
+    Returns the nearest of -128 … 127 times the scale, in the value's type.
+    """
+    import numpy as np
+    import onnx_ir as ir
+
+    assert value.dtype is not None
+
+    def constant(what: str, array: NDArray[Any]) -> ir.Value:
+        tensor = ir.tensor(array, name=f"{name}/{what}")
+        kind, shape = ir.TensorType(tensor.dtype), ir.Shape(())
+        made = ir.Value(name=tensor.name, shape=shape, type=kind, const_value=tensor)
+        graph.register_initializer(made)
+        return made
+
+    int8 = ir.DataType.INT8
+    scales = [constant("scale", np.asarray(scale, value.dtype.numpy()))]
+    # From opset 21 on, the attribute says the type. ONNX Runtime 1.32 refuses graphs with a zero point of int8 there.
+    by_attribute = graph.opset_imports[""] >= 21
+    zero = [] if by_attribute else [constant("zero", np.zeros((), np.int8))]
+    stated = {"output_dtype": int(int8)} if by_attribute else {}
+    integers = insert_node(
+        graph,
+        place,
+        "QuantizeLinear",
+        [value, *scales, *zero],
+        f"{name}/quantize",
+        int8,
+        behind=behind,
+        **stated,
+    )
+    node = integers.producer() if behind else place
+    assert node is not None
+    made = insert_node(
+        graph, node, "DequantizeLinear", [integers, *scales], f"{name}/dequantize", value.dtype, behind=behind
+    )
+    integers.shape = made.shape = value.shape
+    return made
 
 
 def take_over(value: ir.Value, made: ir.Value) -> None:

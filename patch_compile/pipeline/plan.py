@@ -10,7 +10,7 @@ from masklearn.choice.menu import allowed_kinds, named_types
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import ChoiceRecord
 from masklearn.model.hub import spelled
-from masklearn.quant.table import QUANTISED, WeightType, weight_type
+from masklearn.quant.table import WeightType, weight_type
 from patch_compile.artifacts.plan import Plan
 from patch_compile.artifacts.plan_of_model import (
     Memory,
@@ -147,7 +147,7 @@ def _types(
 ) -> Iterator[OtherTypes]:
     """Yield the plan itself, if its linears have several types, and plans of the request with one type for all."""
     own = _weights(plans, recipe)
-    same = (task.recipe.dtype, *QUANTISED)
+    same = task.types_of_lowering
     if own not in same:
         yield _type_row(own, plans, made, memory, planned=True)
     for weights in same:

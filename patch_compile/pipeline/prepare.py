@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from patch_compile.pipeline.resumed import check_resumed
 from patch_compile.pipeline.worth import little_gain
 from patch_compile.planning.cards import DEFAULT_TARGET, card_of, card_of_gpu, find_card
 from patch_compile.planning.cost import CostModel
-from patch_compile.planning.lowering import AUTO, asked_lowerings, lowerings_of
+from patch_compile.planning.lowering import AUTO, asked_lowerings, lowerings_of, with_static_scales
 from patch_compile.planning.predict import regime
 from patch_compile.plugin.prebuilt import DISTRIBUTION
 from patch_compile.progress import Progress, quiet_libraries
@@ -170,14 +170,39 @@ def _check_patterns(source: Source, task: PlanTask, stages: Collection[Stage]) -
     type fits neither its linear nor the graph."""
     r, names = task.recipe, list(task.linears)
     if Stage.MASKS in stages:
-        types = allowed_types(r.weights, task.linears)
+        allowed = allowed_types(r.weights, task.linears)
         if r.mask is None:
-            allowed_kinds(r.kinds, task.linears, r.tile_size, types)
+            allowed_kinds(r.kinds, task.linears, r.tile_size, allowed)
     if Stage.MASKS in stages and r.mask is None and r.ratio is not None:
         Goal.of_ratio(r.ratio, r.per_layer).by_linear(names)
     if Stage.ONNX in stages:
-        lowerings_of(r.lowering, names, {} if task.chooses_types else task.weight_types(_given(source)))
+        types = {} if task.chooses_types else task.weight_types(_given(source))
+        lowerings_of(r.lowering, names, types)
         r.check_weights()
+        _check_scales(source, with_static_scales(r.lowering, names, types), stages)
+
+
+def _check_scales(source: Source, linears: Sequence[str], stages: Collection[Stage]) -> None:
+    """Raise PatchCompileError if linears need static scales of their activations that nothing will find."""
+    if not linears:
+        return
+    if not isinstance(source, CheckpointWeights):
+        raise PatchCompileError(
+            f"{linears[0]} has w8a8 weights and can't be lowered as split",
+            "Its activations need static scales, which are found by running a Hugging Face model block by block.",
+            "Give the model's folder, or --lowering plugin, which takes a scale for each token.",
+        )
+    given = _given(source)
+    lacking = [
+        name for name in linears if given and name in given.grids and not given.grids[name].activations
+    ]
+    if lacking and Stage.MASKS not in stages:
+        raise PatchCompileError(
+            f"{source.recipe.mask} has no static scales for {lacking[0]}"
+            + (f" and {len(lacking) - 1} other linears" if lacking[1:] else ""),
+            "A linear of type w8a8 needs them to be lowered as split, and `compile` runs no model to find them.",
+            "Use `build` with the same --mask, --lowering and --weights, or --lowering plugin.",
+        )
 
 
 def _given(source: Source) -> MaskSet | None:
@@ -283,8 +308,9 @@ def _plugin(
     if backend == "onnx":
         return None
     asked = asked_lowerings(task.recipe.lowering, list(task.linears))
-    # Quantised weights are for the plugin, whatever lowering is asked for.
-    if not {"auto", "plugin"} & {*asked.values()} and not (task.chooses_types or task.weight_types(given)):
+    quantised = task.linears if task.chooses_types else task.weight_types(given)
+    # Dense linears of quantised weights are for the plugin too.
+    if all(one == "split" or (one == "dense" and name not in quantised) for name, one in asked.items()):
         return None
     from patch_compile.plugin.build import build_plugin
     from patch_compile.plugin.targets import archs_for

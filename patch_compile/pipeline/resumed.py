@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from masklearn import LearnRecipe
+from masklearn.choice.menu import named_types
+from masklearn.quant.table import W8A8
 from patch_compile.artifacts.layout import RECIPE, SCRATCH
 from patch_compile.artifacts.place import is_half_published, partial_of, place_of
 from patch_compile.artifacts.recipe_file import read_recipe
@@ -41,10 +43,13 @@ def masks_key(source: Weights, r: Recipe, costs: CostModel | None, chooser: Choo
     fuse = r.fuse if costs else None  # it changes only costs
     predicted = [str(r.goal), r.lowering, fuse, repr(costs)] if chooser and chooser.price.predicts else None
     pairs = chooser.pairs if chooser else ()
+    # Linears of type w8a8 that are lowered as split get static scales.
+    int8 = r.mask is not None or W8A8 in named_types(r.weights)
+    static = r.lowering if int8 and "split" in r.lowering else None
     version = importlib.metadata.version("patch-compile")
     model = [source.fingerprint, beside_key(source, given=True)]
     rounded = r.dtype if source.format.rounds_pruned else None
-    return key_of(version, model, given or [learned, *files], rounded, predicted, pairs)
+    return key_of(version, model, given or [learned, *files], rounded, predicted, pairs, static)
 
 
 def learning_folder(scratch: Path, key: str) -> Path:

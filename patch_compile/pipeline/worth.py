@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 
 from masklearn.masks.kinds.table import TWO_FOUR
-from masklearn.quant.table import QUANTISED, weight_type
+from masklearn.quant.table import weight_type
 from patch_compile.artifacts.plan import LittleGain
 from patch_compile.artifacts.plan_of_model import RegimePoint
 from patch_compile.artifacts.prediction import PAYS
 from patch_compile.planning.cost import CostModel
-from patch_compile.planning.lowering import LinearPlan, asked_lowerings
+from patch_compile.planning.lowering import LinearPlan
 from patch_compile.planning.predict import predict_whole
 from patch_compile.sources.plan_task import PlanTask
 
@@ -43,8 +43,7 @@ def _unpruned(task: PlanTask, costs: CostModel) -> Iterator[tuple[float, str | N
     """Yield the speed-up without pruned tiles with each type that all linears can have, and the type."""
     linears, outline = task.linears, task.outline
     assert outline is not None
-    split = "split" in asked_lowerings(task.recipe.lowering, list(linears)).values()  # has 16 bits
-    for name in (task.recipe.dtype, *(() if split else QUANTISED)):
+    for name in task.types_of_lowering:
         if all(weight_type(name).fits(columns) for _, columns in linears.values()):
             other = task.with_settings(weights=name, kinds=TWO_FOUR.name)
             plans = other.plan_at(dict.fromkeys(linears, 0.0), costs)

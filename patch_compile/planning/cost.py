@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
 from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
 from masklearn.quant.table import FLOAT16, WeightType
-from patch_compile.artifacts.plan import LinearTimes, Reason, ReasonKind, Times
+from patch_compile.artifacts.plan import LinearTimes, Reason, ReasonKind, SplitRow, Times
 from patch_compile.artifacts.prediction import Workload
 from patch_compile.hardware.cards import RatedCard
 from patch_compile.planning.cards import PlanCard
 from patch_compile.planning.roofline.assumptions import Assumptions
-from patch_compile.planning.roofline.int8_inputs import dense_fp8_time, dense_w8a8_time
+from patch_compile.planning.roofline.int8_inputs import dense_fp8_time, dense_w8a8_time, quantise_time
+from patch_compile.planning.roofline.library_product import first_bytes, library_time
 from patch_compile.planning.roofline.linear_roofline import DENSE_PATH, Linear, Prediction, predict
 from patch_compile.planning.roofline.rest import gating_time
 
@@ -51,6 +52,40 @@ class CostModel:
         def times(tokens: int) -> Times:
             linear = Linear(*shape, share, panel_rows, others, weights, gated)
             return _times(self.card.rated, linear, tokens, self.card.assume)
+
+        return LinearTimes(prefill=times(self.workload.prefill_tokens), decode=times(self.workload.batch))
+
+    def of_split(self, linears: Sequence[tuple[Shape, SplitRow]], weights: WeightType) -> LinearTimes:
+        """Returns the times of linears `[N, K]` of one X, each divided into ordinary products.
+
+        Products take as long as in NVIDIA's libraries, and the 2:4 products as long as in cuSPARSELt: which tactics TensorRT
+        chooses is unknown. In W8A8 one kernel rounds X for all of them.
+        """
+        card, assume, columns = self.card.rated, self.card.assume, linears[0][0][1]
+
+        def times(tokens: int) -> Times:
+            def product(rows: int, sparse: bool, kind: WeightType = weights) -> float:
+                shape = rows, columns
+                return library_time(card, shape, tokens, assume, sparse=sparse, weights=kind, fused=True)[0]
+
+            rounding = quantise_time(card, tokens, columns, assume) if weights.input_bits == 8 else 0.0
+            every, parts = sum(rows for (rows, _), _ in linears), 0.0
+            for (rows, _), split in linears:
+                sparse = split.sparse_weights // columns
+                cut = [(sparse, True), (rows - sparse, False)]
+                own = [product(count, kind) for count, kind in cut if count]
+                parts += sum(own) + (split.products - len(own)) * first_bytes(card, assume)
+            dense, bound = library_time(card, (every, columns), tokens, assume)
+            alike = rounding + product(every, False) if weights.quantised else None
+            return Times(
+                dense=dense,
+                alike=alike,
+                library=alike,
+                fp8=dense_fp8_time(card, (every, columns), tokens, assume),
+                hybrid=rounding + parts,
+                sparse=rounding + product(every, True),
+                bound=bound,
+            )
 
         return LinearTimes(prefill=times(self.workload.prefill_tokens), decode=times(self.workload.batch))
 

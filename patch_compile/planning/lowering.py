@@ -22,6 +22,7 @@ from patch_compile.artifacts.plan import (
     Reason,
     ReasonKind,
     Slabs,
+    SplitRow,
     TileCount,
 )
 from patch_compile.errors import PatchCompileError
@@ -43,8 +44,8 @@ class LinearPlan(LinearRow):
     """The row of a linear while it is planned.
 
     Until the graph is known, the node of a `plugin` linear has its linear's name and no other linear. A linear of quantised
-    weights is always `plugin`, because no other lowering keeps such weights packed; if `dense` is asked for, or is faster,
-    or none of its slabs is pruned, all of its slabs are dense.
+    weights is `split` if that is asked for, else `plugin`, because no other lowering keeps such weights packed; if `dense`
+    is asked for, or is faster, or none of its slabs is pruned, all of its slabs are dense.
 
     apart: True for a gate and its up that are predicted to be faster in a node each, although they could share one.
     gated_codes: kinds of its slabs, a byte each, in panels that it shares with its gate or up, by the rows that they may
@@ -105,6 +106,10 @@ class LinearPlan(LinearRow):
 
     def _bytes_after(self) -> int:
         """Returns the bytes of the constants that the compiled linear reads, with padding and index."""
+        if self.lowering == "split":
+            return int(
+                self.shape[0] * (self.shape[1] * self.weight_type.bits // 8 + self.weight_type.row_bytes)
+            )
         if self.node is None:
             return self.bytes_before
         slab, stored = self.panel_rows * SLAB_K, self.slabs.by_kind
@@ -206,17 +211,26 @@ def plan_linears(
 def lowerings_of(text: str, names: Sequence[str], weights: Mapping[str, WeightType]) -> dict[str, Asked]:
     """Returns the requested lowering of each linear. text: a value of `--lowering`.
 
-    Raises PatchCompileError for a pattern that matches no linear, and if quantised weights are to be split.
+    Raises PatchCompileError for a pattern that matches no linear, and if weights are to be split that only the plugin takes.
     """
     asked = asked_lowerings(text, names)
     for name, found in weights.items():
-        if found.quantised and asked.get(name) == "split":
+        if found.widened and asked.get(name) == "split":
             raise PatchCompileError(
                 f"{name} has {found} weights and can't be lowered as split",
-                "A split linear is ordinary products, whose weights have 16 bits.",
+                "A split linear is ordinary products, whose weights have 16 bits or are multiplied by int8 activations.",
                 f"Give {name.rpartition('.')[2]}=plugin behind a comma of --lowering, or another --weights.",
             )
     return asked
+
+
+def with_static_scales(text: str, names: Sequence[str], weights: Mapping[str, WeightType]) -> list[str]:
+    """Returns the linears whose activations need static scales: type w8a8, lowered as `split`.
+
+    text: a value of `--lowering`; names: of all covered linears; weights: types of the quantised linears.
+    """
+    asked = asked_lowerings(text, names)
+    return [name for name, found in weights.items() if found.input_bits == 8 and asked[name] == "split"]
 
 
 def plan_linear(
@@ -229,7 +243,7 @@ def plan_linear(
     """Returns the plan of a linear with the lowering that is asked for, or `dense` if none of its slabs is pruned.
 
     `auto` is `plugin` if that is predicted to be faster than `dense`, and without predictions. A linear of quantised
-    weights that would be `dense` is `plugin` with dense slabs.
+    weights that would be `dense` is `plugin` with dense slabs, or `split` if that is asked for.
     """
     panel_rows = choose_panel_rows(mask.shape, mask.tile, mask.by_kind(), weights)
     slabs = _counted(slab_kinds(mask, panel_rows))
@@ -240,13 +254,22 @@ def plan_linear(
     predicted = times()
     chosen, reason = _choose(asked, _unfit(asked, mask, slabs.any_pruned), costs, predicted)
     if weights.quantised and chosen == "dense":
-        chosen, slabs = "plugin", slabs.all_dense
+        chosen, slabs = "split" if asked == "split" else "plugin", slabs.all_dense
         predicted = times()
+    split = None
+    if chosen == "split":
+        from patch_compile.planning.split import SplitCost, plan_split
+
+        two_four = mask.kinds == TWO_FOUR.code
+        split = plan_split(two_four, mask.shape, mask.tile, SplitCost.of(weights)).row()
+        predicted = costs.of_split([(mask.shape, split)], weights) if costs else None
     tiles = TileCount(sparse=int((mask.kinds != DENSE.code).sum()), all=mask.kinds.size)
     given = {"zeroed": mask.zeroed, "tiles": tiles, "panel_rows": panel_rows, "slabs": slabs}
     heights = panel_heights(mask.shape, mask.tile, mask.by_kind(), weights, gated=True)
     given["gated_codes"] = {rows: slab_kinds(mask, rows // 2).tobytes() for rows in heights}
-    plan = _plan(name, mask.shape, chosen, reason, predicted=predicted, weights=weights.name, **given)
+    plan = _plan(
+        name, mask.shape, chosen, reason, predicted=predicted, weights=weights.name, split=split, **given
+    )
     return plan if slabs.any_pruned else plan.all_dense()
 
 
@@ -265,6 +288,7 @@ def _plan(
     reason: Reason | None,
     *,
     predicted: LinearTimes | None = None,
+    split: SplitRow | None = None,
     **given: Any,
 ) -> LinearPlan:
     """Returns a plan before the graph is known."""
@@ -278,7 +302,7 @@ def _plan(
         bytes_before=nbytes,
         bytes_after=nbytes,
         predicted=predicted,
-        split=None,
+        split=split,
         **given,
     )
     return plan.changed()

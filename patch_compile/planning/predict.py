@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from masklearn.masks.kinds.base import BYTES_DENSE
+from masklearn.quant.table import WeightType
 from patch_compile.artifacts.plan import Bound, LinearTimes, Times
 from patch_compile.artifacts.plan_of_model import RegimePoint
 from patch_compile.artifacts.prediction import PhaseRow, WholeRow, Workload
@@ -33,18 +34,23 @@ TOKENS = tuple(1 << power for power in range(14))
 def predict_whole(plans: Collection[LinearPlan], outline: Outline, costs: CostModel) -> WholeRow:
     """Predict the prompt and all decode steps of a workload. Every plan must have its times.
 
-    It counts `split` linears as dense: it can't predict TensorRT's choices for them.
+    It counts `split` linears as if TensorRT chose its 2:4 tactics, see `CostModel.of_split`.
     """
     load, card = costs.workload, costs.card
     prefill, step = rest_of(card.rated, outline.model, load.batch, load.prompt, load.generated, card.assume)
     every = [*plans, *outline.others]
     dense = _costs([plan.in_16_bits() for plan in every], outline.groups, costs)
-    planned = _costs([plan for plan in every if plan.lowering != "plugin"], outline.groups, costs)
+    planned = _costs([plan for plan in every if plan.lowering == "dense"], outline.groups, costs)
     nodes = outline.nodes_of(every)
     packed = [plan for plan in every if plan.lowering == "plugin"]
+    split = [plan for plan in every if plan.lowering == "split"]
+
+    def of_type(weights: WeightType) -> list[LinearTimes]:
+        own = ([plan for plan in some if plan.weight_type is weights] for some in (packed, split))
+        return [*_costs(next(own), nodes, costs), *_costs(next(own), outline.groups, costs)]
+
     hybrid = {
-        weights: _costs([plan for plan in packed if plan.weight_type is weights], nodes, costs)
-        for weights in dict.fromkeys(plan.weight_type for plan in packed)
+        weights: of_type(weights) for weights in dict.fromkeys(p.weight_type for p in [*packed, *split])
     }
     quantised = [plan for plan in every if plan.weight_type.quantised]
     typed = _costs(quantised, nodes, costs)

@@ -67,9 +67,13 @@ def products_of(
 
 
 def cost_together(product: Sequence[LinearPlan], gated: bool, costs: CostModel) -> LinearTimes:
-    """Returns the times of linears that one product computes. A single linear has its own times."""
+    """Returns the times of linears that one product computes, or that are split and read one X. A single linear has its own
+    times."""
     if len(product) == 1 and product[0].predicted is not None:
         return product[0].predicted
+    if product[0].split:
+        splits = [(plan.shape, plan.split) for plan in product if plan.split]
+        return costs.of_split(splits, product[0].weight_type)
     rows, each = min(plan.rows_of_panels for plan in product), [plan.slabs for plan in product]
     if product[0].gated:  # the graph has joined their slabs
         each = each[:1]

@@ -48,7 +48,10 @@ _UNPREDICTED = {
     ),
 }
 _NOT_MEASURED = "predicted, not measured: docs/explanation/predictions.md"
-_SPLIT = "split linears count as dense: how fast TensorRT's own 2:4 tactics are is not predicted"
+_SPLIT = (
+    "split linears are predicted by the rates of cuBLASLt and cuSPARSELt, as if TensorRT chose its 2:4 tactics: which "
+    "tactics it chooses is unknown"
+)
 
 
 def predicted_times(row: PhaseRow) -> str:

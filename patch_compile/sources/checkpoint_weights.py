@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from masklearn import LearnRecipe
 from masklearn.choice.solve import Chooser
 from masklearn.masks.maskset import MaskSet
+from masklearn.masks.name_globs import kinds_of
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import Coverage, covered_linears_of
 from masklearn.model.folder import CONFIG, left_out
@@ -21,6 +23,7 @@ from masklearn.model.hub import model_name, spelled
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import WeightType
 from patch_compile.artifacts.report import Kind
+from patch_compile.planning.lowering import with_static_scales
 from patch_compile.planning.outline import Outline, outline_of
 from patch_compile.progress import Progress, Update
 from patch_compile.recipe import Recipe
@@ -151,6 +154,7 @@ class CheckpointWeights(Weights):
                 f"permuted: the hidden channels of {permuted.parts} feed-forward parts; their dense outputs differ by"
                 f" {permuted.dense_error:g} of their norm at most"
             )
+        self._calibrate(learned.masks, learned.checkpoint, settings, scratch, progress)
         return CheckpointPruning(learned.masks, learned.checkpoint)
 
     @override
@@ -163,7 +167,33 @@ class CheckpointWeights(Weights):
                 checkpoint = round_given(
                     checkpoint, self.coverage, masks, self._recipe.learning(), scratch, update
                 )
+        self._calibrate(masks, checkpoint, self._recipe.learning(), scratch, progress)
         return CheckpointPruning(masks, checkpoint)
+
+    def _calibrate(
+        self, masks: MaskSet, checkpoint: Checkpoint, settings: LearnRecipe, scratch: Path, progress: Progress
+    ) -> None:
+        """Give static scales to the linears of type w8a8 that are lowered as `split`. Where X fits no single scale, the
+        weights keep their values, but the linear is computed in 16 bits."""
+        from masklearn import Task, find_static_scales
+
+        types = {name: grid.type for name, grid in masks.grids.items() if grid.activations is None}
+        names = with_static_scales(self._recipe.lowering, list(masks), types)
+        if not names:
+            return
+        with progress.stage("static scales") as update:
+            task = Task(checkpoint, self.coverage, settings, scratch, update, progress.note)
+            scales = find_static_scales(task, masks, names)
+        for name in names:
+            grid = masks.grids.pop(name)
+            if name in scales:
+                masks.grids[name] = replace(grid, activations=scales[name])
+        outputs = sum(one.output is not None for one in scales.values())
+        without = kinds_of(name for name in names if name not in scales)
+        kept = f"; X in 16 bits in {', '.join(without)}" if without else ""
+        progress.note(
+            f"static scales: int8 X of {len(scales)} of {len(names)} linears, and int8 Y of {outputs}{kept}"
+        )
 
     @override
     def weight(self, name: str) -> NDArray[np.float32]:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from masklearn.choice.menu import allowed_kinds, allowed_types, quantised_types
 from masklearn.masks.kinds.base import TileKind
-from masklearn.quant.table import FLOAT16, WeightType
+from masklearn.quant.table import FLOAT16, QUANTISED, WeightType
 from patch_compile.artifacts.prediction import Workload
 from patch_compile.artifacts.report import Kind
+from patch_compile.planning.lowering import asked_lowerings
 from patch_compile.planning.planner import plan_assumed, plan_model
 from patch_compile.plugin.kernels import kernels_for
 
@@ -75,6 +76,13 @@ class PlanTask:
     def chooses_types(self) -> bool:
         """True if the recipe lets weight types be chosen for its goal."""
         return any(len(types) > 1 for types in self.types.values())
+
+    @property
+    def types_of_lowering(self) -> tuple[str, ...]:
+        """Names of the weight types that the requested lowerings take, the graph's type first."""
+        split = "split" in asked_lowerings(self.recipe.lowering, list(self.linears)).values()
+        quantised = (name for name, kind in QUANTISED.items() if not (split and kind.widened))
+        return (self.recipe.dtype, *quantised)
 
     def weight_types(self, masks: MaskSet | None = None) -> dict[str, WeightType]:
         """Returns the types of the quantised linears: the types in the masks, or the requested types if the masks are not

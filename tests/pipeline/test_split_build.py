@@ -1,13 +1,20 @@
 """A build with `--lowering split` needs no plugin, and its report tells about the 2:4 products."""
 
+import onnx
 import pytest
 
+from masklearn.masks.maskset import MaskSet
 from masklearn.masks.tiles import WHOLE
+from masklearn.model.checkpoint import Checkpoint
 from patch_compile.api.results import Result
 from patch_compile.artifacts.report import read_report
 from patch_compile.engine.plan_program import PLUGIN, read_programs
+from patch_compile.errors import PatchCompileError
+from patch_compile.pipeline.compile import compile_model
+from patch_compile.recipe import Recipe
 from patch_compile.report.terminal import show
 from tests.builds import build
+from tests.refusals import refused
 
 
 @pytest.mark.rtx
@@ -31,3 +38,41 @@ def test_build(settings, tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert f"the {parts} 2:4 products of split linears run densely" in printed
     assert "of the weights in 2:4 tiles are in 2:4 products" in printed
+
+
+W8A8 = {"lowering": "split", "tile": (64, WHOLE), "weights": "w8a8"}
+
+
+@pytest.mark.rtx
+def test_int8_products_need_no_plugin(settings, tmp_path):
+    """The proof compares the integers of the graph with the model in torch; TensorRT-RTX parses and builds them."""
+    report = build(settings | W8A8 | {"backend": "tensorrt-rtx", "target": "sm86"})
+    rows = [row for row in report["linears"] if row["weights"] == "w8a8"]
+    assert rows and {row["lowering"] for row in rows} == {"split"}
+    assert all(row["bytes_after"] < 0.6 * row["bytes_before"] for row in rows)
+    assert any(line.startswith("static scales: int8 X of") for line in report["notes"])
+    out = tmp_path / "out"
+    nodes = onnx.load(out / "onnx" / "model.onnx", load_external_data=False).graph.node
+    assert not [node for node in nodes if node.op_type == "PatchLinear"]
+    grids = MaskSet.load(out / "masks.safetensors").grids
+    assert {row["name"] for row in rows} == {name for name, grid in grids.items() if grid.activations}
+    static = Checkpoint.open(out / "model").rounded_inputs
+    assert static == {name: grid.activations for name, grid in grids.items()}
+
+
+def test_static_scales_are_found_once(settings, tmp_path, monkeypatch):
+    build(settings | W8A8)
+    masks, first = tmp_path / "out" / "masks.safetensors", tmp_path / "first"
+    (tmp_path / "out").rename(first)
+    given = {key: settings[key] for key in ("model", "eval_text", "eval_windows", "eval_length", "out")}
+    monkeypatch.setattr("masklearn.static_scales.find_static_scales", None)
+    build(given | {"lowering": "split", "backend": "onnx", "mask": first / masks.name})
+    assert MaskSet.load(masks).grids.keys() == MaskSet.load(first / masks.name).grids.keys()
+
+
+def test_compile_runs_no_model_to_find_scales(settings, tmp_path):
+    build(settings | W8A8 | {"lowering": "plugin"})
+    (tmp_path / "out").rename(tmp_path / "first")
+    given = {"model": settings["model"], "out": tmp_path / "out", "lowering": "split"}
+    with refused(PatchCompileError):
+        compile_model(Recipe.parse(given | {"mask": tmp_path / "first" / "masks.safetensors"}))

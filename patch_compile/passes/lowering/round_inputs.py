@@ -11,7 +11,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from masklearn.quant.grid import Grid
-from patch_compile.passes.linear_node import insert_node
+from masklearn.quant.static import StaticScales
+from patch_compile.passes.linear_node import insert_node, insert_rounding
 from patch_compile.passes.linears import Linear
 
 _FLOAT = ir.DataType.FLOAT
@@ -25,24 +26,30 @@ class RoundInputsPass(ir.passes.InPlacePass):
     2. The scale of a token is its largest input / 127, in fp32. A token without an input of 2^-100 or more becomes zeros.
     3. Hybrids multiply the integers exactly, and the sums by the scale. Here the integers times the scale are rounded to the
        type of X before the product, so outputs can differ by this rounding.
+    4. Linears with static scales get QuantizeLinear and DequantizeLinear at X, and at Y if it has a scale.
     """
 
     def __init__(self, linears: Mapping[str, Linear], grids: Mapping[str, Grid]) -> None:
         """linears: of the model that the pass is called with; grids: of its quantised linears."""
         super().__init__()
-        self._linears = {
-            name: linear for name, linear in linears.items() if name in grids and rounds_inputs(grids[name])
-        }
+        self._linears = [
+            (linear, grids[name].activations)
+            for name, linear in linears.items()
+            if name in grids and rounds_inputs(grids[name])
+        ]
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Insert the rounding in front of the first reader of each X."""
         made: dict[tuple[ir.Value, int], ir.Value] = {}
-        for linear in self._linears.values():
+        for linear, scales in self._linears:
+            if scales is not None:
+                _round_by(linear, scales)
+                continue
             key = linear.x, 1 if linear.spatial else -1
             if key not in made:
                 made[key] = _rounded(linear, axis=key[1])
             linear.product.replace_input_with(0, made[key])
-        return ir.passes.PassResult(model, modified=bool(made))
+        return ir.passes.PassResult(model, modified=bool(self._linears))
 
 
 def rounds_inputs(grid: Grid) -> bool:
@@ -61,6 +68,23 @@ def write_rounded(path: Path, grids: Mapping[str, Grid], out: Path) -> None:
 
     model = read_onnx(path)
     write_onnx(RoundInputsPass(linears_of_file(path, model).linears, grids)(model).model, out)
+
+
+def _round_by(linear: Linear, scales: StaticScales) -> None:
+    """Round X and Y of a linear by static scales."""
+    product, y, last = linear.product, linear.output, linear.nodes[-1]
+    graph = product.graph
+    assert graph is not None
+    rounded = insert_rounding(graph, product, linear.x, scales.input, f"{linear.name}/int8/x")
+    product.replace_input_with(0, rounded)
+    if scales.output is not None:
+        readers = list(y.uses())
+        rounded = insert_rounding(graph, last, y, scales.output, f"{linear.name}/int8/y", behind=True)
+        for use in readers:
+            use.node.replace_input_with(use.idx, rounded)
+        if y.is_graph_output():
+            rounded.name, y.name = y.name, f"{y.name}/exact"
+            graph.outputs[graph.outputs.index(y)] = rounded
 
 
 def _rounded(linear: Linear, axis: int) -> ir.Value:

@@ -15,10 +15,11 @@ from onnx_ir import passes
 
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.model.prune import masked_weight
+from masklearn.quant.grid import Grid
 from patch_compile.onnx_io.write import MadeOnce, lazy_initializer
 from patch_compile.packing.checks import check_two_four
 from patch_compile.passes.find_linears import lowerable_linears
-from patch_compile.passes.linear_node import take_over
+from patch_compile.passes.linear_node import insert_rounding, take_over
 from patch_compile.passes.linears import Linear
 from patch_compile.passes.lowering.gather_linears import check_planned
 from patch_compile.passes.lowering.packed_initializers import ReadTensor
@@ -32,8 +33,10 @@ class SplitLinearsPass(passes.InPlacePass):
     1. X is [tokens, K] for all parts. `plan_split` chooses the rows of W in each part.
     2. A dense part is MatMul(X, W_dᵀ), and a 2:4 part is Conv(X[:, :, 1, 1], W_s[:, :, 1, 1]). TensorRT looks for 2:4 along
        the input channels of a 1×1 convolution, and does not merge it with a MatMul of the same X.
-    3. The parts are concatenated, their rows reordered if needed, and the bias is added.
-    4. An activation or a residual that follows stays an operation of the graph.
+    3. Each part adds its bias. The parts are concatenated, and their rows reordered if needed.
+    4. In W8A8, X and W are int8 behind DequantizeLinear, and Y is rounded to int8 too if its scale is known: TensorRT's
+       sparse int8 tactics have int8 on both sides. Linears that read the same X with the same scale share its rounding.
+    5. An activation or a residual that follows stays an operation of the graph.
     """
 
     def __init__(
@@ -42,33 +45,45 @@ class SplitLinearsPass(passes.InPlacePass):
         masks: Mapping[str, LinearMask],
         read: ReadTensor,
         dtype: ir.DataType,
+        grids: Mapping[str, Grid] | None = None,
         cost: SplitCost | None = None,
     ) -> None:
-        """read: returns the values `[N, K]` of a weight, by name, in the graph's 16-bit type; cost: minimised by splits."""
+        """read: returns the values `[N, K]` of a weight by name, in the graph's 16-bit type, or in a type that holds them
+        exactly if they lie on a grid; grids: of the linears of type w8a8, with static scales; cost: minimised by splits."""
         super().__init__()
         self.splits: dict[str, Split] = {}  # linear → split, filled by the pass
-        self._planned = {name: linear.shape for name, linear in plan.items() if linear.lowering == "split"}
-        self._quantised = [name for name in self._planned if plan[name].weight_type.quantised]
+        self._planned = {name: linear for name, linear in plan.items() if linear.lowering == "split"}
         self._masks = masks
         self._read = read
         self._dtype = dtype
-        self._cost = cost or SplitCost()
+        self._grids = {
+            name: (grids or {})[name]
+            for name, linear in self._planned.items()
+            if linear.weight_type.quantised
+        }
+        self._cost = cost
 
     def requires(self, model: ir.Model) -> None:
-        """Every linear planned as `split` is in the graph, with the planned shape and type, and has 16-bit weights."""
-        for name in self._quantised:
-            raise passes.PreconditionError(f"{name} has quantised weights, which no ordinary product keeps")
-        check_planned(model, self._planned, self._dtype)
+        """Every linear planned as `split` is in the graph, with the planned shape and type. It has 16-bit weights or static
+        scales."""
+        for name, grid in self._grids.items():
+            if grid.activations is None:
+                raise passes.PreconditionError(f"{name} has {grid.type} weights without static scales")
+        check_planned(model, {name: linear.shape for name, linear in self._planned.items()}, self._dtype)
 
     def call(self, model: ir.Model) -> passes.PassResult:
         """Rewrite the graph. `modified` is False if no linear is planned as `split`."""
-        found = lowerable_linears(model)
-        for name in self._planned:
-            mask = self._masks[name]
-            split = plan_split(mask.tiles, mask.shape, mask.tile, self._cost)
+        tokens: dict[tuple[ir.Value, float | None], ir.Value] = {}
+        # In graph order, so that the first reader of an X makes its rows.
+        for name, linear in lowerable_linears(model).items():
+            if name not in self._planned:
+                continue
+            mask, grid = self._masks[name], self._grids.get(name)
+            cost = self._cost or SplitCost.of(self._planned[name].weight_type)
+            split = plan_split(mask.tiles, mask.shape, mask.tile, cost)
             self.splits[name] = split
-            weights = _initializers(name, split, mask, self._read, self._dtype)
-            _rewrite(model.graph, found[name], split, weights)
+            weights = _weights(linear, split, mask, self._read, grid)
+            _rewrite(model.graph, linear, split, weights, grid, tokens)
         return passes.PassResult(model, modified=bool(self._planned))
 
     def ensures(self, model: ir.Model) -> None:
@@ -88,18 +103,34 @@ def _linear_of(node: ir.Node) -> str:
     return str(node.name).rpartition("/split/")[0]
 
 
-def _rewrite(graph: ir.Graph, linear: Linear, split: Split, weights: Sequence[ir.Value]) -> None:
-    """Replace the nodes of a linear by the products of its split. weights: of its parts."""
-    last = linear.output.producer()
-    assert last is not None
+def _rewrite(
+    graph: ir.Graph,
+    linear: Linear,
+    split: Split,
+    weights: Sequence[ir.Value],
+    grid: Grid | None,
+    tokens: dict[tuple[ir.Value, float | None], ir.Value],
+) -> None:
+    """Replace the nodes of a linear by the products of its split.
+
+    weights: of its parts; grid: with static scales, None for 16-bit weights; tokens: rows `[tokens, K]` by X and its scale,
+    to which the pass adds.
+    """
     for value in weights:
         graph.register_initializer(value)
-    into = _Nodes(graph, last, linear)
-    tokens = into.add("Reshape", [linear.x, into.ints("rows", [-1, split.shape[1]])], "rows")
-    parts = [
-        _part(into, tokens, part, _name(number, part), weight)
-        for number, (part, weight) in enumerate(zip(split.parts, weights, strict=True))
-    ]
+    scales = grid.activations if grid else None
+    place = linear.output.producer()
+    assert place is not None
+    into = _Nodes(graph, linear.product, linear)
+    key = linear.x, scales.input if scales else None
+    if key not in tokens:
+        rows = into.add("Reshape", [linear.x, into.ints("rows", [-1, split.shape[1]])], "rows")
+        tokens[key] = into.rounded(rows, scales.input, "x") if scales else rows
+    into = _Nodes(graph, place, linear)
+    parts = []
+    for number, (part, weight) in enumerate(zip(split.parts, weights, strict=True)):
+        y = _part(into, tokens[key], part, _name(number, part), weight, grid)
+        parts.append(into.rounded(y, scales.output, f"{number}/y") if scales and scales.output else y)
     y = parts[0] if len(parts) == 1 else into.add("Concat", parts, "parts", {"axis": 1})
     if split.row_order is not None:
         y = into.add("Gather", [y, into.ints("order", split.row_order)], "order", {"axis": 1})
@@ -107,12 +138,12 @@ def _rewrite(graph: ir.Graph, linear: Linear, split: Split, weights: Sequence[ir
     whole = [leading, into.ints("out_features", [split.shape[0]])]
     shape = into.add("Concat", whole, "shape", {"axis": 0}, ir.DataType.INT64)
     y = into.add("Reshape", [y, shape], "output")
-    if linear.bias is not None:
-        y = into.add("Add", [y, linear.bias], "bias")
     path = linear.path
     take_over(linear.output, y)
     graph.remove([*linear.nodes, *path], safe=True)
     graph.initializers.pop(str(linear.weight.name))
+    if linear.bias is not None and not linear.bias.uses():
+        graph.initializers.pop(str(linear.bias.name))
 
 
 def _name(number: int, part: SplitPart) -> str:
@@ -120,14 +151,21 @@ def _name(number: int, part: SplitPart) -> str:
     return f"{number}/{part.kind}"
 
 
-def _part(into: _Nodes, tokens: ir.Value, part: SplitPart, name: str, weight: ir.Value) -> ir.Value:
-    """Adds the nodes of a part. Returns its product [tokens, rows of the part]."""
+def _part(
+    into: _Nodes, tokens: ir.Value, part: SplitPart, name: str, weight: ir.Value, grid: Grid | None
+) -> ir.Value:
+    """Adds the nodes of a part. Returns its rows of Y `[tokens, rows of the part]`, in 16 bits."""
+    if grid:
+        weight = into.dequantised(weight, grid.scales[part.rows], name, axis=int(part.kind == "dense"))
+    bias = into.bias(name, part.rows)
     if part.kind == "dense":
-        transposed = into.add("Transpose", [weight], f"{name}/transpose", {"perm": [1, 0]})
-        return into.add("MatMul", [tokens, transposed], name, part="dense")
+        if not grid:
+            weight = into.add("Transpose", [weight], f"{name}/transpose", {"perm": [1, 0]})
+        y = into.add("MatMul", [tokens, weight], name, part="dense")
+        return into.add("Add", [y, *bias], f"{name}/bias") if bias else y
     pixels = into.ints("pixel", [2, 3])
     x = into.add("Unsqueeze", [tokens, pixels], f"{name}/pixel")
-    y = into.add("Conv", [x, weight], name, {"kernel_shape": [1, 1]}, part="sparse")
+    y = into.add("Conv", [x, weight, *bias], name, {"kernel_shape": [1, 1]}, part="sparse")
     return into.add("Squeeze", [y, pixels], f"{name}/row")
 
 
@@ -160,35 +198,64 @@ class _Nodes:
 
     def ints(self, what: str, values: Sequence[int] | NDArray[np.int64]) -> ir.Value:
         """Returns the int64 initializer `<linear>.split.<what>`, made at the first call for this `what`."""
+        return self.constant(what, np.asarray(values, np.int64))
+
+    def constant(self, what: str, array: NDArray[Any]) -> ir.Value:
+        """Returns the initializer `<linear>.split.<what>`, made at the first call for this `what`."""
         name = f"{self.linear.name}.split.{what}"
         if name not in self.graph.initializers:
-            array = np.asarray(values, np.int64)
-            kind, shape = ir.TensorType(ir.DataType.INT64), ir.Shape(array.shape)
-            value = ir.Value(name=name, shape=shape, type=kind, const_value=ir.tensor(array, name=name))
-            self.graph.register_initializer(value)
+            tensor = ir.tensor(array, name=name)
+            kind, shape = ir.TensorType(tensor.dtype), ir.Shape(array.shape)
+            self.graph.register_initializer(ir.Value(name=name, shape=shape, type=kind, const_value=tensor))
         return self.graph.initializers[name]
 
+    def rounded(self, value: ir.Value, scale: float, what: str) -> ir.Value:
+        """Returns activations rounded to int8 numbers times a scale."""
+        return insert_rounding(self.graph, self.last, value, scale, f"{self.linear.name}/split/{what}")
 
-def _initializers(
-    linear: str, split: Split, mask: LinearMask, read: ReadTensor, dtype: ir.DataType
+    def dequantised(self, weight: ir.Value, scales: NDArray[np.float32], part: str, axis: int) -> ir.Value:
+        """Returns int8 weights times their scales. axis: of the rows of W."""
+        each = self.constant(f"{part}.scales", scales.astype(self.linear.dtype.numpy()))
+        return self.add("DequantizeLinear", [weight, each], f"{part}/dequantize", {"axis": axis})
+
+    def bias(self, part: str, rows: NDArray[np.int64]) -> list[ir.Value]:
+        """Returns the bias of some rows of Y, nothing if the linear has no bias."""
+        bias = self.linear.bias
+        if bias is None or len(rows) == self.linear.shape[0]:
+            return [bias] if bias is not None else []
+        stored, dtype, name = bias.const_value, self.linear.dtype, f"{self.linear.name}.split.{part}.bias"
+        assert stored is not None
+        value = lazy_initializer(name, (len(rows),), dtype, lambda: stored.numpy().reshape(-1)[rows])
+        self.graph.register_initializer(value)
+        return [value]
+
+
+def _weights(
+    linear: Linear, split: Split, mask: LinearMask, read: ReadTensor, grid: Grid | None
 ) -> list[ir.Value]:
-    """Returns the weights of the parts: dense `[rows, K]`, 2:4 `[rows, K, 1, 1]`.
+    """Returns the weights of the parts: dense `[rows, K]`, or integers `[K, rows]`; 2:4 `[rows, K, 1, 1]`.
 
     The linear's weight is read and masked when the first part is written, and freed after the last. The written values
     of 2:4 parts are checked for 2:4 along K.
     """
-    once = MadeOnce(lambda: masked_weight(read(f"{linear}.weight"), mask.keep()), len(split.parts))
+
+    def masked() -> NDArray[Any]:
+        weight = masked_weight(read(f"{linear.name}.weight"), mask.keep())
+        return grid.integers(weight) if grid else weight
+
+    once = MadeOnce(masked, len(split.parts))
+
+    def make(name: str, part: SplitPart) -> NDArray[Any]:
+        values = once.take(name)[part.rows]
+        if part.kind == "sparse":
+            check_two_four(name, values)
+            return values[:, :, None, None]
+        return np.ascontiguousarray(values.T) if grid else values
+
     made = []
     for number, part in enumerate(split.parts):
-        name = f"{linear}.split.{_name(number, part)}"
-        shape = (len(part.rows), split.shape[1], *(1, 1) * (part.kind == "sparse"))
-        made.append(lazy_initializer(name, shape, dtype, partial(_make, once, name, part)))
+        name, size = f"{linear.name}.split.{_name(number, part)}", (len(part.rows), split.shape[1])
+        shape = (*size, 1, 1) if part.kind == "sparse" else size[::-1] if grid else size
+        dtype = ir.DataType.INT8 if grid else linear.dtype
+        made.append(lazy_initializer(name, shape, dtype, partial(make, name, part)))
     return made
-
-
-def _make(once: MadeOnce[NDArray[Any]], name: str, part: SplitPart) -> NDArray[Any]:
-    values = once.take(name)[part.rows]
-    if part.kind == "sparse":
-        check_two_four(name, values)
-        values = values[:, :, None, None]
-    return values

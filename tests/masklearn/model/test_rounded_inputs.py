@@ -82,7 +82,7 @@ def test_linears_of_one_input_share_its_rounding() -> None:
 
 
 def with_rounded(path: Path, *linears: str) -> Path:
-    edit_config(path, **{ROUNDED_INPUTS: rounded_inputs_setting(linears)})
+    edit_config(path, **{ROUNDED_INPUTS: rounded_inputs_setting(dict.fromkeys(linears))})
     return path
 
 
@@ -91,7 +91,7 @@ def test_every_way_to_run_a_checkpoint_rounds(make_model: ModelMaker) -> None:
     ids = torch.arange(12).reshape(1, 12) % 40
     plain = load_model(path)(ids).logits
     checkpoint = Checkpoint.open(with_rounded(path, DOWN))
-    assert checkpoint.rounded_inputs == (DOWN,)
+    assert checkpoint.rounded_inputs == {DOWN: None}
     logits = load_model(path)(ids).logits
     assert not torch.allclose(logits, plain, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(training_model(checkpoint)(ids).logits, logits)
@@ -108,12 +108,12 @@ def test_every_way_to_run_a_checkpoint_rounds(make_model: ModelMaker) -> None:
 
 def test_other_copies_round_what_they_are_told(make_model: ModelMaker) -> None:
     checkpoint = Checkpoint.open(with_rounded(make_model("llama"), DOWN))
-    assert checkpoint.rounding_inputs([]).rounded_inputs == ()
-    assert checkpoint.rounding_inputs(["a"]).rounded_inputs == ("a",)
+    assert checkpoint.rounding_inputs([]).rounded_inputs == {}
+    assert checkpoint.rounding_inputs(["a"]).rounded_inputs == {"a": None}
 
 
 @pytest.mark.parametrize(
-    "value", [[DOWN], {"targets": [DOWN]}, rounded_inputs_setting([DOWN]) | {"num_bits": 4}]
+    "value", [[DOWN], {"targets": [DOWN]}, rounded_inputs_setting({DOWN: None}) | {"num_bits": 4}]
 )
 def test_another_setting_of_inputs_is_refused(make_model: ModelMaker, value: object) -> None:
     path = make_model("llama")

@@ -1,24 +1,28 @@
 """A split linear computes the same as its masked weight; test_lowerings.py tests whole models."""
 
 from collections import Counter
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from masklearn.masks.tiles import WHOLE
+from masklearn.quant.grid import Grid
+from masklearn.quant.static import StaticScales
+from masklearn.quant.table import W8A8
 from patch_compile.errors import InvariantError
 from patch_compile.onnx_io.emulate_bfloat16 import EmulateBfloat16Pass
+from patch_compile.onnx_io.session import open_session
 from patch_compile.onnx_io.write import write_onnx
 from patch_compile.passes.lowering.split_linears import SplitLinearsPass
 from patch_compile.planning.lowering import plan_linear
 from patch_compile.planning.split import PART, SplitCost
-from tests.graphs import FORMS, linear
+from tests.graphs import FORMS, graph_of, linear
 from tests.mosaics import masked_by_hand, random_mask, random_weight
 from tests.refusals import refused
 
@@ -30,23 +34,19 @@ def split(model, mask, weight, cost=FREE):
     """Run the pass and return it with its findings."""
     plan = {"a": plan_linear("a", mask).changed(lowering="split")}
     dtype = ir.DataType[weight.dtype.name.upper()]
-    splitting = SplitLinearsPass(plan, {"a": mask}, {"a.weight": weight}.__getitem__, dtype, cost)
+    splitting = SplitLinearsPass(plan, {"a": mask}, {"a.weight": weight}.__getitem__, dtype, cost=cost)
     splitting(model)
     return splitting
 
 
-def run(model, path, bias, x):
+def run(model, path, x):
     """Write the graph and compute it by ONNX Runtime; bf16 is emulated, as in the proof of a build."""
-    stored = model.graph.initializers.get("a.bias")
-    if stored is not None:
-        stored.const_value = ir.tensor(bias)
     write_onnx(model, path)
     onnx.checker.check_model(str(path), full_check=True)
     if x.dtype == ml_dtypes.bfloat16:
         write_onnx(EmulateBfloat16Pass()(ir.load(path)).model, path)
         x = x.astype(np.float32)
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return session.run(None, {"x": x})[0].astype(np.float64)
+    return open_session(path).run(None, {"x": x})[0].astype(np.float64)
 
 
 def check(path, form, shape, tile, share, dtype, cost=FREE, seed=0, **graph):
@@ -55,8 +55,10 @@ def check(path, form, shape, tile, share, dtype, cost=FREE, seed=0, **graph):
     x = np.random.default_rng(seed).standard_normal((2, 5, shape[1])).astype(DTYPES[dtype])
     x = x[0] if form.startswith("gemm") else x
     model = linear(form, shape, dtype, **graph)
+    if "bias" in form:
+        model.graph.initializers["a.bias"].const_value = ir.tensor(bias)
     splitting = split(model, mask, weight, cost)
-    y = run(model, path, bias, x)
+    y = run(model, path, x)
     masked = masked_by_hand(weight, mask, pattern).astype(np.float64)
     exact = x.astype(np.float64) @ masked.T + (bias.astype(np.float64) if "bias" in form else 0)
     assert y.shape == exact.shape
@@ -134,7 +136,7 @@ def test_weights_are_read_once_when_written(tmp_path):
         return random_weight((64, 64), np.float16, 0)
 
     plan = {"a": plan_linear("a", mask).changed(lowering="split")}
-    splitting = SplitLinearsPass(plan, {"a": mask}, weight, ir.DataType.FLOAT16, FREE)
+    splitting = SplitLinearsPass(plan, {"a": mask}, weight, ir.DataType.FLOAT16, cost=FREE)
     assert splitting(model).modified and not read
     assert len(splitting.splits["a"].parts) > 1
     write_onnx(model, tmp_path / "m.onnx")
@@ -173,3 +175,94 @@ class TestRequiresAndEnsures:
         plan = {"a": plan_linear("a", mask).changed(lowering="dense")}
         assert not SplitLinearsPass(plan, {"a": mask}, lambda _: None, ir.DataType.FLOAT16)(model).modified
         assert [node.op_type for node in model.graph] == ["Transpose", "MatMul"]
+
+
+class TestW8A8:
+    """Linears with static scales."""
+
+    SHAPE = (64, 96)
+
+    @pytest.fixture(params=[0.0, 0.5, 1.0])
+    def problem(self, request):
+        """Returns mask, weight `[N, K]` on its grid, grid and X `[2, 5, K]`, in fp16."""
+        mask, _ = random_mask(self.SHAPE, (16, WHOLE), request.param, 1)
+        rng = np.random.default_rng(1)
+        scales = np.ldexp(np.float32(1), rng.integers(-9, -6, 64)).astype(np.float32)
+        grid = Grid(W8A8, scales, StaticScales(input=2.0**-5, output=2.0**-4))
+        weight = grid.values(rng.integers(-128, 128, self.SHAPE).astype(np.int8), np.dtype(np.float16))
+        return mask, weight, grid, rng.standard_normal((2, 5, 96)).astype(np.float16)
+
+    def compiled(self, mask, weight, grid, form="matmul+bias"):
+        model = linear(form, self.SHAPE, "float16")
+        model.graph.initializers["a.bias"].const_value = ir.tensor(np.arange(64, dtype=np.float16) / 8)
+        plan = {"a": plan_linear("a", mask, "split", weights=W8A8)}
+        assert plan["a"].lowering == "split"
+        read = {"a.weight": weight}.__getitem__
+        SplitLinearsPass(plan, {"a": mask}, read, ir.DataType.FLOAT16, {"a": grid}, FREE)(model)
+        return model
+
+    @pytest.mark.parametrize("form", ["matmul+bias", "gemm+bias"])
+    def test_integers_are_multiplied_and_rounded(self, problem, form, tmp_path):
+        mask, weight, grid, x = problem
+        x = x[0] if form.startswith("gemm") else x
+        y = run(self.compiled(mask, weight, grid, form), tmp_path / "m.onnx", x)
+        integers = np.clip(np.rint(x.astype(np.float64) * 32), -128, 127)
+        kept = np.where(mask.keep(), grid.integers(weight), 0) * grid.scales[:, None].astype(np.float64)
+        exact = np.clip(integers @ kept.T / 32 + np.arange(64) / 8, -8, 127 / 16)
+        roundoff = 2.0**-10 * (np.abs(integers) @ np.abs(kept).T / 32 + 8)
+        assert (np.abs(y - exact) <= 1 / 32 + roundoff).all()
+        np.testing.assert_array_equal(y * 16, np.rint(y * 16))
+        assert (np.abs(y) < 7.9).mean() > 0.5, "most outputs do not overflow"
+
+    def test_weights_are_written_as_integers(self, problem, tmp_path):
+        mask, weight, grid, _ = problem
+        model = self.compiled(mask, weight, grid)
+        write_onnx(model, tmp_path / "m.onnx")
+        written = {
+            t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(tmp_path / "m.onnx").graph.initializer
+        }
+        parts = {name: array for name, array in written.items() if name.endswith(("/dense", "/sparse"))}
+        kept = np.where(mask.keep(), grid.integers(weight), 0)
+        assert sum(array.size for array in parts.values()) == kept.size
+        assert all(array.dtype == np.int8 for array in parts.values())
+        assert (
+            sum(np.abs(array.astype(int)).sum() for array in parts.values()) == np.abs(kept.astype(int)).sum()
+        )
+
+    def test_outputs_without_scales_stay_in_16_bits(self, problem, tmp_path):
+        mask, weight, grid, _ = problem
+        grid = replace(grid, activations=StaticScales(input=0.5))
+        model = self.compiled(mask, weight, grid)
+        assert [node.op_type for node in model.graph].count("QuantizeLinear") == 1
+
+    def test_dynamic_scales_are_refused(self, problem):
+        mask, weight, grid, _ = problem
+        with refused(ir.passes.PreconditionError):
+            self.compiled(mask, weight, replace(grid, activations=None))
+
+
+def test_linears_of_one_input_share_its_rounding(tmp_path):
+    mask, _ = random_mask((32, 32), (16, WHOLE), 1.0, 0)
+    model = graph_of(
+        "agraph (float16[batch, 32] x, float16[32, 32] a, float16[32, 32] b) => (float16[batch, 32] y, float16[batch, 32] z)"
+        " { v = Transpose <perm = [1, 0]> (a) y = MatMul (x, v) w = Transpose <perm = [1, 0]> (b) z = MatMul (x, w) }"
+    )
+    for name in "ab":
+        value = next(v for v in model.graph.inputs if v.name == name)
+        model.graph.inputs.remove(value)
+        value.name = f"{name}.weight"
+        model.graph.initializers[value.name] = value
+    grid = Grid(W8A8, np.ones(32, np.float32), StaticScales(input=0.5))
+    plan = {name: plan_linear(name, mask, "split", weights=W8A8) for name in "ba"}
+    zeros = {f"{name}.weight": np.zeros((32, 32), np.float16) for name in "ab"}
+    splitting = SplitLinearsPass(
+        plan,
+        dict.fromkeys("ab", mask),
+        zeros.__getitem__,
+        ir.DataType.FLOAT16,
+        dict.fromkeys("ab", grid),
+        FREE,
+    )
+    splitting(model)
+    run(model, tmp_path / "m.onnx", np.ones((3, 32), np.float16))
+    assert [node.op_type for node in model.graph].count("QuantizeLinear") == 1
