@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -24,15 +24,15 @@ from patch_compile.passes.linears import Linear
 from patch_compile.passes.lowering.gather_linears import check_planned
 from patch_compile.passes.lowering.packed_initializers import ReadTensor
 from patch_compile.planning.lowering import LinearPlan
-from patch_compile.planning.split import PART, Split, SplitCost, SplitPart, plan_split
+from patch_compile.planning.split import PART, Kind, Split, SplitCost, SplitPart, plan_split
 
 
 class SplitLinearsPass(passes.InPlacePass):
     """`Y = X Wᵀ (+ b)` -> products of some rows of W each, dense MatMul and 2:4 Conv, for each linear planned as `split`.
 
-    1. X is [tokens, K] for all parts. `plan_split` chooses the rows of W in each part.
-    2. A dense part is MatMul(X, W_dᵀ), and a 2:4 part is Conv(X[:, :, 1, 1], W_s[:, :, 1, 1]). TensorRT looks for 2:4 along
-       the input channels of a 1×1 convolution, and does not merge it with a MatMul of the same X.
+    1. `plan_split` chooses the rows of W in each part.
+    2. A dense part is MatMul of X `[tokens, K]` and W_dᵀ, and a 2:4 part is Conv of X `[tokens, K, 1, 1]` and W_s. TensorRT
+       looks for 2:4 along the input channels of a 1×1 convolution, and does not merge it with a MatMul of the same X.
     3. Each part adds its bias. The parts are concatenated, and their rows reordered if needed.
     4. In W8A8, X and W are int8 behind DequantizeLinear, and Y is rounded to int8 too if its scale is known: TensorRT's
        sparse int8 tactics have int8 on both sides. Linears that read the same X with the same scale share its rounding.
@@ -73,7 +73,7 @@ class SplitLinearsPass(passes.InPlacePass):
 
     def call(self, model: ir.Model) -> passes.PassResult:
         """Rewrite the graph. `modified` is False if no linear is planned as `split`."""
-        tokens: dict[tuple[ir.Value, float | None], ir.Value] = {}
+        tokens: dict[_Rows, ir.Value] = {}
         # In graph order, so that the first reader of an X makes its rows.
         for name, linear in lowerable_linears(model).items():
             if name not in self._planned:
@@ -109,28 +109,36 @@ def _rewrite(
     split: Split,
     weights: Sequence[ir.Value],
     grid: Grid | None,
-    tokens: dict[tuple[ir.Value, float | None], ir.Value],
+    tokens: dict[_Rows, ir.Value],
 ) -> None:
     """Replace the nodes of a linear by the products of its split.
 
-    weights: of its parts; grid: with static scales, None for 16-bit weights; tokens: rows `[tokens, K]` by X and its scale,
-    to which the pass adds.
+    weights: of its parts; grid: with static scales, None for 16-bit weights; tokens: X for parts, to which the pass adds.
     """
     for value in weights:
         graph.register_initializer(value)
-    scales = grid.activations if grid else None
+    scale = grid.activations.input if grid and grid.activations else None
     place = linear.output.producer()
     assert place is not None
     into = _Nodes(graph, linear.product, linear)
-    key = linear.x, scales.input if scales else None
-    if key not in tokens:
-        rows = into.add("Reshape", [linear.x, into.ints("rows", [-1, split.shape[1]])], "rows")
-        tokens[key] = into.rounded(rows, scales.input, "x") if scales else rows
+    for kind in (part.kind for part in split.parts):
+        key = _Rows(linear.x, scale, kind)
+        if key not in tokens:
+            shape = into.ints(f"rows.{kind}", [-1, split.shape[1], *(1, 1) * (kind == "sparse")])
+            rows = into.add("Reshape", [linear.x, shape], f"rows/{kind}")
+            tokens[key] = into.rounded(rows, scale, f"x/{kind}") if scale else rows
     into = _Nodes(graph, place, linear)
-    parts = []
-    for number, (part, weight) in enumerate(zip(split.parts, weights, strict=True)):
-        y = _part(into, tokens[key], part, _name(number, part), weight, grid)
-        parts.append(into.rounded(y, scales.output, f"{number}/y") if scales and scales.output else y)
+    parts = [
+        _part(
+            into,
+            tokens[_Rows(linear.x, scale, part.kind)],
+            part,
+            _name(number, part),
+            weight,
+            grid,
+        )
+        for number, (part, weight) in enumerate(zip(split.parts, weights, strict=True))
+    ]
     y = parts[0] if len(parts) == 1 else into.add("Concat", parts, "parts", {"axis": 1})
     if split.row_order is not None:
         y = into.add("Gather", [y, into.ints("order", split.row_order)], "order", {"axis": 1})
@@ -154,7 +162,11 @@ def _name(number: int, part: SplitPart) -> str:
 def _part(
     into: _Nodes, tokens: ir.Value, part: SplitPart, name: str, weight: ir.Value, grid: Grid | None
 ) -> ir.Value:
-    """Adds the nodes of a part. Returns its rows of Y `[tokens, rows of the part]`, in 16 bits."""
+    """Adds the nodes of a part. Returns its rows of Y `[tokens, rows of the part]`, in 16 bits.
+
+    Q/DQ stand next to the product, where TensorRT looks for them.
+    """
+    output = grid.activations.output if grid and grid.activations else None
     if grid:
         weight = into.dequantised(weight, grid.scales[part.rows], name, axis=int(part.kind == "dense"))
     bias = into.bias(name, part.rows)
@@ -162,11 +174,20 @@ def _part(
         if not grid:
             weight = into.add("Transpose", [weight], f"{name}/transpose", {"perm": [1, 0]})
         y = into.add("MatMul", [tokens, weight], name, part="dense")
-        return into.add("Add", [y, *bias], f"{name}/bias") if bias else y
-    pixels = into.ints("pixel", [2, 3])
-    x = into.add("Unsqueeze", [tokens, pixels], f"{name}/pixel")
-    y = into.add("Conv", [x, weight, *bias], name, {"kernel_shape": [1, 1]}, part="sparse")
-    return into.add("Squeeze", [y, pixels], f"{name}/row")
+        y = into.add("Add", [y, *bias], f"{name}/bias") if bias else y
+    else:
+        y = into.add("Conv", [tokens, weight, *bias], name, {"kernel_shape": [1, 1]}, part="sparse")
+    y = into.rounded(y, output, f"{name}/y") if output else y
+    return y if part.kind == "dense" else into.add("Squeeze", [y, into.ints("pixel", [2, 3])], f"{name}/row")
+
+
+class _Rows(NamedTuple):
+    """X as the parts of a kind read it: `[tokens, K]`, or `[tokens, K, 1, 1]` for 2:4 parts, rounded by its scale if it has
+    a static scale."""
+
+    x: ir.Value
+    scale: float | None
+    kind: Kind
 
 
 @dataclass
