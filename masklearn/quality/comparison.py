@@ -1,20 +1,25 @@
 """Compares a pruned model with the dense model on the same text, block by block and by their predictions."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from masklearn.base.errors import MaskLearnError
 from masklearn.base.progress import OnStep
 from masklearn.base.threads import total
 from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.folder import RoundedInputs
 from masklearn.model.models import meta_model
+from masklearn.quant.table import W8A8
 from masklearn.stream.blocks import Block, stream_blocks
 from masklearn.stream.hidden_states import HiddenStates
 from masklearn.stream.logits import (
@@ -96,13 +101,15 @@ class Comparison:
 
     linears: ‖X(W − W')ᵀ‖² and ‖XWᵀ‖² by name, where X are the linear's inputs in the dense model and W' is the pruned
     weight; blocks: ‖h' − h‖ / ‖h‖ of each block's outputs h in the dense model and h' in the pruned model; predictions,
-    logits: None for an encoder, which does not predict tokens; logits: also None if they were not asked for.
+    logits: None for an encoder, which does not predict tokens; logits: also None if they were not asked for; overflows: by
+    linear with a static scale, the share of the elements of X in the pruned model that are beyond 127 times the scale.
     """
 
     linears: Mapping[str, tuple[float, float]]
     blocks: tuple[float, ...]
     predictions: Predictions | None
     logits: LogitErrors | None
+    overflows: Mapping[str, float]
 
 
 @torch.no_grad()
@@ -133,14 +140,44 @@ def compare_models(
     blocks: list[float] = []
     steps = len(list(meta_model(dense).get_submodule(row.blocks).children())) + head
     predictions = logits = None
+    overflows = _Overflows(pruned.rounded_inputs)
     for ours, theirs in zip(*streams, strict=True):
         if ours.is_head:
             logits = LogitErrors() if with_logits else None
             predictions = _predictions(ours, theirs, windows, logits)
         else:
-            blocks.append(_advance(ours, theirs, linears, errors, len(blocks)))
+            with overflows.counted(theirs.linears):
+                blocks.append(_advance(ours, theirs, linears, errors, len(blocks)))
         progress("comparing block by block", len(blocks) + (predictions is not None), steps)
-    return Comparison(errors, tuple(blocks), predictions, logits)
+    return Comparison(errors, tuple(blocks), predictions, logits, overflows.shares)
+
+
+class _Overflows:
+    """Counts the elements of X that static scales cut off. shares: by linear."""
+
+    def __init__(self, scales: RoundedInputs) -> None:
+        self._limits = {name: W8A8.highest * one.input for name, one in scales.items() if one is not None}
+        self.shares: dict[str, float] = {}
+
+    @contextmanager
+    def counted(self, linears: Mapping[str, nn.Linear]) -> Iterator[None]:
+        """Count in the block, in which these linears run."""
+        beyond, elements = Counter[str](), Counter[str]()
+
+        def see(name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            # A number up to half a step beyond the limit is rounded to it.
+            beyond[name] += int((inputs[0].abs() > self._limits[name] * (1 + 0.5 / W8A8.highest)).sum())
+            elements[name] += inputs[0].numel()
+
+        handles = [
+            linear.register_forward_pre_hook(partial(see, name), prepend=True)  # before X is rounded
+            for name, linear in linears.items()
+            if name in self._limits
+        ]
+        yield
+        for handle in handles:
+            handle.remove()
+        self.shares |= {name: beyond[name] / count for name, count in elements.items()}
 
 
 def _advance(

@@ -154,7 +154,8 @@ EngineCheck = Annotated[EngineCompared | EngineNotRun, Field(discriminator="ran"
 class LinearError(Record):
     """Error of one linear: ‖X(W − W′)ᵀ‖ / ‖XWᵀ‖, X the input of the linear in the dense model.
 
-    share: of the sum of squared errors of all linears, each relative to its own output.
+    share: of the sum of squared errors of all linears, each relative to its own output; overflow: share of the elements of X
+    in the pruned model that its static scale cuts off, None without a static scale.
     """
 
     name: Annotated[str, shown("linear", Unit.WORDS)]
@@ -162,6 +163,7 @@ class LinearError(Record):
     kind: str
     error: Annotated[float, shown("error", Unit.SHARE)]
     share: Annotated[float, shown("share", Unit.SHARE)]
+    overflow: float | None = None
 
 
 class BlockError(Record):

@@ -52,6 +52,14 @@ def where(found: ErrorAttribution | None) -> Section:
         some = [blocks[i] for i in sorted({*range(0, len(blocks), -(-len(blocks) // 8)), len(blocks) - 1})]
         depth = ", ".join(f"{row.block}: {percent(row.error, 1)}" for row in some)
         lines.append(f"Relative error of the output of blocks: {depth}.")
+    cut = [row for row in found.linears if row.overflow is not None]
+    if cut:
+        worst = max(cut, key=lambda row: row.overflow or 0.0)
+        cutting = sum(bool(row.overflow) for row in cut)
+        lines.append(
+            f"Static scales cut off activations in {cutting} of {counted(len(cut), 'linear')}, at most "
+            f"{percent(worst.overflow or 0.0, 3)} of the elements of X, in {worst.name}."
+        )
     return Section(
         "Where the error arises",
         id="error",

@@ -71,6 +71,7 @@ def where_answer(found: Comparison) -> ErrorAttribution:
             kind=short[kind_of(name)],
             error=error,
             share=error * error / total,
+            overflow=found.overflows.get(name),
         )
         for name, error in relative.items()
     )

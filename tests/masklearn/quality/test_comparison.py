@@ -8,13 +8,15 @@ import torch
 
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears_of
+from masklearn.model.folder import ROUNDED_INPUTS, rounded_inputs_setting
 from masklearn.model.linears import linear_modules, read_linear, write_linear
 from masklearn.model.models import load_model
 from masklearn.model.modules import as_linears
 from masklearn.model.store import WeightStore
 from masklearn.quality.comparison import compare_models, divergences
+from masklearn.quant.static import StaticScales
 from tests.conftest import ModelMaker
-from tests.masklearn.edits import edited_weights
+from tests.masklearn.edits import edit_config, edited_weights
 from tests.refusals import refused
 
 WINDOWS = np.random.default_rng(0).integers(2, 22, (3, 20))
@@ -151,3 +153,16 @@ def test_encoders_are_compared_by_their_hidden_states(make_model: ModelMaker, tm
     apart, same = divergences(dense, [pruned, dense], WINDOWS, "cpu", silent)
     assert 0.0 < apart < 4.0
     assert same == 0.0
+
+
+def test_activations_beyond_a_static_scale_are_counted(make_model: ModelMaker) -> None:
+    path, name = make_model("llama"), "model.layers.0.self_attn.q_proj"
+    seen: list[torch.Tensor] = []
+    model = load_model(path)
+    model.get_submodule(name).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].abs()))
+    with torch.no_grad():
+        model(torch.from_numpy(WINDOWS))
+    dense, scale = Checkpoint.open(path), float(seen[0].quantile(0.9)) / 127.5
+    edit_config(path, **{ROUNDED_INPUTS: rounded_inputs_setting({name: StaticScales(input=scale)})})
+    found = compare_models(dense, Checkpoint.open(path), [name], WINDOWS, "cpu", silent)
+    assert found.overflows == {name: pytest.approx(0.1, abs=0.01)}
