@@ -30,7 +30,7 @@ from patch_compile.planning.speed_goal import SpeedGoal
 if TYPE_CHECKING:
     from masklearn.masks.maskset import MaskSet
 
-_WHOLE_ROWS = (DEFAULT_TILE[0], WHOLE)
+WHOLE_ROWS = (DEFAULT_TILE[0], WHOLE)
 # Settings that only learning reads, but the size of tiles.
 _LEARNING = (
     "method", "per_layer", "kinds", "criterion", "repair", "repair_steps", "repair_minutes", "batch", "learning_rate",
@@ -99,7 +99,7 @@ class Recipe(LearnSettings, BuildOptions):
             if self.tile is None:
                 # A split linear is two products if its tiles have all of K.
                 whole_rows = self.lowering == "split" and "tile" not in left
-                found["tile"] = _WHOLE_ROWS if whole_rows else DEFAULT_TILE
+                found["tile"] = WHOLE_ROWS if whole_rows else DEFAULT_TILE
             if self.lowering == "split" and self.leaves_kinds_open:
                 found["kinds"] = TWO_FOUR.name  # ordinary products know no other kind
             return found
@@ -165,7 +165,7 @@ class Recipe(LearnSettings, BuildOptions):
             return []
         fields = type(self).model_fields
         changed = [name for name in _LEARNING if getattr(self, name) != fields[name].default]
-        tile = [] if self.tile in (DEFAULT_TILE, _WHOLE_ROWS) else ["tile"]
+        tile = [] if self.tile in (DEFAULT_TILE, WHOLE_ROWS) else ["tile"]
         return [flag_of(name) for name in changed + tile]
 
     def check_held_out(self) -> None:

@@ -11,6 +11,7 @@
 | `.order` | int32, order of hidden channels, see `MaskSet.orders` |
 | `.rows`, `.columns` | int8 of a tensor of the model, exponents of its channels that were smoothed, see `MaskSet.folds` |
 
+The metadata `linears` have the shape, tile and weight type of each linear, and `activations`: its static scales, if any.
 Every linear has `.tiles` and `.pattern` if the set is plain (see `MaskSet.plain`), else `.kinds`, `.pattern` and `.mask16`,
 and `.mask8` too if the set has 6:8 tiles.
 """

@@ -7,10 +7,11 @@ from functools import partial
 
 from masklearn.base.errors import MaskLearnError
 from masklearn.choice.menu import allowed_kinds, named_types
+from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import ChoiceRecord
 from masklearn.model.hub import spelled
-from masklearn.quant.table import WeightType, weight_type
+from masklearn.quant.table import W8A8, WeightType, weight_type
 from patch_compile.artifacts.plan import Plan
 from patch_compile.artifacts.plan_of_model import (
     Memory,
@@ -26,6 +27,7 @@ from patch_compile.hardware.gpu import local_gpu
 from patch_compile.onnx_export.architectures import check_exportable
 from patch_compile.pipeline.choose import (
     plans_as_asked,
+    plans_for_ratio,
     ratio_of,
     settle_open,
     with_assumed_types,
@@ -34,11 +36,11 @@ from patch_compile.pipeline.summary import skipped_of
 from patch_compile.pipeline.worth import little_gain
 from patch_compile.planning.cards import DEFAULT_TARGET, PlanCard, card_of, card_of_gpu, find_card
 from patch_compile.planning.cost import CostModel
-from patch_compile.planning.lowering import LinearPlan
+from patch_compile.planning.lowering import AUTO, LinearPlan
 from patch_compile.planning.outline import Outline
 from patch_compile.planning.planner import plan_json
-from patch_compile.planning.predict import regime
-from patch_compile.recipe import Recipe
+from patch_compile.planning.predict import predict_whole, regime
+from patch_compile.recipe import WHOLE_ROWS, Recipe
 from patch_compile.report.prediction import decision_line
 from patch_compile.sources.base import TextSource
 from patch_compile.sources.open import needed, open_source
@@ -119,8 +121,22 @@ def _plan(recipe: Recipe) -> PlanOfModel:
         regime=points,
         tried=settled.tried,
         little_gain=little_gain(task, plans, costs, points),
+        by_split=_by_split(task, made, costs),
         skipped=skipped_of(source.coverage),
     )
+
+
+def _by_split(task: PlanTask, made: Plan, costs: CostModel) -> float | None:
+    """Returns the speed-up of an encoder in W8A8 with its linears split, if it is predicted to be faster so; else None."""
+    r = task.recipe
+    types = {kind for own in task.types.values() for kind in own}
+    if task.decodes or types != {W8A8} or r.ratio is None or r.lowering not in (AUTO, "plugin"):
+        return None
+    split = task.with_settings(lowering="split", tile=WHOLE_ROWS, kinds=TWO_FOUR.name)
+    plans, _ = plans_for_ratio(split, costs)
+    assert task.outline is not None and made.whole is not None
+    speedup = predict_whole(plans.values(), task.outline, costs).end_to_end.speedup
+    return speedup if speedup > made.whole.end_to_end.speedup else None
 
 
 def _in_asked_type(recipe: Recipe) -> Recipe:

@@ -189,13 +189,14 @@ def fused_words(linears: Iterable[LinearRow]) -> str:
 
 
 def split_lines(linears: Iterable[LinearRow]) -> Iterator[str]:
-    """Yield the number of products, and the share of 2:4 weights that stay 2:4 in them; nothing without a split linear."""
+    """Yield the number of products, and the share of 2:4 weights that stay 2:4 in them, if a split linear is pruned."""
     rows = [(row, row.split) for row in linears if row.split]
-    if not rows:
+    zeroed = sum(row.zeroed for row, _ in rows)
+    if not zeroed:
         return
     products = sum(split.products for _, split in rows)
     used = sum(split.sparse_weights for _, split in rows)
-    share = used / (2 * sum(row.zeroed for row, _ in rows))
+    share = used / (2 * zeroed)
     yield (
         f"split: {len(rows)} linears in {products} products; {share:.0%} of the weights in 2:4 "
         "tiles are in 2:4 products, the others in dense products"

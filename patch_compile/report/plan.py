@@ -140,6 +140,11 @@ def _answer(result: PlanOfModel, whole: WholeRow | None) -> Iterator[str]:
         yield gain_line(gains)
     if whole:
         yield rivals_words(whole, result.linears)
+    if result.by_split:
+        yield (
+            f"without a plugin (--lowering split): {times(result.by_split)}, if TensorRT chooses its 2:4 tactics for int8; "
+            "one scale for all tokens loses more"
+        )
     if result.regime and result.memory.fits:
         yield regime_line(result.regime)
     reached = f"{result.ratio:.4f}"

@@ -365,3 +365,15 @@ def test_masks_have_the_types_of_their_grids(small, tmp_path):
     assert [row.weights for row in found.types] == ["float16,int8", "float16", "int8", "w8a8", "int4"]
     with refused():
         planned_for(small, mask=tmp_path / "masks.safetensors", weights="int4")
+
+
+def test_encoders_hear_where_split_is_faster(small, capsys):
+    asked = {"ratio": 0.5, "weights": "w8a8", "target": "h100", "batch_size": 32}
+    encoder = ROOT / "samples/configs/bert-base"
+    found = planned_for(encoder, **asked)
+    split = planned_for(encoder, **asked, lowering="split")
+    assert found.by_split == split.whole.end_to_end.speedup > found.whole.end_to_end.speedup
+    assert {row.lowering for row in split.linears} == {"split"} and split.by_split is None
+    show(Result(found).sections())
+    assert "without a plugin (--lowering split): " in capsys.readouterr().out
+    assert planned_for(small, **asked).by_split is None

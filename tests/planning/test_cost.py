@@ -2,11 +2,13 @@
 
 import pytest
 
-from patch_compile.artifacts.plan import Reason, ReasonKind, Way
+from masklearn.quant.table import FLOAT16, W8A8
+from patch_compile.artifacts.plan import Reason, ReasonKind, SplitRow, Way
 from patch_compile.artifacts.prediction import Workload
 from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import plan_linear, plan_linears
+from patch_compile.planning.roofline.int8_inputs import quantise_time
 from patch_compile.planning.roofline.linear_roofline import Linear, predict
 from tests.planning.assumed import assumed_mask
 
@@ -104,3 +106,17 @@ def test_auto_without_card_is_the_plugin():
     plans = plan_linears(masks, "auto")
     assert [plan.lowering for plan in plans.values()] == ["plugin", "dense"]
     assert plans["small"].predicted is None
+
+
+def test_split_linears_take_the_libraries_times():
+    """Half of the rows 2:4: the time lies between all dense and all 2:4, and three linears of one X round it once."""
+    costs = CostModel(card_of("a100-40"), Workload(batch=1, prompt=2048, generated=1))
+    shape, half = (4096, 4096), SplitRow(products=2, sparse_weights=2048 * 4096)
+    for weights in (FLOAT16, W8A8):
+        mixed = costs.of_split([(shape, half)], weights).prefill
+        assert mixed.sparse < mixed.hybrid < 1.2 * mixed.unpruned
+        whole = costs.of_split([(shape, SplitRow(products=1, sparse_weights=4096**2))], weights).prefill
+        assert whole.hybrid == whole.sparse
+        three = costs.of_split([(shape, half)] * 3, weights).prefill
+        rounding = 0.0 if weights is FLOAT16 else quantise_time(costs.card.rated, 2048, 4096)
+        assert three.hybrid == pytest.approx(3 * mixed.hybrid - 2 * rounding)
