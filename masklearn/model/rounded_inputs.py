@@ -1,19 +1,23 @@
-"""Rounds the inputs of linears of type w8a8 to int8, in the models of torch, as the kernels do.
+"""Rounds activations of linears of type w8a8 to int8, in the models of torch, as the kernels do.
 
 Each token has its own scale, which is found when the token comes, so that nothing is calibrated. `quantise` is the
 arithmetic; kernels and the ONNX function do the same, bit for bit. A checkpoint says which linears have such inputs
 (`Checkpoint.rounded_inputs`), and every model that is made of it gets hooks in front of these linears.
+
+`StaticRounding` rounds by scales that are known before, as QuantizeLinear and DequantizeLinear of ONNX do.
 """
 
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from masklearn.quant.static import StaticScales
 from masklearn.quant.table import W8A8
 
 _HIGHEST = (1 << (W8A8.input_bits - 1)) - 1
@@ -86,4 +90,38 @@ def inputs_rounded(linears: Mapping[str, nn.Module]) -> Iterator[None]:
         yield
     finally:
         for handle in handles:
+            handle.remove()
+
+
+def round_static(x: Tensor, scale: float) -> Tensor:
+    """Returns x rounded to the nearest of -128 … 127 times the scale, in the type of x. Gradients do not pass."""
+    # A tensor, because torch multiplies by the inverse where one operand is a number.
+    by = torch.tensor(scale, device=x.device)
+    return (x.float() / by).round_().clamp_(W8A8.lowest, W8A8.highest).mul_(by).to(x.dtype)
+
+
+class StaticRounding:
+    """Rounds X and Y of linears to int8 by static scales from now on, or within `with`."""
+
+    def __init__(self, linears: Mapping[str, nn.Module], scales: Mapping[str, StaticScales]) -> None:
+        """scales: of some of the linears."""
+        self._handles: list[Any] = []
+        for name, own in scales.items():
+            self._handles.append(linears[name].register_forward_pre_hook(partial(self._before, own.input)))
+            if own.output is not None:
+                self._handles.append(linears[name].register_forward_hook(partial(self._after, own.output)))
+
+    @staticmethod
+    def _before(scale: float, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return round_static(inputs[0], scale), *inputs[1:]
+
+    @staticmethod
+    def _after(scale: float, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return round_static(output, scale)
+
+    def __enter__(self) -> "StaticRounding":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
             handle.remove()
