@@ -4,7 +4,7 @@
 |---|---|---|
 | float16, bfloat16 | themselves | none |
 | int8 | integers -128 … 127 | one fp32 number per row |
-| w8a8 | as int8 | as int8; the inputs are rounded to int8 too, with one fp32 scale per token |
+| w8a8 | as int8 | as int8; the inputs are rounded to int8 too, with an fp32 scale for each token, or one for all |
 | int4 | integers -8 … 7 | one 16-bit number per row and 64 columns |
 
 The inputs of all other types have 16 bits.
