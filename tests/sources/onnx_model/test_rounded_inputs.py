@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from patch_compile.errors import PatchCompileError
 from tests.builds import build
+from tests.refusals import refused
 
 SHAPES = {"encoder": (6, 64), "vit": (3, 32, 32)}  # of a sequence, and of an image
 
@@ -38,3 +40,12 @@ def test_a_build_of_an_onnx_file_is_proven(exported, tmp_path, model, dynamo, dt
     tolerance = report["agreement"]["tolerance"]
     assert report["agreement"]["error"] <= tolerance["share"] < 0.1
     assert tolerance["origin"] == ("rounded-inputs" if dtype == "float16" else "roundings")
+
+
+def test_an_onnx_file_gets_no_static_scales(exported, tmp_path):
+    np.savez(tmp_path / "inputs.npz", x=np.ones((1, 2, *SHAPES["encoder"]), np.float32))
+    split = {"weights": "w8a8", "lowering": "split", "ratio": 0.3, "backend": "onnx"}
+    with refused(PatchCompileError):
+        model, inputs = exported("encoder", False), str(tmp_path / "inputs.npz")
+        build({"model": model, "calib": inputs, "out": tmp_path / "out", **split})
+    assert not list(tmp_path.glob("out*"))
