@@ -167,7 +167,7 @@ class TestActivationsOfAnFp32Model:
         ("dense", {}, "plugin"),
         ("scales", {"weights": "int8"}, "plugin"),
         ("values_n8", {"kinds": "8:16"}, "plugin"),
-        ("split.rows", {"lowering": "split"}, "split"),
+        ("split.rows.sparse", {"lowering": "split"}, "split"),
     ],
 )
 def test_clashing_tensor_names_are_avoided(tmp_path, clashing, options, kind):
