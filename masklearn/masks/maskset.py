@@ -266,6 +266,6 @@ class MaskSet(Mapping[str, LinearMask]):
             raise damaged(self._shard.path, f"{name}: {error}") from error
 
 
-def grids_of(masks: Mapping[str, LinearMask]) -> Mapping[str, Grid]:
+def grids_of(masks: Mapping[str, Any]) -> Mapping[str, Grid]:
     """Returns the grids of quantised linears; none for masks without a record of them."""
     return masks.grids if isinstance(masks, MaskSet) else {}

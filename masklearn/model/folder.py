@@ -77,11 +77,7 @@ RoundedInputs = Mapping[str, StaticScales | None]
 
 def rounded_inputs_setting(linears: RoundedInputs) -> dict[str, Any]:
     """Returns the value of the setting for linears of type w8a8."""
-    static = {
-        name: scales.model_dump(exclude_none=True)
-        for name, scales in sorted(linears.items())
-        if scales is not None
-    }
+    static = {name: one.model_dump(exclude_none=True) for name, one in sorted(linears.items()) if one}
     return {**_AS_READ, "targets": sorted(linears), **({"static": static} if static else {})}
 
 

@@ -22,7 +22,7 @@ _PLACES = re.compile(
 )
 GPU, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 # ONNX Runtime 1.32 rounds the bias of an int8 product to integers, by way of fp16 numbers that overflow.
-_WRONG_OPTIMIZERS = ["WeightBiasQuantization"]
+WRONG_OPTIMIZERS = ["WeightBiasQuantization"]
 
 
 def open_session(
@@ -52,7 +52,7 @@ def open_session(
         options.add_session_config_entry("session.disable_prepacking", "1")
         options.enable_mem_pattern = False  # a pattern of each shape of the inputs would be kept
     try:
-        disabled = [*_WRONG_OPTIMIZERS, *(["ConstantFolding"] if mapped else [])]
+        disabled = [*WRONG_OPTIMIZERS, *(["ConstantFolding"] if mapped else [])]
         return LimitedSession(path, options, providers, disabled)
     except Exception as error:  # onnxruntime raises a dozen unrelated classes of its own
         fix = "Check the file: `patch-compile inspect` it."

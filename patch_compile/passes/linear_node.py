@@ -170,26 +170,17 @@ def insert_rounding(
         return made
 
     int8 = ir.DataType.INT8
-    scales = [constant("scale", np.asarray(scale, value.dtype.numpy()))]
+    step = constant("scale", np.asarray(scale, value.dtype.numpy()))
     # From opset 21 on, the attribute says the type. ONNX Runtime 1.32 refuses graphs with a zero point of int8 there.
     by_attribute = graph.opset_imports[""] >= 21
     zero = [] if by_attribute else [constant("zero", np.zeros((), np.int8))]
     stated = {"output_dtype": int(int8)} if by_attribute else {}
-    integers = insert_node(
-        graph,
-        place,
-        "QuantizeLinear",
-        [value, *scales, *zero],
-        f"{name}/quantize",
-        int8,
-        behind=behind,
-        **stated,
-    )
+    inputs, called = [value, step, *zero], f"{name}/quantize"
+    integers = insert_node(graph, place, "QuantizeLinear", inputs, called, int8, behind=behind, **stated)
     node = integers.producer() if behind else place
     assert node is not None
-    made = insert_node(
-        graph, node, "DequantizeLinear", [integers, *scales], f"{name}/dequantize", value.dtype, behind=behind
-    )
+    inputs, called = [integers, step], f"{name}/dequantize"
+    made = insert_node(graph, node, "DequantizeLinear", inputs, called, value.dtype, behind=behind)
     integers.shape = made.shape = value.shape
     return made
 

@@ -77,6 +77,10 @@ def _export(path: Path, format: str) -> ExportedAnswer:
             stored = _check_same(folder, model, update)
     out.record_folder(COMPRESSED_FOLDER, key_of(masks.base_sha256, format))
     _note_wide_scales(stored, progress)
+    if static := sum(scales is not None for scales in model.rounded_inputs.values()):
+        progress.note(
+            f"inputs: {static} linears have static scales in OUT and get a scale for each token in the export"
+        )
     return ExportedAnswer(
         path=str(path / COMPRESSED_FOLDER),
         format=format,

@@ -64,26 +64,28 @@ class CostModel:
         card, assume, columns = self.card.rated, self.card.assume, linears[0][0][1]
 
         def times(tokens: int) -> Times:
-            def product(rows: int, sparse: bool, kind: WeightType = weights) -> float:
+            def product(rows: int, *, sparse: bool) -> float:
                 shape = rows, columns
-                return library_time(card, shape, tokens, assume, sparse=sparse, weights=kind, fused=True)[0]
+                return library_time(card, shape, tokens, assume, sparse=sparse, weights=weights, fused=True)[
+                    0
+                ]
 
             rounding = quantise_time(card, tokens, columns, assume) if weights.input_bits == 8 else 0.0
             every, parts = sum(rows for (rows, _), _ in linears), 0.0
             for (rows, _), split in linears:
-                sparse = split.sparse_weights // columns
-                cut = [(sparse, True), (rows - sparse, False)]
-                own = [product(count, kind) for count, kind in cut if count]
+                two_four = split.sparse_weights // columns
+                cut = ((two_four, True), (rows - two_four, False))
+                own = [product(count, sparse=sparse) for count, sparse in cut if count]
                 parts += sum(own) + (split.products - len(own)) * first_bytes(card, assume)
             dense, bound = library_time(card, (every, columns), tokens, assume)
-            alike = rounding + product(every, False) if weights.quantised else None
+            alike = rounding + product(every, sparse=False) if weights.quantised else None
             return Times(
                 dense=dense,
                 alike=alike,
                 library=alike,
                 fp8=dense_fp8_time(card, (every, columns), tokens, assume),
                 hybrid=rounding + parts,
-                sparse=rounding + product(every, True),
+                sparse=rounding + product(every, sparse=True),
                 bound=bound,
             )
 

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from masklearn.masks.kinds.base import BYTES_DENSE, TileKind
 from masklearn.masks.kinds.table import DENSE, PRUNED, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
+from masklearn.masks.maskset import grids_of
 from masklearn.masks.name_globs import decide, parse_values
+from masklearn.quant.grid import Grid
 from masklearn.quant.table import FLOAT16, WeightType, weight_type
 from patch_compile.artifacts.plan import (
     LinearRow,
@@ -192,14 +194,14 @@ def plan_linears(
     lowering: a value of `--lowering`; costs: predictions that `auto` needs, None if the card is unknown; weights: types of
     the linears' weights, None for 16 bits. Raises PatchCompileError as `lowerings_of` does.
     """
-    types = weights or {}
+    types, grids = weights or {}, grids_of(masks)
     asked = lowerings_of(lowering, list(masks), types)
     alike: dict[tuple[object, ...], LinearPlan] = {}  # many linears of a model have equal maps of tiles
 
     def plan(name: str, mask: LinearMask | TileKinds) -> LinearPlan:
         own = types.get(name, FLOAT16)
         if isinstance(mask, LinearMask):
-            return plan_linear(name, mask, asked[name], costs, own)
+            return plan_linear(name, mask, asked[name], costs, own, grids.get(name))
         key = mask.shape, mask.tile, mask.kinds.tobytes(), asked[name], own
         if key not in alike:
             alike[key] = plan_linear(name, mask, asked[name], costs, own)
@@ -239,11 +241,13 @@ def plan_linear(
     asked: Asked = "plugin",
     costs: CostModel | None = None,
     weights: WeightType = FLOAT16,
+    grid: Grid | None = None,
 ) -> LinearPlan:
     """Returns the plan of a linear with the lowering that is asked for, or `dense` if none of its slabs is pruned.
 
     `auto` is `plugin` if that is predicted to be faster than `dense`, and without predictions. A linear of quantised
-    weights that would be `dense` is `plugin` with dense slabs, or `split` if that is asked for.
+    weights that would be `dense` is `plugin` with dense slabs, or `split` if that is asked for. grid: of quantised weights,
+    None before they are learned.
     """
     panel_rows = choose_panel_rows(mask.shape, mask.tile, mask.by_kind(), weights)
     slabs = _counted(slab_kinds(mask, panel_rows))
@@ -258,9 +262,9 @@ def plan_linear(
         predicted = times()
     split = None
     if chosen == "split":
-        from patch_compile.planning.split import SplitCost, plan_split
+        from patch_compile.planning.split import SplitCost, plan_split, usable
 
-        two_four = mask.kinds == TWO_FOUR.code
+        two_four = usable(mask.kinds == TWO_FOUR.code, grid)
         split = plan_split(two_four, mask.shape, mask.tile, SplitCost.of(weights)).row()
         predicted = costs.of_split([(mask.shape, split)], weights) if costs else None
     tiles = TileCount(sparse=int((mask.kinds != DENSE.code).sum()), all=mask.kinds.size)

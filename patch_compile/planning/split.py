@@ -20,6 +20,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from masklearn.quant.grid import Grid
 from masklearn.quant.table import FLOAT16, WeightType
 from patch_compile.artifacts.plan import SplitRow
 
@@ -104,6 +105,15 @@ def plan_split(tiles: NDArray[np.bool_], shape: Shape, tile: Shape, cost: SplitC
     )
     splits = [Split(shape, tuple(part for part in way if len(part.rows))) for way in ways]
     return min(splits, key=lambda split: split.predicted_us(cost))
+
+
+def usable(tiles: NDArray[np.bool_], grid: Grid | None) -> NDArray[np.bool_]:
+    """Returns the 2:4 tiles that a tactic of TensorRT can use: none if Y of int8 products has 16 bits.
+
+    grid: of a linear of type w8a8, None for 16-bit weights, or before activations are calibrated.
+    """
+    scales = grid.activations if grid else None
+    return tiles & (scales is None or scales.output is not None)
 
 
 def _kind(sparse: NDArray[np.bool_]) -> Kind:

@@ -25,7 +25,7 @@ from patch_compile.artifacts.plan import LinearRow, Plan
 from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_io.graph_inputs import load_graph
 from patch_compile.onnx_io.runnable import runnable_onnx
-from patch_compile.onnx_io.session import open_session, run_session
+from patch_compile.onnx_io.session import WRONG_OPTIMIZERS, open_session, run_session
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.sources.base import ProvenSource
@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     import onnx
 
 _RUN = (
-    "import numpy, onnxruntime; print(onnxruntime.InferenceSession({!r}).run(None, dict(numpy.load({!r}))))"
+    "import numpy, onnxruntime; print(onnxruntime.InferenceSession({!r}, disabled_optimizers="
+    f"{WRONG_OPTIMIZERS}"
+    ").run(None, dict(numpy.load({!r}))))"
 )
 
 

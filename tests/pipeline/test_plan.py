@@ -370,8 +370,7 @@ def test_masks_have_the_types_of_their_grids(small, tmp_path):
 def test_encoders_hear_where_split_is_faster(small, capsys):
     asked = {"ratio": 0.5, "weights": "w8a8", "target": "h100", "batch_size": 32}
     encoder = ROOT / "samples/configs/bert-base"
-    found = planned_for(encoder, **asked)
-    split = planned_for(encoder, **asked, lowering="split")
+    found, split = (planned_for(encoder, **asked, lowering=way) for way in ("auto", "split"))
     assert found.by_split == split.whole.end_to_end.speedup > found.whole.end_to_end.speedup
     assert {row.lowering for row in split.linears} == {"split"} and split.by_split is None
     show(Result(found).sections())

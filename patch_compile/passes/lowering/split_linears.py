@@ -24,7 +24,7 @@ from patch_compile.passes.linears import Linear
 from patch_compile.passes.lowering.gather_linears import check_planned
 from patch_compile.passes.lowering.packed_initializers import ReadTensor
 from patch_compile.planning.lowering import LinearPlan
-from patch_compile.planning.split import PART, Kind, Split, SplitCost, SplitPart, plan_split
+from patch_compile.planning.split import PART, Kind, Split, SplitCost, SplitPart, plan_split, usable
 
 
 class SplitLinearsPass(passes.InPlacePass):
@@ -56,11 +56,8 @@ class SplitLinearsPass(passes.InPlacePass):
         self._masks = masks
         self._read = read
         self._dtype = dtype
-        self._grids = {
-            name: (grids or {})[name]
-            for name, linear in self._planned.items()
-            if linear.weight_type.quantised
-        }
+        quantised = (name for name, linear in self._planned.items() if linear.weight_type.quantised)
+        self._grids = {name: (grids or {})[name] for name in quantised}
         self._cost = cost
 
     def requires(self, model: ir.Model) -> None:
@@ -80,7 +77,7 @@ class SplitLinearsPass(passes.InPlacePass):
                 continue
             mask, grid = self._masks[name], self._grids.get(name)
             cost = self._cost or SplitCost.of(self._planned[name].weight_type)
-            split = plan_split(mask.tiles, mask.shape, mask.tile, cost)
+            split = plan_split(usable(mask.tiles, grid), mask.shape, mask.tile, cost)
             self.splits[name] = split
             weights = _weights(linear, split, mask, self._read, grid)
             _rewrite(model.graph, linear, split, weights, grid, tokens)
@@ -120,25 +117,14 @@ def _rewrite(
     scale = grid.activations.input if grid and grid.activations else None
     place = linear.output.producer()
     assert place is not None
-    into = _Nodes(graph, linear.product, linear)
-    for kind in (part.kind for part in split.parts):
-        key = _Rows(linear.x, scale, kind)
+    before, into, parts = _Nodes(graph, linear.product, linear), _Nodes(graph, place, linear), []
+    for number, (part, weight) in enumerate(zip(split.parts, weights, strict=True)):
+        key, kind = _Rows(linear.x, scale, part.kind), part.kind
         if key not in tokens:
-            shape = into.ints(f"rows.{kind}", [-1, split.shape[1], *(1, 1) * (kind == "sparse")])
-            rows = into.add("Reshape", [linear.x, shape], f"rows/{kind}")
-            tokens[key] = into.rounded(rows, scale, f"x/{kind}") if scale else rows
-    into = _Nodes(graph, place, linear)
-    parts = [
-        _part(
-            into,
-            tokens[_Rows(linear.x, scale, part.kind)],
-            part,
-            _name(number, part),
-            weight,
-            grid,
-        )
-        for number, (part, weight) in enumerate(zip(split.parts, weights, strict=True))
-    ]
+            shape = before.ints(f"rows.{kind}", [-1, split.shape[1], *(1, 1) * (kind == "sparse")])
+            rows = before.add("Reshape", [linear.x, shape], f"rows/{kind}")
+            tokens[key] = before.rounded(rows, scale, f"x/{kind}") if scale else rows
+        parts.append(_part(into, tokens[key], part, _name(number, part), weight, grid))
     y = parts[0] if len(parts) == 1 else into.add("Concat", parts, "parts", {"axis": 1})
     if split.row_order is not None:
         y = into.add("Gather", [y, into.ints("order", split.row_order)], "order", {"axis": 1})

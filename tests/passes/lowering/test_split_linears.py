@@ -11,16 +11,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from masklearn.masks.maskset import MaskSet
 from masklearn.masks.tiles import WHOLE
 from masklearn.quant.grid import Grid
 from masklearn.quant.static import StaticScales
 from masklearn.quant.table import W8A8
+from patch_compile.artifacts.plan import SplitRow
 from patch_compile.errors import InvariantError
 from patch_compile.onnx_io.emulate_bfloat16 import EmulateBfloat16Pass
 from patch_compile.onnx_io.session import open_session
 from patch_compile.onnx_io.write import write_onnx
 from patch_compile.passes.lowering.split_linears import SplitLinearsPass
-from patch_compile.planning.lowering import plan_linear
+from patch_compile.planning.lowering import plan_linear, plan_linears
 from patch_compile.planning.split import PART, SplitCost
 from tests.graphs import FORMS, graph_of, linear
 from tests.mosaics import masked_by_hand, random_mask, random_weight
@@ -233,8 +235,8 @@ class TestW8A8:
         mask, weight, grid, _ = problem
         grid = replace(grid, activations=StaticScales(input=0.5))
         model = self.compiled(mask, weight, grid)
-        rounding = [node for node in model.graph if node.op_type == "QuantizeLinear"]
-        assert {node.inputs[0].producer().op_type for node in rounding} == {"Reshape"}, "of X only"
+        (rounding,) = [node for node in model.graph if node.op_type == "QuantizeLinear"]
+        assert rounding.inputs[0].producer().op_type == "Reshape", "of X only"
 
     def test_dynamic_scales_are_refused(self, problem):
         mask, weight, grid, _ = problem
@@ -267,3 +269,15 @@ def test_linears_of_one_input_share_its_rounding(tmp_path):
     splitting(model)
     run(model, tmp_path / "m.onnx", np.ones((3, 32), np.float16))
     assert [node.op_type for node in model.graph].count("QuantizeLinear") == 1
+
+
+def test_outputs_in_16_bits_get_no_two_four_part():
+    mask, _ = random_mask((32, 32), (16, WHOLE), 1.0, 0)
+    grid = Grid(W8A8, np.ones(32, np.float32), StaticScales(input=0.5))
+    made = {"method": "", "seed": 0, "base_model": "", "base_sha256": "", "ratio_asked": 0.5}
+    masks = MaskSet({"a": mask}, **made, grids={"a": grid})
+    (plan,) = plan_linears(masks, "split", weights={"a": W8A8}).values()
+    assert plan.split == SplitRow(products=1, sparse_weights=0)
+    model, zeros = linear("matmul", (32, 32), "float16"), {"a.weight": np.zeros((32, 32), np.float16)}
+    SplitLinearsPass({"a": plan}, masks, zeros.__getitem__, ir.DataType.FLOAT16, {"a": grid}, FREE)(model)
+    assert {node.metadata_props[PART] for node in model.graph if PART in node.metadata_props} == {"dense"}
