@@ -11,6 +11,7 @@ from patch_compile.artifacts.report import read_report
 from patch_compile.engine.plan_program import PLUGIN, read_programs
 from patch_compile.errors import PatchCompileError
 from patch_compile.pipeline.compile import compile_model
+from patch_compile.pipeline.export import export_checkpoint
 from patch_compile.recipe import Recipe
 from patch_compile.report.terminal import show
 from tests.builds import build
@@ -52,18 +53,18 @@ def test_int8_products_need_no_plugin(settings, tmp_path):
     assert all(row["bytes_after"] < 0.6 * row["bytes_before"] for row in rows)
     assert any(line.startswith("static scales: int8 X of") for line in report["notes"])
     out = tmp_path / "out"
-    nodes = onnx.load(out / "onnx" / "model.onnx", load_external_data=False).graph.node
-    assert not [node for node in nodes if node.op_type == "PatchLinear"]
+    graph = onnx.load(out / "onnx" / "model.onnx", load_external_data=False).graph
+    assert "PatchLinear" not in {node.op_type for node in graph.node}
     grids = MaskSet.load(out / "masks.safetensors").grids
     assert {row["name"] for row in rows} == {name for name, grid in grids.items() if grid.activations}
-    static = Checkpoint.open(out / "model").rounded_inputs
-    assert static == {name: grid.activations for name, grid in grids.items()}
+    assert Checkpoint.open(out / "model").rounded_inputs == {n: grid.activations for n, grid in grids.items()}
+    assert any("static scales in OUT" in line for line in export_checkpoint(out, "compressed-tensors").notes)
 
 
 def test_static_scales_are_found_once(settings, tmp_path, monkeypatch):
     build(settings | W8A8 | {"ratio": 0.0})
-    masks, first = tmp_path / "out" / "masks.safetensors", tmp_path / "first"
-    (tmp_path / "out").rename(first)
+    masks = tmp_path / "out" / "masks.safetensors"
+    first = (tmp_path / "out").rename(tmp_path / "first")
     given = {key: settings[key] for key in ("model", "eval_text", "eval_windows", "eval_length", "out")}
     monkeypatch.setattr("masklearn.static_scales.find_static_scales", None)
     build(given | {"lowering": "split", "backend": "onnx", "mask": first / masks.name})
@@ -72,7 +73,6 @@ def test_static_scales_are_found_once(settings, tmp_path, monkeypatch):
 
 def test_compile_runs_no_model_to_find_scales(settings, tmp_path):
     build(settings | W8A8 | {"lowering": "plugin"})
-    (tmp_path / "out").rename(tmp_path / "first")
-    given = {"model": settings["model"], "out": tmp_path / "out", "lowering": "split"}
+    masks = (tmp_path / "out").rename(tmp_path / "first") / "masks.safetensors"
     with refused(PatchCompileError):
-        compile_model(Recipe.parse(given | {"mask": tmp_path / "first" / "masks.safetensors"}))
+        compile_model(Recipe.parse({"model": settings["model"], "mask": masks, "lowering": "split"}))
