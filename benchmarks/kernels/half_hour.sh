@@ -19,7 +19,7 @@ kernels=benchmarks/kernels library=$PWD/build/gpu/libpatch_plugin_driver.so most
 export PYTHONUNBUFFERED=1
 
 prepare() {
-  python3 $kernels/build.py --arch "$1" -o build/gpu || return
+  python3 $kernels/build_library.py --arch "$1" -o build/gpu || return
   local files libraries mib
   files=$(git ls-files -z --cached --others --exclude-standard | du -cb --files0-from=- | tail -n 1 | cut -f 1)
   libraries=$(du -sb build/gpu | cut -f 1)

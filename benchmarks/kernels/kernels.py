@@ -1,4 +1,4 @@
-"""The library of the kernels (build.py), called by ctypes."""
+"""The library of the kernels (build_library.py), called by ctypes."""
 
 from __future__ import annotations
 

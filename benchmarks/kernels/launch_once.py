@@ -13,11 +13,10 @@ from pathlib import Path
 import torch
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
+from build_library import library_for
 from hybrid import random_hybrid
 from kernels import BYTES, WEIGHTS, Kernels
 from problems import panel_rows
-
-from build import library_for
 
 _SHAPE = 11008, 4096  # (out_features, in_features)
 _LAUNCHES = 3  # the first finds cold instructions

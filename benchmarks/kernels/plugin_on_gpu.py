@@ -2,8 +2,8 @@
 
     python benchmarks/kernels/plugin_on_gpu.py
 
-Needs PyTorch and numpy, and nvcc unless PATCH_BENCH_LIBRARY names a library that build.py built. Every result is compared
-with float64:
+Needs PyTorch and numpy, and nvcc unless PATCH_BENCH_LIBRARY names a library that build_library.py built. Every result is
+compared with float64:
 
   beside       a context is made and prepared, and another ends, while another thread captures a graph
   shapes       1, many and 1 tokens in one context
@@ -30,13 +30,12 @@ import numpy as np
 import torch
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
+from build_library import LIBRARY, library_for
 from cuda_calls import Cuda
 from kernels import KIND_COUNT
 from numpy.typing import NDArray
 from plugin_contexts import Asked, Context, Engine, Wrong, open_context
 from plugin_driver import DENSE_PATH_TACTIC, PluginDriver
-
-from build import LIBRARY, library_for
 
 _DEADLINE = 120.0  # seconds of a linear's process; on an H100 it should take 10
 _DENSE_TOKENS = (512, 1024, 2048, 4096, 8192)  # the first that the dense path is taken for is driven

@@ -33,6 +33,7 @@ from typing import Any
 import torch
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
+from build_library import LIBRARY, fingerprint, library_for
 from check import check_row, names
 from children import (
     CANT_START,
@@ -51,7 +52,6 @@ from products import epilogue_rows, epilogue_table, product_rows, product_table
 from rows import Row, Rows
 from sweep import TOKENS, best_table, sweep_rows
 
-from build import LIBRARY, fingerprint, library_for
 from patch_compile import PatchCompileError
 
 STAGES = ("check", "sweep", "products", "epilogues", "decoder")

@@ -24,7 +24,7 @@ from tests.plugins.host_kernel import problem_of as problem_for
 from tests.plugins.mosaic_cases import DTYPES, Case
 
 # As in host_kernel.py, the structs come from the benchmark.
-_build, _driver = (importlib.import_module(name) for name in ("build", "plugin_driver"))
+_build, _driver = (importlib.import_module(name) for name in ("build_library", "plugin_driver"))
 Tensors = _driver.Tensors
 A100 = Device(108, 163 << 10, 40 << 20, 11517, 80, 0, 768)
 H100 = Device(132, 227 << 10, 50 << 20, 11928, 90, 0, 1556)

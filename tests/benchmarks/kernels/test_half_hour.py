@@ -17,11 +17,11 @@ decoder, dry_run, products, rows, sweep = map(
     importlib.import_module, ("decoder", "dry_run", "products", "rows", "sweep")
 )
 
-# Notes its arguments; a program whose name is in FAILING fails; build.py makes a library of 1 MiB, or of MIB.
+# Notes its arguments; a program whose name is in FAILING fails; build_library.py makes a library of 1 MiB, or of MIB.
 PYTHON = """#!/bin/bash
 echo "$*" >> asked
 [[ "$FAILING" && "$*" == *$FAILING* ]] && exit 1
-[[ $1 != *build.py ]] || { mkdir -p build/gpu && truncate -s "${MIB:-1}M" build/gpu/libpatch_plugin_driver.so; }
+[[ $1 != *build_library.py ]] || { mkdir -p build/gpu && truncate -s "${MIB:-1}M" build/gpu/libpatch_plugin_driver.so; }
 """
 
 
@@ -113,7 +113,7 @@ def test_rows_of_earlier_steps_are_taken_along(checkout, tmp_path):
 @pytest.mark.parametrize(("mib", "code"), [(1, 0), (41, 1)])
 def test_what_travels_has_a_limit(checkout, mib, code):
     done, asked = checkout("prepare", MIB=mib)
-    assert asked == ["benchmarks/kernels/build.py --arch sm_90 -o build/gpu"]
+    assert asked == ["benchmarks/kernels/build_library.py --arch sm_90 -o build/gpu"]
     assert done.returncode == code and done.stdout.startswith(f"{mib} MiB travel")
 
 

@@ -15,7 +15,14 @@ from tests.plugins.mutations import AS_IT_IS, broken_copy, named
 
 on_gpu, contexts, cuda_calls, plugin_driver, kernels, build = (
     importlib.import_module(name)
-    for name in ("plugin_on_gpu", "plugin_contexts", "cuda_calls", "plugin_driver", "kernels", "build")
+    for name in (
+        "plugin_on_gpu",
+        "plugin_contexts",
+        "cuda_calls",
+        "plugin_driver",
+        "kernels",
+        "build_library",
+    )
 )
 
 pytestmark = MARKS

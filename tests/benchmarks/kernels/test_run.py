@@ -129,7 +129,7 @@ def test_numpy_and_pytorch_are_all_that_it_imports():
 
 @pytest.mark.skipif(NVCC is None or COMPILER is None, reason="no nvcc, or no compiler for the host emulation")
 def test_the_library_chooses_as_the_plugin(kernel, tmp_path, monkeypatch, capsys):
-    build = importlib.import_module("build")
+    build = importlib.import_module("build_library")
     assert build.main(["--arch", "sm_80", "-o", str(tmp_path / "gpu")]) == 0
     said = capsys.readouterr().out
     assert re.match(rf"PATCH_BENCH_LIBRARY={tmp_path}/gpu/libpatch_plugin_driver.so  # \d+\.\d MiB$", said)

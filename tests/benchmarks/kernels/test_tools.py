@@ -11,7 +11,7 @@ from tests.plugins.host_kernel import BENCH
 from tests.refusals import refused
 
 assert BENCH.is_dir()  # host_kernel has put it on the path
-build, launch_once, run = map(importlib.import_module, ("build", "launch_once", "run"))
+build, launch_once, run = map(importlib.import_module, ("build_library", "launch_once", "run"))
 
 # A tool of NVIDIA: writes its arguments to a file, prints a line, and ends with its exit code.
 TOOL = """#!/bin/bash

@@ -1,6 +1,6 @@
 """Builds the library of the kernels: for this machine's GPU, or with the plugin's class for a GPU of another machine.
 
-    python benchmarks/kernels/build.py --arch sm_90 -o build/gpu
+    python benchmarks/kernels/build_library.py --arch sm_90 -o build/gpu
 
 There, PATCH_BENCH_LIBRARY=build/gpu/libpatch_plugin_driver.so lets run.py, launch_once.py and plugin_on_gpu.py take it. That
 machine needs neither nvcc nor the internet. This machine needs nvcc, but no GPU.
@@ -39,7 +39,7 @@ def library_for(arch: str, *, plugin: bool = False) -> Path:
     """
     if given := os.environ.get(LIBRARY):
         if not Path(given).is_file():
-            fix = f"Build it with `python benchmarks/kernels/build.py --arch {arch} -o build/gpu`."
+            fix = f"Build it with `python benchmarks/kernels/build_library.py --arch {arch} -o build/gpu`."
             raise PatchCompileError(f"There is no file {given}", f"{LIBRARY} names it.", fix)
         return Path(given).absolute()
     digest, sources = hashlib.sha256(), plugin_sources()
