@@ -13,16 +13,9 @@ from tests.plugins.dense_plugin import DensePlugin, compile_driver, compile_stan
 from tests.plugins.host_kernel import Device
 from tests.plugins.mutations import AS_IT_IS, broken_copy, named
 
-on_gpu, contexts, cuda_calls, plugin_driver, kernels, build = (
-    importlib.import_module(name)
-    for name in (
-        "plugin_on_gpu",
-        "plugin_contexts",
-        "cuda_calls",
-        "plugin_driver",
-        "kernels",
-        "build_library",
-    )
+on_gpu, contexts, cuda_calls, plugin_driver, kernels, build = map(
+    importlib.import_module,
+    ("plugin_on_gpu", "plugin_contexts", "cuda_calls", "plugin_driver", "kernels", "build_library"),
 )
 
 pytestmark = MARKS
