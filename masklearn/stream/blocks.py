@@ -6,7 +6,6 @@ when it is needed and released afterwards.
 
 import inspect
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +52,8 @@ class Part:
         inside = (
             (prefix, name)
             for prefix, outer in self._modules.items()
-            for name, one in outer.named_modules()
-            if one is module
+            for name, inner in outer.named_modules()
+            if inner is module
         )
         prefix, name = next(inside)
         path = ".".join(part for part in (prefix, name) if part)
@@ -69,17 +68,6 @@ class Part:
         """Free the weights: the parameters go back to the meta device."""
         for module in self._modules.values():
             _release(module)
-
-
-@dataclass(frozen=True)
-class _Calls:
-    """Recorded inputs of the blocks.
-
-    hidden: inputs of the first block, `[1, length, hidden]` per window; calls: keyword arguments of each block.
-    """
-
-    hidden: HiddenStates
-    calls: list[dict[str, Any]]
 
 
 class BlockModel:
@@ -106,12 +94,11 @@ class BlockModel:
         model: Any = meta_model(checkpoint)
         keep_attention_in_fp32(model)
         self._names = tied_names(model)
-        started = self._start(model, windows, device, store)
-        self.hidden = started.hidden
+        self.hidden, calls = self._start(model, windows, device, store)
         blocks = model.get_submodule(self.architecture.blocks)
         self.blocks = [
             Part(self, {f"{self.architecture.blocks}.{i}": block}, call)
-            for i, (block, call) in enumerate(zip(blocks, started.calls, strict=True))
+            for i, (block, call) in enumerate(zip(blocks, calls, strict=True))
         ]
         self.tail = self._tail(model)
 
@@ -157,8 +144,9 @@ class BlockModel:
 
     def _start(
         self, model: Any, windows: NDArray[np.int64], device: torch.device, store: Path | None
-    ) -> _Calls:
-        """Run the model's own code up to its blocks and record the calls of the blocks.
+    ) -> tuple[HiddenStates, list[dict[str, Any]]]:
+        """Run the model's own code up to its blocks. Returns the inputs of the first block, `[1, length, hidden]` for each
+        window, and the keyword arguments of each block.
 
         Embeddings, positions, masks and rotary variants are therefore the architecture's own. The weights in front of
         the blocks are released afterwards.
@@ -183,7 +171,7 @@ class BlockModel:
             setattr(owner, child, blocks)
             for module in front.values():
                 _release(module)
-        return _Calls(hidden, [recorder.call for recorder in recorders])
+        return hidden, [recorder.call for recorder in recorders]
 
 
 def _front(base: nn.Module, row: Architecture) -> dict[str, nn.Module]:

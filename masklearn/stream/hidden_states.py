@@ -37,19 +37,16 @@ class HiddenStates(Sequence[Tensor]):
     machine's memory. The file has no name and vanishes with the object.
     """
 
-    def __init__(
-        self, first: Tensor, count: int, store: Path | None = None, *, on_disk: bool | None = None
-    ) -> None:
+    def __init__(self, first: Tensor, count: int, store: Path | None = None) -> None:
         """first: window 0, on the device; count: number of windows; store: folder for the file, None for the system's
-        temporary folder; on_disk: True for a file, False for memory, None to decide by size.
+        temporary folder.
 
         Raises MaskLearnError if the file does not fit on the disk.
         """
         self._device = first.device
         homes = [at for at in (self._device, torch.device("cpu")) if _fits(first.nbytes * count, at)]
-        mapped = not homes if on_disk is None else on_disk
         self._home = homes[0] if homes else torch.device("cpu")
-        self._mapped = _mapped(first, count, store) if mapped else None
+        self._mapped = None if homes else _mapped(first, count, store)
         self._kept: list[Tensor | None] = [None] * count
         self[0] = first
 
@@ -79,11 +76,6 @@ class HiddenStates(Sequence[Tensor]):
             self._mapped[index].copy_(value)
         else:
             self._kept[index] = value.to(self._home)
-
-    def clear(self) -> None:
-        """Free the memory. No window can be read afterwards."""
-        self._mapped = None
-        self._kept = [None] * len(self._kept)
 
 
 def _fits(size: int, device: torch.device) -> bool:

@@ -1,5 +1,6 @@
 """`stream_blocks_back` computes the gradients of the whole model."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,24 @@ from masklearn.model.architectures import ARCHITECTURES
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.linears import linear_modules
 from masklearn.model.models import auto_class
-from masklearn.stream import backward, hidden_states, logits
+from masklearn.stream import logits
 from masklearn.stream.backward import BackwardBlock, stream_blocks_back
 from masklearn.stream.blocks import stream_blocks
+from masklearn.stream.hidden_states import PassCheckpoints
 from tests.conftest import ModelMaker
 from tests.masklearn.architectures import LANGUAGE_MODELS, every
 from tests.refusals import refused
 
 WINDOWS = np.random.default_rng(0).integers(0, 40, (3, 11))
+
+
+def passed_back(checkpoint: Checkpoint, folder: Path) -> Iterator[BackwardBlock]:
+    """The blocks of a pass back, with its checkpoints in a folder."""
+    ahead, back = (
+        PassCheckpoints(folder / name, {}, "a pass", pytest.fail, lambda: None, keep_states=name == "ahead")
+        for name in ("ahead", "back")
+    )
+    return stream_blocks_back(checkpoint, WINDOWS, "cpu", store=folder, bf16=False, checkpoints=(ahead, back))
 
 
 def run_back(block: BackwardBlock) -> list[float]:
@@ -56,13 +67,13 @@ def whole_gradients(path: Path) -> tuple[list[float], dict[str, list[torch.Tenso
 
 
 @pytest.mark.parametrize("model_type", every(LANGUAGE_MODELS))
-def test_gradients_are_those_of_the_whole_model(make_model, monkeypatch, model_type: str) -> None:
+def test_gradients_are_those_of_the_whole_model(make_model, monkeypatch, tmp_path, model_type: str) -> None:
     monkeypatch.setattr(logits, "HEAD_CHUNK", 4)  # shorter than a window
     path = make_model(model_type)
     expected_losses, expected = whole_gradients(path)
     losses: list[float] = []
     seen: dict[str, list[torch.Tensor]] = {}
-    for block in stream_blocks_back(Checkpoint.open(path), WINDOWS, "cpu"):
+    for block in passed_back(Checkpoint.open(path), tmp_path):
         hooks = watch(block.linears, seen)
         losses += run_back(block)
         for hook in hooks:
@@ -80,7 +91,8 @@ def test_gradients_are_those_of_the_whole_model(make_model, monkeypatch, model_t
     assert checked == len(seen) >= 12
 
 
-def test_blocks_come_last_to_first(make_model: ModelMaker) -> None:
+def test_blocks_come_last_to_first(make_model: ModelMaker, tmp_path: Path) -> None:
+    """A block has its weights while it runs, and no gradients of them, which would double its memory."""
     checkpoint = Checkpoint.open(make_model())
     forward = [
         (next(iter(block.linears)), [hidden.clone() for hidden in block.hidden])
@@ -88,9 +100,11 @@ def test_blocks_come_last_to_first(make_model: ModelMaker) -> None:
     ]
     back: list[tuple[str, list[torch.Tensor]]] = []
     blocks = []
-    for block in stream_blocks_back(checkpoint, WINDOWS, "cpu"):
+    for block in passed_back(checkpoint, tmp_path):
         back.append((next(iter(block.linears)), [h.clone() for h in block.hidden]))
         blocks.append(block)
+        run_back(block)
+        assert all(parameter.grad is None for parameter in block.module.parameters())
         on_meta = [all(p.is_meta for p in b.module.parameters()) for b in blocks]
         assert on_meta == [True] * (len(blocks) - 1) + [False]
     assert [name for name, _ in forward] == [f"model.layers.{i}.self_attn.q_proj" for i in range(3)]
@@ -99,83 +113,23 @@ def test_blocks_come_last_to_first(make_model: ModelMaker) -> None:
         assert all(torch.equal(a, b) for a, b in zip(there, again, strict=True))
 
 
-@pytest.mark.parametrize("named", [True, False])
-def test_inputs_that_do_not_fit_go_to_files(make_model, tmp_path: Path, monkeypatch, named: bool) -> None:
+def test_windows_that_the_caller_leaves_out_are_run(make_model: ModelMaker, tmp_path: Path) -> None:
     checkpoint = Checkpoint.open(make_model())
-    expected = [[h.clone() for h in block.grads] for block in finished(checkpoint, None)]
-    size = 3 * WINDOWS.size * 48 * 4
-    store = tmp_path / "store" if named else None
-    if not named:
-        monkeypatch.setattr(hidden_states.tempfile, "tempdir", str(tmp_path))
-    files: list[Any] = []
-    mapped = hidden_states._mapped
-    monkeypatch.setattr(hidden_states, "_mapped", lambda *of: files.append(of) or mapped(*of))
-    for limit in (size, size - 1):
-        monkeypatch.setattr(backward, "_KEPT_BYTES", limit)
-        for i, block in enumerate(finished(checkpoint, store)):
-            assert all(torch.equal(a, b) for a, b in zip(block.grads, expected[i], strict=True))
-        assert len(files) == (0 if limit == size else 3)
-    assert not list(tmp_path.rglob("hidden-*"))
-
-
-def test_nothing_depends_on_where_the_hidden_states_are(make_model, tmp_path: Path, monkeypatch) -> None:
-    checkpoint = Checkpoint.open(make_model())
-    expected = [[h.clone() for h in block.grads] for block in finished(checkpoint, None)]
-    monkeypatch.setattr(hidden_states, "_SHARE", 0.0)
-    for i, block in enumerate(finished(checkpoint, tmp_path)):
-        assert block.hidden.on_disk and block.grads.on_disk
-        assert all(torch.equal(a, b) for a, b in zip(block.grads, expected[i], strict=True))
-
-
-def finished(checkpoint: Checkpoint, store: Path | None) -> Any:
-    """Yield each block after all its windows have run."""
-    for block in stream_blocks_back(checkpoint, WINDOWS, "cpu", store=store):
+    expected = []
+    for block in passed_back(checkpoint, tmp_path / "whole"):
         run_back(block)
-        yield block
-
-
-def test_no_space_for_the_inputs(make_model, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(backward, "_KEPT_BYTES", 0)
-    usage = hidden_states.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(hidden_states.shutil, "disk_usage", lambda _: usage._replace(free=1))
-    with refused():
-        next(stream_blocks_back(Checkpoint.open(make_model()), WINDOWS, "cpu", store=tmp_path))
-
-
-def test_windows_that_the_caller_leaves_out_are_run(make_model: ModelMaker) -> None:
-    checkpoint = Checkpoint.open(make_model())
-    expected = [[h.clone() for h in block.grads] for block in finished(checkpoint, None)]
-    previous: BackwardBlock | None = None
-    for i, block in enumerate(stream_blocks_back(checkpoint, WINDOWS, "cpu")):
+        expected.append([gradient.clone() for gradient in block.grads])
+    grads: list[list[torch.Tensor]] = []
+    for i, block in enumerate(passed_back(checkpoint, tmp_path / "left out")):
+        if i:
+            grads.append([gradient.clone() for gradient in block.grads])
         if block.is_head:
             block.loss_backward(1, torch.from_numpy(WINDOWS[1]))
-        if i:
-            assert previous is not None
-            assert all(torch.equal(a, b) for a, b in zip(block.grads, expected[i - 1], strict=True))
-        previous = block
+    for ours, theirs in zip(grads, expected, strict=False):
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    assert len(grads) == 3
 
 
-def test_backward_runs_once_a_window(make_model: ModelMaker) -> None:
-    stream = stream_blocks_back(Checkpoint.open(make_model()), WINDOWS, "cpu")
-    head = next(stream)
-    head.loss_backward(0, torch.from_numpy(WINDOWS[0]))
-    with refused(RuntimeError):
-        head.loss_backward(0, torch.from_numpy(WINDOWS[0]))
-    block = next(stream)
-    block.backward(2)
-    with refused(RuntimeError):
-        block.backward(2)
-    with refused(RuntimeError):
-        block.advance()
-
-
-def test_an_encoder_is_refused(make_model: ModelMaker) -> None:
+def test_an_encoder_is_refused(make_model: ModelMaker, tmp_path: Path) -> None:
     with refused():
-        next(stream_blocks_back(Checkpoint.open(make_model("bert")), WINDOWS, "cpu"))
-
-
-def test_no_weight_has_a_gradient(make_model: ModelMaker) -> None:
-    """Weight gradients would double the block's memory."""
-    for block in stream_blocks_back(Checkpoint.open(make_model()), WINDOWS, "cpu"):
-        run_back(block)
-        assert all(parameter.grad is None for parameter in block.module.parameters())
+        next(passed_back(Checkpoint.open(make_model("bert")), tmp_path))

@@ -10,32 +10,34 @@ from tests.refusals import refused
 
 
 def filled(
-    count: int, store: Path | None = None, dtype: torch.dtype = torch.float32, **where: bool
+    count: int, store: Path | None = None, dtype: torch.dtype = torch.float32
 ) -> tuple[HiddenStates, list[torch.Tensor]]:
     torch.manual_seed(0)
     windows = [torch.randn(1, 5, 8).to(dtype) for _ in range(count)]
-    states = HiddenStates(windows[0], count, store, **where)
+    states = HiddenStates(windows[0], count, store)
     for i, window in enumerate(windows):
         states[i] = window
     return states, windows
 
 
-@pytest.mark.parametrize("on_disk", [True, False])
+@pytest.fixture(params=["in memory", "on the disk"])
+def on_disk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    on_disk = bool(request.param == "on the disk")
+    if on_disk:
+        monkeypatch.setattr(hidden_states, "_SHARE", 0.0)
+    return on_disk
+
+
 def test_stored_arrays_come_back_equal(tmp_path: Path, on_disk: bool) -> None:
-    states, windows = filled(4, tmp_path, on_disk=on_disk)
-    assert states.on_disk is on_disk
-    assert len(states) == 4
+    """Assigning a window changes neither others nor what was read before. A file has no name."""
+    states, windows = filled(4, tmp_path)
+    assert states.on_disk is on_disk and not list(tmp_path.iterdir())
     assert all(torch.equal(a, b) for a, b in zip(states, windows, strict=True))
     assert torch.equal(states[1:3][1], windows[2])
+    read = states[2]
     states[2] = windows[0]
     assert torch.equal(states[2], windows[0]) and torch.equal(states[3], windows[3])
-
-
-def test_read_windows_ignore_later_file_changes(tmp_path: Path) -> None:
-    states, windows = filled(2, tmp_path, on_disk=True)
-    read = states[1]
-    states[1] = windows[0]
-    assert torch.equal(read, windows[1])
+    assert torch.equal(read, windows[2])
 
 
 def test_large_states_go_to_a_file(tmp_path: Path, monkeypatch) -> None:
@@ -43,19 +45,10 @@ def test_large_states_go_to_a_file(tmp_path: Path, monkeypatch) -> None:
     for free, on_disk in ((4 * size, False), (4 * size - 1, True)):
         monkeypatch.setattr(hidden_states, "available_memory", lambda _, free=free: free)
         assert filled(3, tmp_path / "made")[0].on_disk is on_disk
-
-
-def test_the_file_leaves_nothing_behind(tmp_path: Path) -> None:
-    states, _ = filled(3, tmp_path, on_disk=True)
-    assert not list(tmp_path.iterdir())
-    states.clear()
-
-
-def test_a_full_disk_is_reported_before_writing(tmp_path: Path, monkeypatch) -> None:
     usage = hidden_states.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(hidden_states.shutil, "disk_usage", lambda _: usage._replace(free=100))
     with refused():
-        filled(3, tmp_path, on_disk=True)
+        filled(3, tmp_path)
 
 
 def opened(folder: Path, identity: str = "one", notes: list[str] | None = None) -> PassCheckpoints:
@@ -64,9 +57,9 @@ def opened(folder: Path, identity: str = "one", notes: list[str] | None = None) 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("on_disk", [False, True])
-def test_results_and_state_come_back_as_they_were(tmp_path: Path, dtype: torch.dtype, on_disk: bool) -> None:
-    hidden, values = filled(3, dtype=dtype, on_disk=on_disk)
+@pytest.mark.usefixtures("on_disk")
+def test_results_and_state_come_back_as_they_were(tmp_path: Path, dtype: torch.dtype) -> None:
+    hidden, values = filled(3, dtype=dtype)
     first = opened(tmp_path / "pass")
     assert first.start(hidden, 2) == 0
     found = {"a": np.arange(6, dtype=np.uint8).reshape(2, 3), "b": np.array([0.1, np.pi])}
