@@ -29,9 +29,7 @@ class Schedule:
 
     steps, minutes: the budget; at least one of both is given, and the first to end ends the run; batch: windows per step in
     each process; decay: curve of the learning rate, which is 0 at the end of the budget; warmup: number of steps in which
-    the learning rate rises; betas: of AdamW; clip: upper bound of the
-    gradient's norm, None for no bound; device: None for CUDA if there is one,
-    else the CPU. Raises ValueError without a budget.
+    the learning rate rises; betas: of AdamW; device: None for CUDA if there is one, else the CPU.
     """
 
     steps: int | None
@@ -42,7 +40,6 @@ class Schedule:
     warmup: int
     betas: tuple[float, float]
     seed: int
-    clip: float | None = 1.0
     gradient_checkpointing: bool = False
     optimizer: Literal["adamw", "adafactor"] = "adamw"
     device: str | None = None
@@ -50,16 +47,7 @@ class Schedule:
     @classmethod
     def of(cls, recipe: LearnRecipe, **settings: Any) -> "Schedule":
         """Returns a schedule with the recipe's batch, seed and device; settings: all others."""
-        return cls(
-            batch=recipe.batch,
-            seed=recipe.seed,
-            device=recipe.device,
-            **settings,
-        )
-
-    def __post_init__(self) -> None:
-        if self.steps is None and self.minutes is None:
-            raise ValueError("a budget in steps or in minutes is needed")
+        return cls(batch=recipe.batch, seed=recipe.seed, device=recipe.device, **settings)
 
     def factor(self, step: int, used: float) -> float:
         """Returns the factor of the learning rate in a step, when the share `used` (0 ... 1) of the budget is spent."""
@@ -68,6 +56,7 @@ class Schedule:
 
 
 CHECKPOINT_EVERY = 50  # steps
+_LARGEST_NORM = 1.0  # of the gradient
 _SMALLEST = 1e-3  # lower bound of a parameter's RMS in Adafactor
 
 
@@ -115,9 +104,6 @@ class Objective(Protocol):
     def begin(self, step: int, fraction: float) -> None:
         """Called before each step; fraction: the used share (0 ... 1) of the budget."""
 
-    def end(self, step: int) -> None:
-        """Called after each step of the optimizer."""
-
 
 @dataclass(frozen=True)
 class TrainReport:
@@ -144,7 +130,7 @@ def train(
     progress: OnStep,
     *,
     what: str,
-    note: Callable[[str], object] | None = None,
+    note: Callable[[str], object],
 ) -> TrainReport:
     """Train `model` in place and return the run's figures. The model stays on the device of the training.
 
@@ -228,7 +214,8 @@ class _Run:
         loss, figures = self._step(windows.to(self._accelerator.device))
         self._accelerator.backward(loss)
         self.shown = tuple(figures) or self.shown
-        norm = self._clip()
+        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        norm = float(self._accelerator.clip_grad_norm_(parameters, _LARGEST_NORM))
         means = _means({"loss": float(loss.detach()), **figures}, self._accelerator)
         if not math.isfinite(means["loss"]) or not math.isfinite(norm):
             raise MaskLearnError(
@@ -238,14 +225,7 @@ class _Run:
             )
         self._optimizer.step()
         self._optimizer.zero_grad()
-        self._objective.end(number)
         return means
-
-    def _clip(self) -> float:
-        if self._schedule.clip is None:
-            return 0.0
-        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
-        return float(self._accelerator.clip_grad_norm_(parameters, self._schedule.clip))
 
 
 def _accelerator(schedule: Schedule) -> Accelerator:
@@ -307,7 +287,7 @@ def _batches(pool: TokenPool, schedule: Schedule, accelerator: Accelerator, skip
 
 
 def _note_passes(
-    note: Callable[[str], object] | None,
+    note: Callable[[str], object],
     what: str,
     pool: TokenPool,
     steps: int,
@@ -316,7 +296,7 @@ def _note_passes(
 ) -> None:
     seen = steps * schedule.batch * accelerator.num_processes
     line = too_many_passes(what, seen, *pool.windows.shape)
-    if note is not None and line is not None and accelerator.is_main_process:
+    if line is not None and accelerator.is_main_process:
         note(line)
 
 

@@ -58,9 +58,6 @@ class Distillation:
     def begin(self, step: int, fraction: float) -> None:
         """Does nothing: the objective is the same at every step."""
 
-    def end(self, step: int) -> None:
-        """Does nothing: `FixedMask` keeps pruned weights 0."""
-
     @torch.no_grad()
     def _target(self, ids: Tensor) -> Tensor:
         self._teacher.to(ids.device)
@@ -89,17 +86,13 @@ _TOKENS = 2**16
 _WEIGHTS = 135_000_000
 
 
-def repair(
-    task: Task, masks: Mapping[str, LinearMask], store: WeightStore, available: int | None = None
-) -> RepairRecord:
+def repair(task: Task, masks: Mapping[str, LinearMask], store: WeightStore) -> RepairRecord:
     """Distil the dense model into the masked model, and put the trained tensors in `store`.
 
     The student starts from `task.checkpoint` with its new weights (`Student` says which parameters train). The teacher is
     the model of the same directory. The budget is the recipe's, or else `default_steps`, less the share of
-    `repair_scales`. An interrupted run resumes from `task.scratch / "repair"`.
-
-    available: bytes of memory that repair may use, None for all free memory; `task.note` is told of every setting that
-    does not fit into it.
+    `repair_scales`. An interrupted run resumes from `task.scratch / "repair"`. `task.note` is told of every setting that
+    does not fit into the free memory.
 
     Returns a record with method "distill" and the run's figures, or with method "none" and the reason: a model that computes
     what the dense model computes, for example, has nothing to repair. The caller takes the tensors only if the record says
@@ -112,7 +105,7 @@ def repair(
         return RepairRecord(method="none", why="its budget is 0 steps")
     if _is_dense(task, masks):
         return RepairRecord(method="none", why="no weight is pruned")
-    room = available_memory(usable_device(task.recipe.device)) if available is None else available
+    room = available_memory(usable_device(task.recipe.device))
     settings = _memory_settings(task, masks, room)
     if settings is None:
         task.note("repair is off: give a smaller `batch` or `length`, or a device with more memory")

@@ -73,7 +73,7 @@ def norm_kept(record: Mapping[int, Sums], norm: float) -> Tensor:
 class MaskObjective:
     """Objective that trains the logits of masks and no weights; see `training.loop.Objective`.
 
-    loss = LM loss + distill·KL(dense ‖ masked) + λ₁·|density − target| − λ₂·(1 − fraction)·‖M ⊙ W‖/‖W‖. This is PATCH's
+    loss = LM loss + KL(dense ‖ masked) + λ₁·|density − target| − λ₂·(1 − fraction)·‖M ⊙ W‖/‖W‖. This is PATCH's
     loss (arXiv 2509.23410) plus the KL. The dense model is this model with its masks turned off, so it takes no memory. An
     encoder has no LM loss: ‖masked − dense‖² / ‖dense‖² of the last hidden states replaces both LM loss and KL.
     """
@@ -87,15 +87,14 @@ class MaskObjective:
         *,
         ratio: float,
         norm: float,
-        distill: float = 1.0,
         tile_rate: float,
         encoder: bool = False,
     ) -> None:
         """masks: in order of their places; ratio: zeroed weights / weights over all masks; norm: ‖W‖ of all masked weights;
-        distill: weight of the KL; tile_rate: learning rate of the tile logits.
+        tile_rate: learning rate of the tile logits.
         """
         self._settings, self._drawing, self._masks, self._targets = settings, drawing, masks, targets
-        self._norm, self._distill, self._tile_rate, self._encoder = norm, distill, tile_rate, encoder
+        self._norm, self._tile_rate, self._encoder = norm, tile_rate, encoder
         self._temperature = settings.temperature_for(ratio)
         self._left = 1.0  # 1 - fraction
 
@@ -117,13 +116,10 @@ class MaskObjective:
             drawing.pattern_scale = settings.pattern_scale.at(fraction)
         self._left = 1.0 - fraction
 
-    def end(self, step: int) -> None:
-        """Does nothing."""
-
     def loss(self, model: nn.Module, ids: Tensor) -> tuple[Tensor, Mapping[str, float]]:
         """Returns the loss of token ids `[batch, length]`, and the figures lm and kl (or hidden), and density."""
         record: dict[int, Sums] = {}
-        dense = self._dense(model, ids) if self._distill or self._encoder else None
+        dense = self._dense(model, ids)
         self._drawing.record = record
         try:
             loss, figures = self._task_loss(model, ids, dense)
@@ -143,19 +139,19 @@ class MaskObjective:
             self._drawing.masked = True
 
     def _task_loss(
-        self, model: nn.Module, ids: Tensor, dense: tuple[Tensor, Head | None] | None
+        self, model: nn.Module, ids: Tensor, dense: tuple[Tensor, Head | None]
     ) -> tuple[Tensor, dict[str, float]]:
-        hidden = last_hidden(model, ids)
-        if self._encoder:
-            assert dense is not None
-            target = dense[0].float()
+        hidden, (dense_hidden, head) = last_hidden(model, ids), dense
+        if head is None:
+            target = dense_hidden.float()
             apart = total((hidden.float() - target).square()) / total(target.square())
             return apart, {"hidden": float(apart.detach())}
-        targets: list[tuple[float, TargetDistribution]] = [(1.0, Labels(ids[:, 1:].flatten()))]
-        if dense is not None and dense[1] is not None:
-            targets.append((self._distill, Teacher(_predicting(dense[0]), dense[1])))
+        targets: list[tuple[float, TargetDistribution]] = [
+            (1.0, Labels(ids[:, 1:].flatten())),
+            (1.0, Teacher(_predicting(dense_hidden), head)),
+        ]
         loss, parts = head_loss(_predicting(hidden), Head.of(model), targets)
-        return loss, dict(zip(("lm", "kl"), parts, strict=False))
+        return loss, dict(zip(("lm", "kl"), parts, strict=True))
 
     def _density(self, record: Mapping[int, Sums]) -> float:
         sparse = sum(float(sums.sparse.detach()) for sums in record.values())

@@ -31,8 +31,8 @@ class GradientMethod(Method):
         from masklearn.masks.kinds.table import TWO_FOUR
         from masklearn.methods.gradient.learner import learn_by_gradient
 
-        found = learn_by_gradient(_task_of(feed), self.settings)
-        return ((name, {TWO_FOUR: candidate}) for name, candidate in found)
+        linears = learn_by_gradient(_task_of(feed), self.settings)
+        return ((name, {TWO_FOUR: candidate}) for name, candidate in linears)
 
     def settle(
         self,
@@ -42,18 +42,12 @@ class GradientMethod(Method):
         store: WeightStore,
     ) -> Settled:
         """Solve weights for the learned and the prior's masks, keep the better result, and round quantised linears."""
-        import numpy as np
-
         from masklearn.masks.kinds.table import TWO_FOUR
         from masklearn.methods.gradient.prior import solve_best
 
-        family = TWO_FOUR.name
         tiles = {name: grid == TWO_FOUR.code for name, grid in kinds.items()}
-        patterns = {name: own[family] for name, own in codes.items()}
-        best = solve_best(_task_of(feed), self.settings, tiles, patterns, store)
-        best_kinds = {name: grid.astype(np.uint8) for name, grid in best.tiles.items()}
-        best_codes: dict[str, CodeArrays] = {name: {family: one} for name, one in best.patterns.items()}
-        return Settled(best_kinds, best_codes, best.record, best.grids)
+        patterns = {name: own[TWO_FOUR.name] for name, own in codes.items()}
+        return solve_best(_task_of(feed), self.settings, tiles, patterns, store)
 
 
 def _task_of(feed: Feed) -> Task:

@@ -21,7 +21,7 @@ from masklearn.masks.maskset import MaskSet
 from masklearn.masks.nm_codes import patterns_from_scores
 from masklearn.masks.record import TrainRecord
 from masklearn.masks.tiles import GROUP, expand_tiles, grid_shape, spell_tile, tile_weights, weights_of_tiles
-from masklearn.methods.base import Candidate, method_of
+from masklearn.methods.base import Candidate, Settled, method_of
 from masklearn.methods.gradient.settings import MaskSettings
 from masklearn.model.linears import read_linear
 from masklearn.model.store import WeightStore
@@ -83,8 +83,8 @@ def write_prior(task: Task, path: Path) -> None:
 def _candidates(task: Task) -> Iterator[tuple[str, Candidate]]:
     prior, one_shot = task.recipe.prior, method_names(trained=False)
     if prior in one_shot:
-        found = method_of(prior).candidates(CheckpointFeed(task))
-        return ((name, candidates[TWO_FOUR]) for name, candidates in found)
+        linears = method_of(prior).candidates(CheckpointFeed(task))
+        return ((name, candidates[TWO_FOUR]) for name, candidates in linears)
     if Path(prior).is_file():
         return _of_masks(task, MaskSet.load(prior))
     raise MaskLearnError(
@@ -174,36 +174,26 @@ def report_path(task: Task) -> Path:
     return task.scratch / "train" / "report.json"
 
 
-@dataclass(frozen=True, eq=False)
-class Best:
-    """The kept masks: tile maps, patterns `[N, K/4]` of all groups, the record of training and comparison, and the grids of
-    the quantised linears."""
-
-    tiles: Tiles
-    patterns: Patterns
-    record: TrainRecord
-    grids: Mapping[str, Grid]
-
-
 def solve_best(
     task: Task, settings: MaskSettings, tiles: Tiles, patterns: Patterns, store: WeightStore
-) -> Best:
+) -> Settled:
     """Solve weights for the learned and the prior's masks, keep the better result, and round quantised linears.
 
-    tiles, patterns: the learned masks; store: receives the new weights. One of several processes does the work, in a folder
-    that all of them share.
+    tiles, patterns: the learned masks, patterns `[N, K/4]` of all groups; store: receives the new weights. One of several
+    processes does the work, in a folder that all of them share.
     """
     path = made_once(
         task.scratch / "train" / "best.safetensors",
         lambda: _write_best(task, settings, tiles, patterns, store),
     )
     shard = Shard.open(path)
-    names = list(task.coverage.linears)
-    best_tiles = {name: shard.read(f"{name}.tiles").astype(np.bool_) for name in names}
-    best_patterns = {name: shard.read(f"{name}.pattern") for name in names}
-    types = CheckpointFeed(task).types
-    grids = {name: Grid(kind, shard.read(f"{name}.scales")) for name, kind in types.items()}
-    return Best(best_tiles, best_patterns, TrainRecord.model_validate_json(shard.metadata["record"]), grids)
+    names, types = list(task.coverage.linears), CheckpointFeed(task).types
+    return Settled(
+        {name: shard.read(f"{name}.tiles") for name in names},
+        {name: {_FAMILY: shard.read(f"{name}.pattern")} for name in names},
+        TrainRecord.model_validate_json(shard.metadata["record"]),
+        {name: Grid(kind, shard.read(f"{name}.scales")) for name, kind in types.items()},
+    )
 
 
 def _write_best(
@@ -216,16 +206,16 @@ def _write_best(
     for masks, own in zip(contenders, stores, strict=True):
         task.note(f"solving for: {masks.name}")
         kinds = {name: grid.astype(np.uint8) for name, grid in masks.tiles.items()}
-        given = None
+        codes = None
         if masks.patterns is not None:
-            given = {name: {_FAMILY: codes} for name, codes in masks.patterns.items()}
-        codes_of = solve(feed, kinds, own, alps.solve_group, given).codes
+            codes = {name: {_FAMILY: pattern} for name, pattern in masks.patterns.items()}
+        codes_of = solve(feed, kinds, own, alps.solve_group, codes).codes
         solved.append({name: codes[_FAMILY] for name, codes in codes_of.items()})
     _, windows = task.text.held_out()
     pruned = [task.checkpoint.with_weights(own) for own in stores]
-    found = divergences(task.checkpoint, pruned, windows, task.recipe.device, task.progress, task.activations)
-    best = int(np.argmin(found))
-    kl = {masks.name: value for masks, value in zip(contenders, found, strict=True)}
+    kls = divergences(task.checkpoint, pruned, windows, task.recipe.device, task.progress, task.activations)
+    best = int(np.argmin(kls))
+    kl = {masks.name: value for masks, value in zip(contenders, kls, strict=True)}
     task.note(_line(kl, contenders[best].name, len(windows)))
     grids = _round(task, contenders[best].tiles, solved[best], stores[best], store)
     if not grids:  # else the store has the rounded weights of all linears

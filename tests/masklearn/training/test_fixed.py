@@ -14,22 +14,6 @@ def masked_linear() -> tuple[nn.Linear, torch.Tensor]:
     return linear, keep
 
 
-def test_pruned_weights_stay_zero_while_training() -> None:
-    linear, keep = masked_linear()
-    original = linear.parametrizations.weight.original
-    optimizer = torch.optim.AdamW([original], lr=0.1, weight_decay=0.0, fused=True)
-    before = original.detach().clone()
-    for _ in range(5):
-        assert bool((linear.weight[~keep] == 0).all())
-        linear(torch.randn(4, 8)).square().sum().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    assert bool((linear.weight[~keep] == 0).all())
-    assert bool((original[keep] != before[keep]).all())
-    state = optimizer.state[original]
-    assert bool((state["exp_avg"][~keep] == 0).all()) and bool((state["exp_avg_sq"][~keep] == 0).all())
-
-
 def test_gradients_are_the_masked_ones() -> None:
     linear, keep = masked_linear()
     inputs = torch.randn(4, 8)

@@ -1,7 +1,6 @@
 """A checkpoint's model for training computes the same as transformers' model."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +10,6 @@ from masklearn.masks.linear_mask import LinearMask
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.models import load_model, meta_model
 from masklearn.model.modules import computes_in_bf16
-from masklearn.model.store import WeightStore
 from masklearn.training.model import (
     MemoryNeed,
     MemorySettings,
@@ -30,23 +28,11 @@ IDS = torch.arange(2, 26).reshape(2, 12) % 20
 
 @pytest.mark.parametrize("model_type", every())
 def test_it_is_the_model_of_transformers(make_model: ModelMaker, model_type: str) -> None:
+    """Without dropout also while it trains."""
     path = make_model(model_type)
     model = training_model(Checkpoint.open(path)).train()
     ours, theirs = last_hidden(model, IDS), last_hidden(load_model(path), IDS)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
-
-
-def test_it_has_no_dropout(make_model: ModelMaker) -> None:
-    model = training_model(Checkpoint.open(make_model("gpt2"))).train()
-    torch.testing.assert_close(last_hidden(model, IDS), last_hidden(model, IDS), rtol=0, atol=0)
-
-
-def test_new_weights_count(make_model: ModelMaker, tmp_path: Path) -> None:
-    checkpoint, store = Checkpoint.open(make_model()), WeightStore(tmp_path / "new")
-    name = "model.layers.0.mlp.up_proj.weight"
-    store.put(name, torch.full(checkpoint.shape(name), 0.5), checkpoint.entry(name))
-    model = training_model(checkpoint.with_weights(store))
-    assert bool((model.get_parameter(name) == 0.5).all())
 
 
 def test_given_parameters_are_shared(make_model: ModelMaker) -> None:
@@ -106,25 +92,26 @@ def test_the_estimate_bounds_measured_memory_closely() -> None:
     assert 2.67 < gib(replace(half, gradient_checkpointing=True), bf16=True) < 3.4
 
 
-def test_what_fits_is_taken_as_it_is() -> None:
-    said: list[str] = []
-    assert first_that_fits(SMOLLM2, PLAIN, 6 * 2**30, bf16=False, note=said.append) == PLAIN
-    assert not said
-
-
-def test_each_step_down_is_said_with_its_numbers() -> None:
-    said: list[str] = []
-    settings = first_that_fits(SMOLLM2, PLAIN, 2 * 2**30, bf16=False, note=said.append)
-    assert settings == MemorySettings("adafactor", teacher_bf16=True, gradient_checkpointing=True)
-    assert len(said) == 2
-    assert "AdamW, teacher in fp32" in said[0] and "2.0 GiB are available" in said[0]
-    assert "gradient checkpointing" in said[1]
-
-
-def test_nothing_fits_into_nothing() -> None:
-    said: list[str] = []
-    assert first_that_fits(SMOLLM2, PLAIN, 2**28, bf16=False, note=said.append) is None
-    assert len(said) == 3
+@pytest.mark.parametrize(
+    ("available", "settings", "lines"),
+    [
+        (6 * 2**30, PLAIN, []),
+        (
+            2 * 2**30,
+            MemorySettings("adafactor", teacher_bf16=True, gradient_checkpointing=True),
+            ["AdamW, teacher in fp32", "AdamW, teacher in bf16, gradient checkpointing"],
+        ),
+        (2**28, None, ["AdamW, teacher in fp32", "AdamW, ", "Adafactor, "]),
+    ],
+)
+def test_the_first_settings_that_fit_are_taken(
+    available: int, settings: MemorySettings | None, lines: list[str]
+) -> None:
+    """Each that does not fit is told with its numbers."""
+    notes: list[str] = []
+    assert first_that_fits(SMOLLM2, PLAIN, available, bf16=False, note=notes.append) == settings
+    for note, line in zip(notes, lines, strict=True):
+        assert f"repair with {line}" in note and f"{available / 2**30:.1f} GiB are available" in note
 
 
 def test_sizes_are_read_off_the_model(make_model: ModelMaker) -> None:

@@ -24,6 +24,7 @@ from masklearn.recipe import LearnRecipe
 from masklearn.task import Task
 from masklearn.training import loop
 from masklearn.training import repair as module
+from masklearn.training.model import MemorySettings, memory_need
 from masklearn.training.repair import default_rate, default_steps, repair
 from masklearn.training.student import fix_integers
 from tests.conftest import ModelMaker
@@ -47,9 +48,7 @@ def recipe_of(text: Path, **settings: Any) -> LearnRecipe:
 class Repaired:
     """A finished repair, with all lines and progress that it showed."""
 
-    def __init__(
-        self, path: Path, recipe: LearnRecipe, *, solved: float | None = None, **options: Any
-    ) -> None:
+    def __init__(self, path: Path, recipe: LearnRecipe, *, solved: float | None = None) -> None:
         """solved: value of all weights that the repair starts from, None for the weights of the model."""
         self.said: list[str] = []
         self.shown: list[tuple[str, int, int]] = []
@@ -61,7 +60,7 @@ class Repaired:
         self.new = self.dense.with_weights(self.store)
         for name in [f"{name}.weight" for name in self.masks if solved is not None]:
             self.store.put(name, torch.full(self.dense.shape(name), solved), self.dense.entry(name))
-        self.record = repair(self.task.of(self.new), self.masks, self.store, **options)
+        self.record = repair(self.task.of(self.new), self.masks, self.store)
 
 
 @pytest.mark.parametrize("model_type", every())
@@ -146,20 +145,24 @@ def test_no_steps_are_no_repair(make_model: ModelMaker, text_file: Path) -> None
     assert not list(run.store.names())
 
 
-def test_without_memory_it_is_off_and_says_so(make_model: ModelMaker, text_file: Path) -> None:
-    run = Repaired(make_model(), recipe_of(text_file), available=2**20)
+def test_without_memory_it_is_off_and_says_so(
+    make_model: ModelMaker, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "available_memory", lambda _: 2**20)
+    run = Repaired(make_model(), recipe_of(text_file))
     assert run.record.method == "none" and "0.0 GiB" in run.record.why
     assert len(run.said) == 4 and "repair is off" in run.said[-1]
     assert not list(run.store.names()) and not run.shown
 
 
-def test_with_little_memory_adam_is_given_up_first(make_model: ModelMaker, text_file: Path) -> None:
-    from masklearn.training.model import MemorySettings, memory_need
-
+def test_with_little_memory_adam_is_given_up_first(
+    make_model: ModelMaker, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = make_model()
     need = memory_need(Checkpoint.open(path), magnitude_masks(Checkpoint.open(path)), 2 * 16)
     least = need.bytes_for(MemorySettings("adafactor", True, True), bf16=False)
-    run = Repaired(path, recipe_of(text_file, repair_steps=30), available=least)
+    monkeypatch.setattr(module, "available_memory", lambda _: least)
+    run = Repaired(path, recipe_of(text_file, repair_steps=30))
     assert run.record.optimizer == "adafactor"
     assert "AdamW" in run.said[0] and run.record.kl_last < run.record.kl_first
     check_tensors(run, run.masks)
@@ -176,17 +179,13 @@ def test_a_near_model_is_repaired_in_small_steps(
     assert default_rate(2.0) == default_rate(3.0) == 3e-4
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_small_models_see_the_same_text_by_default(device: str) -> None:
-    assert default_steps(30_000_000, 1024, device) == default_steps(135_000_000, 1024, device) == 64
-
-
-def test_default_repair_grows_by_root_of_weights() -> None:
+@pytest.mark.parametrize(
+    ("weights", "cpu", "cuda"), [(30e6, 64, 64), (135e6, 64, 64), (540e6, 32, 128), (7e9, 9, 461)]
+)
+def test_default_repair_grows_by_root_of_weights(weights: float, cpu: int, cuda: int) -> None:
     """Its tokens on a GPU, its time on a CPU, where a step takes time in proportion to the weights."""
-    assert default_steps(540_000_000, 1024, "cuda") == 128
-    assert default_steps(540_000_000, 1024, "cpu") == 32
-    assert default_steps(7_000_000_000, 1024, "cuda") == 461
-    assert default_steps(7_000_000_000, 1024, "cpu") == 9
+    assert default_steps(int(weights), 1024, "cpu") == cpu
+    assert default_steps(int(weights), 1024, "cuda") == cuda
 
 
 def test_killed_and_resumed_ends_in_same_bytes(

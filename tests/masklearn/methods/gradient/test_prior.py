@@ -142,8 +142,9 @@ def solved(task: Task, tiles: Any, patterns: Any, scratch: Path) -> dict[str, np
 
 
 def best(task: Task, masks: Masks, store: WeightStore) -> tuple[Any, Any, TrainRecord]:
-    found = solve_best(task, TRAINING[task.recipe.method], *masks, store)
-    return found.tiles, found.patterns, found.record
+    settled = solve_best(task, TRAINING[task.recipe.method], *masks, store)
+    assert settled.train is not None
+    return settled.kinds, {name: own["2:4"] for name, own in settled.codes.items()}, settled.train
 
 
 @pytest.mark.parametrize("prior, patterns", [("wanda", True), ("sparsegpt", False)])
