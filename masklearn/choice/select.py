@@ -41,11 +41,6 @@ class Fill:
     cost: float
     bound: float
 
-    @property
-    def gap(self) -> float:
-        """cost - bound. Its magnitude is at most one tile's score, and it is 0 if the share's amount is met exactly."""
-        return self.cost - self.bound
-
 
 class Selection(Mapping[str, NDArray[np.bool_]]):
     """Maps of 2:4 tiles by linear, bool `[grid]`, True = 2:4, with the result of each share of the goal.
@@ -66,11 +61,6 @@ class Selection(Mapping[str, NDArray[np.bool_]]):
 
     def __len__(self) -> int:
         return len(self.kinds)
-
-    @property
-    def gap(self) -> float:
-        """Sum of the shares' gaps to the linear program, in the unit of the scores."""
-        return sum(fill.gap for fill in self.fills)
 
 
 def tile_savings(

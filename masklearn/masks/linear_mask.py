@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.masks.kinds.base import Family, TileKind
-from masklearn.masks.kinds.table import BY_CODE, DENSE, FAMILIES, GONE, GONE_CODES, PRUNED, TWO_FOUR
+from masklearn.masks.kinds.table import BY_CODE, DENSE, FAMILIES, PRUNED, TWO_FOUR
 from masklearn.masks.tiles import GROUP, check_tile, expand_tiles, grid_shape, sparse_groups, tile_weights
 
 _TWO_OF_FOUR, _OF_SIXTEEN, _OF_EIGHT = FAMILIES["2:4"], FAMILIES["n:16"], FAMILIES["6:8"]
@@ -137,11 +137,6 @@ class LinearMask:
         return self.shape[0] * self.shape[1]
 
     @property
-    def sparse_weights(self) -> int:
-        """Number of weights in 2:4 tiles."""
-        return int(self.pattern.size) * GROUP
-
-    @property
     def zeroed(self) -> int:
         """Number of weights zeroed by pattern: half of the weights in 2:4 tiles, for example, whatever other weights are
         zero."""
@@ -174,8 +169,8 @@ def weights_by_kind(
 
 def zeroed_weights(kinds: NDArray[np.uint8], shape: tuple[int, int], tile: tuple[int, int]) -> int:
     """Returns the number of weights that tiles of these kinds zero; kinds: codes `[grid]`."""
-    found = weights_by_kind(kinds, shape, tile)
-    return sum(count // kind.group * (kind.group - kind.kept) for kind, count in found.items())
+    weights = weights_by_kind(kinds, shape, tile)
+    return sum(count // kind.group * (kind.group - kind.kept) for kind, count in weights.items())
 
 
 def kept_per_group(
@@ -193,8 +188,6 @@ def kept_per_group(
 def check_kinds(kinds: NDArray[np.uint8], shape: tuple[int, int], tile: tuple[int, int]) -> None:
     """Raises ValueError for a code of no kind, or a kind whose groups the tiles would cut; kinds: codes `[grid]`."""
     for code in np.unique(kinds).tolist():
-        if gone := GONE_CODES.get(code):
-            raise ValueError(f"it has tiles of kind {gone}, which is gone: learn it again; {GONE[gone]}")
         if code not in BY_CODE:
             raise ValueError(f"kind {code} is not in the table of kinds")
         kind = BY_CODE[code]

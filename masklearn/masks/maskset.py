@@ -107,9 +107,9 @@ class MaskSet(Mapping[str, LinearMask]):
     @property
     def bytes_per_weight(self) -> float:
         """Average bytes of a covered 16-bit weight in packed slabs; for an empty set, bytes of a dense weight."""
-        found = self.by_kind()
-        total = sum(found.values())
-        return sum(kind.bytes_per_weight * n for kind, n in found.items()) / total if total else BYTES_DENSE
+        counts = self.by_kind()
+        total = sum(counts.values())
+        return sum(kind.bytes_per_weight * n for kind, n in counts.items()) / total if total else BYTES_DENSE
 
     @property
     def packed_bytes(self) -> int:
@@ -148,10 +148,6 @@ class MaskSet(Mapping[str, LinearMask]):
     def tile_sizes(self) -> dict[str, tuple[int, int]]:
         """Returns (rows, columns) of the tiles of every linear. Reads no patterns."""
         return {name: mask.tile for name, mask in self._masks.items()}
-
-    def tile_maps(self) -> dict[str, NDArray[np.bool_]]:
-        """Returns the map of 2:4 tiles of every linear. Reads no patterns."""
-        return {name: mask.tiles for name, mask in self._masks.items()}
 
     def kind_maps(self) -> dict[str, NDArray[np.uint8]]:
         """Returns the kinds of the tiles of every linear, codes of `kinds.table` `[grid]`. Reads no patterns."""

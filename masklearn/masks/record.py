@@ -12,7 +12,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from masklearn.masks.name_globs import depth_of, kind_of, short_kinds
 
 _BUCKETS = 10  # this many columns fit a terminal of 80 characters
-_GONE = ("scores", "budget", "speed", "gains")  # parts that earlier programs wrote
 Figure = Annotated[float, AfterValidator(lambda value: float(f"{value:.6g}"))]
 """A number of six digits. Sums of scores may differ in their last bits."""
 
@@ -47,13 +46,12 @@ class TileSummary(_Part):
     all: TileShares
 
 
-def summarise_tiles(tile_maps: Mapping[str, NDArray[np.bool_]], buckets: int = _BUCKETS) -> TileSummary:
-    """Returns shares of pruned tiles, for a table.
+def summarise_tiles(tile_maps: Mapping[str, NDArray[np.bool_]]) -> TileSummary:
+    """Returns shares of pruned tiles, for a table: of at most `_BUCKETS` groups of neighbouring blocks of equal size.
 
-    tile_maps: bool `[grid]` by linear, True for a pruned tile; buckets: largest number of groups of neighbouring blocks,
-    which are as equal in size as possible.
+    tile_maps: bool `[grid]` by linear, True for a pruned tile.
     """
-    groups = _groups(tile_maps, buckets)
+    groups = _groups(tile_maps)
     kinds: dict[str, list[str]] = {}
     for name in tile_maps:
         kinds.setdefault(kind_of(name), []).append(name)
@@ -68,11 +66,11 @@ def summarise_tiles(tile_maps: Mapping[str, NDArray[np.bool_]], buckets: int = _
     )
 
 
-def _groups(names: Mapping[str, Any], buckets: int) -> list[list[int]]:
+def _groups(names: Mapping[str, Any]) -> list[list[int]]:
     depths = sorted({depth for name in names if (depth := depth_of(name)) is not None})
     if not depths:
         return []
-    return [part.tolist() for part in np.array_split(depths, min(buckets, len(depths)))]
+    return [part.tolist() for part in np.array_split(depths, min(_BUCKETS, len(depths)))]
 
 
 def _shares(
@@ -269,10 +267,10 @@ class MaskRecord(BaseModel):
     def of_metadata(cls, stored: Mapping[str, Any]) -> MaskRecord:
         """Read the record of a mask file, in which the fields of an import are on the top level.
 
-        Parts that only earlier programs wrote are left out. Raises ValueError if it is not a record.
+        Raises ValueError if it is not a record.
         """
         imported = {name: stored[name] for name in ImportRecord.model_fields if name in stored}
-        parts = {name: value for name, value in stored.items() if name not in (*imported, *_GONE)}
+        parts = {name: value for name, value in stored.items() if name not in imported}
         return cls.model_validate(parts | ({"imported": imported} if imported else {}))
 
     def as_metadata(self) -> dict[str, Any]:

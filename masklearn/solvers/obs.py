@@ -17,7 +17,7 @@ from masklearn.base.errors import MaskLearnError
 from masklearn.base.threads import in_parallel, one_thread, total
 from masklearn.feed import Group
 from masklearn.masks.kinds.base import Family
-from masklearn.masks.kinds.table import FAMILIES, TWO_FOUR
+from masklearn.masks.kinds.table import FAMILIES
 from masklearn.masks.nm_codes import PATTERNS, patterns_from_scores
 from masklearn.masks.tiles import GROUP
 from masklearn.solvers.projection import Codes, Projection
@@ -204,18 +204,15 @@ def solve_group(
 def solve_linear(
     weight: torch.Tensor,
     factor: torch.Tensor,
-    allowed: Projection | None = None,
+    allowed: Projection,
     given: Codes | None = None,
 ) -> Solved:
     """Prune `weight` `[N, K]` as its tiles allow, and compensate in all later weights of the row.
 
-    factor: result of `inverse_factor`; allowed: the masks that the tiles allow, None for 2:4 everywhere; given: codes to
-    use, None to choose the cheapest codes: of a group of 4 or of 8 when its columns are reached, and of a group of 16 when
-    the first column of its slab of 64 is reached.
+    factor: result of `inverse_factor`; allowed: the masks that the tiles allow; given: codes to use, None to choose the
+    cheapest codes: of a group of 4 or of 8 when its columns are reached, and of a group of 16 when the first column of its
+    slab of 64 is reached.
     """
-    if allowed is None:
-        shape = (weight.shape[0], weight.shape[1])
-        allowed = Projection.everywhere(TWO_FOUR, shape, weight.device)
     solve = _solve_rows if weight.device.type == "cpu" else _solve_columns
     return solve(weight, factor, allowed, given)
 

@@ -41,7 +41,6 @@ BY_CODE: Mapping[int, TileKind] = MappingProxyType({kind.code: kind for kind in 
 
 GONE: Mapping[str, str] = MappingProxyType({"10:16": "8:16,12:16 reaches its size, with both in a linear"})
 """Kinds of earlier states, and what does the job now."""
-GONE_CODES: Mapping[int, str] = MappingProxyType({4: "10:16"})
 
 
 def kind_named(name: str) -> TileKind:

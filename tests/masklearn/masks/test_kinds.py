@@ -17,18 +17,18 @@ from masklearn.choice.menu import (
     parse_kinds,
     spell_kinds,
 )
+from masklearn.masks.kinds.base import Family
 from masklearn.masks.kinds.table import (
     BY_CODE,
     DENSE,
     FAMILIES,
     GONE,
-    GONE_CODES,
     KINDS,
     PRUNED,
     TWO_FOUR,
     kind_named,
 )
-from masklearn.masks.linear_mask import LinearMask, check_kinds
+from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.nm_codes import KEPT_POSITIONS, PATTERNS, patterns_from_scores, removed_scores
 from masklearn.quant.table import FLOAT16, INT4, INT8, W8A8, WEIGHT_TYPES, WeightType
 from masklearn.recipe import LearnRecipe
@@ -60,21 +60,11 @@ def test_a_kind_needs_columns_its_groups_divide() -> None:
     assert not PRUNED["6:8"].fits(52)
 
 
-def test_an_unknown_kind_lists_known_kinds() -> None:
+@pytest.mark.parametrize("name", ["9:16", *GONE])
+def test_other_kinds_are_refused(name: str) -> None:
+    """A kind that is gone names its heirs."""
     with refused(ValueError):
-        kind_named("9:16")
-
-
-@pytest.mark.parametrize("gone", GONE)
-def test_a_kind_that_went_names_its_heirs(gone: str) -> None:
-    with refused(ValueError):
-        kind_named(gone)
-
-
-def test_masks_of_kinds_that_went_are_refused() -> None:
-    for code in GONE_CODES:
-        with refused(ValueError):
-            check_kinds(np.array([[code]], np.uint8), (64, 64), (64, 64))
+        kind_named(name)
 
 
 def mixed(rng: np.random.Generator, shape: tuple[int, int] = (24, 192)) -> LinearMask:
@@ -280,10 +270,6 @@ def test_a_method_that_trains_learns_2_4_only(method: str) -> None:
 
 
 SIXTEEN, EIGHT = FAMILIES["n:16"], FAMILIES["6:8"]
-KEPT = st.sampled_from([8, 10, 12])
-# few distinct values, so that ties are common
-SCORES = arrays(np.float32, st.tuples(st.integers(1, 3), st.integers(1, 2).map(lambda slabs: 64 * slabs)),
-                elements=st.integers(-2, 2).map(float))  # fmt: skip
 
 
 def columns_of(group: int) -> list[int]:
@@ -301,33 +287,6 @@ def test_a_group_is_what_a_lane_holds() -> None:
     assert SIXTEEN.groups(row).tolist() == [columns_of(group) for group in range(12)]
 
 
-@settings(max_examples=40)
-@given(SCORES, KEPT)
-def test_ties_keep_the_lower_position(scores: np.ndarray, kept: int) -> None:
-    codes = SIXTEEN.best(scores, kept)
-    keep = SIXTEEN.keep(codes)
-    for row in range(len(scores)):
-        for group in range(scores.shape[1] // 16):
-            columns = columns_of(group)
-            ranked = sorted(range(16), key=lambda i: (-scores[row, columns[i]], i))[:kept]
-            assert np.flatnonzero(keep[row, columns]).tolist() == sorted(ranked)
-            assert codes[row, group] == sum(1 << i for i in ranked)
-
-
-@settings(max_examples=40)
-@given(SCORES, st.data())
-def test_torch_gives_the_same_codes(scores: np.ndarray, data: st.DataObject) -> None:
-    shape = (scores.shape[0], scores.shape[1] // 16)
-    kept = data.draw(arrays(np.uint8, shape, elements=st.sampled_from([8, 10, 12, 16])))
-    codes = SIXTEEN.best(scores, kept)
-    ours = SIXTEEN.best(torch.from_numpy(scores), torch.from_numpy(kept))
-    assert codes.dtype == np.uint16
-    np.testing.assert_array_equal(ours.numpy(), codes)
-    np.testing.assert_array_equal(SIXTEEN.keep(ours).numpy(), SIXTEEN.keep(codes))
-    np.testing.assert_array_equal(SIXTEEN.groups(SIXTEEN.keep(codes)).sum(-1), kept)
-    SIXTEEN.check(codes.ravel(), kept.ravel())
-
-
 def test_a_code_with_another_count_is_refused() -> None:
     with refused(ValueError):
         SIXTEEN.check(np.array([0xFF, 0b111], np.uint16), np.array([8, 8], np.uint8))
@@ -335,33 +294,27 @@ def test_a_code_with_another_count_is_refused() -> None:
         EIGHT.check(np.array([0x3F, 0x7F], np.uint8), np.array([6, 6], np.uint8))
 
 
-SCORES_OF_EIGHTS = arrays(np.float32, st.tuples(st.integers(1, 3), st.integers(1, 5).map(lambda g: 8 * g)),
-                elements=st.integers(-2, 2).map(float))  # fmt: skip
-
-
-@settings(max_examples=40)
-@given(SCORES_OF_EIGHTS)
-def test_6_8_keeps_the_six_highest(scores: np.ndarray) -> None:
-    codes = EIGHT.best(scores, 6)
-    for row, group in np.ndindex(codes.shape):
-        eight = scores[row, 8 * group : 8 * group + 8]
-        ranked = sorted(range(8), key=lambda i: (-eight[i], i))[:6]
-        assert np.flatnonzero(EIGHT.keep(codes)[row, 8 * group : 8 * group + 8]).tolist() == sorted(ranked)
-        assert codes[row, group] == sum(1 << i for i in ranked)
-
-
-@settings(max_examples=40)
-@given(SCORES_OF_EIGHTS, st.data())
-def test_6_8_is_equal_in_torch(scores: np.ndarray, data: st.DataObject) -> None:
-    shape = (scores.shape[0], scores.shape[1] // 8)
-    kept = data.draw(arrays(np.uint8, shape, elements=st.sampled_from([6, 8])))
-    codes = EIGHT.best(scores, kept)
-    ours = EIGHT.best(torch.from_numpy(scores), torch.from_numpy(kept))
-    assert (codes.dtype, ours.dtype) == (np.uint8, torch.uint8)
+@settings(max_examples=80)
+@given(st.sampled_from([(SIXTEEN, [8, 10, 12, 16]), (EIGHT, [6, 8])]), st.data())
+def test_codes_keep_the_highest_scores(kinds: tuple[Family, list[int]], data: st.DataObject) -> None:
+    """Of equal scores the lower position. torch gives the same codes."""
+    family, counts = kinds
+    sides = st.tuples(st.integers(1, 3), st.integers(1, 3).map(lambda spans: spans * family.span))
+    # few distinct values, so that ties are common
+    scores = data.draw(arrays(np.float32, sides, elements=st.integers(-2, 2).map(float)))
+    groups = family.groups(scores)
+    kept = data.draw(arrays(np.uint8, groups.shape[:2], elements=st.sampled_from(counts)))
+    codes = family.best(scores, kept)
+    keep = family.groups(family.keep(codes))
+    for at in np.ndindex(codes.shape):
+        ranked = sorted(range(family.group), key=lambda i: (-groups[at][i], i))[: kept[at]]
+        assert np.flatnonzero(keep[at]).tolist() == sorted(ranked)
+        assert codes[at] == sum(1 << i for i in ranked)
+    ours = family.best(torch.from_numpy(scores), torch.from_numpy(kept))
+    assert codes.dtype == family.stored
     np.testing.assert_array_equal(ours.numpy(), codes)
-    np.testing.assert_array_equal(EIGHT.keep(ours).numpy(), EIGHT.keep(codes))
-    np.testing.assert_array_equal(EIGHT.groups(EIGHT.keep(codes)).sum(-1), kept)
-    EIGHT.check(codes.ravel(), kept.ravel())
+    np.testing.assert_array_equal(family.groups(family.keep(ours)).numpy(), keep)
+    family.check(codes.ravel(), kept.ravel())
 
 
 # few distinct values, so that ties are common
@@ -387,10 +340,6 @@ def test_every_order_and_tie_of_four() -> None:
     codes = patterns_from_scores(scores)
     assert codes.dtype == np.uint8
     assert codes[0].tolist() == [slow_code(group) for group in groups]
-
-
-def test_all_equal_keeps_the_first_two() -> None:
-    assert patterns_from_scores(np.zeros((2, 8), np.float32)).tolist() == [[0, 0], [0, 0]]
 
 
 @given(SCORES_OF_FOURS)

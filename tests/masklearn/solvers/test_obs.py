@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from masklearn.masks.kinds.table import BY_CODE, PRUNED
+from masklearn.masks.kinds.table import BY_CODE, PRUNED, TWO_FOUR
 from masklearn.masks.nm_codes import PATTERNS, patterns_from_scores
 from masklearn.solvers import obs
 from masklearn.solvers.obs import (
@@ -50,7 +50,8 @@ def test_each_group_keeps_its_costliest_weights():
     weight, hessian = problem(k=8)
     upper = factor_of(hessian)
     first = (weight[:, :4] / upper.diagonal()[:4]).square()
-    codes = solve_linear(weight, upper).codes.pattern
+    allowed = Projection.everywhere(TWO_FOUR, (len(weight), 8), weight.device)
+    codes = solve_linear(weight, upper, allowed).codes.pattern
     assert torch.equal(codes[:, :1], patterns_from_scores(first))
 
 
@@ -132,7 +133,8 @@ def test_inputs_that_are_not_finite_or_all_zero():
     with refused():
         inverse_factor(torch.full((4, 4), float("nan")), 0.01, "model.q_proj", print)
     weight = torch.randn(3, 8)
-    solved = solve_linear(weight, inverse_factor(torch.zeros(8, 8), 0.01, "q", print))
+    allowed = Projection.everywhere(TWO_FOUR, (3, 8), weight.device)
+    solved = solve_linear(weight, inverse_factor(torch.zeros(8, 8), 0.01, "q", print), allowed)
     assert torch.equal(solved.weight, weight * (solved.weight != 0))
 
 
@@ -168,15 +170,22 @@ _DIGESTS = """
 from masklearn.base.threads import settle_threads, total
 settle_threads()
 import hashlib, torch
+from masklearn.masks.kinds.table import TWO_FOUR
+from masklearn.solvers.alps import solve_rows
 from masklearn.solvers.obs import cholesky, inverse_of_factor, solve_linear, upper_factor_of_inverse
+from masklearn.solvers.projection import Projection
 x = torch.randn(900, 700, generator=torch.Generator().manual_seed(0))
 matrix = x.T @ x / 900 + 0.1 * torch.eye(700)
 for threads in (1, 2, 3, 4):
     torch.set_num_threads(threads)
     lower = cholesky(matrix)
     upper = upper_factor_of_inverse(matrix)
-    solved = solve_linear(x[:300], upper)
-    made = x.T @ x, lower, inverse_of_factor(lower.clone()), upper, total(x), x[:64] @ x[:64].T, solved.weight, solved.loss
+    allowed = Projection.everywhere(TWO_FOUR, (300, 700), x.device)
+    solved, (values, _) = solve_linear(x[:300], upper, allowed), solve_rows(x[:300], matrix, 0.01, "l", print, allowed)
+    made = (
+        x.T @ x, lower, inverse_of_factor(lower.clone()), upper, total(x), x[:64] @ x[:64].T, solved.weight, solved.loss,
+        values,
+    )
     print(hashlib.sha256(b"".join(one.contiguous().numpy().tobytes() for one in made)).hexdigest())
 """
 

@@ -75,7 +75,7 @@ def check(path, form, shape, tile, share, dtype, cost=FREE, seed=0, **graph):
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_forms_types_and_shares(form, dtype, share, tmp_path):
     found, model, mask = check(tmp_path / "m.onnx", form, (150, 72), (32, WHOLE), share, dtype)
-    assert found.sparse_weights == mask.sparse_weights
+    assert found.sparse_weights == 4 * mask.pattern.size
     assert (len(found.parts) == 1) == (share in (0.0, 1.0))
     kinds = Counter(node.metadata_props[PART] for node in model.graph if PART in node.metadata_props)
     assert set(kinds) == {0.0: {"dense"}, 0.5: {"dense", "sparse"}, 1.0: {"sparse"}}[share]
@@ -96,7 +96,7 @@ def test_ragged_shapes(tmp_path, shape, tile, share, launch, seed):
 def test_full_height_tiles_take_two_products(tmp_path):
     cost = SplitCost(launch=1e-4, row=1e-9)
     found, model, mask = check(tmp_path / "m.onnx", "matmul", (256, 96), (16, WHOLE), 0.5, "float16", cost)
-    assert (len(found.parts), found.sparse_weights) == (2, mask.sparse_weights)
+    assert (len(found.parts), found.sparse_weights) == (2, 4 * mask.pattern.size)
     assert Counter(node.op_type for node in model.graph)["Gather"] == 1, "of the rows of Y"
 
 
