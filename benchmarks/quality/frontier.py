@@ -19,20 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.kernels.roofline import MODELS
-from masklearn.masks.kinds.table import DENSE, PRUNED, TWO_FOUR
-from masklearn.masks.tiles import grid_shape
-from masklearn.quant.table import FLOAT16, W8A8, WeightType
-from patch_compile.artifacts.prediction import Workload
-from patch_compile.hardware.cards import RatedCard, card_named
-from patch_compile.planning.cards import PlanCard
-from patch_compile.planning.cost import CostModel
-from patch_compile.planning.lowering import plan_linear
-from patch_compile.planning.outline import outline_of_llama
-from patch_compile.planning.planner import settle_together
-from patch_compile.planning.predict import predict_whole
-from patch_compile.planning.tile_map import TileKinds
-from patch_compile.report.page.rendering import asset, themed
-from patch_compile.report.svg import (
+from docs.svg import (
     MARKERS,
     SIZE,
     Box,
@@ -46,9 +33,23 @@ from patch_compile.report.svg import (
     polyline,
     tag,
 )
+from masklearn.masks.kinds.table import DENSE, PRUNED, TWO_FOUR
+from masklearn.masks.tiles import grid_shape
+from masklearn.quant.table import FLOAT16, W8A8, WeightType
+from patch_compile.artifacts.prediction import Workload
+from patch_compile.hardware.cards import RatedCard, card_named
+from patch_compile.planning.cards import PlanCard
+from patch_compile.planning.cost import CostModel
+from patch_compile.planning.lowering import plan_linear
+from patch_compile.planning.outline import outline_of_llama
+from patch_compile.planning.planner import settle_together
+from patch_compile.planning.predict import predict_whole
+from patch_compile.planning.tile_map import TileKinds
+from patch_compile.report.page.rendering import themed
 
 Row = Mapping[str, Any]
-ROWS = Path(__file__).parents[2] / "docs/explanation/quality.json"
+_DOCS = Path(__file__).parents[2] / "docs"
+ROWS = _DOCS / "explanation/quality.json"
 
 _CARD, _MODEL, _TILE = "A6000", "LLaMA-2-7B", (128, 128)
 _MEASURED_TILE = "64x64"
@@ -172,7 +173,7 @@ def draw(rows: Sequence[Row]) -> str:
     under = lines_within(_SPEED, SIZE, inside.right - inside.left)
     height = inside.bottom + (2 + len(under)) * _LINE
     what = "Perplexity against the predicted speed of prompts"
-    style = Markup(themed(asset("chart.css")))
+    style = Markup(themed((_DOCS / "chart.css").read_text()))
     size = {"width": _SHOWN_WIDTH, "viewBox": f"0 0 {_WIDTH} {height:.0f}"}
     return tag(
         "svg",

@@ -67,8 +67,8 @@ class Section:
     """A part of a result.
 
     answer, mark: the answer if the title is a question; about: an explanation for the page; facts: names and values; lines:
-    sentences about the facts and tables above them; chart: a picture for the page, as SVG; text: shown exactly as written;
-    folded: sections that the page shows on demand; id: the target of links to it on the page.
+    sentences about the facts and tables above them; text: shown exactly as written; folded: sections that the page shows on
+    demand; id: the target of links to it on the page.
     """
 
     title: str = ""
@@ -76,7 +76,6 @@ class Section:
     answer: str = ""
     mark: Mark = ""
     about: str = ""
-    chart: Any = ""
     facts: Sequence[Fact] = ()
     tables: Sequence[Table] = ()
     lines: Sequence[str] = ()

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from docs.svg import Box
 from patch_compile.report.page import write_page
-from patch_compile.report.svg import Box
 from tests.pages.page import ROOT
 from tests.report.page.conftest import browser as browser
 from tests.report.page.outs import Out, llama_shapes

@@ -10,12 +10,10 @@ from masklearn.base.durable import whole_file
 from masklearn.base.printable import printable
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.layout import CARD, PAGE
-from patch_compile.artifacts.verify_schema import ErrorAttribution
 from patch_compile.artifacts.workspace import key_of
 from patch_compile.report.bench import bench_notes, times_table
 from patch_compile.report.build import predicted
 from patch_compile.report.page.card import model_card
-from patch_compile.report.page.charts import depth_chart, frontier
 from patch_compile.report.page.page_data import Sources
 from patch_compile.report.page.rendering import asset, environment
 from patch_compile.report.page.sections import origin, plan, said
@@ -26,7 +24,7 @@ from patch_compile.report.section import Section
 from patch_compile.report.verify import built, compiled, pruned
 
 _STAGE = "page"
-_STYLES = ("theme.css", "page.css", "chart.css")
+_STYLES = ("theme.css", "page.css")
 
 
 def write_page(out: Path) -> Path:
@@ -89,22 +87,16 @@ def _speed(sources: Sources) -> Section:
     )
 
 
-def _where(found: ErrorAttribution | None) -> Section:
-    section, chart = where(found), depth_chart(found.blocks) if found else None
-    return replace(section, chart=chart[0], about=chart[1]) if section.title and chart else section
-
-
 def _parts(sources: Sources) -> dict[str, Any]:
     """Returns the content of the sections, None or empty for sections without content."""
     return {
         "name": sources.name,
         "verdict": verdict(sources),
         "questions": _questions(sources),
-        "frontier": frontier(sources),
         "baselines": baselines(sources.baselines),
         "speed": _speed(sources),
         "maps": tile_maps(sources.masks),
-        "where": _where(sources.verify.where if sources.verify else None),
+        "where": where(sources.verify.where if sources.verify else None),
         "plan": plan(sources),
         "said": said(sources),
         "origin": origin(sources),

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from patch_compile.report.page import write_page
-from patch_compile.report.svg import text_width
 from tests.artifacts.benched import benched
 from tests.report.page.contrast import contrast
 from tests.report.page.found import verified
@@ -57,7 +56,7 @@ def test_it_renders_and_asks_for_nothing(report: Path, open_page: Any) -> None:
     page = open_page(report)
     headings = page.locator("h2").all_text_contents()
     assert headings == [
-        "Three questions", "Quality against size", "Baselines", "Speed", "Where it is sparse",
+        "Three questions", "Baselines", "Speed", "Where it is sparse",
         "Where the error arises", "Plan", "Tasks and text", "How it was made",
     ]  # fmt: skip
     assert page.locator("button.map").count() == page.locator("#linears tbody tr").count() == len(SMOLLM2)
@@ -185,14 +184,13 @@ def test_the_page_is_never_wider_than_the_window(report: Path, open_page: Any, w
     assert box["x"] >= 0 and box["x"] + box["width"] <= width
 
 
-def test_phones_show_speed_up_and_chart(report: Path, open_page: Any) -> None:
+def test_phones_show_the_speed_up(report: Path, open_page: Any) -> None:
     """No table has to be scrolled for its most important column."""
     page = open_page(report, width=390)
     headers = page.locator("#speed th:nth-child(2)").filter(has_text="speed-up")
     assert headers.count() == 2
-    for box in (*(one.bounding_box() for one in headers.all()), page.locator("#frontier svg").bounding_box()):
+    for box in (header.bounding_box() for header in headers.all()):
         assert box["x"] >= 0 and box["x"] + box["width"] <= 390
-    assert page.locator("#frontier svg").evaluate("one => one.parentElement.scrollWidth <= 390")
     figures = page.locator("#baselines tbody tr:first-child td").nth(1).bounding_box()
     assert figures["x"] + figures["width"] <= 390
 
@@ -265,7 +263,7 @@ def test_no_question_is_split_over_pages(report: Path, open_page: Any) -> None:
     page = open_page(report)
     page.emulate_media(media="print")
     whole = "all => all.every(one => getComputedStyle(one).breakInside == 'avoid')"
-    for parts in (".three", ".question", ".lights", "#frontier", "#speed table", "article.text"):
+    for parts in (".three", ".question", ".lights", "#speed table", "article.text"):
         assert page.locator(parts).count() and page.locator(parts).evaluate_all(whole), parts
 
 
@@ -309,13 +307,3 @@ def test_7b_models_make_small_pages(tmp_path: Path, open_page: Any) -> None:
     page = open_page(path)
     assert page.locator("button.map").count() == 32 * 7
     assert page.evaluate("document.documentElement.scrollWidth") <= 1280
-
-
-def test_chart_texts_fit_their_estimate(report: Path, open_page: Any) -> None:
-    page = open_page(report)
-    drawn = page.locator(".chart text").evaluate_all(
-        "all => all.map(text => [text.textContent, text.getComputedTextLength()])"
-    )
-    assert len(drawn) > 20
-    for text, width in drawn:
-        assert 0 < width <= text_width(text, 12) * 1.01, text

@@ -102,7 +102,7 @@ class TestVerdict:
 class TestSections:
     def test_in_the_order_a_buyer_asks(self, out: Out) -> None:
         assert sections(write_page(out.write(verified(out), benched()))) == [
-            "verdict", "questions", "frontier", "baselines", "speed", "maps", "error", "plan", "said", "origin",
+            "verdict", "questions", "baselines", "speed", "maps", "error", "plan", "said", "origin",
         ]  # fmt: skip
 
     def test_none_is_empty(self, out: Out) -> None:

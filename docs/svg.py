@@ -1,4 +1,4 @@
-"""Draws charts as SVG: axes with round ticks, lines, marks with tooltips, and labels that cover as little as possible."""
+"""Parts of a chart as SVG: axes with round ticks, lines, marks with tooltips, and labels that cover little."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, TypeAlias
-
-from patch_compile.report.number_format import number, percent
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -24,9 +22,6 @@ MARKERS = {
     "triangle": "M0 -7L6.6 5H-6.6Z",
     "diamond": "M0 -7.4L7.4 0L0 7.4L-7.4 0Z",
 }
-# Largest over smallest loss that still gets a linear axis: above it the low end would be flat.
-_LOGARITHMIC = 6.0
-_LOSS_MARGIN = 0.12
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 _ASCENT, _HEIGHT = 11, 14  # of a line of text
 # Costs of a label: it hides something, a line crosses it, it needs a leader.
@@ -67,27 +62,23 @@ def tag(name: str, *content: object, **attributes: object) -> Markup:
     return Markup("<{}{}>{}</{}>\n").format(name, spelled, Markup("").join(content), name)  # type: ignore[arg-type]
 
 
-def picture(width: float, height: float, summary: str, *parts: object) -> Markup:
-    size = f"0 0 {width} {height}"
-    return tag("svg", *parts, class_="chart", viewBox=size, role="img", aria_label=summary)
-
-
-def frame(inside: Box, x_ticks: Ticks, y_ticks: Ticks, below: str = "") -> Markup:
+def frame(inside: Box, x_ticks: Ticks, y_ticks: Ticks) -> Markup:
+    """Returns the axes of a chart, with a line of the grid for each tick of y."""
     left, right, base = inside.left, inside.right, inside.bottom
     lines = [tag("line", x1=left, x2=right, y1=y, y2=y) for y, _ in y_ticks]
     beside = [tag("text", words, x=left - 8, y=y, dy=".35em") for y, words in y_ticks]
     under = [tag("text", words, x=x, y=base + 18) for x, words in x_ticks]
     axis = tag("line", class_="axis", x1=left, x2=right, y1=base, y2=base)
-    label = [tag("text", below, class_="label", x=(left + right) / 2, y=base + 48)] if below else []
     return (
         tag("g", *lines, class_="grid")
         + tag("g", *beside, class_="ticks y")
-        + tag("g", *under, *label, class_="ticks x")
+        + tag("g", *under, class_="ticks x")
         + axis
     )
 
 
 def polyline(points: Sequence[Point], class_: str, **attributes: object) -> Markup:
+    """Returns lines from each point to the next."""
     path = "M" + "L".join(f"{x:g} {y:g}" for x, y in points)
     return tag("path", class_=class_, d=path, **attributes)
 
@@ -100,40 +91,30 @@ def mark(outline: str, class_: str, at: Point, words: str = "") -> Markup:
     )
 
 
-def named(labels: Iterable[Label], **classes: str) -> Markup:
-    """Returns labels; a label that lies away from its mark has a line to it. classes: CSS classes of some texts."""
+def named(labels: Iterable[Label]) -> Markup:
+    """Returns labels; a label that lies away from its mark has a line to it."""
     parts = []
     for label in labels:
         if label.leader:
             (x1, y1), (x2, y2) = label.leader
             parts.append(tag("line", class_="leader", x1=x1, y1=y1, x2=round(x2, 1), y2=round(y2, 1)))
-        extra = classes.get(label.text.replace(" ", "_"), "")
-        parts.append(tag("text", label.text, class_=f"called {extra}".rstrip(), x=label.x, y=label.y))
+        parts.append(tag("text", label.text, class_="called", x=label.x, y=label.y))
     return tag("g", *parts)
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Maps values low … high to pixels first … last. log: maps their logarithms."""
+    """Maps values low … high to pixels first … last."""
 
     low: float
     high: float
     first: float
     last: float
-    log: bool = False
 
     def __call__(self, value: float) -> float:
         """Returns the pixel of a value, to a tenth."""
-        low, high, value = (math.log(v) if self.log else v for v in (self.low, self.high, value))
-        return round(self.first + (self.last - self.first) * (value - low) / ((high - low) or 1.0), 1)
-
-
-def round_ticks(high: float) -> list[float]:
-    """Returns 0 and multiples of 1, 2, 2.5 or 5 times a power of ten, up to the first that reaches `high`."""
-    if high <= 0.0:
-        return [0.0, 1.0]
-    step = _step(high, 4)
-    return [step * i for i in range(math.ceil(high / step - 1e-9) + 1)]
+        share = (value - self.low) / ((self.high - self.low) or 1.0)
+        return round(self.first + (self.last - self.first) * share, 1)
 
 
 def ticks_within(low: float, high: float) -> list[float]:
@@ -147,33 +128,8 @@ def _step(span: float, about: int) -> float:
     return next(one * power for one in _STEPS if one * power * about >= span * 0.999)
 
 
-def percent_ticks(ticks: Sequence[float], axis: Scale) -> Ticks:
-    """Returns pixel and text of each tick, with as many digits as distinguish neighbours."""
-    digits = _digits(ticks[1] * 100)
-    return [(axis(value), percent(value, digits)) for value in ticks]
-
-
 def _digits(step: float) -> int:
     return next(digits for digits in range(20) if abs(round(step, digits) - step) < 1e-6 * step)
-
-
-def decades(low: float, high: float) -> Iterable[float]:
-    """Returns powers of ten in low … high; if there are fewer than three, also 2 and 5 times powers of ten."""
-    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    powers = [10.0**one for one in exponents if low <= 10.0**one <= high]
-    if len(powers) >= 3:
-        return powers[:: math.ceil(len(powers) / 9)]
-    return [v for e in exponents for v in (10.0**e, 2 * 10.0**e, 5 * 10.0**e) if low <= v <= high]
-
-
-def loss_axis(losses: Sequence[float], first: float, last: float) -> tuple[Scale, Ticks]:
-    """Returns an axis and its ticks. It is logarithmic if the losses are far apart."""
-    low, high = min(losses), max(losses)
-    if low > 0 and high / low > _LOGARITHMIC:
-        wider = (high / low) ** _LOSS_MARGIN
-        axis = Scale(low / wider, high * wider, first, last, log=True)
-        return axis, [(axis(value), number(value, 1)) for value in decades(axis.low, axis.high)]
-    return linear_axis(losses, _LOSS_MARGIN, first, last)
 
 
 def linear_axis(values: Sequence[float], margin: float, first: float, last: float) -> tuple[Scale, Ticks]:
@@ -217,6 +173,7 @@ class Box:
 
     @classmethod
     def around(cls, point: Point, reach: float) -> Box:
+        """Returns the square around a point. reach: half of its side."""
         x, y = point
         return cls(x - reach, y - reach, x + reach, y + reach)
 
