@@ -24,7 +24,6 @@ from patch_compile.artifacts.plan import (
     Reason,
     ReasonKind,
     Slabs,
-    SplitRow,
     TileCount,
 )
 from patch_compile.errors import PatchCompileError
@@ -159,7 +158,7 @@ class LinearPlan(LinearRow):
 
 def parse_lowering(text: str) -> str:
     """Returns the text if it is valid. Raises ValueError with a one-line message if it is not."""
-    _pairs(text)
+    _decisions(text)
     return text
 
 
@@ -168,15 +167,15 @@ def asked_lowerings(text: str, names: Sequence[str]) -> dict[str, Asked]:
 
     Raises PatchCompileError for a pattern that matches no linear, or that later patterns override everywhere.
     """
-    decided = decide(_pairs(text), names, "--lowering")
+    decided = decide(_decisions(text), names, "--lowering")
     return {name: AUTO if decision is None else decision[1] for name, decision in decided.items()}
 
 
-def _pairs(text: str) -> list[tuple[str, Asked]]:
-    return parse_values(text, _lowering, "lowering")
+def _decisions(text: str) -> list[tuple[str, Asked]]:
+    return parse_values(text, _asked, "lowering")
 
 
-def _lowering(spelled: str) -> Asked:
+def _asked(spelled: str) -> Asked:
     for known in get_args(Asked):
         if spelled == known:
             return known  # type: ignore[no-any-return]
@@ -198,7 +197,7 @@ def plan_linears(
     asked = lowerings_of(lowering, list(masks), types)
     alike: dict[tuple[object, ...], LinearPlan] = {}  # many linears of a model have equal maps of tiles
 
-    def plan(name: str, mask: LinearMask | TileKinds) -> LinearPlan:
+    def planned(name: str, mask: LinearMask | TileKinds) -> LinearPlan:
         own = types.get(name, FLOAT16)
         if isinstance(mask, LinearMask):
             return plan_linear(name, mask, asked[name], costs, own, grids.get(name))
@@ -207,7 +206,7 @@ def plan_linears(
             alike[key] = plan_linear(name, mask, asked[name], costs, own)
         return alike[key].named(name)
 
-    return {name: plan(name, mask) for name, mask in masks.items()}
+    return {name: planned(name, mask) for name, mask in masks.items()}
 
 
 def lowerings_of(text: str, names: Sequence[str], weights: Mapping[str, WeightType]) -> dict[str, Asked]:
@@ -216,10 +215,10 @@ def lowerings_of(text: str, names: Sequence[str], weights: Mapping[str, WeightTy
     Raises PatchCompileError for a pattern that matches no linear, and if weights are to be split that only the plugin takes.
     """
     asked = asked_lowerings(text, names)
-    for name, found in weights.items():
-        if found.widened and asked.get(name) == "split":
+    for name, own in weights.items():
+        if own.widened and asked.get(name) == "split":
             raise PatchCompileError(
-                f"{name} has {found} weights and can't be lowered as split",
+                f"{name} has {own} weights and can't be lowered as split",
                 "A split linear is ordinary products, whose weights have 16 bits or are multiplied by int8 activations.",
                 f"Give {name.rpartition('.')[2]}=plugin behind a comma of --lowering, or another --weights.",
             )
@@ -232,7 +231,7 @@ def with_static_scales(text: str, names: Sequence[str], weights: Mapping[str, We
     text: a value of `--lowering`; names: of all covered linears; weights: types of the quantised linears.
     """
     asked = asked_lowerings(text, names)
-    return [name for name, found in weights.items() if found.input_bits == 8 and asked[name] == "split"]
+    return [name for name, own in weights.items() if own.input_bits == 8 and asked[name] == "split"]
 
 
 def plan_linear(
@@ -268,11 +267,20 @@ def plan_linear(
         split = plan_split(two_four, mask.shape, mask.tile, SplitCost.of(weights)).row()
         predicted = costs.of_split([(mask.shape, split)], weights) if costs else None
     tiles = TileCount(sparse=int((mask.kinds != DENSE.code).sum()), all=mask.kinds.size)
-    given = {"zeroed": mask.zeroed, "tiles": tiles, "panel_rows": panel_rows, "slabs": slabs}
     heights = panel_heights(mask.shape, mask.tile, mask.by_kind(), weights, gated=True)
-    given["gated_codes"] = {rows: slab_kinds(mask, rows // 2).tobytes() for rows in heights}
-    plan = _plan(
-        name, mask.shape, chosen, reason, predicted=predicted, weights=weights.name, split=split, **given
+    plan = _new_plan(
+        name,
+        mask.shape,
+        chosen,
+        reason,
+        predicted=predicted,
+        weights=weights.name,
+        split=split,
+        zeroed=mask.zeroed,
+        tiles=tiles,
+        panel_rows=panel_rows,
+        slabs=slabs,
+        gated_codes={rows: slab_kinds(mask, rows // 2).tobytes() for rows in heights},
     )
     return plan if slabs.any_pruned else plan.all_dense()
 
@@ -282,20 +290,14 @@ def uncovered(name: str, shape: Shape) -> LinearPlan:
     rows = choose_panel_rows(shape, shape)
     slabs = Slabs(dense=-(-shape[0] // rows) * -(-shape[1] // SLAB_K), sparse=0)
     tiles, reason = TileCount(sparse=0, all=1), Reason(kind=ReasonKind.NOT_COVERED)
-    return _plan(name, shape, "dense", reason, zeroed=0, tiles=tiles, panel_rows=rows, slabs=slabs)
+    empty = {"zeroed": 0, "predicted": None, "split": None}
+    return _new_plan(name, shape, "dense", reason, tiles=tiles, panel_rows=rows, slabs=slabs, **empty)
 
 
-def _plan(
-    name: str,
-    shape: Shape,
-    lowering: Lowering,
-    reason: Reason | None,
-    *,
-    predicted: LinearTimes | None = None,
-    split: SplitRow | None = None,
-    **given: Any,
+def _new_plan(
+    name: str, shape: Shape, lowering: Lowering, reason: Reason | None, **fields: Any
 ) -> LinearPlan:
-    """Returns a plan before the graph is known."""
+    """Returns a plan before the graph is known. fields: the other fields of the plan, but for its node and bytes."""
     nbytes = int(shape[0] * shape[1] * BYTES_DENSE)
     plan = LinearPlan(
         name=name,
@@ -305,9 +307,7 @@ def _plan(
         node=_alone(name) if lowering == "plugin" else None,
         bytes_before=nbytes,
         bytes_after=nbytes,
-        predicted=predicted,
-        split=split,
-        **given,
+        **fields,
     )
     return plan.changed()
 

@@ -75,12 +75,11 @@ def plan_assumed(
     types = weights or {}
     asked = lowerings_of(lowering, list(linears), types)
 
-    def plan(name: str, shape: Shape) -> LinearPlan:
+    plans = {}
+    for name, shape in linears.items():
         allowed = kinds[name] if kinds else (TWO_FOUR,)
-        found = _plan_alike(shape, tile, ratios[name], asked[name], costs, allowed, types.get(name, FLOAT16))
-        return found.named(name)
-
-    plans = {name: plan(name, shape) for name, shape in linears.items()}
+        own = types.get(name, FLOAT16)
+        plans[name] = _plan_alike(shape, tile, ratios[name], asked[name], costs, allowed, own).named(name)
     return settle_together(plans, lowering, outline, costs) if outline else plans
 
 
@@ -106,7 +105,7 @@ def assumed_tiles(shape: Shape, tile: Shape, ratio: float, kinds: Kinds = (TWO_F
     choice is better if all tiles lose equally. Of kinds with equal zeros it takes the last in the table, which loses less.
     """
     grid = grid_shape(shape, tile)
-    steps = sorted({kind.zeros: kind for kind in (DENSE, *sorted(kinds, key=lambda one: one.code))}.items())
+    steps = sorted({kind.zeros: kind for kind in (DENSE, *sorted(kinds, key=lambda kind: kind.code))}.items())
     above = next((n for n, (zeros, _) in enumerate(steps) if zeros >= ratio), len(steps) - 1)
     (low, few), (high, many) = steps[max(0, above - 1)], steps[above]
     share = min(1.0, (ratio - low) / (high - low)) if high > low else 1.0
@@ -202,11 +201,13 @@ def _total(
     packed = [plan for plan in members if plan.lowering == "plugin"]
     others = [plan for plan in members if plan.lowering != "plugin"]
     return sum(
-        costs.hybrid(cost_together(one, gated, costs))
-        for one, gated in products_of(
+        costs.hybrid(cost_together(product, gated, costs))
+        for product, gated in products_of(
             packed, [node] if node and not any(plan.apart for plan in packed) else []
         )
-    ) + sum(costs.dense(cost_together(one, gated, costs)) for one, gated in products_of(others, [group]))
+    ) + sum(
+        costs.dense(cost_together(product, gated, costs)) for product, gated in products_of(others, [group])
+    )
 
 
 def plan_json(plans: Mapping[str, LinearPlan], outline: Outline | None, costs: CostModel | None) -> Plan:
