@@ -52,6 +52,13 @@ class Recipe(LearnSettings, BuildOptions):
         weights: False to fetch only its config.json. Raises UsageError, also for settings that exclude each other, and
         PatchCompileError for a model that cannot be fetched.
         """
+        if hasattr(settings.get("model"), "save_pretrained"):
+            raise UsageError(
+                "A model in memory can't be built",
+                "A build, and each later command on it, opens the folder of the dense model again.",
+                "Save it with its tokenizer (`model.save_pretrained(FOLDER)`, `tokenizer.save_pretrained(FOLDER)`), and give the "
+                "folder.",
+            )
         recipe = super().parse(settings)
         recipe = recipe.model_copy(update=recipe._left_open())
         recipe._check_ratio()

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import click
 import pytest
 from rich.console import Console
+from transformers import BertConfig, BertModel
 
 import patch_compile
 from masklearn.base.option import Option
@@ -110,6 +111,9 @@ def test_learn_plan_inspect_and_compare(settings, tmp_path):
         pytest.param(lambda: build("m", ratio=0.4, tile=(128, 3)), id="tile ="),
         pytest.param(lambda: plan("m", ratio=0.4, lowering="fast"), id="lowering = fast"),
         pytest.param(lambda: verify("m", only=["prayer"]), id="only = prayer"),
+        pytest.param(
+            lambda: plan(BertModel(BertConfig(num_hidden_layers=0)), ratio=0.4), id="a model in memory"
+        ),
         pytest.param(lambda: run("m", ["a"], new_tokens=0), id="new_tokens = 0"),
         pytest.param(lambda: run("m", ["a"], runner="prayer"), id="runner = prayer"),
     ],
