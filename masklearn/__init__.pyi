@@ -1,11 +1,10 @@
-# The public names of masklearn for type checkers: those of the table in `__init__.py`.
+# The public names of masklearn. `__init__.py` reads these lines too.
 from masklearn.base.errors import MaskLearnError as MaskLearnError
 from masklearn.base.errors import UsageError as UsageError
 from masklearn.base.shard import write_shard as write_shard
 from masklearn.baselines import baseline_settings as baseline_settings
 from masklearn.baselines import beside_baselines as beside_baselines
 from masklearn.baselines import compare_with_baselines as compare_with_baselines
-from masklearn.baselines import learn_baseline as learn_baseline
 from masklearn.baselines import measure as measure
 from masklearn.baselines import parse_baselines as parse_baselines
 from masklearn.baselines import run_baselines as run_baselines
@@ -74,12 +73,9 @@ from masklearn.static_scales import find_static_scales as find_static_scales
 from masklearn.stream.moments import second_moment as second_moment
 from masklearn.task import Task as Task
 from masklearn.task import chooser_of_recipe as chooser_of_recipe
-from masklearn.text.calibrate import TokenPool as TokenPool
 from masklearn.text.calibrate import first_windows as first_windows
-from masklearn.text.calibrate import token_pool as token_pool
 from masklearn.text.selftext import check_writes as check_writes
 from masklearn.text.selftext import write_text as write_text
-from masklearn.text.source import SourceKind as SourceKind
 from masklearn.text.source import open_text as open_text
 from masklearn.traits import FISHER_WINDOWS as FISHER_WINDOWS
 from masklearn.traits import METHODS as METHODS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 
@@ -18,7 +18,7 @@ _Kind = TypeVar("_Kind", bound=_Named)
 _Entered = TypeVar("_Entered", bound=_Named)
 
 
-class Registry(MutableMapping[str, type[_Kind]]):
+class Registry(Mapping[str, type[_Kind]]):
     """Classes of a kind by name. A module registers its class with `@REGISTRY.register`.
 
     The first access imports all modules of the folder, but not the modules of its subfolders. A new class therefore needs no
@@ -42,12 +42,6 @@ class Registry(MutableMapping[str, type[_Kind]]):
 
     def __getitem__(self, name: str) -> type[_Kind]:
         return self._all()[name]
-
-    def __setitem__(self, name: str, kind: type[_Kind]) -> None:
-        self._all()[name] = kind
-
-    def __delitem__(self, name: str) -> None:
-        del self._all()[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._all(), key=lambda name: self._order(self._classes[name])))

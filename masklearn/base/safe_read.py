@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from masklearn.base.errors import MaskLearnError
+from masklearn.base.printable import shown
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -130,16 +131,8 @@ def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
 def json_object(value: Any) -> dict[str, Any]:
     """Returns a value from `parse_json` that is an object. Raises ValueError for any other value."""
     if not isinstance(value, dict):
-        raise ValueError(f"It is {json_type(value)}, not an object.")
+        raise ValueError(f"It is {shown(value)}, not an object.")
     return value
-
-
-def json_type(value: Any) -> str:
-    """Returns the JSON type of a value from `parse_json`, with its article (RFC 8259, section 3)."""
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
-    names = {dict: "an object", list: "an array", str: "a string", int: "a number", float: "a number"}
-    return names[type(value)]
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

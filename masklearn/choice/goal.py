@@ -74,20 +74,11 @@ class Goal:
     @classmethod
     def saving(cls, amount: float, unit: str) -> "Goal":
         """Makes a goal that saves at least `amount` of a unit (microseconds, bytes). `select` needs `costs` for all units
-        but bytes.
-
-        Raises UsageError if the amount is negative or not finite.
-        """
-        if not amount >= 0.0 or not np.isfinite(amount):
-            raise UsageError(
-                f"A saving of {amount} {unit} is not possible",
-                "A saving is a number: 0 or more.",
-                "Give 0 or more.",
-            )
+        but bytes."""
         return cls(amount=amount, unit=unit)
 
     @classmethod
-    def of_bytes(cls, per_weight: float, weights: int, unit: str = BYTES) -> "Goal":
+    def of_bytes(cls, per_weight: float, weights: int, unit: str) -> "Goal":
         """Makes a goal that leaves at most `per_weight` bytes of each of `weights` weights on average."""
         return cls.saving((BYTES_DENSE - per_weight) * weights, unit)
 
@@ -108,7 +99,7 @@ class Goal:
 
     def counted(self, names: Sequence[str]) -> dict[str, float]:
         """Returns the ratio of each linear that a ratio above 0 counts over."""
-        decided = {name: found[1] for name, found in self.by_linear(names).items() if found}
+        decided = {name: pair[1] for name, pair in self.by_linear(names).items() if pair}
         return {name: ratio for name, ratio in decided.items() if ratio and name not in self.uncounted}
 
     def shares(self, areas: Mapping[str, NDArray[np.int64]]) -> list[Share]:

@@ -29,29 +29,10 @@ def patterns_from_scores(scores: Any) -> Any:
     return _codes(groups, _uint8(scores))
 
 
-def removed_scores(scores: Any) -> Any:
-    """Returns the sum of the two scores of each group that `patterns_from_scores` prunes: `[..., K]` to `[..., K/4]`."""
-    groups: Any = scores.reshape(*scores.shape[:-1], scores.shape[-1] // 4, 4)
-    a, b, c, d = (groups[..., i] for i in range(4))
-    # A sorting network finds the two lowest of four. The sum of all four minus the two highest would lose the low
-    # scores to rounding if a score is much larger than the others.
-    low_ab, high_ab = _low_high(a, b)
-    low_cd, high_cd = _low_high(c, d)
-    lowest, other = _low_high(low_ab, low_cd)
-    second, _ = _low_high(other, _low_high(high_ab, high_cd)[0])
-    return lowest + second
-
-
 def _uint8(array: Any) -> Any:
     if isinstance(array, np.ndarray):
         return np.uint8
     return array.new_empty(0).byte().dtype  # torch.uint8, without an import of torch
-
-
-def _low_high(left: Any, right: Any) -> tuple[Any, Any]:
-    if isinstance(left, np.ndarray):
-        return np.minimum(left, right), np.maximum(left, right)
-    return left.minimum(right), left.maximum(right)
 
 
 def _codes(groups: Any, uint8: Any) -> Any:

@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 from masklearn.base.errors import MaskLearnError
 from masklearn.base.progress import without_bars
-from masklearn.masks.maskset import MaskSet
 from masklearn.model.architectures import Architecture
 from masklearn.model.checkpoint import Checkpoint
-from masklearn.model.naming import checkpoint_name, linear_name
+from masklearn.model.naming import checkpoint_name
 from masklearn.model.pretrained import build_model, load_config, load_pretrained, load_with
 
 if TYPE_CHECKING:
@@ -52,29 +51,19 @@ def meta_model(checkpoint: Checkpoint, *, buffers: bool = True) -> "PreTrainedMo
     return model.eval()
 
 
-def load_model(
-    model_dir: str | Path, masks: MaskSet | None = None, dtype: "torch.dtype | None" = None
-) -> Any:
-    """Load a local model in eval mode, with pruned weights set to zero if `masks` are given.
+def load_model(model_dir: str | Path, dtype: "torch.dtype | None" = None) -> Any:
+    """Load a local model in eval mode.
 
     It has its language-model head, or no head if it is an encoder. Linears round their inputs if the checkpoint says so.
-    dtype: None for fp32. Raises MaskLearnError if the
-    architecture is not covered, or the masks belong to another model.
+    dtype: None for fp32. Raises MaskLearnError if the architecture is not covered.
     """
     import torch
     from transformers.utils import logging
-
-    from masklearn.model.linears import linear_weights
 
     checkpoint = Checkpoint.open(model_dir)
     model_class = auto_class(checkpoint.architecture)
     with without_bars(logging):  # the caller reports progress
         model = _loaded(model_class, checkpoint, dtype or torch.float32).eval()
-    if masks is not None:
-        weights = {linear_name(checkpoint, name): w for name, w in linear_weights(model).items()}
-        masks.check_covers({name: (w.shape[0], w.shape[1]) for name, w in weights.items() if name in masks})
-        for name, mask in masks.items():
-            weights[name].masked_fill_(torch.from_numpy(~mask.keep()), 0.0)
     _round_inputs(model, checkpoint)
     return model
 

@@ -13,6 +13,7 @@ from masklearn.choice.losses import Losses
 from masklearn.choice.price import Choice, InUnits, Types
 from masklearn.choice.select import select
 from masklearn.choice.solve import Chooser
+from masklearn.learning import Learned
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.maskset import MaskSet
 from masklearn.model.checkpoint import Checkpoint
@@ -120,10 +121,10 @@ def test_new_weights_are_solved_for_the_final_masks(make_model, tiny: Tiny) -> N
         assert mask.tiles.any() != np.array_equal(old, new)
         assert not new[~mask.keep()].any()
     windows = torch.from_numpy(token_pool(dense, tiny.recipe()).calibration())
-    tiny.prune(learned, "solved")
+    solved = tiny.prune(learned, "solved").path
+    masked = tiny.prune(Learned(learned.masks, dense), "masked").path
     with torch.no_grad():
-        expected, solved = (load_model(one)(windows).logits for one in (path, tiny.folder / "solved"))
-        masked = load_model(path, learned.masks)(windows).logits
+        expected, solved, masked = (load_model(folder)(windows).logits for folder in (path, solved, masked))
     assert (solved - expected).square().mean() < 0.9 * (masked - expected).square().mean()
 
 

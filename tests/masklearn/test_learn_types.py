@@ -165,16 +165,6 @@ def test_naming_16_bits_equals_naming_no_type(make_model: ModelMaker, tiny: Tiny
     assert len(files[0]) == 2 and files[0] == files[1] == files[2]
 
 
-def test_solved_rounding_beats_nearest_rounding(make_model: ModelMaker, tiny: Tiny) -> None:
-    """`magnitude` rounds to the nearest integers, `sparsegpt` on the Hessian. Nothing is pruned."""
-    path, lost, name = make_model(**SIZES, num_hidden_layers=2), {}, "model.layers.0.mlp.gate_proj"
-    for method in ("magnitude", "sparsegpt"):
-        learned = tiny.learn(path, method, method=method, weights="int4", ratio=0.0)
-        change = read_linear(learned.checkpoint, name) - read_linear(Checkpoint.open(path), name)
-        lost[method] = float(change.square().sum())
-    assert lost["magnitude"] < lost["sparsegpt"]  # nearer, but not better: see solvers/test_rounding.py
-
-
 def test_results_include_a_dense_model_of_their_type(
     make_model: ModelMaker, tiny: Tiny, tmp_path: Path
 ) -> None:

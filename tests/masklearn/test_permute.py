@@ -161,14 +161,6 @@ def test_repair_starts_from_the_permuted_model(
     assert learned.masks.record.repair.kl_first < 1e-6
 
 
-def test_an_order_that_is_none_is_refused(tmp_path: Path) -> None:
-    masks = set_of({})
-    masks.orders["a.down"] = np.array([2, 0, 2], np.int32)
-    masks.save(tmp_path / "masks.safetensors")
-    with refused():
-        MaskSet.load(tmp_path / "masks.safetensors")
-
-
 @pytest.mark.parametrize(("permuted", "again"), [(True, True), (True, False), (False, True)])
 def test_masks_in_another_order_are_no_prior(
     make_model: ModelMaker, tiny: Tiny, permuted: bool, again: bool

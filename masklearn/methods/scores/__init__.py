@@ -13,7 +13,7 @@ from masklearn.choice.losses import RoundingLoss
 from masklearn.feed import Arrays, Feed, Group
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import TWO_FOUR
-from masklearn.masks.nm_codes import patterns_from_scores, removed_scores
+from masklearn.masks.nm_codes import patterns_from_scores
 from masklearn.masks.tiles import GROUP, sum_columns, sum_rows, tile_sums, tile_weights
 from masklearn.methods.base import Candidate, Candidates, WithRounding
 from masklearn.quant.table import W8A8, WeightType
@@ -38,22 +38,20 @@ def candidates_from_importance(
     give 959 and 183. Shares of each linear's sum, which make mostly large linears sparse, give 1861 and 167.
     """
     mean = float(total(importance.double())) / importance.numel()
-    found = {}
+    candidates = {}
     for kind in kinds:
         pattern, removed = _removed(importance, kind)
         score = tile_sums(removed, tile)
         if mean > 0.0:  # every tile of an all-zero linear costs nothing
             score = score / mean
-        found[kind] = Candidate(pattern, score.astype("float32"))
-    return found
+        candidates[kind] = Candidate(pattern, score.astype("float32"))
+    return candidates
 
 
 def _removed(
     importance: torch.Tensor, kind: TileKind
 ) -> tuple[NDArray[np.unsignedinteger], NDArray[np.float32]]:
     """Returns the codes of all groups, and the importance that they prune in each 4 columns, `[N, K/4]`."""
-    if kind is TWO_FOUR:
-        return patterns_from_scores(importance).cpu().numpy(), removed_scores(importance).cpu().numpy()
     assert kind.family is not None
     codes = kind.family.best(importance, kind.kept)
     pruned = importance.masked_fill(kind.family.keep(codes), 0.0)

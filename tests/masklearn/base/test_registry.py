@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 
-from masklearn.base.registry import Registry
 from tests.refusals import refused
 
 PIECE = """
@@ -54,11 +53,3 @@ def test_a_file_that_fails_is_not_passed_over(folder: str, tmp_path: Path) -> No
     for _ in range(2):
         with pytest.raises(ImportError, match="broken"):
             list(kinds)
-
-
-def test_a_class_can_be_entered_and_taken_out(folder: str) -> None:
-    kinds: Registry = __import__(folder).KINDS
-    kinds["pawn"] = type("Pawn", (), {"name": "pawn", "place": -1})
-    assert list(kinds) == ["pawn", "rook", "bishop"]
-    del kinds["pawn"]
-    assert list(kinds) == ["rook", "bishop"]

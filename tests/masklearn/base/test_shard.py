@@ -50,10 +50,6 @@ def test_reads_what_the_library_writes(tmp_path: Path) -> None:
         np.testing.assert_array_equal(shard.read(name), array)
 
 
-def test_equal_content_gives_equal_bytes(tmp_path: Path) -> None:
-    assert write(tmp_path / "1").read_bytes() == write(tmp_path / "2").read_bytes()
-
-
 def test_a_failed_write_keeps_only_the_old_file(tmp_path: Path) -> None:
     path = write(tmp_path / "x.safetensors")
     before = path.read_bytes()

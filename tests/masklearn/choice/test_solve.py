@@ -92,18 +92,6 @@ def test_no_other_choice_of_types_loses_much_less(seed: int, per_weight: float) 
     assert lost <= best * 1.1 + 1e-9
 
 
-def test_fewer_bytes_never_lose_less() -> None:
-    scores, areas, rounding = problem(0)
-    bits, losses = [], []
-    for per_weight in (2.0, 1.6, 1.3, 1.0, 0.8, 0.6, 0.45):
-        found = chosen(per_weight, Losses(scores, areas, rounding))
-        types = dict(found.types)
-        bits.append(sum(types[name].bits * areas[name].sum() for name in SHAPES))
-        losses.append(taken(found.tiles.kinds, types, scores, areas, rounding)[1])
-    assert losses == sorted(losses) and losses[0] == 0.0
-    assert bits == sorted(bits, reverse=True) and bits[0] == 4 * bits[-1]
-
-
 def test_a_linear_keeps_to_what_it_may_have() -> None:
     scores, areas, rounding = problem(1)
     options = OPTIONS | {"down": (FLOAT16, INT8), "k": (INT8,)}

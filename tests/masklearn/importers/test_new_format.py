@@ -47,7 +47,7 @@ class AlsoOdd(OddOnes):
 
 @pytest.fixture
 def source(dense: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setitem(IMPORTERS, OddOnes.name, OddOnes)
+    monkeypatch.setitem(IMPORTERS._classes, OddOnes.name, OddOnes)
     with zipfile.ZipFile(tmp_path / "masks.odd", "w") as archive:
         archive.writestr("list", json.dumps([name for name in dense.coverage.linears if "mlp" in name]))
     return tmp_path / "masks.odd"
@@ -73,6 +73,6 @@ def test_the_command_imports_it(dense: Model, source: Path, tmp_path: Path) -> N
 
 
 def test_what_two_formats_claim_is_not_guessed(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(IMPORTERS, AlsoOdd.name, AlsoOdd)
+    monkeypatch.setitem(IMPORTERS._classes, AlsoOdd.name, AlsoOdd)
     with refused():
         detect_format(source)

@@ -29,7 +29,7 @@ from masklearn.masks.kinds.table import (
     kind_named,
 )
 from masklearn.masks.linear_mask import LinearMask
-from masklearn.masks.nm_codes import KEPT_POSITIONS, PATTERNS, patterns_from_scores, removed_scores
+from masklearn.masks.nm_codes import KEPT_POSITIONS, PATTERNS, patterns_from_scores
 from masklearn.quant.table import FLOAT16, INT4, INT8, W8A8, WEIGHT_TYPES, WeightType
 from masklearn.recipe import LearnRecipe
 from tests.refusals import refused
@@ -347,18 +347,6 @@ def test_torch_agrees_with_numpy(scores: np.ndarray) -> None:
     codes = patterns_from_scores(torch.from_numpy(scores))
     assert codes.dtype == torch.uint8
     np.testing.assert_array_equal(codes.numpy(), patterns_from_scores(scores))
-    np.testing.assert_array_equal(removed_scores(torch.from_numpy(scores)).numpy(), removed_scores(scores))
-
-
-@given(SCORES_OF_FOURS)
-def test_removed_is_what_the_pattern_drops(scores: np.ndarray) -> None:
-    dropped = np.where(PATTERNS[patterns_from_scores(scores)], 0.0, scores.reshape(scores.shape[0], -1, 4))
-    np.testing.assert_array_equal(removed_scores(scores), dropped.sum(axis=-1))
-
-
-def test_removed_does_not_cancel_beside_a_huge_score() -> None:
-    scores = np.asarray([[1e20, 1e-3, 2e-3, 4e-3]], np.float32)
-    np.testing.assert_allclose(removed_scores(scores), [[3e-3]], rtol=1e-6)
 
 
 @given(arrays(np.uint8, st.tuples(st.integers(1, 4), st.integers(1, 6)), elements=st.integers(0, 5)))

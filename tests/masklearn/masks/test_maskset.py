@@ -262,6 +262,10 @@ def typed(weights: Any) -> dict[str, str]:
     return {"linears": json.dumps({"a": {"shape": [24, 192], "tile": [16, 64], "weights": weights}})}
 
 
+def ordered_set() -> MaskSet:
+    return MaskSet({"a": known_mask()}, **ORIGIN, orders={"a": np.arange(3, dtype=np.int32)})
+
+
 Made = Callable[[], MaskSet]
 META_FAULTS: list[tuple[Made, dict[str, str]]] = [
     (plain_set, {"version": "2"}),
@@ -289,6 +293,7 @@ ARRAY_FAULTS: list[tuple[Made, str, NDArray[Any] | None]] = [
     (plain_set, "pattern", np.full(6, 0x60, np.uint8)),  # a code above 5
     (plain_set, "tiles", np.zeros(2, np.uint8)),
     (plain_set, "tiles", np.asarray([15], np.uint8)),  # needs 12 bytes of patterns
+    (ordered_set, "order", np.array([2, 0, 2], np.int32)),
     (with_eights, "mask8", None),
     (with_eights, "mask8", np.zeros(64, np.int8)),
     (with_eights, "mask8", np.zeros(63, np.uint8)),

@@ -47,7 +47,7 @@ class Wanting(FirstTwo):
 @pytest.fixture(autouse=True)
 def entered(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in (FirstTwo, Wanting):
-        monkeypatch.setitem(METHODS, kind.name, kind)
+        monkeypatch.setitem(METHODS._classes, kind.name, kind)
 
 
 def check(masks: Any) -> None:

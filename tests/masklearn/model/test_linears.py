@@ -29,19 +29,6 @@ def test_a_model_of_linears_computes_what_it_did(make_model: ModelMaker, model_t
     torch.testing.assert_close(whole(IDS).logits, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_gradients_pass_through_experts(make_model: ModelMaker) -> None:
-    path = make_model("mixtral")
-    fused, split = (AutoModelForCausalLM.from_pretrained(path).eval() for _ in range(2))
-    as_linears(split)
-    for whole in (fused, split):
-        whole(IDS, labels=IDS).loss.backward()
-    fused_gradient = fused.model.layers[1].mlp.experts.gate_up_proj.grad
-    experts = split.model.layers[1].mlp.experts
-    for i, expert in enumerate(experts):
-        both = torch.cat([expert.gate_proj.weight.grad, expert.up_proj.weight.grad])
-        torch.testing.assert_close(both, fused_gradient[i], rtol=1e-3, atol=1e-5)
-
-
 def test_an_expert_without_tokens_is_called(make_model: ModelMaker) -> None:
     """One token goes to two of four experts, and hooks on the other two are called too."""
     whole = AutoModelForCausalLM.from_pretrained(make_model("mixtral")).eval()

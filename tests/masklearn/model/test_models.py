@@ -8,12 +8,10 @@ from transformers import AutoModelForMaskedLM
 from masklearn.model.architectures import ARCHITECTURES
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears
-from masklearn.model.linears import linear_modules, read_linear
-from masklearn.model.models import auto_class, load_model, meta_model
+from masklearn.model.models import auto_class, meta_model
 from tests.conftest import ModelMaker
 from tests.masklearn.architectures import every
 from tests.masklearn.edits import edit_config
-from tests.masklearn.mask_sets import random_masks
 from tests.refusals import refused
 
 
@@ -47,25 +45,3 @@ def test_config_of_no_model(make_model: ModelMaker) -> None:
     edit_config(path, n_head=5)
     with refused():
         meta_model(Checkpoint.open(path))
-
-
-@pytest.mark.parametrize("model_type", every())
-def test_masks_reach_the_weights_of_every_layout(make_model: ModelMaker, model_type: str) -> None:
-    """Layouts include transposed weights, fused experts and names that differ from the module's."""
-    path = make_model(model_type)
-    checkpoint, masks = Checkpoint.open(path), random_masks(covered_linears(path, ["*"]).linears)
-    masked, dense = load_model(path, masks), load_model(path)
-    assert type(masked) is type(auto_class(ARCHITECTURES[model_type]).from_pretrained(path))
-    for name, linear in linear_modules(masked, checkpoint).items():
-        weight = linear_modules(dense, checkpoint)[name].weight
-        expected = torch.where(torch.from_numpy(masks[name].keep()), weight, 0.0) if name in masks else weight
-        assert torch.equal(linear.weight, expected), name
-        if name in masks:
-            assert torch.equal(weight, read_linear(checkpoint, name))
-
-
-@pytest.mark.parametrize("sizes", [{"intermediate_size": 64}, {"num_hidden_layers": 2}])
-def test_masks_of_another_model(make_model: ModelMaker, sizes: dict[str, int]) -> None:
-    masks = random_masks(covered_linears(make_model()).linears)
-    with refused():
-        load_model(make_model(**sizes), masks)

@@ -8,7 +8,6 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears
 from masklearn.model.linears import read_linear
-from masklearn.model.naming import checkpoint_name, from_stored, linear_name, stored_shape, to_stored
 from masklearn.stream.blocks import stream_blocks
 from tests.conftest import ModelMaker
 from tests.families import write_family
@@ -72,41 +71,6 @@ def test_the_other_layout_of_gemma3(make_model: ModelMaker) -> None:
     assert rename(path, {"language_model.model.": "model.language_model."})
     assert next(iter(covered_linears(path).linears)).startswith("model.language_model.layers.0.")
     assert torch.equal(last_hidden(path), before)
-
-
-def test_names_that_no_checkpoint_has_stay(make_model: ModelMaker) -> None:
-    checkpoint = Checkpoint.open(make_model("mixtral"))
-    assert checkpoint_name(checkpoint, "model.layers.9.mlp.gate.weight") == "model.layers.9.mlp.gate.weight"
-    assert linear_name(checkpoint, "model.layers.2.mlp.experts.3.up_proj") == (
-        "model.layers.2.block_sparse_moe.experts.3.w3"
-    )
-
-
-WIDE = np.arange(6).reshape(2, 3)
-
-
-@pytest.mark.parametrize("prefix", ["transformer.", ""])
-def test_weights_of_conv1d_lie_the_other_way_round(make_model: ModelMaker, prefix: str) -> None:
-    checkpoint, name = Checkpoint.open(make_model("gpt2")), f"{prefix}h.0.attn.c_attn.weight"
-    assert stored_shape(checkpoint, name, (2, 3)) == (3, 2)
-    assert stored_shape(checkpoint, f"{prefix}h.0.ln_1.weight", (3,)) == (3,)
-    assert np.array_equal(from_stored(checkpoint, name, WIDE), WIDE.T)
-    assert np.array_equal(from_stored(checkpoint, name, to_stored(checkpoint, name, WIDE)), WIDE)
-
-
-@pytest.mark.parametrize(
-    ("model_type", "name"),
-    [
-        ("gpt2", "lm_head.weight"),
-        ("gpt2", "transformer.wte.weight"),
-        ("gpt2", "transformer.h.0.attn.bias"),
-        ("opt", "model.decoder.layers.0.fc1.weight"),
-    ],
-)
-def test_everything_else_lies_as_it_is(make_model: ModelMaker, model_type: str, name: str) -> None:
-    checkpoint = Checkpoint.open(make_model(model_type))
-    assert stored_shape(checkpoint, name, (2, 3)) == (2, 3)
-    assert from_stored(checkpoint, name, WIDE) is to_stored(checkpoint, name, WIDE) is WIDE
 
 
 def test_reading_a_weight_builds_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

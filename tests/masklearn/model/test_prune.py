@@ -8,10 +8,6 @@ import pytest
 import torch
 from compressed_tensors.config import SparsityCompressionConfig
 from safetensors.torch import load_file, save_file
-from torch.sparse._semi_structured_conversions import (
-    sparse_semi_structured_from_dense_cutlass,
-    sparse_semi_structured_to_dense_cutlass,
-)
 from transformers import AutoModelForCausalLM, AutoTokenizer, CompressedTensorsConfig
 
 from masklearn.model.checkpoint import Checkpoint
@@ -45,20 +41,6 @@ def test_a_pruned_checkpoint_says_what_it_is(make_model, tmp_path):
     assert set(written.pop("sparsity_config")["targets"]) <= set(masks)
     assert written == json.loads((source / "config.json").read_text())
     AutoTokenizer.from_pretrained(out)
-
-
-def test_torch_takes_two_four_linears(make_model, tmp_path):
-    """By the conversion of `torch.sparse.to_sparse_semi_structured`, whose GEMM needs a GPU."""
-    source, out = make_model(hidden_size=64, intermediate_size=128), tmp_path / "pruned"
-    masks = random_masks(covered_linears(source).linears, share=1.0)
-    write_pruned_checkpoint(Checkpoint.open(source), masks, out)
-    weights = load_file(out / "model.safetensors")
-    for name in masks:
-        weight = weights[f"{name}.weight"].half()
-        assert torch.equal(
-            sparse_semi_structured_to_dense_cutlass(*sparse_semi_structured_from_dense_cutlass(weight)),
-            weight,
-        )
 
 
 def copied_of(contents, source, out):

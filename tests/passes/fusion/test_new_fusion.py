@@ -37,7 +37,7 @@ class FuseNegationsPass(EpiloguePass):
 
 @pytest.fixture
 def entered(monkeypatch) -> None:
-    monkeypatch.setitem(FUSIONS, FuseNegationsPass.name, FuseNegationsPass)
+    monkeypatch.setitem(FUSIONS._classes, FuseNegationsPass.name, FuseNegationsPass)
 
 
 def operators(path: Path) -> list[str]:
