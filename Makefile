@@ -124,7 +124,7 @@ reproduce: .venv/installed models
 docs: .venv/docs
 	$(BIN)/python docs/generate.py
 	$(BIN)/python docs/support.py
-	$(BIN)/python docs/draw.py
+	$(BIN)/python -m docs.draw
 	$(BIN)/python benchmarks/kernels/roofline.py --page docs/explanation/performance.md
 	$(BIN)/python -m benchmarks.quality.frontier
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

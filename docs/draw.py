@@ -1,6 +1,6 @@
 """Draws the pictures of docs/explanation that show how the program works, from what the program computes.
 
-    python docs/draw.py [--check]
+    python -m docs.draw [--check]
 
 `--check` writes nothing, and exits with 1 if a picture is not what would be drawn.
 """
@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from docs.svg import themed
 from masklearn.choice.goal import BYTES
 from masklearn.choice.select import select, steps_of, tile_savings
 from masklearn.masks.kinds.table import BY_CODE, PRUNED, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.nm_codes import PATTERNS
 from patch_compile.packing.format import pack
-from patch_compile.report.page.rendering import themed
 
 FOLDER = Path(__file__).parent / "explanation"
 _STYLE = """
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
         elif not file.is_file() or file.read_text() != drawn:
             wrong.append(name)
     if wrong:
-        print(f"Not as drawn: {', '.join(wrong)}. Run `python docs/draw.py`.", file=sys.stderr)
+        print(f"Not as drawn: {', '.join(wrong)}. Run `python -m docs.draw`.", file=sys.stderr)
     return bool(wrong)
 
 

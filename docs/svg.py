@@ -1,16 +1,21 @@
-"""Parts of a chart as SVG: axes with round ticks, lines, marks with tooltips, and labels that cover little."""
+"""Parts of a picture as SVG: the colours of the report's page, axes with round ticks, lines, marks with tooltips, and labels
+that cover little."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, TypeAlias
 
+from patch_compile.report.page.rendering import asset
+
 if TYPE_CHECKING:
     from markupsafe import Markup
 
+_VARIABLE = re.compile(r"--([\w-]+):\s*([^;]+);")
 Point: TypeAlias = tuple[float, float]
 Ticks: TypeAlias = Sequence[tuple[float, str]]
 SIZE = 12  # of the font, in pixels
@@ -49,6 +54,26 @@ _WIDTHS = {
     for char in chars
 }
 _OTHER = 1.0  # M, W, m, %, @; no character of another script is wider in common fonts
+
+
+def themes() -> dict[str, dict[str, str]]:
+    """Returns the variables of theme.css by medium: "screen" is light, the others are its media queries."""
+    screen, *rest = re.split(r"@media ([^{]+?) \{", asset("theme.css"))
+    blocks = {"screen": screen} | dict(zip(rest[::2], rest[1::2], strict=True))
+    light = dict(_VARIABLE.findall(screen))
+    return {medium: light | dict(_VARIABLE.findall(block)) for medium, block in blocks.items()}
+
+
+def themed(rules: str) -> str:
+    """Returns rules for each medium with values in place of variables.
+
+    Viewers without `var()` open a picture too; viewers without media queries show it light.
+    """
+    light, *others = [
+        (medium, re.sub(r"var\(--([\w-]+)\)", lambda match, now=values: now[match[1]], rules))  # type: ignore[misc]
+        for medium, values in themes().items()
+    ]
+    return "\n".join([light[1], *(f"@media {medium} {{\n{text}\n}}" for medium, text in others)])
 
 
 def tag(name: str, *content: object, **attributes: object) -> Markup:

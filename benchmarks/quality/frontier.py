@@ -32,6 +32,7 @@ from docs.svg import (
     place_labels,
     polyline,
     tag,
+    themed,
 )
 from masklearn.masks.kinds.table import DENSE, PRUNED, TWO_FOUR
 from masklearn.masks.tiles import grid_shape
@@ -45,7 +46,6 @@ from patch_compile.planning.outline import outline_of_llama
 from patch_compile.planning.planner import settle_together
 from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.tile_map import TileKinds
-from patch_compile.report.page.rendering import themed
 
 Row = Mapping[str, Any]
 _DOCS = Path(__file__).parents[2] / "docs"

@@ -42,7 +42,6 @@ class LearnedAnswer(VersionedRecord):
     None without baselines and without text to evaluate on; seconds: duration of each stage.
     """
 
-    # 1 had sentences on the baselines; 2 had lowerings and bytes that no build has; 3 did not say what the user gave
     SCHEMA: ClassVar[int] = 4
 
     path: str
@@ -64,7 +63,7 @@ class LearnedAnswer(VersionedRecord):
 class CompiledAnswer(VersionedRecord, PrunedModel):
     """Result of `compile`. path: OUT."""
 
-    SCHEMA: ClassVar[int] = 2  # 1 did not say what the user gave
+    SCHEMA: ClassVar[int] = 2
 
     path: str
     plan: PlanSummary
@@ -79,7 +78,7 @@ class ImportedAnswer(VersionedRecord):
     path: the file of masks; ratio: zeroed weights / weights by the pattern; zeros: the same by the published masks.
     """
 
-    SCHEMA: ClassVar[int] = 2  # 1 had lowerings and bytes that no build has
+    SCHEMA: ClassVar[int] = 2
 
     path: Annotated[str, shown("masks", Unit.WORDS)]
     linears: tuple[MaskedLinear, ...]

@@ -65,7 +65,7 @@ class EngineReport(FileRecord, EngineDetails):
     of the plugin's kernels that the engine runs, empty if they are unknown.
     """
 
-    SCHEMA: ClassVar[int] = 2  # 1 had no version, paths in the unfinished OUT, and a sentence on 2:4 tactics
+    SCHEMA: ClassVar[int] = 2
     WHAT: ClassVar[str] = "the description of an engine"
     PLACE: ClassVar[str] = ENGINE_REPORT
 

@@ -247,7 +247,7 @@ class PlanSummary(Record):
 class Plan(FileRecord, PlanSummary):
     """OUT/plan.json: the lowering of every covered linear. choice: of the masks, None for masks that were published."""
 
-    SCHEMA: ClassVar[int] = 3  # 2 did not tell what types bring from what tiles bring
+    SCHEMA: ClassVar[int] = 3
     WHAT: ClassVar[str] = "a plan"
     PLACE: ClassVar[str] = PLAN
 

@@ -16,8 +16,6 @@ from patch_compile.artifacts.plan import Asked, LinearRow, PlanSummary, Skipped
 from patch_compile.artifacts.proof import OutputsProof, TokensProof
 from patch_compile.artifacts.record import FileRecord, Record, Seconds
 
-# 1 had no kind, and sentences in plan and engine; 2 had sentences in its proof; 3 had perplexities of ONNX files, and did
-# not say what the user gave
 REPORT_SCHEMA = 5
 
 

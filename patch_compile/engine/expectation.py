@@ -59,9 +59,9 @@ def expectation_from_onnx(onnx_path: Path) -> PlanExpectation:
     Raises PatchCompileError for a file that is not a model, for PatchLinear nodes that share a name or differ in type, and
     as `check_nodes` does.
     """
-    from patch_compile.onnx_io.graph_inputs import load_graph
+    from patch_compile.onnx_io.proto import load_proto
 
-    graph = load_graph(onnx_path)
+    graph = load_proto(onnx_path).graph
     stored = {tensor.name: tensor for tensor in graph.initializer}
     nodes = [node for node in graph.node if (node.domain, node.op_type) == (DOMAIN, NAME)]
     check_nodes(onnx_path, nodes, stored)

@@ -42,14 +42,9 @@ def read_inputs(onnx_path: Path) -> tuple[GraphInput, ...]:
 
     Raises PatchCompileError if the file is missing or is not an ONNX model, or if an input has no shape.
     """
-    graph = load_graph(onnx_path)
+    graph = load_proto(onnx_path).graph
     stored = {tensor.name for tensor in graph.initializer}
     return tuple(_read_input(onnx_path, value) for value in graph.input if value.name not in stored)
-
-
-def load_graph(onnx_path: Path) -> onnx.GraphProto:
-    """Returns the graph of an ONNX file, without external data. Raises PatchCompileError if it is not an ONNX model."""
-    return load_proto(onnx_path).graph
 
 
 def _read_input(path: Path, value: onnx.ValueInfoProto) -> GraphInput:

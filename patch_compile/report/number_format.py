@@ -24,7 +24,7 @@ def number(value: float | None, digits: int = 3) -> str:
         return _sign(f"{value:,.{places}f}")
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
     power = f"10{str(int(exponent)).translate(_SUPERSCRIPT)}"
-    return _sign(power if mantissa == "1" else f"{mantissa} × {power}")
+    return _sign(f"{mantissa} × {power}")
 
 
 def found_error(error: float | None) -> str:

@@ -25,7 +25,7 @@ from masklearn.masks.name_globs import depth_of
 from patch_compile.artifacts.verify_schema import FirstDifference
 from patch_compile.debug import TENSORS, tell
 from patch_compile.onnx_io.feeds import Feed
-from patch_compile.onnx_io.graph_inputs import load_graph
+from patch_compile.onnx_io.proto import load_proto
 from patch_compile.onnx_io.session import open_session, run_session
 from patch_compile.planning.lowering import plan_linears
 from patch_compile.sources.base import Source
@@ -95,7 +95,7 @@ def find_first_difference(
 
 def _shared(hybrid: Path, reference: Path) -> list[_Candidate]:
     """Returns the tensors that both graphs compute under the same name, in the order of the hybrid graph."""
-    ours, theirs = (load_graph(path) for path in (hybrid, reference))
+    ours, theirs = (load_proto(path).graph for path in (hybrid, reference))
     known = {name for node in theirs.node for name in node.output}
     candidates, blocks = [], 1
     for node in ours.node:

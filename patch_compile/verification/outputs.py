@@ -22,7 +22,7 @@ from patch_compile.artifacts.proof import (
 from patch_compile.errors import AccuracyError
 from patch_compile.onnx_io.compare import Outputs, answer, compare_answers
 from patch_compile.onnx_io.feeds import Feed
-from patch_compile.onnx_io.graph_inputs import load_graph
+from patch_compile.onnx_io.proto import load_proto
 from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.onnx_io.session import open_session, run_session
 from patch_compile.onnx_io.tensor_names import ATTENTION_MASK, HIDDEN
@@ -157,7 +157,7 @@ def _first_overflow(hybrid: Path, feeds: Sequence[Feed]) -> str | None:
     hybrid: a file that ONNX Runtime can run.
     """
     places: dict[str, str] = {}
-    for node in load_graph(hybrid).node:
+    for node in load_proto(hybrid).graph.node:
         if node.op_type == NAME:  # one linear's output may be the next one's input
             places.setdefault(node.input[0], f"the input of {node.name}")
             places.setdefault(node.output[0], f"the output of {node.name}")

@@ -23,7 +23,7 @@ from patch_compile.artifacts.layout import MANIFEST, MASKS, ONNX, PLAN
 from patch_compile.artifacts.place import no_build, partial_of
 from patch_compile.artifacts.plan import LinearRow, Plan
 from patch_compile.errors import PatchCompileError
-from patch_compile.onnx_io.graph_inputs import load_graph
+from patch_compile.onnx_io.proto import load_proto
 from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.onnx_io.session import WRONG_OPTIMIZERS, open_session, run_session
 from patch_compile.progress import Progress
@@ -62,7 +62,7 @@ def reduce_linear(out: Path, linear: str, folder: Path) -> ReducedLinear:
         with progress.stage("dense reference"):
             write_dense_reference(source, out, MaskSet.load(out / MASKS), reference)
             dense = runnable_onnx(reference, scratch)
-        part = _Part.around(row, load_graph(out / ONNX), load_graph(dense))
+        part = _Part.around(row, load_proto(out / ONNX).graph, load_proto(dense).graph)
         feed = source.proof_feed(hybrid, progress)
         with progress.stage("hybrid on ONNX Runtime"):
             names = [*part.inputs, *part.outputs]

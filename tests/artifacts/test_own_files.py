@@ -13,16 +13,10 @@ from patch_compile.artifacts.place import check_apart
 from patch_compile.artifacts.record import write_json
 from patch_compile.artifacts.stage_files import foreign_files, remove_temporaries
 from patch_compile.artifacts.workspace import Workspace
-from tests.artifacts.stages import finish, writer
+from tests.artifacts.stages import begun, finish
 from tests.refusals import refused
 
 MINE = ["notes.txt", ".git/HEAD", "a/notes.txt", "new/folder/file", ".env", "out.part"]
-
-
-def built(out, text="1", **flags):
-    workspace = Workspace(out, **flags)
-    workspace.run("one", text, ["a"], writer(text))
-    return finish(workspace)
 
 
 def put(folder, name):
@@ -31,30 +25,24 @@ def put(folder, name):
 
 
 @pytest.mark.parametrize("name", MINE)
-def test_force_refuses_out_with_foreign_files(tmp_path, name):
-    out = built(tmp_path / "out")
-    put(out, name)
-    with refused():
-        Workspace(out, force=True)
-    assert (out / name).read_text() == "mine"
-
-
-@pytest.mark.parametrize("flags", [{"force": True}, {"resume": True}])
-@pytest.mark.parametrize("name", MINE)
-def test_unfinished_build_with_foreign_files_is_refused(tmp_path, name, flags):
-    workspace = Workspace(tmp_path / "out")
-    workspace.run("one", "1", ["a"], writer("1"))
-    put(workspace.root, name)
-    workspace.release()
-    with refused():
-        Workspace(tmp_path / "out", **flags)
-    assert (workspace.root / name).read_text() == "mine"
+def test_builds_with_foreign_files_are_refused(tmp_path, name):
+    out, unfinished = finish(begun(tmp_path / "out")), begun(tmp_path / "other")
+    unfinished.release()
+    for folder in (out, unfinished.root):
+        put(folder, name)
+    for place, flags in (
+        (out, {"force": True}),
+        (tmp_path / "other", {"force": True}),
+        (tmp_path / "other", {"resume": True}),
+    ):
+        with refused():
+            Workspace(place, **flags)
+    assert (out / name).read_text() == (unfinished.root / name).read_text() == "mine"
 
 
 def test_foreign_file_put_during_a_build_survives(tmp_path):
-    out = built(tmp_path / "out")
-    workspace = Workspace(out, force=True)
-    workspace.run("one", "2", ["a"], writer("2"))
+    out = finish(begun(tmp_path / "out"))
+    workspace = begun(out, "2", force=True)
     put(out, "notes.txt")
     with refused():
         finish(workspace)
@@ -69,9 +57,8 @@ def test_foreign_file_put_during_a_build_survives(tmp_path):
 def test_links_in_builds_are_refused_by_name(tmp_path, place, target):
     (tmp_path / "precious").mkdir()
     put(tmp_path, "precious.txt")
-    out = built(tmp_path / "out")
-    unfinished = Workspace(tmp_path / "other")
-    unfinished.run("one", "1", ["a"], writer("1"))
+    out = finish(begun(tmp_path / "out"))
+    unfinished = begun(tmp_path / "other")
     unfinished.release()
     for folder in (out, unfinished.root):
         (folder / place).mkdir(parents=True, exist_ok=True)
@@ -122,7 +109,7 @@ def test_temporary_names_are_known_and_removed(tmp_path):
 
 
 def test_a_later_step_replaces_only_its_own(tmp_path):
-    out = OutFolder.open(built(tmp_path / "out"))
+    out = OutFolder.open(finish(begun(tmp_path / "out")))
     with out.replacing("verify") as folder:
         put(folder, "verify.json")
     out = out.record_folder("verify", "key")
@@ -141,7 +128,7 @@ def test_a_later_step_replaces_only_its_own(tmp_path):
 
 
 def test_interrupted_later_step_leaves_no_foreign_files(tmp_path):
-    out = OutFolder.open(built(tmp_path / "out"))
+    out = OutFolder.open(finish(begun(tmp_path / "out")))
     with out.replacing("verify") as folder:
         put(folder, "verify.json")
     out.record_folder("verify", "key")
@@ -156,8 +143,7 @@ def test_interrupted_later_step_leaves_no_foreign_files(tmp_path):
 
 
 def test_kills_in_rerun_stages_leave_no_leftovers(tmp_path):
-    first = Workspace(tmp_path / "out")
-    first.run("one", "1", ["a"], writer("1"))
+    first = begun(tmp_path / "out")
     with pytest.raises(KeyboardInterrupt):
         first.run(
             "one", "2", ["a"], lambda root: (put(root, "a/other"), (_ for _ in ()).throw(KeyboardInterrupt))
@@ -169,7 +155,7 @@ def test_kills_in_rerun_stages_leave_no_leftovers(tmp_path):
 
 
 def test_inputs_in_out_are_refused(tmp_path):
-    out = built(tmp_path / "out")
+    out = finish(begun(tmp_path / "out"))
     put(tmp_path, "model/config.json")
     put(tmp_path, "text.txt")
     (tmp_path / "link").symlink_to("out/a/file.txt")

@@ -7,14 +7,8 @@ import pytest
 
 from patch_compile.artifacts.place import place_of
 from patch_compile.artifacts.workspace import Workspace
-from tests.artifacts.stages import finish, writer
+from tests.artifacts.stages import begun, finish
 from tests.refusals import refused
-
-
-def build_at(out, text, **flags):
-    workspace = Workspace(out, **flags)
-    workspace.run("one", text, ["a"], writer(text))
-    return finish(workspace)
 
 
 def tree(folder: Path) -> dict[str, str | None]:
@@ -25,7 +19,7 @@ def tree(folder: Path) -> dict[str, str | None]:
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     """Makes a folder in tmp_path a finished build and the current folder."""
-    build_at(tmp_path / "models" / "build", "1")
+    finish(begun(tmp_path / "models" / "build", "1"))
     monkeypatch.chdir(tmp_path / "models" / "build")
     return tmp_path
 
@@ -56,14 +50,14 @@ def test_a_mount_point_is_refused():
 
 
 def test_a_link_to_a_build_means_the_build(tmp_path, monkeypatch):
-    build_at(tmp_path / "disk" / "build", "1")
+    finish(begun(tmp_path / "disk" / "build", "1"))
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "neighbour").write_text("kept")
     monkeypatch.chdir(tmp_path / "here")
     Path("latest").symlink_to("../disk/build")
     with refused():
         Workspace(Path("latest"))
-    out = build_at(Path("latest"), "2", force=True)
+    out = finish(begun(Path("latest"), "2", force=True))
     assert out == tmp_path / "disk" / "build"
     assert Path("latest").readlink() == Path("../disk/build")
     assert Path("latest/a/file.txt").read_text() == "2"
@@ -114,8 +108,8 @@ def test_unnameable_outs_are_refused(tmp_path, monkeypatch, spelled):
 
 def test_long_names_can_be_replaced(tmp_path):
     name = "x" * 228
-    build_at(tmp_path / name, "1")
-    build_at(tmp_path / name, "2", force=True)
+    finish(begun(tmp_path / name, "1"))
+    finish(begun(tmp_path / name, "2", force=True))
     assert (tmp_path / name / "a" / "file.txt").read_text() == "2"
 
 

@@ -39,10 +39,6 @@ def path(tmp_path):
     return tmp_path / "plan.json"
 
 
-def change(path, **changed):
-    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
-
-
 def test_what_is_written_is_read_again(path, tmp_path):
     plan = Plan.of(tmp_path)
     assert plan == Plan.read(path) and plan.unpredicted is Unpredicted.NO_CARD
@@ -52,10 +48,6 @@ def test_what_is_written_is_read_again(path, tmp_path):
     plan.write(tmp_path / "again.json")
     assert Plan.read(tmp_path / "again.json") == plan
     assert json.loads((tmp_path / "again.json").read_text())["schema"] == Plan.SCHEMA
-
-
-def test_a_folder_without_a_plan_has_none(tmp_path):
-    assert Plan.of(tmp_path) is None
 
 
 @pytest.mark.parametrize(

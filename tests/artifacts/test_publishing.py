@@ -13,7 +13,7 @@ from masklearn.base.durable import is_temporary
 from patch_compile.artifacts.layout import MANIFEST, STATE
 from patch_compile.artifacts.workspace import Workspace
 from patch_compile.errors import PatchCompileError
-from tests.artifacts.stages import finish, never, seal, writer
+from tests.artifacts.stages import begun, finish, never, seal, writer
 from tests.refusals import refused
 
 # Publishes a build of one stage and kills itself before file system operation number `deadly`.
@@ -46,12 +46,6 @@ print(count)
 """
 
 
-def build(out, text, **flags):
-    workspace = Workspace(out, **flags)
-    workspace.run("one", text, ["a"], writer(text))
-    return workspace
-
-
 def die(out, deadly):
     command = [sys.executable, "-c", DOOMED, str(out), str(deadly)]
     return subprocess.run(
@@ -76,15 +70,6 @@ def check_neighbours(tmp_path, names):
     assert all((tmp_path / name / MANIFEST).read_text() == name for name in names)
 
 
-def test_folders_beside_out_are_never_touched(tmp_path):
-    names, out = neighbours(tmp_path), tmp_path / "out"
-    finish(build(out, "1"))
-    check_neighbours(tmp_path, names)
-    finish(build(out, "2", force=True))
-    check_neighbours(tmp_path, names)
-    assert text_of(out) == "2"
-
-
 def test_kills_while_publishing_lose_nothing(tmp_path):
     """The process dies before the first operation, before the second, and so on to the last."""
     between = 0
@@ -92,7 +77,7 @@ def test_kills_while_publishing_lose_nothing(tmp_path):
         folder = tmp_path / str(deadly)
         folder.mkdir()
         out, names = folder / "out", neighbours(folder)
-        finish(build(out, "old"))
+        finish(begun(out, "old"))
         done = die(out, deadly)
         if done.returncode == 0:
             break
@@ -131,7 +116,7 @@ def test_force_keeps_old_builds_until_done(tmp_path, monkeypatch):
 def test_foreign_builds_at_out_stay_apart(tmp_path, monkeypatch):
     out = tmp_path / "out"
     left_between_the_renames(out, monkeypatch)
-    finish(build(tmp_path / "other", "mine"))
+    finish(begun(tmp_path / "other", "mine"))
     (tmp_path / "other").rename(out)
     with refused():
         Workspace(out, force=True, resume=True)
@@ -141,8 +126,8 @@ def test_foreign_builds_at_out_stay_apart(tmp_path, monkeypatch):
 
 def left_between_the_renames(out, monkeypatch):
     """Leave the state of a kill: the second rename fails, and so does undoing the first."""
-    finish(build(out, "old"))
-    workspace = build(out, "new", force=True)
+    finish(begun(out, "old"))
+    workspace = begun(out, "new", force=True)
     seal(workspace)
     with monkeypatch.context() as broken, refused():
         broken.setattr(os, "rename", failing({2, 3}, OSError(errno.EIO, "Input/output error")))
@@ -154,7 +139,7 @@ def left_between_the_renames(out, monkeypatch):
 def test_kills_after_the_second_rename_resume(tmp_path):
     """OUT is complete then, but holds files that only publishing needed. Without --resume it is an OUT like any other."""
     out = tmp_path / "out"
-    workspace = build(out, "1")
+    workspace = begun(out, "1")
     state = (workspace.root / STATE).read_bytes()
     finish(workspace)
     (out / STATE).write_bytes(state)
@@ -185,8 +170,8 @@ def failing(numbers, error):
 @pytest.mark.parametrize("error", [OSError(errno.EBUSY, "Device or resource busy"), KeyboardInterrupt()])
 def test_failed_renames_are_undone(tmp_path, monkeypatch, number, error):
     names, out = neighbours(tmp_path), tmp_path / "out"
-    finish(build(out, "old"))
-    workspace = build(out, "new", force=True)
+    finish(begun(out, "old"))
+    workspace = begun(out, "new", force=True)
     seal(workspace)
     with monkeypatch.context() as broken, pytest.raises((PatchCompileError, KeyboardInterrupt)) as caught:
         broken.setattr(os, "rename", failing({number}, error))
@@ -206,10 +191,10 @@ def test_failed_renames_are_undone(tmp_path, monkeypatch, number, error):
 @pytest.mark.parametrize("name", ["folder", "file", "build"])
 def test_late_arrivals_at_out_stay(tmp_path, name):
     out = tmp_path / "out"
-    workspace = build(out, "1")
+    workspace = begun(out, "1")
     seal(workspace)
     if name == "build":
-        finish(build(tmp_path / "other", "mine")).rename(out)
+        finish(begun(tmp_path / "other", "mine")).rename(out)
     else:
         out.write_text("mine") if name == "file" else out.mkdir()
     with refused():
@@ -223,8 +208,8 @@ def test_late_arrivals_at_out_stay(tmp_path, name):
 def test_unremovable_leftovers_are_named(tmp_path, monkeypatch):
     """The old build's files can't be removed now, but the next --force removes them."""
     out = tmp_path / "out"
-    finish(build(out, "old"))
-    workspace = build(out, "new", force=True)
+    finish(begun(out, "old"))
+    workspace = begun(out, "new", force=True)
     seal(workspace)
     with monkeypatch.context() as broken, refused():
         broken.setattr(
@@ -234,7 +219,7 @@ def test_unremovable_leftovers_are_named(tmp_path, monkeypatch):
     assert workspace.discard_if_empty()
     workspace.release()
     assert text_of(out) == "new"
-    finish(build(out, "new", force=True))
+    finish(begun(out, "new", force=True))
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert {path.name for path in out.iterdir()} == {"a", MANIFEST}
 
@@ -250,7 +235,7 @@ def test_files_are_flushed_before_renames(tmp_path, monkeypatch):
         done.append((Path(source).name, Path(target).name))
         rename(source, target)
 
-    workspace = build(tmp_path / "out", "1")
+    workspace = begun(tmp_path / "out", "1")
     monkeypatch.setattr(os, "fsync", flush)
     seal(workspace)
     part, folder = done

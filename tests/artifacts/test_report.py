@@ -3,9 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
-from patch_compile.artifacts.proof import OutputsDifference
 from patch_compile.artifacts.report import DecoderReport, Kind, read_report
 from tests.refusals import refused
 from tests.report.page.outs import Out
@@ -16,22 +14,17 @@ def out(tmp_path: Path) -> Path:
     return Out(tmp_path / "out").write()
 
 
-def test_a_report_names_the_kind_of_its_model(out: Path) -> None:
+def test_what_is_written_is_read(out: Path) -> None:
     report = read_report(out)
     assert isinstance(report, DecoderReport) and report.kind is Kind.DECODER
     assert read_report(out.parent) is None
+    report.write(out / "again.json")
+    assert json.loads((out / "again.json").read_text()) == json.loads((out / "report.json").read_text())
 
 
 @pytest.mark.parametrize(
     "changed",
-    [
-        {"schema": 1},
-        {"schema": 2},
-        {"kind": "tale"},
-        {"kind": "onnx"},
-        {"perplexity": {"dense": 15.68}},
-        {"remarks": []},
-    ],
+    [{"schema": 1}, {"kind": "tale"}, {"kind": "onnx"}, {"perplexity": {"dense": 15.68}}, {"remarks": []}],
 )
 def test_another_version_or_kind_is_refused_by_name(out: Path, changed: dict[str, Any]) -> None:
     path = out / "report.json"
@@ -59,15 +52,3 @@ def test_values_that_no_build_writes_are_refused(out: Path, was: str, becomes: s
     path.write_text(text.replace(was, becomes))
     with refused():
         read_report(out)
-
-
-def test_a_comparison_of_no_output_is_refused() -> None:
-    with pytest.raises(ValidationError, match="at least 1 item"):
-        OutputsDifference(outputs=())
-
-
-def test_reports_round_trip(out: Path, tmp_path: Path) -> None:
-    report = read_report(out)
-    assert report is not None
-    report.write(tmp_path / "again.json")
-    assert json.loads((tmp_path / "again.json").read_text()) == json.loads((out / "report.json").read_text())

@@ -6,7 +6,6 @@ from patch_compile.artifacts.engine import SparseTactics
 from patch_compile.engine.network import (
     BuildJob,
     Cancellation,
-    is_about_sparsity,
     sparse_tactics,
     write_engine,
 )
@@ -15,11 +14,8 @@ from patch_compile.hardware.cards import parse_architectures
 from tests.engine import graphs
 
 FOUND = "(Sparsity) Found 196 layer(s) eligible to use sparse tactics: /model/layers.0/q_proj/MatMul, /lm_head/MatMul"
+OTHER = "Total Activation Memory: 7864832"
 CHOSE = "(Sparsity) Chose 140 layer(s) using sparse tactics: /model/layers.0/q_proj/MatMul"
-
-
-def tactics(eligible: int | None, chosen: int | None) -> SparseTactics:
-    return SparseTactics(eligible=eligible, chosen=chosen)
 
 
 @pytest.mark.parametrize(
@@ -30,21 +26,12 @@ def tactics(eligible: int | None, chosen: int | None) -> SparseTactics:
         ([f"[11/25/2026-10:00:00] [I] [TRT] {FOUND}", f"[V] [TRT] {CHOSE}\n"], (196, 140)),
         ([FOUND], (196, None)),
         ([], (None, None)),
+        ([FOUND.replace("196", "7"), CHOSE.replace("140", "5"), FOUND, OTHER, CHOSE], (196, 140)),  # of the last selection
     ],
 )  # fmt: skip
 def test_counts(lines, expected):
-    assert sparse_tactics(lines) == tactics(*expected)
-
-
-def test_the_last_tactic_selection_is_written():
-    first = [line.replace("196", "7").replace("140", "5") for line in (FOUND, CHOSE)]
-    assert sparse_tactics([*first, FOUND, CHOSE]) == tactics(196, 140)
-
-
-def test_other_lines_are_none_of_its_business():
-    other = "Total Activation Memory: 7864832"
-    assert is_about_sparsity(FOUND) and not is_about_sparsity(other)
-    assert sparse_tactics([FOUND, other, CHOSE]) == tactics(196, 140)
+    eligible, chosen = expected
+    assert sparse_tactics(lines) == SparseTactics(eligible=eligible, chosen=chosen)
 
 
 @pytest.mark.rtx
@@ -54,7 +41,7 @@ def test_what_is_logged_about_sparsity_is_returned(tmp_path, rtx, severity):
     path = graphs.write_two_gemms(tmp_path / "m.onnx")
     job = BuildJob(rtx, path, parse_architectures("sm86"), profiles_from_onnx(path), None)
     level = getattr(rtx.trt.ILogger.Severity, severity)
-    lines = [FOUND, "Total Activation Memory: 7864832", CHOSE]
+    lines = [FOUND, OTHER, CHOSE]
 
     def progress(*_step):
         while lines:

@@ -73,10 +73,6 @@ class TestShapes:
         with refused():
             parse_shapes(spec, DECODER)
 
-    def test_error_names_the_flag(self):
-        with refused():
-            parse_profile(DECODER, min_shapes=None, opt_shapes="depth=1", max_shapes=None)
-
 
 class TestProfile:
     def test_missing_flags_follow_trtexec(self):
@@ -93,20 +89,20 @@ class TestProfile:
         assert ranges(min_shapes=size(1), opt_shapes=size(4)) == [1, 4, 4]
         assert ranges(min_shapes=size(1), opt_shapes=size(4), max_shapes=size(8)) == [1, 4, 8]
 
-    def test_order(self):
+    @pytest.mark.parametrize(
+        ("least", "usual"),
+        [
+            ("batch=1,sequence=9", "batch=1,sequence=4"),
+            (None, f"input_ids:1x5,attention_mask:2x7,{KEY}:1x3x2x64"),
+            (None, "depth=1"),
+            (None, None),
+        ],
+        ids=("order", "two sizes of a dimension", "flag", "nothing"),
+    )
+    def test_ranges_that_no_profile_has_are_refused(self, least, usual):
+        inputs = ENCODER if least else DECODER
         with refused():
-            parse_profile(
-                ENCODER, min_shapes="batch=1,sequence=9", opt_shapes="batch=1,sequence=4", max_shapes=None
-            )
-
-    def test_one_size_for_one_dimension(self):
-        spec = f"input_ids:1x5,attention_mask:2x7,{KEY}:1x3x2x64"
-        with refused():
-            parse_profile(DECODER, min_shapes=None, opt_shapes=spec, max_shapes=None)
-
-    def test_nothing_given(self):
-        with refused():
-            parse_profile(ENCODER, min_shapes=None, opt_shapes=None, max_shapes=None)
+            parse_profile(inputs, min_shapes=least, opt_shapes=usual, max_shapes=None)
 
 
 class TestDefaults:
@@ -167,24 +163,16 @@ class TestGraph:
         with refused():
             resolve_dims(GraphInput("mask", ("2*past",)), {"past": 2})
 
-    def test_dimension_without_a_name_gets_one(self, tmp_path):
-        value = helper.make_tensor_value_info("in/put", TensorProto.FLOAT, [None, 4])
-        out = helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, 4])
+    @pytest.mark.parametrize("spelled", [None, -1, "?", "-1"])
+    def test_dimension_that_says_nothing_gets_a_name(self, tmp_path, spelled):
+        """PaddlePaddle's exporter writes -1, or the same `?` for dimensions that differ."""
+        value = helper.make_tensor_value_info("in/put", TensorProto.FLOAT, [spelled, 3, "?", "?"])
+        out = helper.make_tensor_value_info("y", TensorProto.FLOAT, [spelled, 3, "?", "?"])
         node = helper.make_node("Identity", ["in/put"], ["y"])
         save(helper.make_model(helper.make_graph([node], "g", [value], [out])), tmp_path / "m.onnx")
         (found,) = read_inputs(tmp_path / "m.onnx")
-        assert found.dims == ("in_put_0", 4)
-        assert parse_shapes("in_put_0=3", (found,)) == {"in/put": (3, 4)}
-
-    @pytest.mark.parametrize("spelled", [-1, "?", "-1"])
-    def test_dimension_that_says_nothing_gets_a_name(self, tmp_path, spelled):
-        """PaddlePaddle's exporter writes -1, or the same `?` for dimensions that differ."""
-        value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [spelled, 3, "?", "?"])
-        out = helper.make_tensor_value_info("y", TensorProto.FLOAT, [spelled, 3, "?", "?"])
-        node = helper.make_node("Identity", ["x"], ["y"])
-        save(helper.make_model(helper.make_graph([node], "g", [value], [out])), tmp_path / "m.onnx")
-        (found,) = read_inputs(tmp_path / "m.onnx")
-        assert found.dims == ("x_0", 3, "x_2", "x_3")
+        assert found.dims == ("in_put_0", 3, "in_put_2", "in_put_3")
+        assert parse_shapes("in_put_0=3,in_put_2=1,in_put_3=4", (found,)) == {"in/put": (3, 3, 1, 4)}
 
     def test_input_without_a_shape(self, tmp_path):
         value = helper.make_tensor_value_info("x", TensorProto.FLOAT, None)

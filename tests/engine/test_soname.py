@@ -22,13 +22,6 @@ def test_libraries_answer_to_their_soname(tmp_path):
     assert ctypes.CDLL("libnamed_by_test.so").cos is not None
 
 
-def test_needed_library_that_is_missing(tmp_path):
-    path = tmp_path / "anything.so"
-    path.write_bytes(name_only_library("libnamed_2.so", "libnot_there.so.9", 62))
-    with pytest.raises(OSError, match=r"libnot_there\.so\.9"):
-        ctypes.CDLL(str(path))
-
-
 def test_library_that_is_not_loaded():
     with refused():
         answer_to_unversioned_name("libnot_loaded.so")

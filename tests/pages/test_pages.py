@@ -58,7 +58,7 @@ def test_every_page_is_in_the_navigation() -> None:
 
 def test_pictures_are_those_that_the_program_draws() -> None:
     done = subprocess.run(
-        [sys.executable, "docs/draw.py", "--check"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "docs.draw", "--check"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
 

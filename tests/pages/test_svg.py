@@ -6,8 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from docs.svg import REACH, Box, linear_axis, lines_within, place_labels, tag, text_width, ticks_within
-from patch_compile.report.page.rendering import themed, themes
+from docs.svg import (
+    REACH,
+    Box,
+    linear_axis,
+    lines_within,
+    place_labels,
+    tag,
+    text_width,
+    themed,
+    themes,
+    ticks_within,
+)
 from tests.pages.page import ROOT
 from tests.report.page.contrast import contrast
 

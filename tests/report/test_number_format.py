@@ -31,10 +31,6 @@ def test_numbers(value: float | None, text: str) -> None:
     assert number(value) == text
 
 
-def test_power_of_ten_ticks_are_exact() -> None:
-    assert (number(1e-9, 1), number(2e-9, 1), number(1e7, 1)) == ("10⁻⁹", "2 × 10⁻⁹", "10⁷")
-
-
 def test_shares_and_changes() -> None:
     assert (percent(0.4), percent(0.4, 1), percent(1.0), percent(0.0)) == ("40%", "40.0%", "100%", "0%")
     assert percent(0.0004) == "0.040%"  # a small share is not 0%

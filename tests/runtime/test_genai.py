@@ -22,6 +22,13 @@ og = pytest.importorskip("onnxruntime_genai")
 NEW = 20
 
 
+@pytest.fixture
+def copied(out_of: OutOf, tmp_path: Path) -> tuple[Path, Path]:
+    """A copy of the model and of the ONNX file of a build."""
+    shutil.copytree(out_of("llama"), tmp_path, dirs_exist_ok=True)
+    return tmp_path / "model", tmp_path / ONNX_FOLDER / "model.onnx"
+
+
 def generated(folder: Path, prompt: list[int], **search: Any) -> list[int]:
     """Returns the tokens that onnxruntime-genai adds to a prompt."""
     model = og.Model(str(folder))
@@ -47,11 +54,9 @@ def test_genai_generates_the_same_tokens(out_of: OutOf, kind: str) -> None:
 
 
 @pytest.mark.parametrize(("logits", "right"), [("all", True), ("last", False)])
-def test_prompts_of_several_lengths_in_one_batch(
-    logits: str, right: bool, out_of: OutOf, tmp_path: Path
-) -> None:
+def test_prompts_of_several_lengths_in_one_batch(logits: str, right: bool, copied: tuple[Path, Path]) -> None:
     """onnxruntime-genai pads on the right and reads the logits of each prompt's last token, if the graph has them."""
-    file = shutil.copytree(out_of("llama") / ONNX_FOLDER, tmp_path / ONNX_FOLDER) / "model.onnx"
+    _, file = copied
     prompts = [[3, 4, 5, 6, 7, 8, 9], [10, 11]]
     alone = [generated(file.parent, prompt) for prompt in prompts]
     with with_all_logits(file) if logits == "all" else nullcontext(file) as graph:
@@ -75,10 +80,8 @@ def generated_together(folder: Path, prompts: list[list[int]], padding: int) -> 
     return [[int(token) for token in generator.get_sequence(row)][longest:] for row in range(len(prompts))]
 
 
-def test_sampling_settings_and_text_ends_hold(out_of: OutOf, tmp_path: Path) -> None:
-    out = out_of("llama")
-    model = shutil.copytree(out / "model", tmp_path / "model")
-    file = shutil.copytree(out / ONNX_FOLDER, tmp_path / ONNX_FOLDER) / "model.onnx"
+def test_sampling_settings_and_text_ends_hold(copied: tuple[Path, Path]) -> None:
+    model, file = copied
     settings = {"do_sample": True, "temperature": 0.6, "top_k": 7, "eos_token_id": [2, 5], "bos_token_id": 3}
     (model / "generation_config.json").write_text(json.dumps(settings))
     write_genai(model, file)
@@ -90,10 +93,8 @@ def test_sampling_settings_and_text_ends_hold(out_of: OutOf, tmp_path: Path) -> 
     assert len(generated(file.parent, [3, 4], do_sample=False)) > 0
 
 
-def test_a_model_without_configured_end_asks_its_tokenizer(out_of: OutOf, tmp_path: Path) -> None:
-    out = out_of("llama")
-    model = shutil.copytree(out / "model", tmp_path / "model")
-    file = shutil.copytree(out / ONNX_FOLDER, tmp_path / ONNX_FOLDER) / "model.onnx"
+def test_a_model_without_configured_end_asks_its_tokenizer(copied: tuple[Path, Path]) -> None:
+    model, file = copied
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"eos_token_id": None, "pad_token_id": None}))
     (model / "generation_config.json").unlink()
@@ -105,16 +106,17 @@ def test_a_model_without_configured_end_asks_its_tokenizer(out_of: OutOf, tmp_pa
     assert written["eos_token_id"] == written["pad_token_id"] == tokenizer.convert_tokens_to_ids("cat")
 
 
-def test_caches_of_several_sizes_get_no_config(out_of: OutOf, tmp_path: Path) -> None:
+def test_caches_of_several_sizes_get_no_config(copied: tuple[Path, Path]) -> None:
     """onnxruntime-genai makes all caches of one size."""
-    folder = shutil.copytree(out_of("llama") / ONNX_FOLDER, tmp_path / ONNX_FOLDER)
-    (folder / GENAI_CONFIG_NAME).unlink()
-    graph = onnx.load(folder / "model.onnx", load_external_data=False)
+    model, file = copied
+    config = file.with_name(GENAI_CONFIG_NAME)
+    config.unlink()
+    graph = onnx.load(file, load_external_data=False)
     (value,) = (one for one in graph.graph.input if one.name == "past_key_values.1.value")
     value.type.tensor_type.shape.dim[3].dim_value += 1
-    (folder / "model.onnx").write_bytes(graph.SerializeToString())
-    write_genai(out_of("llama") / "model", folder / "model.onnx")
-    assert not (folder / GENAI_CONFIG_NAME).exists()
+    file.write_bytes(graph.SerializeToString())
+    write_genai(model, file)
+    assert not config.exists()
 
 
 @pytest.mark.model

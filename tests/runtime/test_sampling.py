@@ -73,11 +73,6 @@ def test_a_penalty_for_what_was_said() -> None:
     assert Sampler(Sampling(repetition_penalty=2.0), [[1]]).choose(only_negative)[0] == 0
 
 
-def test_logits_that_are_not_finite_are_refused() -> None:
-    with refused():
-        Sampler(Sampling(), [[0]]).choose(np.array([[0.0, np.nan]], np.float32))
-
-
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -30,23 +30,6 @@ def test_pieces_make_the_text(tokenizer: Any, text: str) -> None:
     assert len([piece for piece in pieces if piece]) > 1
 
 
-def test_a_stop_string_over_several_tokens(tokenizer: Any) -> None:
-    """The beginning of a stop string is held back, and released when the text continues otherwise."""
-    stream = TextStream(tokenizer, [1], ["world peace", "!!"])
-    pieces = [stream.add(token) for token in tokenizer("Hello world war! world peace now").input_ids]
-    assert "".join(pieces) == "Hello world war! "
-    assert stream.ended
-    assert stream.finish() == ""
-
-
-def test_what_was_held_comes_at_the_end(tokenizer: Any) -> None:
-    stream = TextStream(tokenizer, [1], ["end of it"])
-    pieces = [stream.add(token) for token in tokenizer("the end of").input_ids]
-    assert "".join(pieces) == "the "
-    assert stream.finish() == "end of"
-    assert not stream.ended
-
-
 def test_the_first_whole_stop_wins_whatever_the_pieces(tokenizer: Any) -> None:
     rng = random.Random(0)
     for _ in range(50):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from patch_compile.artifacts.verify_schema import EngineCompared, EngineNotRun, NotRun
+from patch_compile.artifacts.verify_schema import EngineCompared
 from patch_compile.engine.backend import Runner
 from patch_compile.progress import Progress
 from patch_compile.runtime.decoder import Limits
@@ -72,18 +72,6 @@ def test_engines_wrong_in_decode_fail(out_of: OutOf, off: float) -> None:  # noq
     errors = {run.past: run.error for run in found.runs if run.phase == "decode"}
     assert errors[2] == 0.0
     assert errors[3] is None or errors[3] > 0.05
-
-
-def test_what_can_not_be_run_here_is_said(out_of: OutOf, tmp_path: Path) -> None:  # noqa: F811
-    found = built_right(out_of("llama"), PROMPTS, "float16", 2, Progress())
-    assert found == EngineNotRun(reason=NotRun.NO_ENGINE)
-    out = tmp_path / "out"
-    (out / "engine").mkdir(parents=True)
-    (out / "engine/model.engine").write_bytes(b"engine")
-    (out / "model").symlink_to(out_of("llama") / "model")
-    found = built_right(out, PROMPTS, "float16", 2, Progress())
-    assert isinstance(found, EngineNotRun) and found.reason is NotRun.NOT_HERE
-    assert found.error and "can't run here" in found.error and "No GPU answers" in found.error
 
 
 def test_gpus_hold_engines_to_onnx(

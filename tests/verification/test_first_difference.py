@@ -49,13 +49,6 @@ def test_the_first_difference_is_named(tmp_path: Path, wrong: int) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == ["hybrid.onnx", "reference.onnx"]
 
 
-def test_infinite_values_are_wrong_and_serialisable(tmp_path: Path) -> None:
-    files = chain(tmp_path / "hybrid.onnx", 11, np.inf), chain(tmp_path / "reference.onnx", None)
-    found = find_first_difference(*files, FEED, "float16")
-    assert found is not None and found.tensor == "t11"
-    assert found.error is None
-
-
 def test_rounding_is_no_difference(tmp_path: Path) -> None:
     files = chain(tmp_path / "hybrid.onnx", 3, 1.0001), chain(tmp_path / "reference.onnx", None)
     assert find_first_difference(*files, FEED, "float16") is None

@@ -234,12 +234,15 @@ def test_permuted_builds_compare_in_order(settings):
 
 
 def test_limits_that_do_not_hold_exit_with_three(out):
-    arguments = [str(out), "--lengths", "1", "--only", "pruned", "--fail-on", "kl:1e-9"]
+    """They outweigh a question without an answer."""
+    arguments = [str(out), "--lengths", "1", "--only", "pruned,built", "--fail-on", "kl:1e-9"]
     result = CliRunner().invoke(cli.commands["verify"], [*arguments, "--json"])
     assert result.exit_code == 3
     check = json.loads(result.stdout)["checks"][0]
     assert not check["passed"] and check["value"] > check["limit"]
-    result = CliRunner().invoke(cli.commands["verify"], [*arguments[:-1], "kl:1000"])
+    result = CliRunner().invoke(
+        cli.commands["verify"], [str(out), "--only", "pruned", "--fail-on", "kl:1000"]
+    )
     assert result.exit_code == 0
     assert re.search("kl:1000 +holds", result.stdout)
 
@@ -254,10 +257,6 @@ def test_a_question_without_an_answer_is_not_passed(out):
     found = VerifyReport.of(out)
     assert found.outcome is Outcome.NOT_CHECKED and found.unanswered == (Question.BUILT,)
     assert "Not everything was checked: there is no engine to check." in (out / "report.html").read_text()
-    result = CliRunner().invoke(
-        cli.commands["verify"], [str(out), "--only", "built,compiled", "--lengths", "1", "--json"]
-    )
-    assert result.exit_code == NOT_CHECKED and json.loads(result.stdout)["outcome"] == "not-checked"
 
 
 def test_unrun_engines_do_not_pass(out):
@@ -269,14 +268,6 @@ def test_unrun_engines_do_not_pass(out):
     assert found.outcome is Outcome.NOT_CHECKED and found.unanswered == (Question.BUILT,)
     assert unanswered_words(found) == "it is not known whether the engine was built right"
     assert verify(out, asked(only="compiled,pruned,where")).outcome is Outcome.PASSED
-
-
-def test_failed_checks_outweigh_open_questions(out):
-    result = CliRunner().invoke(
-        cli.commands["verify"],
-        [str(out), "--lengths", "1", "--only", "pruned,built", "--fail-on", "kl:1e-9"],
-    )
-    assert result.exit_code == 3 and "FAILED in " in result.stdout
 
 
 @pytest.mark.quick

@@ -6,7 +6,6 @@
 - No code of the surroundings has run, and the command has ended in words.
 
 A step is a line: a command, with a fault in front (`KILL@17 learn model -o out …`), or what the user does, see `Home`.
-A sequence that breaks is shrunk: steps are dropped for as long as it still breaks.
 """
 
 from __future__ import annotations
@@ -182,10 +181,6 @@ class Simulator:
         self._marks.unlink(missing_ok=True)
         return {path: folder for path, folder in found.items() if not _RANDOM.search(path)}
 
-    def episode(self, seed: int, count: int = _EPISODE) -> list[str]:
-        """Returns the steps of a seed."""
-        return drawn(random.Random(seed), self.written, self.home.changes, count)
-
     def broken(self, steps: Sequence[str]) -> tuple[int, list[str]] | None:
         """Do the steps from the beginning. Returns the number of those that were done and what broke, None if all held."""
         self.home.reset()
@@ -198,19 +193,6 @@ class Simulator:
             if faults := self._step(line):
                 return number, faults
         return None
-
-    def shrunk(self, steps: Sequence[str], found: tuple[int, list[str]]) -> tuple[list[str], list[str]]:
-        """Returns fewer of the steps that still break so, found by dropping each, and what breaks.
-
-        found: what `broken` says of the steps.
-        """
-        steps, faults = list(steps[: found[0]]), found[1]
-        for at in reversed(range(len(steps))):
-            fewer = steps[:at] + steps[at + 1 :]
-            again = self.broken(fewer)
-            if again and _kinds(again[1]) & _kinds(faults):
-                steps, faults = fewer[: again[0]], again[1]
-        return steps, faults
 
     def _run(self, command: Command) -> Run:
         words = (*command.words, *command.flags)
@@ -309,10 +291,6 @@ class Simulator:
         return key, *self._alone[key]
 
 
-def _kinds(faults: Sequence[str]) -> set[str]:
-    return {fault.partition(":")[0] for fault in faults}
-
-
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -350,12 +328,12 @@ def simulate(simulator: Simulator, count: int, seed: int) -> Attack:
     """Do `count` steps. The first episode has the seed, each other one the next."""
     broken = []
     for done in range(0, count, _EPISODE):
-        steps = simulator.episode(seed + done // _EPISODE, min(_EPISODE, count - done))
+        rng, length = random.Random(seed + done // _EPISODE), min(_EPISODE, count - done)
+        steps = drawn(rng, simulator.written, simulator.home.changes, length)
         if found := simulator.broken(steps):
-            fewest, faults = simulator.shrunk(steps, found)
-            told = f"seed {seed + done // _EPISODE}, the shortest sequence that breaks:"
-            broken.append("\n    ".join([told, *fewest, *(f"=> {one}" for one in faults)]))
-            print(broken[-1], flush=True)
+            number, faults = found
+            told = f"seed {seed + done // _EPISODE}:"
+            broken.append("\n    ".join([told, *steps[:number], *(f"=> {fault}" for fault in faults)]))
     return Attack("commands, faults, links, changed inputs and files of the user, drawn", count, broken)
 
 
