@@ -56,8 +56,8 @@ class Recipe(LearnSettings, BuildOptions):
             raise UsageError(
                 "A model in memory can't be built",
                 "A build, and each later command on it, opens the folder of the dense model again.",
-                "Save it with its tokenizer (`model.save_pretrained(FOLDER)`, `tokenizer.save_pretrained(FOLDER)`), and give the "
-                "folder.",
+                "Save it with its tokenizer, and give the folder: `model.save_pretrained(FOLDER)`, "
+                "`tokenizer.save_pretrained(FOLDER)`.",
             )
         recipe = super().parse(settings)
         recipe = recipe.model_copy(update=recipe._left_open())
