@@ -334,7 +334,7 @@ def _verdict(linears: Sequence[_Linear], stored: str) -> dict[str, str]:
     return {
         "verdict": f"{zeros:.1%} of the weights are zero, and {tiles:.1%} lie in tiles that are 2:4 along K. A {stored} "
         "stores zeros like other numbers: what loads it multiplies them. Only an engine that packs 2:4 skips them.",
-        "what stops the rest": "; ".join(reasons),
+        "what stops the rest": "; ".join(reasons) or "nothing",
     }
 
 

@@ -115,6 +115,7 @@ def test_int8_in_and_out_takes_tensorrts_tactic(tmp_path, transposed, between):
     assert row["1 token, ×"] > 1.3 < row["2048 tokens, ×"] and not row["reason"]
     assert found.facts["without a plugin"] == f"trtexec --onnx={path} --sparsity=enable --stronglyTyped"
     assert not {"run", "to prune it for 2:4"} & found.facts.keys()
+    assert found.facts["what stops the rest"] == "nothing"
 
 
 OTHERS = {
