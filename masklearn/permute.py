@@ -9,7 +9,6 @@ checkpoint's order. docs/explanation/decisions/0009-permuted-channels.md describ
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -167,12 +166,9 @@ def _write(task: Task, store: WeightStore) -> None:
     error = max((float(arrays[_ERROR][0]) for arrays in checkpoints.results.values()), default=0.0)
     channels = sum(map(len, orders.values()))
     record = PermutedRecord(parts=len(orders), channels=channels, dense_error=float(f"{error:.1e}"))
-    _write_orders(task.scratch / "orders.safetensors", orders, record)
-
-
-def _write_orders(path: Path, orders: Orders, record: PermutedRecord) -> None:
     specs = {name: ("I32", order.shape) for name, order in sorted(orders.items())}
-    write_shard(path, specs, lambda name: orders[name], {"record": record.model_dump_json()})
+    about = {"record": record.model_dump_json()}
+    write_shard(task.scratch / "orders.safetensors", specs, lambda name: orders[name], about)
 
 
 def _permute_block(block: Block, mlps: Sequence[Mlp]) -> tuple[dict[str, torch.Tensor], float]:
@@ -183,16 +179,13 @@ def _permute_block(block: Block, mlps: Sequence[Mlp]) -> tuple[dict[str, torch.T
     before = _calls(block, downs, window)
     orders = {}
     for mlp in mlps:
-        order = orders[mlp.down] = _order(downs[mlp.down].weight, norms[mlp.down])
+        # by their contribution to the squared output of down
+        order = (downs[mlp.down].weight.square().sum(dim=0) * norms[mlp.down]).argsort(stable=True)
+        orders[mlp.down] = order
         _permute_linears(block, mlp, order)
     after = _calls(block, downs, window)
     errors = [_error(name, downs[name], before[name], after[name]) for name in downs]
     return orders, max(errors, default=0.0)
-
-
-def _order(down: torch.Tensor, norms: torch.Tensor) -> torch.Tensor:
-    """Sort channels by their contribution to the squared output of down `[H, I]`; norms: ‖a‖² of each channel, `[I]`."""
-    return (down.square().sum(dim=0) * norms).argsort(stable=True)
 
 
 def _permute_linears(block: Block, mlp: Mlp, order: torch.Tensor) -> None:

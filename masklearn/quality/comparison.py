@@ -294,14 +294,11 @@ def _kl(dense: Block, pruned: Block) -> float:
     for ours, theirs in zip(dense.hidden, pruned.hidden, strict=True):
         for start in range(0, ours.shape[1], HEAD_CHUNK):
             place = slice(start, start + HEAD_CHUNK)
-            kl += _kl_of_logits(dense.run(ours[:, place]), pruned.run(theirs[:, place]))
+            log_p = log_probabilities(dense.run(ours[:, place]).float())
+            log_q = log_probabilities(pruned.run(theirs[:, place]).float())
+            kl += float(token_kl(log_p, log_q).sum(dtype=torch.float64))
         tokens += ours.shape[0] * ours.shape[1]
     return kl / tokens
-
-
-def _kl_of_logits(dense: Tensor, pruned: Tensor) -> float:
-    log_p, log_q = log_probabilities(dense.float()), log_probabilities(pruned.float())
-    return float(token_kl(log_p, log_q).sum(dtype=torch.float64))
 
 
 def _distance(dense: Block, pruned: Block) -> float:
