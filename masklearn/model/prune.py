@@ -64,8 +64,9 @@ def write_pruned_checkpoint(
     """
     copy_beside(checkpoint.path, out)
     _write_config(checkpoint, masks, out)
-    if checkpoint.quantised:
-        _index_dense(checkpoint, out)
+    if checkpoint.quantised and (out / INDEX).is_file():  # the copy is of the quantised values
+        weight_map = {name: file for file, shard in checkpoint.shards().items() for name in shard.tensors}
+        write_index(out, weight_map, checkpoint.bytes())
     total, done = len(checkpoint.names()), 0
 
     def tensor(name: str) -> NDArray[Any]:
@@ -99,13 +100,6 @@ def _write_config(checkpoint: Checkpoint, masks: MaskSet, out: Path) -> None:
         config[_SPARSITY] = found
     if config != checkpoint.config or checkpoint.quantised:
         write_whole(out / CONFIG, json.dumps(config, indent=2) + "\n")
-
-
-def _index_dense(checkpoint: Checkpoint, out: Path) -> None:
-    """Write the index of the dense values over the copy, if there is one."""
-    if (out / INDEX).is_file():
-        weight_map = {name: file for file, shard in checkpoint.shards().items() for name in shard.tensors}
-        write_index(out, weight_map, checkpoint.bytes())
 
 
 def _sparsity_config(checkpoint: Checkpoint, masks: MaskSet) -> dict[str, Any] | None:
