@@ -55,21 +55,21 @@ def mlps_of(checkpoint: Checkpoint, covered: Collection[str]) -> list[Mlp]:
     row, model = checkpoint.architecture, meta_model(checkpoint)
     up, down = row.mlp
     linears = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    found = []
+    parts = []
     for name, module in linears.items():
         owner = name.removesuffix(down)
-        ups = [f"{owner}{one}" for one in up]
+        ups = [f"{owner}{end}" for end in up]
         inside = name.startswith(f"{row.blocks}.") and name.endswith(f".{down}")
-        if not inside or not all(one in linears for one in ups):
+        if not inside or not linears.keys() >= {*ups}:
             continue
         mlp = Mlp(
-            tuple(linear_name(checkpoint, one) for one in ups),
+            tuple(linear_name(checkpoint, path) for path in ups),
             linear_name(checkpoint, name),
             module.in_features,
         )
         if all(linear in covered for linear in mlp.linears):
-            found.append(mlp)
-    return found
+            parts.append(mlp)
+    return parts
 
 
 Orders = Mapping[str, NDArray[np.int32]]
@@ -156,12 +156,12 @@ def _write(task: Task, store: WeightStore) -> None:
     )
     for block in stream if mlps else ():
         ours = [mlp for mlp in mlps if mlp.down in block.linears]
-        found, off = _permute_block(block, ours)
+        order_of, off = _permute_block(block, ours)
         for mlp in ours:
             _store(store, task.checkpoint, block, mlp)
-        for name, order in found.items():
+        for name, order in order_of.items():
             checkpoints.add(name, {_ORDER: order.cpu().numpy().astype(np.int32), _ERROR: np.array([off])})
-        task.progress(_WHAT, len(checkpoints.results) + len(found), len(mlps))
+        task.progress(_WHAT, len(checkpoints.results) + len(order_of), len(mlps))
     orders = {name: arrays[_ORDER] for name, arrays in checkpoints.results.items()}
     error = max((float(arrays[_ERROR][0]) for arrays in checkpoints.results.values()), default=0.0)
     channels = sum(map(len, orders.values()))

@@ -178,7 +178,7 @@ def _is_text(metadata: Any) -> bool:
 def _check_every_byte(path: Path, entries: Iterable[TensorEntry], base: int) -> None:
     """Refuse a file with bytes of no tensor, or of two, as the format does."""
     end = base
-    for entry in sorted(entries, key=lambda one: (one.start, one.end)):
+    for entry in sorted(entries, key=lambda tensor: (tensor.start, tensor.end)):
         if entry.start != end:
             kind = "to no tensor" if entry.start > end else "to two tensors"
             raise ValueError(f"Bytes {min(end, entry.start)} to {max(end, entry.start)} belong {kind}.")

@@ -70,11 +70,11 @@ class Chooser:
             return chosen
         savings = savings_by_type(self.types, self.price, losses)
         choices = TypeChoices(self.types, losses, savings)
-        kept = {name: min(own, key=assumed_loss) for name, own in self.types.items()}
-        choice = self._least([kept, *choices.near(self.price.amount(self.goal))], losses)
+        largest = {name: min(own, key=assumed_loss) for name, own in self.types.items()}
+        choice = self._least([largest, *choices.near(self.price.amount(self.goal))], losses)
         if choice is None:
             # The types that are near depend on the goal. An error may name only goals at which these are tried again.
-            last = [self.sure or choices.saving_most(), kept]
+            last = [self.sure or choices.saving_most(), largest]
             choice = next(filter(None, (self.price.fill(losses, types, self.goal) for types in last)), None)
             if choice is None:
                 raise self.price.refusal(losses, last)
@@ -131,11 +131,11 @@ def by_goal(goal: Goal, types: Options) -> Chooser:
 
 def savings_by_type(options: Options, price: Price, losses: Losses) -> dict[WeightType, Savings]:
     """Returns the savings if all linears that may have a type have it, for each type."""
-    found = {}
+    savings = {}
     for kind in dict.fromkeys(kind for own in options.values() for kind in own):
         types = {name: kind if kind in own else own[0] for name, own in options.items()}
-        found[kind] = Savings(price.of_types(types, losses), price.of_tiles(types, losses))
-    return found
+        savings[kind] = Savings(price.of_types(types, losses), price.of_tiles(types, losses))
+    return savings
 
 
 @dataclass(frozen=True)

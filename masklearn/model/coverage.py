@@ -63,18 +63,18 @@ def covered_linears_of(
     missing, fused with others, or of another shape or dtype than the model's.
     """
     architecture = checkpoint.architecture
-    found = _linears(checkpoint)
-    linears = {name: linear.shape for name, linear in found.items()}
+    listed = _linears(checkpoint)
+    linears = {name: linear.shape for name, linear in listed.items()}
     check_patterns(include, list(linears), "`include`")
     check_patterns(exclude, list(linears), "`exclude`")
     covered: dict[str, tuple[int, int]] = {}
     skipped: dict[str, str] = {}
     for name, shape in linears.items():
-        reason = _reason(name, found[name], architecture, include, exclude)
+        reason = _reason(name, listed[name], architecture, include, exclude)
         if not reason and 0 in shape and f"{name}.weight" in checkpoint:
             reason = "its weight is empty"
         if reason:
-            if _ROUTED.search(found[name].module) and f"{name}.weight" not in checkpoint:
+            if _ROUTED.search(listed[name].module) and f"{name}.weight" not in checkpoint:
                 _check_weight(checkpoint, name, shape)
             skipped[name] = reason
         else:

@@ -104,10 +104,10 @@ def structure_of(config: Any) -> Architecture:
     Raises NotCoveredError if the model is not a decoder whose blocks run one after the other.
     """
     config_class: Any = type(config)
-    found = _known(config_class, json.dumps(_settings(config), sort_keys=True, default=str))
-    if isinstance(found, str):
-        raise NotCoveredError(found)
-    return found
+    row = _known(config_class, json.dumps(_settings(config), sort_keys=True, default=str))
+    if isinstance(row, str):
+        raise NotCoveredError(row)
+    return row
 
 
 def _settings(config: Any) -> dict[str, Any]:

@@ -36,9 +36,9 @@ _FIX = "Fetch the model again from a source that you trust."
 
 def check_tokenizer(file: Path) -> None:
     """Raise MaskLearnError if a part of a tokenizer.json may make a text far longer, and ValueError if it is not JSON."""
-    found = parse_json(file.read_bytes(), finite=False)
-    for name in _MOST if isinstance(found, dict) else ():
-        _check_part(str(file), name, found.get(name))
+    tokenizer = parse_json(file.read_bytes(), finite=False)
+    for name in _MOST if isinstance(tokenizer, dict) else ():
+        _check_part(str(file), name, tokenizer.get(name))
 
 
 def check_normalizer(model_dir: str | Path, tokenizer: Any) -> None:

@@ -269,12 +269,12 @@ def divergences(
     models = len(pruned) + 1
     reference = _last(dense, windows, device, store, head=head)
     progress("comparing with the dense model", 1, models)
-    found = []
+    distances = []
     for done, checkpoint in enumerate(pruned, start=2):
-        other = _last(checkpoint, windows, device, store, head=head)
-        found.append(_kl(reference, other) if head else _distance(reference, other))
+        last = _last(checkpoint, windows, device, store, head=head)
+        distances.append(_kl(reference, last) if head else _distance(reference, last))
         progress("comparing with the dense model", done, models)
-    return found
+    return distances
 
 
 def _last(

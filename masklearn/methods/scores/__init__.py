@@ -146,13 +146,13 @@ def _prune_group(feed: Feed, group: Group, criterion: Criterion) -> dict[str, Ar
         if kind is TWO_FOUR:
             pruned[name][_PATTERN] = solved.codes.pattern.cpu().numpy()
     for name, weight in group.weights.items():
-        for one in _types_to_score(feed, name):
-            check_range(name, weight, one)
-            lost = losses_of_rows(weight, factor, one, group.check if units[name] else None)
+        for target in _types_to_score(feed, name):
+            check_range(name, weight, target)
+            lost = losses_of_rows(weight, factor, target, group.check if units[name] else None)
             lost *= units[name] or 1.0
-            if one.input_bits == W8A8.input_bits:
+            if target.input_bits == W8A8.input_bits:
                 lost += _losses_of_inputs(feed, name, weight, group)
-            pruned[name][f"{_ROUNDING} {one}"] = (lost.cpu().numpy() / (scales[name] or 1.0)).astype(
+            pruned[name][f"{_ROUNDING} {target}"] = (lost.cpu().numpy() / (scales[name] or 1.0)).astype(
                 np.float32
             )
             pruned[name][_INPUTS] = np.frombuffer(first.encode(), np.uint8)
