@@ -145,7 +145,12 @@ def run_baselines(
     model that does not predict tokens.
     """
     checkpoint = Checkpoint.open(model_dir)
-    _check_causal(checkpoint)
+    if checkpoint.architecture.encoder:
+        raise MaskLearnError(
+            f"{checkpoint.path} does not predict tokens",
+            "Baselines are compared by perplexity, which an encoder does not have.",
+            "Learn without baselines.",
+        )
     coverage = covered_linears_of(checkpoint, recipe.include, recipe.exclude)
     task = Task(checkpoint, coverage, recipe, scratch, progress or silent, note or unsaid)
     rows = []
@@ -194,21 +199,21 @@ def learn_baseline(name: Baseline, task: Task) -> tuple[Learned, float, float]:
 
 
 def _unstructured(task: Task) -> tuple[Learned, float]:
-    """Prune every linear to the asked ratio, because SparseGPT without structure has no budget over all linears."""
+    """Prune every linear to the ratio that the result has, or whose removal saves the bytes that were asked for.
+
+    SparseGPT without structure has no budget over all linears.
+    """
     from masklearn.solvers.solve import solve_unstructured
     from masklearn.stream.feed import CheckpointFeed
 
-    ratio, store = _asked_ratio(task), WeightStore(task.scratch / "weights")
+    recipe, store = task.recipe, WeightStore(task.scratch / "weights")
+    if recipe.bytes_per_weight is None:
+        areas = weights_of_tiles(task.coverage.linears, recipe.tile)
+        ratio = Goal.of_ratio(recipe.ratio, recipe.per_layer).ratio(areas)
+    else:
+        ratio = 1.0 - recipe.bytes_per_weight / BYTES_DENSE
     solve_unstructured(CheckpointFeed(task), ratio, store)
     return Learned(_no_masks(), task.checkpoint.with_weights(store)), ratio
-
-
-def _asked_ratio(task: Task) -> float:
-    """Returns the share of the weights that the result zeroes, or whose removal saves the bytes that were asked for."""
-    if task.recipe.bytes_per_weight is not None:
-        return 1.0 - task.recipe.bytes_per_weight / BYTES_DENSE
-    areas = weights_of_tiles(task.coverage.linears, task.recipe.tile)
-    return Goal.of_ratio(task.recipe.ratio, task.recipe.per_layer).ratio(areas)
 
 
 def _no_masks() -> MaskSet:
@@ -253,12 +258,3 @@ def _row(
 
 def _named(progress: OnStep, name: str) -> OnStep:
     return lambda what, done, total: progress(f"{name}: {what}", done, total)
-
-
-def _check_causal(checkpoint: Checkpoint) -> None:
-    if checkpoint.architecture.encoder:
-        raise MaskLearnError(
-            f"{checkpoint.path} does not predict tokens",
-            "Baselines are compared by perplexity, which an encoder does not have.",
-            "Learn without baselines.",
-        )

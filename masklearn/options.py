@@ -39,12 +39,9 @@ def _known_method(name: str) -> str:
     return name
 
 
-def _and(names: tuple[str, ...]) -> str:
-    return " and ".join((", ".join(names[:-1]), names[-1]))
-
-
 _UNREPAIRED = ", ".join(name for name, method in METHODS.items() if method.repair is Repair.NONE)
-_TRAINED = _and(method_names(trained=True))
+*_others, _last = method_names(trained=True)
+_TRAINED = f"{', '.join(_others)} and {_last}"
 
 # fmt: off
 Count = Annotated[int, Bounds(ge=1)]

@@ -9,7 +9,6 @@ checkpoint's order. docs/explanation/decisions/0009-permuted-channels.md describ
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -56,21 +55,21 @@ def mlps_of(checkpoint: Checkpoint, covered: Collection[str]) -> list[Mlp]:
     row, model = checkpoint.architecture, meta_model(checkpoint)
     up, down = row.mlp
     linears = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    found = []
+    parts = []
     for name, module in linears.items():
         owner = name.removesuffix(down)
-        ups = [f"{owner}{one}" for one in up]
+        ups = [f"{owner}{end}" for end in up]
         inside = name.startswith(f"{row.blocks}.") and name.endswith(f".{down}")
-        if not inside or not all(one in linears for one in ups):
+        if not inside or not linears.keys() >= {*ups}:
             continue
         mlp = Mlp(
-            tuple(linear_name(checkpoint, one) for one in ups),
+            tuple(linear_name(checkpoint, path) for path in ups),
             linear_name(checkpoint, name),
             module.in_features,
         )
         if all(linear in covered for linear in mlp.linears):
-            found.append(mlp)
-    return found
+            parts.append(mlp)
+    return parts
 
 
 Orders = Mapping[str, NDArray[np.int32]]
@@ -157,22 +156,19 @@ def _write(task: Task, store: WeightStore) -> None:
     )
     for block in stream if mlps else ():
         ours = [mlp for mlp in mlps if mlp.down in block.linears]
-        found, off = _permute_block(block, ours)
+        order_of, off = _permute_block(block, ours)
         for mlp in ours:
             _store(store, task.checkpoint, block, mlp)
-        for name, order in found.items():
+        for name, order in order_of.items():
             checkpoints.add(name, {_ORDER: order.cpu().numpy().astype(np.int32), _ERROR: np.array([off])})
-        task.progress(_WHAT, len(checkpoints.results) + len(found), len(mlps))
+        task.progress(_WHAT, len(checkpoints.results) + len(order_of), len(mlps))
     orders = {name: arrays[_ORDER] for name, arrays in checkpoints.results.items()}
     error = max((float(arrays[_ERROR][0]) for arrays in checkpoints.results.values()), default=0.0)
     channels = sum(map(len, orders.values()))
     record = PermutedRecord(parts=len(orders), channels=channels, dense_error=float(f"{error:.1e}"))
-    _write_orders(task.scratch / "orders.safetensors", orders, record)
-
-
-def _write_orders(path: Path, orders: Orders, record: PermutedRecord) -> None:
     specs = {name: ("I32", order.shape) for name, order in sorted(orders.items())}
-    write_shard(path, specs, lambda name: orders[name], {"record": record.model_dump_json()})
+    about = {"record": record.model_dump_json()}
+    write_shard(task.scratch / "orders.safetensors", specs, lambda name: orders[name], about)
 
 
 def _permute_block(block: Block, mlps: Sequence[Mlp]) -> tuple[dict[str, torch.Tensor], float]:
@@ -183,16 +179,13 @@ def _permute_block(block: Block, mlps: Sequence[Mlp]) -> tuple[dict[str, torch.T
     before = _calls(block, downs, window)
     orders = {}
     for mlp in mlps:
-        order = orders[mlp.down] = _order(downs[mlp.down].weight, norms[mlp.down])
+        # by their contribution to the squared output of down
+        order = (downs[mlp.down].weight.square().sum(dim=0) * norms[mlp.down]).argsort(stable=True)
+        orders[mlp.down] = order
         _permute_linears(block, mlp, order)
     after = _calls(block, downs, window)
     errors = [_error(name, downs[name], before[name], after[name]) for name in downs]
     return orders, max(errors, default=0.0)
-
-
-def _order(down: torch.Tensor, norms: torch.Tensor) -> torch.Tensor:
-    """Sort channels by their contribution to the squared output of down `[H, I]`; norms: ‖a‖² of each channel, `[I]`."""
-    return (down.square().sum(dim=0) * norms).argsort(stable=True)
 
 
 def _permute_linears(block: Block, mlp: Mlp, order: torch.Tensor) -> None:

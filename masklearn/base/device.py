@@ -48,17 +48,12 @@ def available_memory(device: "torch.device", groups: Path = Path("/sys/fs/cgroup
 
     free = int(psutil.virtual_memory().available)
     shared = min([free, *_group_limits(groups)]) // local_process_count()
-    return min([shared, *_own_limit()])
-
-
-def _own_limit() -> list[int]:
-    """Returns the bytes of data that the process may still map, if it has a limit."""
-    import psutil
-
     limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
-    if limit == resource.RLIM_INFINITY:
-        return []
-    return [limit - psutil.Process().memory_info().data]
+    return (
+        shared
+        if limit == resource.RLIM_INFINITY
+        else min(shared, limit - psutil.Process().memory_info().data)
+    )
 
 
 def _group_limits(root: Path) -> list[int]:

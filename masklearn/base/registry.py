@@ -53,14 +53,11 @@ class Registry(Mapping[str, type[_Kind]]):
         if not self._read:
             self._read = True  # before the imports, because a module may read the registry itself
             try:
-                self._import_folder()
+                package = importlib.import_module(self._folder)
+                for module in pkgutil.iter_modules(package.__path__):
+                    if not module.ispkg:
+                        importlib.import_module(f"{self._folder}.{module.name}")
             except BaseException:
                 self._read = False
                 raise
         return self._classes
-
-    def _import_folder(self) -> None:
-        package = importlib.import_module(self._folder)
-        for module in pkgutil.iter_modules(package.__path__):
-            if not module.ispkg:
-                importlib.import_module(f"{self._folder}.{module.name}")

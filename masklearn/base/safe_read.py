@@ -31,11 +31,11 @@ _KINDS = {
 
 def require_file(path: Path) -> os.stat_result:
     """Returns the status of a regular file, following links. Raises OSError, with a sentence, if it is anything else."""
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
         raise OSError(errno.EINVAL, f"It is {kind}, not a file", str(path))
-    return found
+    return status
 
 
 def leads_out(folder: Path, file: Path) -> str:

@@ -128,19 +128,15 @@ def write_shard(
             restrict(part, like)
         file.write(struct.pack("<Q", len(blob)) + blob)
         for name, (code, shape) in tensors.items():
-            _write_tensor(file, name, data(name), _nbytes(code, shape))
+            flat = np.ascontiguousarray(data(name)).reshape(-1)
+            if flat.nbytes != (nbytes := _nbytes(code, shape)):
+                raise ValueError(f"{name}: {flat.nbytes} bytes given, {nbytes} announced")
+            file.write(flat.view(np.uint8).data if flat.size else b"")
 
 
 def restrict(new: Path, like: str | Path) -> None:
     """Remove permissions from a new file that `like` does not give. Its owner may always read and write it."""
     new.chmod(new.stat().st_mode & (Path(like).stat().st_mode | 0o600) & 0o777)
-
-
-def _write_tensor(file: Any, name: str, array: NDArray[Any], nbytes: int) -> None:
-    flat = np.ascontiguousarray(array).reshape(-1)
-    if flat.nbytes != nbytes:
-        raise ValueError(f"{name}: {flat.nbytes} bytes given, {nbytes} announced")
-    file.write(flat.view(np.uint8).data if flat.size else b"")
 
 
 def _nbytes(code: str, shape: tuple[int, ...]) -> int:
@@ -182,7 +178,7 @@ def _is_text(metadata: Any) -> bool:
 def _check_every_byte(path: Path, entries: Iterable[TensorEntry], base: int) -> None:
     """Refuse a file with bytes of no tensor, or of two, as the format does."""
     end = base
-    for entry in sorted(entries, key=lambda one: (one.start, one.end)):
+    for entry in sorted(entries, key=lambda tensor: (tensor.start, tensor.end)):
         if entry.start != end:
             kind = "to no tensor" if entry.start > end else "to two tensors"
             raise ValueError(f"Bytes {min(end, entry.start)} to {max(end, entry.start)} belong {kind}.")

@@ -185,9 +185,9 @@ def steps_of(losses: list[Points], savings: list[Points]) -> Steps:
     if not tiles:
         none = np.zeros(0)
         return Steps(none.astype(np.int64), none.astype(np.uint8), none, none)
-    level = np.repeat(np.arange(len(tiles)), [one.size for one in tiles])
+    level = np.repeat(np.arange(len(tiles)), [of_level.size for of_level in tiles])
     order = np.lexsort((level, np.concatenate(tiles), np.concatenate(slopes)))
-    return Steps(*(np.concatenate(one)[order] for one in (tiles, codes, costs, saved)))
+    return Steps(*(np.concatenate(levels)[order] for levels in (tiles, codes, costs, saved)))
 
 
 def _flat(grids: list[Points], kinds: list[TileKind]) -> NDArray[np.float64]:

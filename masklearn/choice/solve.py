@@ -70,16 +70,16 @@ class Chooser:
             return chosen
         savings = savings_by_type(self.types, self.price, losses)
         choices = TypeChoices(self.types, losses, savings)
-        kept = {name: min(own, key=assumed_loss) for name, own in self.types.items()}
-        found = self._least([kept, *choices.near(self.price.amount(self.goal))], losses)
-        if found is None:
+        largest = {name: min(own, key=assumed_loss) for name, own in self.types.items()}
+        choice = self._least([largest, *choices.near(self.price.amount(self.goal))], losses)
+        if choice is None:
             # The types that are near depend on the goal. An error may name only goals at which these are tried again.
-            last = [self.sure or choices.saving_most(), kept]
-            found = next(filter(None, (self.price.fill(losses, types, self.goal) for types in last)), None)
-            if found is None:
+            last = [self.sure or choices.saving_most(), largest]
+            choice = next(filter(None, (self.price.fill(losses, types, self.goal) for types in last)), None)
+            if choice is None:
                 raise self.price.refusal(losses, last)
-        saved = sum(savings[found.types[name]].of(name, kinds) for name, kinds in found.tiles.kinds.items())
-        return replace(found, bound=choices.bound(saved))
+        saved = sum(savings[choice.types[name]].of(name, kinds) for name, kinds in choice.tiles.kinds.items())
+        return replace(choice, bound=choices.bound(saved))
 
     def record(
         self, choice: Choice, masks: Mapping[str, LinearMask], kinds: Mapping[str, tuple[TileKind, ...]]
@@ -131,11 +131,11 @@ def by_goal(goal: Goal, types: Options) -> Chooser:
 
 def savings_by_type(options: Options, price: Price, losses: Losses) -> dict[WeightType, Savings]:
     """Returns the savings if all linears that may have a type have it, for each type."""
-    found = {}
+    savings = {}
     for kind in dict.fromkeys(kind for own in options.values() for kind in own):
         types = {name: kind if kind in own else own[0] for name, own in options.items()}
-        found[kind] = Savings(price.of_types(types, losses), price.of_tiles(types, losses))
-    return found
+        savings[kind] = Savings(price.of_types(types, losses), price.of_tiles(types, losses))
+    return savings
 
 
 @dataclass(frozen=True)
@@ -179,8 +179,8 @@ class TypeChoices:
     def near(self, amount: float) -> list[dict[str, WeightType]]:
         """Returns the types that lose least for about this amount, without duplicates: those on both sides of the rate of
         each of a few shares of it."""
-        found = {self._spelled(types): types for share in _NEAR for types in self._around(share * amount)}
-        return list(found.values())
+        near = [types for share in _NEAR for types in self._around(share * amount)]
+        return [types for i, types in enumerate(near) if types not in near[:i]]
 
     def saving_most(self) -> dict[str, WeightType]:
         """Returns the types that save most if all tiles are pruned."""
@@ -195,11 +195,12 @@ class TypeChoices:
 
         The bound at a rate is the least loss − rate · (saving − amount) of any choice; the best rate gives the highest.
         """
-        return max(self._least_at(rate, amount) for rate in self._rates(amount) if math.isfinite(rate))
-
-    def _least_at(self, rate: float, amount: float) -> float:
-        points = ([curve.at(rate) for curve in curves.values()] for _, curves in self._groups)
-        return rate * amount + sum(min(loss - rate * saved for loss, saved in own) for own in points)
+        bounds = []
+        for rate in filter(math.isfinite, self._rates(amount)):
+            points = ([curve.at(rate) for curve in curves.values()] for _, curves in self._groups)
+            least = sum(min(loss - rate * saved for loss, saved in own) for own in points)
+            bounds.append(rate * amount + least)
+        return max(bounds)
 
     def _around(self, amount: float) -> Iterator[dict[str, WeightType]]:
         """Yield the types at the highest rate that saves less than the amount, and the first types that save enough.
@@ -257,9 +258,6 @@ class TypeChoices:
             types.update(dict.fromkeys(names, best))
             total += points[best][1]
         return types, total
-
-    def _spelled(self, types: Types) -> tuple[str, ...]:
-        return tuple(types[names[0]].name for names, _ in self._groups)
 
 
 def _curve(names: Sequence[str], kind: WeightType, losses: Losses, savings: Savings) -> _Curve:

@@ -121,7 +121,11 @@ def detect_format(source: Path) -> tuple[str, str]:
     for general in (False, True):
         claimed = dict(_claims(source, unreadable, general=general))
         if len(claimed) > 1:
-            raise _ambiguous(source, claimed)
+            raise MaskLearnError(
+                f"{source} may be of several formats",
+                f"It looks like {' and like '.join(f'{name} ({shown})' for name, shown in claimed.items())}.",
+                f"Say which with `format` {next(iter(claimed))}, for example.",
+            )
         if claimed:
             return next(iter(claimed.items()))
     raise unreadable[0] if unreadable else _unknown(source)
@@ -139,14 +143,6 @@ def _claims(source: Path, unreadable: list[MaskLearnError], *, general: bool) ->
             continue
         if shown is not None:
             yield name, shown
-
-
-def _ambiguous(source: Path, claimed: dict[str, str]) -> MaskLearnError:
-    return MaskLearnError(
-        f"{source} may be of several formats",
-        f"It looks like {' and like '.join(f'{name} ({shown})' for name, shown in claimed.items())}.",
-        f"Say which with `format` {next(iter(claimed))}, for example.",
-    )
 
 
 def _unknown(source: Path) -> MaskLearnError:

@@ -240,16 +240,13 @@ class _Import:
             row, group = np.argwhere(dense)[0].tolist()
             rows, columns = mosaic.mask.tile
             raise MaskLearnError(
-                f"The mask of {name} in {self.source} zeroes weights where it is not {self._sought}",
+                f"The mask of {name} in {self.source} zeroes weights where it is not "
+                f"{'2:4' if only_two_four(self.kinds) else f'of the kinds {self.kinds}'}",
                 f"It zeroes weights of row {row}, {_place(group)}, which the model has; but in the {rows}x{columns} "
                 f"tile around them some group {_keeps_more(kinds)}.",
                 "Leave out `tile` or give a smaller tile; give the very model that the masks were made for.",
             )
         self.extra += int(lost.sum())
-
-    @property
-    def _sought(self) -> str:
-        return "2:4" if only_two_four(self.kinds) else f"of the kinds {self.kinds}"
 
     def _no_tile(self) -> MaskLearnError:
         if only_two_four(self.kinds):

@@ -57,13 +57,15 @@ class LinearMask:
                 raise ValueError("a tile is 2:4 among the kinds that are not")
             check_kinds(self.others, self.shape, self.tile)
         for family, name in ((_OF_SIXTEEN, "mask16"), (_OF_EIGHT, "mask8")):
-            codes, kept = getattr(self, name), np.zeros(0, np.uint8)
+            codes, expected = getattr(self, name), np.zeros(0, np.uint8)
             if self.others is not None:
                 counts = kept_per_group(self.others, self.shape, self.tile, family.name)
-                kept = counts[counts < family.group]
-            if codes.dtype != family.stored or codes.shape != kept.shape:
-                raise ValueError(f"{name} {codes.dtype} {codes.shape}, {kept.size} groups are {family.name}")
-            family.check(codes, kept)
+                expected = counts[counts < family.group]
+            if codes.dtype != family.stored or codes.shape != expected.shape:
+                raise ValueError(
+                    f"{name} {codes.dtype} {codes.shape}, {expected.size} groups are {family.name}"
+                )
+            family.check(codes, expected)
 
     @classmethod
     def from_candidate(
@@ -178,11 +180,11 @@ def kept_per_group(
 ) -> NDArray[np.uint8]:
     """Returns the weights that each group of a family keeps, `[N, K/group]`; all of them in tiles of other kinds."""
     ours = FAMILIES[family]
-    kept = np.full(max(BY_CODE) + 1, ours.group, np.uint8)
+    counts = np.full(max(BY_CODE) + 1, ours.group, np.uint8)
     for kind in PRUNED.values():
         if kind.family is ours:
-            kept[kind.code] = kind.kept
-    return expand_tiles(kept[kinds], shape, tile, ours.group)
+            counts[kind.code] = kind.kept
+    return expand_tiles(counts[kinds], shape, tile, ours.group)
 
 
 def check_kinds(kinds: NDArray[np.uint8], shape: tuple[int, int], tile: tuple[int, int]) -> None:

@@ -26,13 +26,9 @@ def patterns_from_scores(scores: Any) -> Any:
     every machine.
     """
     groups: Any = scores.reshape(*scores.shape[:-1], scores.shape[-1] // 4, 4)
-    return _codes(groups, _uint8(scores))
-
-
-def _uint8(array: Any) -> Any:
-    if isinstance(array, np.ndarray):
-        return np.uint8
-    return array.new_empty(0).byte().dtype  # torch.uint8, without an import of torch
+    # torch.uint8, without an import of torch
+    uint8 = np.uint8 if isinstance(scores, np.ndarray) else scores.new_empty(0).byte().dtype
+    return _codes(groups, uint8)
 
 
 def _codes(groups: Any, uint8: Any) -> Any:

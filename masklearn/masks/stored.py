@@ -89,7 +89,7 @@ def specs_of(name: str, mask: LinearMask | Stored, parts: tuple[str, ...]) -> _S
     specs = {
         "tiles": ("U8", (-(-mask.tiles.size // 8),)),
         "kinds": ("U8", mask.tiles.shape),
-        "pattern": ("U8", (_nibble_bytes(mask),)),
+        "pattern": ("U8", (-(-sparse_groups(mask.tiles, mask.shape, mask.tile) // 2),)),
         "mask16": ("U16", (_groups(mask, _OF_SIXTEEN),)),
         "mask8": ("U8", (_groups(mask, _OF_EIGHT),)),
     }
@@ -145,10 +145,6 @@ def _kinds(shard: Shard, name: str, shape: tuple[int, int], tile: tuple[int, int
     check_kinds(kinds, shape, tile)
     tiles = kinds == TWO_FOUR.code
     return Stored(shape, tile, tiles, np.where(tiles, np.uint8(DENSE.code), kinds))
-
-
-def _nibble_bytes(mask: LinearMask | Stored) -> int:
-    return -(-sparse_groups(mask.tiles, mask.shape, mask.tile) // 2)
 
 
 def _groups(mask: LinearMask | Stored, family: Family) -> int:

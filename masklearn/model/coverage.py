@@ -1,6 +1,7 @@
 """Determines the linears that get a mask, from config.json and the headers of the shards. Reads no weights."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,18 +63,18 @@ def covered_linears_of(
     missing, fused with others, or of another shape or dtype than the model's.
     """
     architecture = checkpoint.architecture
-    found = _linears(checkpoint)
-    linears = {name: linear.shape for name, linear in found.items()}
+    listed = _linears(checkpoint)
+    linears = {name: linear.shape for name, linear in listed.items()}
     check_patterns(include, list(linears), "`include`")
     check_patterns(exclude, list(linears), "`exclude`")
     covered: dict[str, tuple[int, int]] = {}
     skipped: dict[str, str] = {}
     for name, shape in linears.items():
-        reason = _reason(name, found[name], architecture, include, exclude)
+        reason = _reason(name, listed[name], architecture, include, exclude)
         if not reason and 0 in shape and f"{name}.weight" in checkpoint:
             reason = "its weight is empty"
         if reason:
-            if _ROUTED.search(found[name].module) and f"{name}.weight" not in checkpoint:
+            if _ROUTED.search(listed[name].module) and f"{name}.weight" not in checkpoint:
                 _check_weight(checkpoint, name, shape)
             skipped[name] = reason
         else:
@@ -81,9 +82,8 @@ def covered_linears_of(
             covered[name] = shape
     skipped |= dict.fromkeys(_fused_experts(checkpoint, architecture), _FUSED)
     if not covered:
-        raise MaskLearnError(
-            "No linear is covered", _summary(skipped), "Give other include and exclude patterns."
-        )
+        why = "; ".join(f"{count} linears: {reason}" for reason, count in Counter(skipped.values()).items())
+        raise MaskLearnError("No linear is covered", why, "Give other include and exclude patterns.")
     return Coverage(covered, skipped)
 
 
@@ -186,10 +186,3 @@ def _check_not_fused(checkpoint: Checkpoint, weight: str) -> None:
             f"{experts} is a 3-D tensor of all experts, of which no linear can be masked by name.",
             "Load it with transformers 5 and call save_pretrained, which writes a tensor for each expert.",
         )
-
-
-def _summary(skipped: Mapping[str, str]) -> str:
-    counts: dict[str, int] = {}
-    for reason in skipped.values():
-        counts[reason] = counts.get(reason, 0) + 1
-    return "; ".join(f"{count} linears: {reason}" for reason, count in counts.items())

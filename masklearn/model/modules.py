@@ -25,20 +25,16 @@ def as_linears(model: nn.Module) -> None:
     that do not train: code that reads and writes parameters then handles them too.
     """
     for module in list(model.modules()):
-        _hold_buffers_as_parameters(module)
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            if name not in module._non_persistent_buffers_set and buffer.is_floating_point():
+                delattr(module, name)
+                module.register_parameter(name, nn.Parameter(buffer.detach(), requires_grad=False))
     for name, module in list(model.named_modules()):
         parent, _, child = name.rpartition(".")
         if is_conv1d(module):
             setattr(model.get_submodule(parent), child, _linear(module.weight.T, module.bias))
         elif is_experts(module):
             setattr(model.get_submodule(parent), child, _Experts(module))
-
-
-def _hold_buffers_as_parameters(module: nn.Module) -> None:
-    for name, buffer in list(module.named_buffers(recurse=False)):
-        if name not in module._non_persistent_buffers_set and buffer.is_floating_point():
-            delattr(module, name)
-            module.register_parameter(name, nn.Parameter(buffer.detach(), requires_grad=False))
 
 
 def routed_sum(

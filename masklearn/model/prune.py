@@ -64,8 +64,9 @@ def write_pruned_checkpoint(
     """
     copy_beside(checkpoint.path, out)
     _write_config(checkpoint, masks, out)
-    if checkpoint.quantised:
-        _index_dense(checkpoint, out)
+    if checkpoint.quantised and (out / INDEX).is_file():  # the copy is of the quantised values
+        weight_map = {name: file for file, shard in checkpoint.shards().items() for name in shard.tensors}
+        write_index(out, weight_map, checkpoint.bytes())
     total, done = len(checkpoint.names()), 0
 
     def tensor(name: str) -> NDArray[Any]:
@@ -95,17 +96,10 @@ def _write_config(checkpoint: Checkpoint, masks: MaskSet, out: Path) -> None:
     }
     if rounded := {name: grid.activations for name, grid in masks.grids.items() if grid.type is W8A8}:
         config[ROUNDED_INPUTS] = rounded_inputs_setting(rounded)
-    if found := _sparsity_config(checkpoint, masks):
-        config[_SPARSITY] = found
+    if sparsity := _sparsity_config(checkpoint, masks):
+        config[_SPARSITY] = sparsity
     if config != checkpoint.config or checkpoint.quantised:
         write_whole(out / CONFIG, json.dumps(config, indent=2) + "\n")
-
-
-def _index_dense(checkpoint: Checkpoint, out: Path) -> None:
-    """Write the index of the dense values over the copy, if there is one."""
-    if (out / INDEX).is_file():
-        weight_map = {name: file for file, shard in checkpoint.shards().items() for name in shard.tensors}
-        write_index(out, weight_map, checkpoint.bytes())
 
 
 def _sparsity_config(checkpoint: Checkpoint, masks: MaskSet) -> dict[str, Any] | None:
@@ -160,13 +154,13 @@ def write_compressed(
     config = {key: value for key, value in checkpoint.config.items() if key != ROUNDED_INPUTS}
     config["quantization_config"] = _quantization_config(checkpoint, grids)
     write_whole(out / CONFIG, json.dumps(config, indent=2) + "\n")
-    done, total, place, size = 0, len(checkpoint.names()), {}, 0
+    done, total, weight_map, size = 0, len(checkpoint.names()), {}, 0
     for file, shard in checkpoint.shards().items():
         parts: dict[str, Callable[[], NDArray[Any]]] = {}
         specs: dict[str, _Spec] = {}
         for name in shard.tensors:
             for part, spec, read in _parts(checkpoint, grids, name):
-                specs[part], parts[part], place[part] = spec, read, file
+                specs[part], parts[part], weight_map[part] = spec, read, file
                 size += _bytes(spec)
 
         def tensor(part: str, parts: dict[str, Callable[[], NDArray[Any]]] = parts) -> NDArray[Any]:
@@ -178,7 +172,7 @@ def write_compressed(
 
         write_shard(out / file, specs, tensor, shard.metadata, like=shard.path)
     if (out / INDEX).is_file():
-        write_index(out, place, size)
+        write_index(out, weight_map, size)
 
 
 def _parts(
@@ -264,10 +258,10 @@ def _modules(checkpoint: Checkpoint) -> Iterator[tuple[str, list[str]]]:
     """Yield each linear of the model, and the names by which programs may look for it: its module's and its own."""
     import torch
 
-    for module, one in meta_model(checkpoint).named_modules():
-        if isinstance(one, torch.nn.Linear):
-            linear = linear_name(checkpoint, module)
-            yield linear, list(dict.fromkeys((module, linear)))
+    for name, module in meta_model(checkpoint).named_modules():
+        if isinstance(module, torch.nn.Linear):
+            linear = linear_name(checkpoint, name)
+            yield linear, list(dict.fromkeys((name, linear)))
 
 
 def _check_model(checkpoint: Checkpoint, grids: Mapping[str, Grid]) -> None:

@@ -17,7 +17,7 @@ from masklearn.model.known_architectures import Architecture, NotCoveredError
 from masklearn.model.pretrained import build_model
 
 if TYPE_CHECKING:
-    from torch import nn
+    pass
 
 _VOCABULARY = 64
 _WIDE = 96  # hidden channels of the feed-forward part
@@ -37,7 +37,8 @@ def shrunk(config: Any) -> Any:
     It has four layers, or more if it takes more to include each kind that the config lists. The size of a head stays,
     and as many query heads share a key.
     """
-    small = shortened(config, min(config.num_hidden_layers, max(_LAYERS, _first_of_each_kind(config))))
+    firsts = [values.index(value) + 1 for values in per_layer(config).values() for value in values]
+    small = shortened(config, min(config.num_hidden_layers, max([_LAYERS, *firsts])))
     small.vocab_size = min(config.vocab_size, _VOCABULARY)
     for name in _TOKENS:
         if getattr(small, name, None) is not None:
@@ -69,13 +70,6 @@ def per_layer(config: Any) -> dict[str, list[Any]]:
         and name != "architectures"
         and not name.endswith("_token_id")
     }
-
-
-def _first_of_each_kind(config: Any) -> int:
-    needed = 1
-    for values in per_layer(config).values():
-        needed = max(needed, *(values.index(value) + 1 for value in values))
-    return needed
 
 
 def _take_heads_away(small: Any) -> None:
@@ -110,10 +104,10 @@ def structure_of(config: Any) -> Architecture:
     Raises NotCoveredError if the model is not a decoder whose blocks run one after the other.
     """
     config_class: Any = type(config)
-    found = _known(config_class, json.dumps(_settings(config), sort_keys=True, default=str))
-    if isinstance(found, str):
-        raise NotCoveredError(found)
-    return found
+    row = _known(config_class, json.dumps(_settings(config), sort_keys=True, default=str))
+    if isinstance(row, str):
+        raise NotCoveredError(row)
+    return row
 
 
 def _settings(config: Any) -> dict[str, Any]:
@@ -202,24 +196,18 @@ def _named(model: Any) -> Architecture:
 def _blocks(model: Any) -> str:
     """Returns the name of the only list of as many modules as the model has layers, each with linears."""
     from torch import nn
-
-    layers = model.config.num_hidden_layers
-    found: list[str] = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == layers and all(map(_has_linears, module))
-    ]
-    found = [name for name in found if not any(name.startswith(f"{other}.") for other in found)]
-    if len(found) != 1:
-        what = (
-            f"{len(found)} stacks of blocks: {', '.join(found)}" if found else f"no stack of {layers} blocks"
-        )
-        raise NotCoveredError(f"It has {what}.")
-    return found[0]
-
-
-def _has_linears(module: "nn.Module") -> bool:
-    from torch import nn
     from transformers.pytorch_utils import Conv1D
 
-    return any(isinstance(one, (nn.Linear, Conv1D)) for one in module.modules())
+    layers = model.config.num_hidden_layers
+    stacks: list[str] = [
+        name
+        for name, stack in model.named_modules()
+        if isinstance(stack, nn.ModuleList)
+        and len(stack) == layers
+        and all(any(isinstance(part, (nn.Linear, Conv1D)) for part in block.modules()) for block in stack)
+    ]
+    stacks = [name for name in stacks if not any(name.startswith(f"{outer}.") for outer in stacks)]
+    if len(stacks) != 1:
+        count = f"{len(stacks)} stacks of blocks: {', '.join(stacks)}"
+        raise NotCoveredError(f"It has {count if stacks else f'no stack of {layers} blocks'}.")
+    return stacks[0]

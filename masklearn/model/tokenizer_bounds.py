@@ -36,9 +36,9 @@ _FIX = "Fetch the model again from a source that you trust."
 
 def check_tokenizer(file: Path) -> None:
     """Raise MaskLearnError if a part of a tokenizer.json may make a text far longer, and ValueError if it is not JSON."""
-    found = parse_json(file.read_bytes(), finite=False)
-    for name in _MOST if isinstance(found, dict) else ():
-        _check_part(str(file), name, found.get(name))
+    tokenizer = parse_json(file.read_bytes(), finite=False)
+    for name in _MOST if isinstance(tokenizer, dict) else ():
+        _check_part(str(file), name, tokenizer.get(name))
 
 
 def check_normalizer(model_dir: str | Path, tokenizer: Any) -> None:
@@ -125,11 +125,8 @@ def _templated(step: Mapping[str, Any], name: str) -> float:
     if not isinstance(pieces, list) or not isinstance(added, dict):
         return 1.0
     ids = [token.get("ids") for token in added.values() if isinstance(token, dict)]
-    if len(pieces) > _SPECIAL or any(isinstance(one, list) and len(one) > _SPECIAL for one in ids):
+    if len(pieces) > _SPECIAL or any(isinstance(tokens, list) and len(tokens) > _SPECIAL for tokens in ids):
         return math.inf
-    named = [piece["Sequence"].get("id") for piece in pieces if _is_sequence(piece)]
-    return float(max((named.count(one) for one in named), default=1))
-
-
-def _is_sequence(piece: Any) -> bool:
-    return isinstance(piece, dict) and isinstance(piece.get("Sequence"), dict)
+    sequences = [piece.get("Sequence") for piece in pieces if isinstance(piece, dict)]
+    named = [sequence.get("id") for sequence in sequences if isinstance(sequence, dict)]
+    return float(max((named.count(name) for name in named), default=1))

@@ -269,12 +269,12 @@ def divergences(
     models = len(pruned) + 1
     reference = _last(dense, windows, device, store, head=head)
     progress("comparing with the dense model", 1, models)
-    found = []
+    distances = []
     for done, checkpoint in enumerate(pruned, start=2):
-        other = _last(checkpoint, windows, device, store, head=head)
-        found.append(_kl(reference, other) if head else _distance(reference, other))
+        last = _last(checkpoint, windows, device, store, head=head)
+        distances.append(_kl(reference, last) if head else _distance(reference, last))
         progress("comparing with the dense model", done, models)
-    return found
+    return distances
 
 
 def _last(
@@ -294,14 +294,11 @@ def _kl(dense: Block, pruned: Block) -> float:
     for ours, theirs in zip(dense.hidden, pruned.hidden, strict=True):
         for start in range(0, ours.shape[1], HEAD_CHUNK):
             place = slice(start, start + HEAD_CHUNK)
-            kl += _kl_of_logits(dense.run(ours[:, place]), pruned.run(theirs[:, place]))
+            log_p = log_probabilities(dense.run(ours[:, place]).float())
+            log_q = log_probabilities(pruned.run(theirs[:, place]).float())
+            kl += float(token_kl(log_p, log_q).sum(dtype=torch.float64))
         tokens += ours.shape[0] * ours.shape[1]
     return kl / tokens
-
-
-def _kl_of_logits(dense: Tensor, pruned: Tensor) -> float:
-    log_p, log_q = log_probabilities(dense.float()), log_probabilities(pruned.float())
-    return float(token_kl(log_p, log_q).sum(dtype=torch.float64))
 
 
 def _distance(dense: Block, pruned: Block) -> float:

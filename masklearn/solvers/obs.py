@@ -190,15 +190,15 @@ def solve_group(
     note: Callable[[str], object],
 ) -> dict[str, tuple[torch.Tensor, Codes]]:
     """Solve the linears of a group one after another, with the same factor; see `solve.Solver`."""
-    if not any(bool(one.pruned_rows.any()) for one in allowed.values()):  # nothing to prune
-        codes = given or {name: allowed[name].codes(one.abs()) for name, one in group.weights.items()}
+    if not any(bool(projection.pruned_rows.any()) for projection in allowed.values()):  # nothing to prune
+        codes = given or {name: allowed[name].codes(weight.abs()) for name, weight in group.weights.items()}
         return {name: (weight, codes[name]) for name, weight in group.weights.items()}
     factor = inverse_factor(group.moment.clone(), damping, next(iter(group.weights)), note)
-    found = {}
+    results = {}
     for name, weight in group.weights.items():
         solved = solve_linear(weight, factor, allowed[name], None if given is None else given[name])
-        found[name] = solved.weight, solved.codes
-    return found
+        results[name] = solved.weight, solved.codes
+    return results
 
 
 def solve_linear(
@@ -317,8 +317,9 @@ def _solve_columns(
                 factor[j : j + GROUP, j + GROUP : end].t(), errors[rows], alpha=-1
             )
         columns[end:].addmm_(factor[start:end, end:].t(), errors, alpha=-1)
-    found = Codes(codes.t().contiguous(), {name: torch.cat(one, dim=1) for name, one in masks.items()})
-    return Solved(columns.t().contiguous(), found, loss.t().contiguous())
+    masks_of = {name: torch.cat(spans, dim=1) for name, spans in masks.items()}
+    solved = Codes(codes.t().contiguous(), masks_of)
+    return Solved(columns.t().contiguous(), solved, loss.t().contiguous())
 
 
 def _span_codes(

@@ -4,13 +4,13 @@ linears."""
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from masklearn.feed import SCALES, Arrays, CodeArrays, Feed, Group, Replaced
+from masklearn.feed import SCALES, CodeArrays, Feed, Group, Replaced
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.model.store import WeightStore
 from masklearn.quant.grid import Grid
@@ -38,37 +38,6 @@ class Solver(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class _Asked:
-    """Kinds of tiles and given codes. codes: None if the solver chooses them."""
-
-    feed: Feed
-    kinds: Mapping[str, NDArray[np.uint8]]
-    codes: Mapping[str, CodeArrays] | None
-
-    def allowed(self, group: Group) -> dict[str, Projection]:
-        shapes, tile = self.feed.shapes, self.feed.recipe.tile
-        return {
-            name: Projection.of_tiles(self.kinds[name], shapes[name], tile, weight.device)
-            for name, weight in group.weights.items()
-        }
-
-    def digest(self) -> str:
-        total = hashlib.sha256()
-        for name, grid in sorted(self.kinds.items()):
-            total.update(f"{name} {grid.shape}".encode() + grid.tobytes())
-        for name, codes in sorted((self.codes or {}).items()):
-            total.update(name.encode() + b"".join(codes[family].tobytes() for family in sorted(codes)))
-        return total.hexdigest()
-
-    def given(self, group: Group) -> dict[str, Codes] | None:
-        if self.codes is None:
-            return None
-        return {
-            name: Codes.of_families(self.codes[name], weight.device) for name, weight in group.weights.items()
-        }
-
-
-@dataclass(frozen=True, eq=False)
 class SolvedLinears:
     """Result of a solve. codes: codes of all groups by linear; grids: grids of the quantised linears."""
 
@@ -88,21 +57,36 @@ def solve(
     kinds: codes of the kinds `[grid]` by linear; store: receives the new weights; codes: codes of groups to use, None to let
     the solver choose them. Raises MaskLearnError as `obs.with_damping`, `rounding.round_group` and the feed do.
     """
-    asked = _Asked(feed, kinds, codes)
 
     def prune(group: Group) -> dict[str, Replaced]:
-        allowed = asked.allowed(group)
-        damping = group.damping
-        found = solver(group, allowed, asked.given(group), damping, feed.note)
-        kept = {
-            name: (found[name][0], allowed[name].keep(found[name][1])) for name in found if name in feed.types
+        devices = {name: weight.device for name, weight in group.weights.items()}
+        allowed = {
+            name: Projection.of_tiles(kinds[name], feed.shapes[name], feed.recipe.tile, device)
+            for name, device in devices.items()
         }
-        replaced = {name: Replaced(values, chosen.by_family()) for name, (values, chosen) in found.items()}
+        given = None
+        if codes is not None:
+            given = {name: Codes.of_families(codes[name], device) for name, device in devices.items()}
+        solved = solver(group, allowed, given, group.damping, feed.note)
+        kept = {
+            name: (values, allowed[name].keep(chosen))
+            for name, (values, chosen) in solved.items()
+            if name in feed.types
+        }
+        replaced = {name: Replaced(values, chosen.by_family()) for name, (values, chosen) in solved.items()}
         return replaced | _rounded(feed, group, kept, replaced)
 
-    arrays = feed.replace(prune, store, f"{solver.__module__} {asked.digest()}")
-    grids = _grids(feed, arrays)
-    return SolvedLinears({name: _without_scales(one) for name, one in arrays.items()}, grids)
+    total = hashlib.sha256()
+    for name, grid in sorted(kinds.items()):
+        total.update(f"{name} {grid.shape}".encode() + grid.tobytes())
+    for name, own in sorted((codes or {}).items()):
+        total.update(name.encode() + b"".join(own[family].tobytes() for family in sorted(own)))
+    arrays = feed.replace(prune, store, f"{solver.__module__} {total.hexdigest()}")
+    all_codes: dict[str, CodeArrays] = {
+        name: {family: array for family, array in own.items() if family != SCALES}
+        for name, own in arrays.items()
+    }
+    return SolvedLinears(all_codes, _grids(feed, arrays))
 
 
 def round_weights(feed: Feed, masks: Mapping[str, LinearMask], store: WeightStore) -> dict[str, Grid]:
@@ -158,10 +142,6 @@ def _rounded(
     return {name: Replaced(one.values, replaced[name].arrays, one.grid) for name, one in rounded.items()}
 
 
-def _without_scales(arrays: Arrays) -> dict[str, NDArray[Any]]:
-    return {key: one for key, one in arrays.items() if key != SCALES}
-
-
 def _grids(feed: Feed, arrays: Mapping[str, CodeArrays]) -> dict[str, Grid]:
     return {name: Grid(kind, arrays[name][SCALES]) for name, kind in feed.types.items()}
 
@@ -171,9 +151,10 @@ def solve_unstructured(feed: Feed, ratio: float, store: WeightStore) -> None:
 
     def prune(group: Group) -> dict[str, Replaced]:
         name = next(iter(group.weights))
-        damping = group.damping
-        factor = obs.inverse_factor(group.moment.clone(), damping, name, feed.note)
-        solved = {name: obs.solve_unstructured(one, factor, ratio) for name, one in group.weights.items()}
-        return {name: Replaced(values, {}) for name, values in solved.items()}
+        factor = obs.inverse_factor(group.moment.clone(), group.damping, name, feed.note)
+        return {
+            name: Replaced(obs.solve_unstructured(weight, factor, ratio), {})
+            for name, weight in group.weights.items()
+        }
 
     feed.replace(prune, store, f"unstructured {ratio}")

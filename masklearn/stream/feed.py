@@ -1,7 +1,7 @@
 """Feeds the linears of a checkpoint to a method while the model runs block by block."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -53,8 +53,14 @@ def _output_fisher(
         checkpoints=checkpoints,
     ):
         linears = {name: linear for name, linear in block.linears.items() if name in covered}
-        squares = {name: torch.zeros(one.out_features, dtype=torch.float64) for name, one in linears.items()}
-        with watch_gradients(linears, partial(_add_squares, squares)):
+        squares = {
+            name: torch.zeros(linear.out_features, dtype=torch.float64) for name, linear in linears.items()
+        }
+
+        def add(name: str, gradient: torch.Tensor, squares: dict[str, torch.Tensor] = squares) -> None:
+            squares[name] += gradient.double().flatten(0, -2).square().sum(dim=0).cpu()
+
+        with watch_gradients(linears, add):
             for i, window in enumerate(windows):
                 if block.is_head:
                     block.loss_backward(i, torch.from_numpy(window))
@@ -64,10 +70,6 @@ def _output_fisher(
             back.add(name, {_FISHER: (total / windows.size).numpy()})
         task.progress("sensitivity of the loss", len(back.results) + len(squares), len(covered))
     return {name: arrays[_FISHER] for name, arrays in back.results.items()}
-
-
-def _add_squares(squares: dict[str, torch.Tensor], name: str, gradient: torch.Tensor) -> None:
-    squares[name] += gradient.double().flatten(0, -2).square().sum(dim=0).cpu()
 
 
 Solve = Callable[[Group], Mapping[str, Replaced]]

@@ -191,13 +191,16 @@ class _Run:
     """Wrapped model and optimizer of a run. shown: names of the objective's figures, or `loss` if it has none."""
 
     def __init__(
-        self, accelerator: Accelerator, model: nn.Module, objective: Objective, schedule: Schedule
+        self, accelerator: Accelerator, model: Any, objective: Objective, schedule: Schedule
     ) -> None:
         self._accelerator, self._objective, self._schedule = accelerator, objective, schedule
         groups = objective.parameter_groups()
-        _freeze_others(model, groups)
-        if schedule.gradient_checkpointing:
-            _enable_checkpointing(model)
+        trained = {id(parameter) for group in groups for parameter in group["params"]}
+        for parameter in model.parameters():
+            parameter.requires_grad_(id(parameter) in trained)
+        if schedule.gradient_checkpointing:  # transformers 5.2x renamed the method for it
+            enable: Any = getattr(model, "activation_checkpointing_enable", None)
+            (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
         model.train()
         optimizer = _optimizer_of(groups, schedule)
         step = _Step(model, objective, computes_in_bf16(accelerator.device))
@@ -247,18 +250,6 @@ def _accelerator(schedule: Schedule) -> Accelerator:
             "Set fsdp_version: 2 in the configuration of accelerate.",
         )
     return accelerator
-
-
-def _enable_checkpointing(model: Any) -> None:
-    """Turn gradient checkpointing on. transformers 5.2x renamed the method for it."""
-    new = getattr(model, "activation_checkpointing_enable", None)
-    (new or model.gradient_checkpointing_enable)({"use_reentrant": False})
-
-
-def _freeze_others(model: nn.Module, groups: list[dict[str, Any]]) -> None:
-    trained = {id(parameter) for group in groups for parameter in group["params"]}
-    for parameter in model.parameters():
-        parameter.requires_grad_(id(parameter) in trained)
 
 
 def _identity(

@@ -156,7 +156,7 @@ def repair_scales(
     run = _Run(task, student, settings)
     before = run.judge(student.model)
     report = run.train(student, "scales", store, schedule)
-    found = {**grids, **student.grids}
+    new_grids = {**grids, **student.grids}
     del student  # another model takes its memory
     after = run.judge(training_model(task.checkpoint.with_weights(store)))
     task.note(
@@ -172,7 +172,7 @@ def repair_scales(
     }
     if is_dense:  # before it is rounded
         figures |= {f"{run.figure}_first": 0.0, f"{run.figure}_last": 0.0}
-    return found if after < before else {}, record.model_copy(update=figures)
+    return new_grids if after < before else {}, record.model_copy(update=figures)
 
 
 def _is_dense(task: Task, masks: Mapping[str, LinearMask]) -> bool:
@@ -187,9 +187,9 @@ def searched_grids(task: Task) -> list[str]:
 
     Rounding to int8 costs so little that the whole budget is better spent before it.
     """
-    given = task.checkpoint.grids.types
-    types = quantised_types(task.recipe.weights, task.coverage.linears, given)
-    searched = [name for name, kind in types.items() if given.get(name) is not kind]
+    stored = task.checkpoint.grids.types
+    types = quantised_types(task.recipe.weights, task.coverage.linears, stored)
+    searched = [name for name, kind in types.items() if stored.get(name) is not kind]
     return searched if any(types[name] is INT4 for name in searched) else []
 
 

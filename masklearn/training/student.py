@@ -1,6 +1,6 @@
 """Masked model that repair trains: chooses the parameters that train, and saves them as weights of the checkpoint."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -165,9 +165,11 @@ class Student:
         }
         linears = linear_modules(self.model, checkpoint)
         self._frozen = self._untrained({id(linears[name].weight) for name in masks})
-        pooler = _modules_within(self.model, row.tail) if row.encoder else set()
+        modules = dict(self.model.named_modules())  # some of the tail a model may lack
+        tail = [modules[part] for part in row.tail if row.encoder and part in modules]
+        pooler = {id(module) for part in tail for module in part.modules()}
         self._weights = {
-            name: _Slot(_parametrization(linear), "original")
+            name: _Slot(cast(Any, linear).parametrizations.weight, "original")
             for name, linear in self._fixed(linears, masks).items()
             if id(linear) not in pooler
         }
@@ -246,18 +248,6 @@ def vectors(model: nn.Module, row: Architecture) -> Iterator[str]:
             yield name
 
 
-def _modules_within(model: nn.Module, parts: Iterable[str]) -> set[int]:
-    """Returns the ids of all modules in these parts, some of which a model may lack."""
-    modules = dict(model.named_modules())
-    return {id(module) for part in parts if part in modules for module in modules[part].modules()}
-
-
 def _slot(model: nn.Module, name: str) -> _Slot:
     owner, _, attribute = name.rpartition(".")
     return _Slot(model.get_submodule(owner), attribute)
-
-
-def _parametrization(linear: nn.Linear) -> nn.Module:
-    parametrizations: Any = linear.parametrizations
-    chain: nn.Module = parametrizations.weight
-    return chain

@@ -338,10 +338,3 @@ def test_channels_that_share_scales_are_not_reordered(make_model: ModelMaker, ti
     WRITE["int4"](path)
     with refused():
         tiny.learn(path, permute=True)
-
-
-def test_the_model_writes_its_own_text(make_model: ModelMaker, tiny: Tiny) -> None:
-    path = make_model(dtype=torch.float16, **ONE_BLOCK)
-    WRITE["int4"](path)
-    masks = tiny.learn(path, calib=None, windows=2, ratio=0.3, method="wanda").masks
-    assert masks.grids and masks.record.text is not None and masks.record.text.source == "self"

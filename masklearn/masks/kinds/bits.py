@@ -26,7 +26,8 @@ class OfBits(Family):
 
     def best(self, scores: Any, kept: Any) -> Any:
         """Ranks the scores of each group by comparing every two, so that the tie rule holds on every machine."""
-        planes = _contiguous(self.planes(scores))  # each operation is on long rows, not on short groups
+        planes = self.planes(scores)  # copied, so that each operation is on long rows, not on short groups
+        planes = planes.copy(order="C") if is_numpy(planes) else planes.contiguous()
         ranks = _zeros_like(planes)  # number of scores of the group that go before this score
         for i in range(self.group - 1):
             wins = (planes[i] >= planes[i + 1 :]).view(ranks.dtype)
@@ -73,10 +74,6 @@ def moved(values: Any, axis: int | tuple[int, ...], to: int | tuple[int, ...]) -
     import numpy as np
 
     return np.moveaxis(values, axis, to)
-
-
-def _contiguous(values: Any) -> Any:
-    return values.copy(order="C") if is_numpy(values) else values.contiguous()
 
 
 def _zeros_like(planes: Any) -> Any:

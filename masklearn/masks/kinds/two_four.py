@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from masklearn.masks.kinds.base import Family, is_numpy
@@ -31,10 +30,10 @@ class TwoOfFour(Family):
 
     def keep(self, codes: Any) -> Any:
         """Looks codes up in the table of patterns."""
-        if is_numpy(codes):
-            return _kept_words()[codes].view("?")
         from masklearn.masks.nm_codes import PATTERNS
 
+        if is_numpy(codes):  # the four booleans as one 32-bit word, which numpy copies faster
+            return PATTERNS.view("u4")[:, 0][codes].view("?")
         table = codes.new_tensor(PATTERNS.tolist()).bool()
         return table[codes.int()].view(*codes.shape[:-1], codes.shape[-1] * self.group)
 
@@ -47,14 +46,3 @@ class TwoOfFour(Family):
 
         if codes.size and int(codes.max()) >= len(PATTERNS):
             raise ValueError(f"pattern code {int(codes.max())}, the highest is {len(PATTERNS) - 1}")
-
-
-@cache
-def _kept_words() -> NDArray[np.uint32]:
-    """Returns the four booleans of each pattern as one 32-bit word, which numpy copies faster than four booleans."""
-    import numpy as np
-
-    from masklearn.masks.nm_codes import PATTERNS
-
-    words: NDArray[np.uint32] = PATTERNS.view(np.uint32)[:, 0]
-    return words

@@ -65,11 +65,6 @@ def density_excess(targets: Sequence[DensityTarget], record: Mapping[int, Sums])
     return torch.stack(excess).sum() / sum(target.weights for target in targets)
 
 
-def norm_kept(record: Mapping[int, Sums], norm: float) -> Tensor:
-    """Returns ‖M ⊙ W‖ / ‖W‖ over all masked weights; norm: ‖W‖."""
-    return torch.stack([sums.energy for sums in record.values()]).sum().sqrt() / norm
-
-
 class MaskObjective:
     """Objective that trains the logits of masks and no weights; see `training.loop.Objective`.
 
@@ -125,10 +120,12 @@ class MaskObjective:
             loss, figures = self._task_loss(model, ids, dense)
         finally:
             self._drawing.record = None  # blocks that gradient checkpointing runs again must record nothing
-        kept = norm_kept(record, self._norm)
+        kept = torch.stack([sums.energy for sums in record.values()]).sum().sqrt() / self._norm
         loss = loss + self._settings.density_weight * density_excess(self._targets, record)
         loss = loss - self._settings.norm_weight * self._left * kept
-        return loss, figures | {"density": self._density(record)}
+        sparse = sum(float(sums.sparse.detach()) for sums in record.values())
+        density = 1.0 - 0.5 * sparse / sum(target.weights for target in self._targets)
+        return loss, figures | {"density": density}
 
     @torch.no_grad()
     def _dense(self, model: nn.Module, ids: Tensor) -> tuple[Tensor, Head | None]:
@@ -152,10 +149,6 @@ class MaskObjective:
         ]
         loss, parts = head_loss(_predicting(hidden), Head.of(model), targets)
         return loss, dict(zip(("lm", "kl"), parts, strict=True))
-
-    def _density(self, record: Mapping[int, Sums]) -> float:
-        sparse = sum(float(sums.sparse.detach()) for sums in record.values())
-        return 1.0 - 0.5 * sparse / sum(target.weights for target in self._targets)
 
 
 def _predicting(hidden: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -257,15 +257,11 @@ def _contenders(task: Task, settings: MaskSettings, tiles: Tiles, patterns: Patt
     contenders = [Masks(_PRIOR, before, own), Masks(_LEARNED, tiles, None if free_tiles else patterns)]
     if settings.learns_tiles and settings.learns_patterns:
         contenders.append(Masks(_LEARNED_TILES, tiles, None))
-    return _different(contenders)
-
-
-def _different(contenders: Sequence[Masks]) -> list[Masks]:
-    different: list[Masks] = []
-    for masks in contenders:
-        if not any(masks.same_as(other) for other in different):
-            different.append(masks)
-    return different
+    return [
+        masks
+        for i, masks in enumerate(contenders)
+        if not any(masks.same_as(other) for other in contenders[:i])
+    ]
 
 
 def _line(kl: Mapping[str, float], kept: str, windows: int) -> str:

@@ -81,30 +81,28 @@ def candidates_by_error(feed: Feed, criterion: Criterion) -> Iterator[tuple[str,
         return _prune_group(feed, group, criterion)
 
     fisher = FISHER_WINDOWS if Requires.LOSS in criterion.needs else 0
-    for name, pruned, sensitivity in feed.moments(prune, _score_windows(feed), criterion, fisher=fisher):
-        found = {}
+    widest = max(columns for _, columns in feed.shapes.values())
+    windows = max(_SCORE_WINDOWS, -(-_TOKENS_PER_INPUT * widest // feed.recipe.length))
+    for name, pruned, sensitivity in feed.moments(prune, windows, criterion, fisher=fisher):
+        candidates = {}
         rows = None if sensitivity is None else _row_weights(sensitivity, by_output=feed.recipe.permute)
         for kind in feed.kinds[name]:
             errors: NDArray[np.floating] = pruned[f"{_ERRORS} {kind}"]
             if rows is not None:
                 errors = errors * rows
             pattern = pruned[_PATTERN] if kind is TWO_FOUR else _NO_CODES
-            found[kind] = Candidate(pattern, sum_rows(errors, feed.recipe.tile).astype(np.float32))
-        lost = {one: _weighted(pruned[f"{_ROUNDING} {one}"], rows) for one in _types_to_score(feed, name)}
-        yield (
-            name,
-            WithRounding(found, RoundingLoss(lost, pruned[_INPUTS].tobytes().decode())) if lost else found,
-        )
+            candidates[kind] = Candidate(pattern, sum_rows(errors, feed.recipe.tile).astype(np.float32))
+        lost = {}
+        for weights in _types_to_score(feed, name):
+            losses = pruned[f"{_ROUNDING} {weights}"]
+            lost[weights] = float(losses.sum(dtype=np.float64) if rows is None else losses @ rows[:, 0])
+        rounding = RoundingLoss(lost, pruned[_INPUTS].tobytes().decode()) if lost else None
+        yield name, WithRounding(candidates, rounding) if rounding else candidates
 
 
 def _types_to_score(feed: Feed, name: str) -> list[WeightType]:
     allowed = feed.allowed_types[name]
     return [kind for kind in allowed if kind.quantised] if len(allowed) > 1 else []
-
-
-def _weighted(losses: NDArray[np.floating], rows: NDArray[np.float64] | None) -> float:
-    """Returns the sum of the rows' losses `[N]`; rows: their weights `[N, 1]`, None for 1."""
-    return float(losses.sum(dtype=np.float64) if rows is None else losses @ rows[:, 0])
 
 
 def _row_weights(fisher: NDArray[np.float64], *, by_output: bool) -> NDArray[np.float64]:
@@ -115,11 +113,6 @@ def _row_weights(fisher: NDArray[np.float64], *, by_output: bool) -> NDArray[np.
     and a number per linear would lose most of the gain of permuting, so `by_output` is True then.
     """
     return fisher[:, None] if by_output else np.full((len(fisher), 1), fisher.mean())
-
-
-def _score_windows(feed: Feed) -> int:
-    widest = max(columns for _, columns in feed.shapes.values())
-    return max(_SCORE_WINDOWS, -(-_TOKENS_PER_INPUT * widest // feed.recipe.length))
 
 
 def _prune_group(feed: Feed, group: Group, criterion: Criterion) -> dict[str, Arrays]:
@@ -153,13 +146,13 @@ def _prune_group(feed: Feed, group: Group, criterion: Criterion) -> dict[str, Ar
         if kind is TWO_FOUR:
             pruned[name][_PATTERN] = solved.codes.pattern.cpu().numpy()
     for name, weight in group.weights.items():
-        for one in _types_to_score(feed, name):
-            check_range(name, weight, one)
-            lost = losses_of_rows(weight, factor, one, group.check if units[name] else None)
+        for target in _types_to_score(feed, name):
+            check_range(name, weight, target)
+            lost = losses_of_rows(weight, factor, target, group.check if units[name] else None)
             lost *= units[name] or 1.0
-            if one.input_bits == W8A8.input_bits:
+            if target.input_bits == W8A8.input_bits:
                 lost += _losses_of_inputs(feed, name, weight, group)
-            pruned[name][f"{_ROUNDING} {one}"] = (lost.cpu().numpy() / (scales[name] or 1.0)).astype(
+            pruned[name][f"{_ROUNDING} {target}"] = (lost.cpu().numpy() / (scales[name] or 1.0)).astype(
                 np.float32
             )
             pruned[name][_INPUTS] = np.frombuffer(first.encode(), np.uint8)

@@ -98,13 +98,6 @@ def test_block_by_block_equals_the_whole_model(make_model, tiny: Tiny, model_typ
         np.testing.assert_allclose(candidates[name].score, cost, rtol=1e-4)
 
 
-def test_head_alone_is_scored_from_its_own_inputs(make_model: ModelMaker, tiny: Tiny) -> None:
-    path, settings = make_model(), {"windows": 2, "length": 20, "include": ("lm_head",)}
-    candidates, expected = run(tiny, "wanda", path, **settings), whole_model(path, tiny.recipe(**settings))
-    assert list(candidates) == ["lm_head"]
-    np.testing.assert_array_equal(candidates["lm_head"].pattern, expected["lm_head"][0])
-
-
 def test_scores_add_up_to_held_out_error(make_model: ModelMaker, tiny: Tiny, text_file: Path) -> None:
     """As a share of the output's energy there. The solve saw the other windows, and few of them."""
     words = sorted({*text_file.read_text().split()})

@@ -67,23 +67,6 @@ def test_a_tied_head_shares_the_embedding(make_model: ModelMaker, tied: bool) ->
             assert torch.equal(block.linears["lm_head"].weight, whole.lm_head.weight)
 
 
-def test_run_is_differentiable_where_the_caller_says_so(make_model: ModelMaker) -> None:
-    block = next(stream_blocks(Checkpoint.open(make_model()), WINDOWS, "cpu"))
-    leaf = block.hidden[0].clone().requires_grad_()
-    block.run(leaf).sum().backward()
-    assert leaf.grad is not None
-    assert bool(leaf.grad.any())
-    with torch.no_grad():
-        assert not block.run(leaf).requires_grad
-    block.advance()
-    assert not any(hidden.requires_grad for hidden in block.hidden)
-
-
-def test_an_encoder_has_no_language_model_head(make_model: ModelMaker) -> None:
-    with refused():
-        next(stream_blocks(Checkpoint.open(make_model("bert")), WINDOWS, "cpu", head=True))
-
-
 @pytest.mark.parametrize(("model_type", "longest"), [("gpt2", 64), ("opt", 64), ("roberta", 62)])
 def test_windows_longer_than_learned_positions(make_model, model_type: str, longest: int) -> None:
     checkpoint = Checkpoint.open(make_model(model_type))
@@ -126,16 +109,6 @@ def test_changed_weights_change_what_the_next_block_sees(make_model: ModelMaker)
 
     path = make_model()
     assert not torch.allclose(inputs_of_the_last(False), inputs_of_the_last(True))
-
-
-def test_forward_may_repeat_and_advance_may_not(make_model: ModelMaker) -> None:
-    block = next(stream_blocks(Checkpoint.open(make_model()), WINDOWS))
-    first = record(block.linears, block.forward)
-    second = record(block.linears, block.forward)
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    block.advance()
-    with refused(RuntimeError):
-        block.advance()
 
 
 def test_blocks_after_the_last_wanted_are_not_run(make_model: ModelMaker) -> None:

@@ -65,15 +65,6 @@ def test_nearly_empty_texts_are_not_read_whole(
         first_windows(Words(), tmp_path / "a.txt", 50, 1)
 
 
-def test_draws_are_seeded_without_replacement() -> None:
-    text = "abcdefghijklmnopqrstuvwxyz"
-    draws = [token_windows(Letters(), text, 2, count=6, seed=seed)[:, 0].tolist() for seed in (0, 0, 1, 2)]
-    assert draws[0] == draws[1]
-    assert len({tuple(draw) for draw in draws}) == 3
-    assert all(draw == sorted(set(draw)) and len(draw) == 6 for draw in draws)
-    assert token_windows(Letters(), text, 2, count=13, seed=5)[:, 0].tolist() == list(range(0, 26, 2))
-
-
 @pytest.mark.parametrize(
     ("piece", "text"), [(7, "ab\nabcd\nabc\n\nabcdefghijk"), (3, "abcdefgh"), (99, "ab")]
 )

@@ -68,11 +68,6 @@ def test_long_plain_text_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.M
     assert list(file_text(tmp_path / "a.txt")) == ["abc", "déf", "gh"]
 
 
-def test_only_the_text_column_is_read(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"a": ["x", "y"], "b": ["1", "2"]}), tmp_path / "a.parquet")
-    assert text_of(tmp_path / "a.parquet", "b") == "1\n\n2"
-
-
 def test_a_text_column_has_a_name_of_its_own(tmp_path: Path) -> None:
     columns = [pa.array([1, 2]), pa.array(["x", "y"])]
     pq.write_table(pa.table(columns, names=["text", "text"]), tmp_path / "a.parquet")

@@ -206,20 +206,15 @@ def test_undeclared_json_columns_are_found(tmp_path: Path, split: str) -> None:
     assert read_text(f"{folder}::") == "a\n\nb\n\nc"
 
 
-def repeated(path: Path, *, nested: bool = False, told: bool = False) -> None:
-    """Writes a Parquet file that holds one text many times, stored once. told: the file says so to other programs."""
-    texts = pa.DictionaryArray.from_arrays(pa.array([0] * 3_000), pa.array(["a" * 2**14]))
-    column = pa.ListArray.from_arrays(pa.array(range(3_001), pa.int32()), texts) if nested else texts
-    pq.write_table(pa.table({"text": column}), path, compression="zstd", store_schema=told)
-
-
 def test_datasets_have_the_bounds_of_files(tmp_path: Path) -> None:
-    folder = tmp_path / "d"
-    folder.mkdir()
-    repeated(folder / "train.parquet")
+    """The Parquet file holds one text many times, stored once."""
+    folder = write(tmp_path / "d")
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * 3_000), pa.array(["a" * 2**14]))
+    file = folder / "train.parquet"
+    pq.write_table(pa.table({"text": texts}), file, compression="zstd", store_schema=False)
     with refused():
         read_text(f"{folder}::train")
-    (folder / "train.parquet").unlink()
+    file.unlink()
     write(folder, train_csv="text\na\n")
     with refused():
         read_text(f"{folder}::train")

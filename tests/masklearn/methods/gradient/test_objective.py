@@ -1,26 +1,20 @@
 import math
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize
 from transformers import AutoModelForCausalLM
 
-from masklearn.choice.select import select
-from masklearn.masks.tiles import tile_weights
-from masklearn.methods.base import Candidate
 from masklearn.methods.gradient.learner import DensityTarget, MaskObjective, density_excess
 from masklearn.methods.gradient.parametrization import (
     PRIOR_LOGIT,
     Drawing,
     HybridMask,
     Sums,
-    candidate_from_logits,
     first_pattern_logits,
-    first_tile_logits,
 )
-from masklearn.methods.gradient.settings import MaskSettings, Span
+from masklearn.methods.gradient.settings import Span
 from masklearn.methods.maskllm import MaskLlm
 from masklearn.methods.patch_joint import PatchJoint
 from masklearn.methods.patch_tile import PatchTile
@@ -81,67 +75,12 @@ def test_loss_is_the_papers(make_model: ModelMaker) -> None:
         masked = [module.weight for module in model.modules() if hasattr(module, "parametrizations")]
     lm = nn.functional.nll_loss(student, ids[:, 1:].flatten())
     kl = (dense.exp() * (dense - student)).sum(-1).mean()
-    sparse = sum(float(found.sparse) for found in drawing.record.values())
+    sparse = sum(float(sums.sparse) for sums in drawing.record.values())
     density = 1 - 0.5 * sparse / weights
     kept = math.sqrt(sum(float(weight.square().sum()) for weight in masked)) / norm
     expected = lm + kl + 7 * abs(density - 0.65) - 10 * 0.75 * kept
     assert float(loss.detach()) == pytest.approx(float(expected), rel=1e-4)
     assert figures == pytest.approx({"lm": float(lm), "kl": float(kl), "density": density}, rel=1e-4)
-
-
-def fit(mask: HybridMask, weight: Tensor, live: Tensor, settings: MaskSettings, zeroed: float) -> None:
-    """Fit the masked weight to the dense weight by linear regression, with inputs in the live features only."""
-    draw, steps = torch.Generator().manual_seed(0), 150
-    linear = nn.Linear(*reversed(weight.shape), bias=False).requires_grad_(False)
-    linear.weight.copy_(weight)
-    parametrize.register_parametrization(linear, "weight", mask)
-    targets = [DensityTarget([0], weight.numel(), zeroed)]
-    norm = float(weight.norm())
-    objective = MaskObjective(settings, mask.drawing, [mask], targets, ratio=0.25, norm=norm, tile_rate=5e-3)
-    optimizer = torch.optim.Adam(objective.parameter_groups(), 5e-3)
-    for step in range(steps):
-        objective.begin(step, step / steps)
-        mask.drawing.record = {}
-        x = torch.randn(64, weight.shape[1], generator=draw) * live
-        loss = (linear(x) - x @ weight.T).square().mean()
-        loss = loss + settings.density_weight * density_excess(targets, mask.drawing.record)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-
-def test_tiles_that_matter_turn_dense() -> None:
-    """Inputs reach one column of tiles, which the prior makes 2:4; training at that ratio makes others 2:4."""
-    shape, tile = (8, 32), (4, 8)
-    live = torch.zeros(32)
-    live[8:16] = 1.0
-    areas, scores = {"w": tile_weights(shape, tile)}, np.arange(8, dtype=np.float32).reshape(2, 4)
-    scores[:, 1] -= 10.0
-    before = select({"w": scores}, areas, 0.25)
-    assert before["w"][:, 1].all()
-    logits = first_tile_logits({"w": scores}, before, areas)["w"]
-    prior = Candidate(np.zeros((8, 8), np.uint8), scores)
-    codes = torch.from_numpy(prior.pattern)
-    mask = HybridMask(Drawing(0), 0, shape, tile, tile_logits=logits, pattern_logits=None, codes=codes)
-    fit(mask, torch.randn(shape, generator=torch.Generator().manual_seed(1)), live, TILE, 0.25 * 256)
-    ended = candidate_from_logits(None, mask.tile_logits.detach(), prior, tile)
-    after = select({"w": ended.score}, areas, 0.25)["w"]
-    assert after.sum() == before["w"].sum() == 4
-    assert not after[:, 1].any()
-
-
-def test_patterns_follow_the_inputs() -> None:
-    """Every group has two live features, and the prior keeps the other two."""
-    shape = (8, 32)
-    live = torch.tensor([1.0, 0.0, 1.0, 0.0] * 8)
-    prior = Candidate(np.full((8, 8), 4, np.uint8), np.zeros((2, 4), np.float32))  # keeps 1 and 3
-    logits = first_pattern_logits(torch.from_numpy(prior.pattern))
-    mask = HybridMask(Drawing(0), 0, shape, (4, 8), tile_logits=None, pattern_logits=logits)
-    weight = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    weight = weight.sign() * (0.5 + weight.abs())  # no weight is too small to matter
-    fit(mask, weight, live, MASKLLM, 0.5 * 256)
-    ended = candidate_from_logits(mask.pattern_logits.detach(), None, prior, (4, 8))
-    assert (ended.pattern == 1).mean() > 0.9  # keeps 0 and 2
 
 
 @pytest.mark.parametrize("ratio, first", [(0.5, 4.0), (0.45, 4.0), (0.449, 2.0), (0.25, 2.0)])
