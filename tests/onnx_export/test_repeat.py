@@ -1,6 +1,6 @@
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -83,39 +83,6 @@ def test_a_dimension_without_a_name_keeps_none() -> None:
     assert moved is not None and [str(moved[0]), moved.is_unknown_dim(1)] == ["u1_4", True]
 
 
-def test_a_different_attribute_is_found(exports: Exports) -> None:
-    model = traced(exports)
-    last_layer(model, "Attention").attributes["scale"] = ir.AttrFloat32("scale", 0.5)
-    with refused(NotRepeatableError):
-        repeat_last_block(model, 4, 8)
-
-
-def test_a_different_input_is_found(exports: Exports) -> None:
-    model = traced(exports)
-    attention = last_layer(model, "Attention")
-    attention.replace_input_with(1, attention.inputs[2])
-    with refused(NotRepeatableError):
-        repeat_last_block(model, 4, 8)
-
-
-def test_a_skip_to_an_older_layer_is_found(exports: Exports) -> None:
-    model = traced(exports)
-    adds = [n for n in model.graph if n.op_type == "Add" and scope_of(n) == "model.layers.3"]
-    first_layer = [n for n in model.graph if n.op_type == "Add" and scope_of(n) == "model.layers.1"]
-    adds[0].replace_input_with(0, first_layer[-1].outputs[0])
-    with refused(NotRepeatableError):
-        repeat_last_block(model, 4, 8)
-
-
-def test_one_more_node_is_found(exports: Exports) -> None:
-    model = traced(exports)
-    add = last_layer(model, "Add")
-    extra = ir.node("Neg", [add.outputs[0]], name="extra", metadata_props=dict(add.metadata_props))
-    model.graph.insert_after(add, extra)
-    with refused(NotRepeatableError):
-        repeat_last_block(model, 4, 8)
-
-
 def add_numbers_to_layers(model: ir.Model, numbers: Sequence[float]) -> None:
     """Layer i adds numbers[i], a tensor that torch.export would name after the module (Falcon's indices)."""
     for layer, number in enumerate(numbers):
@@ -131,6 +98,43 @@ def add_numbers_to_layers(model: ir.Model, numbers: Sequence[float]) -> None:
         attention.replace_input_with(0, add.outputs[0])
 
 
+def other_attribute(model: ir.Model) -> None:
+    last_layer(model, "Attention").attributes["scale"] = ir.AttrFloat32("scale", 0.5)
+
+
+def other_input(model: ir.Model) -> None:
+    attention = last_layer(model, "Attention")
+    attention.replace_input_with(1, attention.inputs[2])
+
+
+def skip_to_an_older_layer(model: ir.Model) -> None:
+    last, older = (
+        [node for node in model.graph if node.op_type == "Add" and scope_of(node) == f"model.layers.{layer}"]
+        for layer in (3, 1)
+    )
+    last[0].replace_input_with(0, older[-1].outputs[0])
+
+
+def one_more_node(model: ir.Model) -> None:
+    add = last_layer(model, "Add")
+    extra = ir.node("Neg", [add.outputs[0]], name="extra", metadata_props=dict(add.metadata_props))
+    model.graph.insert_after(add, extra)
+
+
+def other_number(model: ir.Model) -> None:
+    add_numbers_to_layers(model, [1.0, 1.0, 1.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    "change", [other_attribute, other_input, skip_to_an_older_layer, one_more_node, other_number]
+)
+def test_a_difference_is_found(exports: Exports, change: Callable[[ir.Model], None]) -> None:
+    model = traced(exports)
+    change(model)
+    with refused(NotRepeatableError):
+        repeat_last_block(model, 4, 8)
+
+
 def test_repeated_layers_share_equal_numbers(exports: Exports) -> None:
     model = traced(exports)
     add_numbers_to_layers(model, [2.0, 1.0, 1.0, 1.0])
@@ -138,13 +142,6 @@ def test_repeated_layers_share_equal_numbers(exports: Exports) -> None:
     held = [n.inputs[1] for n in model.graph if n.op_type == "Add" and n.name.startswith("add_")]
     assert [v.const_value.numpy().item() for v in held] == [2, 1, 1, 1, 1, 1]
     assert held[5] is held[4] is held[3]
-
-
-def test_a_different_number_is_found(exports: Exports) -> None:
-    model = traced(exports)
-    add_numbers_to_layers(model, [1.0, 1.0, 1.0, 2.0])
-    with refused(NotRepeatableError):
-        repeat_last_block(model, 4, 8)
 
 
 def test_layer_periods_repeat_as_a_block(tmp_path: Path) -> None:

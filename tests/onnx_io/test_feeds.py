@@ -1,5 +1,6 @@
 """Calibration inputs: an array per graph input, with runs or samples along its first axis, or random arrays."""
 
+import io
 import itertools
 import tracemalloc
 from pathlib import Path
@@ -114,26 +115,26 @@ def test_wider_numbers_of_the_same_kind_are_taken(load):
     assert (feed["ids"].dtype, feed["image"].dtype) == (np.int64, np.float32)
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no zip", None])
-def test_a_file_that_is_no_npz(tmp_path, content):
+def saved(save, *arrays, **named):
+    file = io.BytesIO()
+    save(file, *arrays, **named)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"PK\x03\x04 no zip",
+        None,
+        pytest.param(saved(np.save, np.zeros(3)), id="one array"),
+        pytest.param(saved(np.savez, ids=np.array([object()]), image=np.zeros(3)), id="pickled"),
+    ],
+)
+def test_a_file_that_is_no_npz_of_numbers(tmp_path, content):
     path = tmp_path / "inputs.npz"
     if content is not None:
         path.write_bytes(content)
-    with refused():
-        feeds_from_npz(path, OPEN, DTYPES)
-
-
-def test_a_file_of_one_array(tmp_path):
-    path = tmp_path / "inputs.npz"
-    with path.open("wb") as file:
-        np.save(file, np.zeros(3))
-    with refused():
-        feeds_from_npz(path, OPEN, DTYPES)
-
-
-def test_pickled_objects_are_not_loaded(tmp_path):
-    path = tmp_path / "inputs.npz"
-    np.savez(path, ids=np.array([object()], dtype=object), image=np.zeros(3))
     with refused():
         feeds_from_npz(path, OPEN, DTYPES)
 

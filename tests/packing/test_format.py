@@ -3,12 +3,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from masklearn.masks.kinds.table import KINDS, TWO_FOUR
+from masklearn.masks.kinds.table import KINDS, PRUNED, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
+from masklearn.quant.table import FLOAT16, INT8, W8A8
 from patch_compile.packing.format import PackedLinear, choose_panel_rows, pack, panel_heights, unpack
 from patch_compile.packing.slab_kinds import ALWAYS
-from tests.mosaics import masked_by_hand, random_mask, random_weight, shapes, tile_sizes
+from tests.mosaics import IN_16_BITS, masked_by_hand, random_mask, random_weight, shapes, tile_sizes
 from tests.refusals import refused
+
+OF_W8A8 = (*ALWAYS, PRUNED["6:8"])
 
 
 @settings(max_examples=60)
@@ -72,18 +75,24 @@ def test_bytes_per_weight_are_those_of_the_format():
 
 
 @pytest.mark.parametrize(
-    ("shape", "tile", "rows"),
+    ("shape", "tile", "rows", "about"),
     [
-        ((4096, 4096), (128, 128), 128),
-        ((576, 576), (128, 128), 64),  # 4.5 tiles, of which panels of 128 would pad a tenth
-        ((192, 576), (128, 128), 64),
-        ((4096, 4096), (64, 64), 64),
-        ((4160, 4096), (128, 128), 128),  # 1.5 % more padding, so wider panels win
-        ((40, 64), (4096, 4096), 64),
+        ((4096, 4096), (128, 128), 128, ()),
+        ((576, 576), (128, 128), 64, ()),  # 4.5 tiles, of which panels of 128 would pad a tenth
+        ((192, 576), (128, 128), 64, ()),
+        ((4096, 4096), (64, 64), 64, ()),
+        ((4160, 4096), (128, 128), 128, ()),  # 1.5 % more padding, so wider panels win
+        ((40, 64), (4096, 4096), 64, ()),
+        ((4096, 4096), (128, 128), 128, (ALWAYS, W8A8)),
+        ((4096, 4096), (64, 64), 64, (ALWAYS, W8A8)),
+        ((4096, 4096), (128, 128), 128, (OF_W8A8, W8A8)),
+        ((4096, 4096), (64, 64), 64, (OF_W8A8, W8A8)),
+        ((4096, 4096), (128, 128), 64, (ALWAYS, INT8)),
+        *(((4096, 4096), (128, 128), 64, (IN_16_BITS, weights)) for weights in (None, FLOAT16, INT8)),
     ],
 )
-def test_panel_rows(shape, tile, rows):
-    assert choose_panel_rows(shape, tile) == rows
+def test_panel_rows(shape, tile, rows, about):
+    assert choose_panel_rows(shape, tile, *about) == rows
 
 
 @pytest.mark.parametrize(

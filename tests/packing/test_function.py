@@ -105,26 +105,6 @@ def run(model, x, dtype, residual=None):
     return out.view(dtype)
 
 
-@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
-@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize(("shape", "panel_rows"), [((192, 576), 128), ((200, 100), 64), ((1, 4), 64)])
-@pytest.mark.parametrize("with_bias", [False, True])
-def test_the_body_multiplies_by_the_masked_weight(dtype, share, shape, panel_rows, with_bias):
-    mask, pattern = random_mask(shape, (64, 64), share, 3)
-    weight = random_weight(shape, dtype, 4)
-    rng = np.random.default_rng(5)
-    x = rng.standard_normal((2, 3, shape[1])).astype(dtype)
-    bias = rng.standard_normal(shape[0]).astype(dtype) if with_bias else None
-    y = run(one_linear(pack(weight.view(np.uint16), mask, panel_rows), dtype, bias), x, dtype)
-    w = masked_by_hand(weight, mask, pattern).astype(np.float64)
-    exact = x.astype(np.float64) @ w.T + (0 if bias is None else bias.astype(np.float64))
-    # One rounding to T (half an ulp), and fp32 accumulation over K terms.
-    bound = HALF_ULP[dtype] * np.abs(exact) + shape[1] * 2.0**-23 * (
-        np.abs(x).astype(np.float64) @ np.abs(w).T + 1
-    )
-    assert (np.abs(y.astype(np.float64) - exact) <= bound).all()
-
-
 def activated(kind, z):
     """Activations by their definitions in float64; the GELUs are Hendrycks & Gimpel's, arXiv 1606.08415."""
     if kind == "gelu":

@@ -14,11 +14,10 @@ from masklearn.quant.grid import Grid
 from masklearn.quant.table import INT8, W8A8
 from patch_compile.errors import InvariantError
 from patch_compile.packing.checks import check_packed
-from patch_compile.packing.format import choose_panel_rows
 from patch_compile.packing.function import Epilogue
 from patch_compile.packing.index import gated_panels, stacked_panels
 from patch_compile.packing.quantised import Quantised, pack_quantised, unpack_quantised
-from patch_compile.packing.slab_kinds import numbers_of, slab_kinds, stacked_rows
+from patch_compile.packing.slab_kinds import numbers_of, slab_kinds
 from tests.mosaics import mosaic, random_grid, random_mask
 from tests.oracles import int8_products as oracle
 from tests.oracles import integer_packing as packer
@@ -124,12 +123,10 @@ def test_every_changed_word_is_found():
         packed.meta.flat[at] = before
 
 
-def test_sixteen_bit_panels_are_allowed():
-    assert choose_panel_rows((4096, 4096), (128, 128), weights=W8A8) == 128
-    assert choose_panel_rows((4096, 4096), (64, 64), weights=W8A8) == 64
+def test_int8_has_no_panels_of_128():
+    integers, grid = random_grid((128, 64), INT8, 1)
+    of_int8 = Quantised.of(grid.values(integers, HALF), random_mask((128, 64), (64, 64), 0, 1)[0], grid)
     with refused(ValueError):
-        integers, grid = random_grid((128, 64), INT8, 1)
-        of_int8 = Quantised.of(grid.values(integers, HALF), random_mask((128, 64), (64, 64), 0, 1)[0], grid)
         packed_linear(of_int8, HALF, 128)
 
 
@@ -259,16 +256,6 @@ def test_the_reference_evaluator_agrees():
     with np.errstate(invalid="ignore"):
         y = ReferenceEvaluator(model).run(None, {"X": x})[0]
     check_equal(y, x, one)
-
-
-def test_stacked_linears_keep_their_scales():
-    rows, panel_rows = [100, 40, 130], 128
-    made = [linear((n, 192), HALF, 20 + n, (128, 64)) for n in rows]
-    packed = pack_quantised(made, stacked_panels(rows, panel_rows), HALF, panel_rows)
-    taken, x = stacked_rows(rows, panel_rows), inputs((1, 3, 192), HALF)
-    y = run(one_linear(packed, np.float16, out_features=sum(taken)), x, np.float16)
-    for one, start, n in zip(made, np.cumsum([0, *taken]), rows, strict=False):
-        check_equal(y[..., start : start + n], x, one)
 
 
 @pytest.mark.parametrize("opset", [20, 23])

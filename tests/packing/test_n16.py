@@ -1,13 +1,9 @@
 """Slabs of n:16 among dense and 2:4 slabs: packed, unpacked, and computed by the function's body in ONNX Runtime."""
 
-import ml_dtypes
 import numpy as np
-import onnx
-import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
 
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from patch_compile.packing.checks import check_packed
@@ -16,20 +12,9 @@ from patch_compile.packing.format import (
     PackedLinear,
     count_wrong,
     pack,
-    pack_together,
     unpack,
 )
-from patch_compile.packing.function import (
-    DOMAIN,
-    NAME,
-    VERSION,
-    Epilogue,
-    kinds_attribute,
-    overload_of,
-    patch_linear_function,
-    tensor_names,
-)
-from patch_compile.packing.index import Place, gated_panels, stacked_panels
+from patch_compile.packing.index import Place
 from tests.mosaics import IN_16_BITS, mosaic, random_weight
 from tests.refusals import refused
 
@@ -117,57 +102,3 @@ def test_damage_is_found():
     assert count_wrong(changed, weight, mask, Place(np.arange(2))) == values.size
     with refused(ValueError):
         unpack(PackedLinear(*parts))
-
-
-@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16], ids=["fp16", "bf16"])
-@pytest.mark.parametrize("gated", [False, True], ids=["plain", "gated"])
-def test_the_function_body_computes_every_kind(dtype, gated):
-    shape, rows = (152, 320), 64
-    weights = [random_weight(shape, dtype, seed) for seed in range(1 + gated)]
-    masks = [mosaic(shape, (64, 64), 11 + seed) for seed in range(1 + gated)]
-    parts = [(weight.view(np.uint16), mask) for weight, mask in zip(weights, masks, strict=True)]
-    panels = gated_panels(shape[0], rows) if gated else stacked_panels(shape[:1], rows)
-    packed = pack_together(parts, rows, panels)
-    assert len(packed.others) == 2
-    epilogue = Epilogue(gated=gated, activation="silu" if gated else "")
-    x = np.random.default_rng(4).standard_normal((5, shape[1])).astype(dtype)
-    got = run(packed, epilogue, shape, x, dtype)
-    dense = [
-        x.astype(np.float64) @ masked(weight, mask).astype(np.float64).T
-        for weight, mask in zip(weights, masks, strict=True)
-    ]
-    expected = dense[0] / (1 + np.exp(-dense[0])) * dense[1] if gated else dense[0]
-    tolerance = 2.0 ** (-10 if dtype is np.float16 else -7) * np.abs(expected).max()
-    assert np.abs(got.astype(np.float64) - expected).max() < tolerance
-
-
-def run(packed, epilogue, shape, x, dtype):
-    element = {np.float16: TensorProto.FLOAT16, ml_dtypes.bfloat16: TensorProto.BFLOAT16}[dtype]
-    names = tensor_names(packed.kinds)
-    stored = [
-        helper.make_tensor(name, element if array.dtype == np.uint16 else TensorProto.INT32, array.shape,
-                           array.tobytes(), raw=True)
-        for name, array in zip(names, packed.tensors, strict=True)
-    ]  # fmt: skip
-    node = helper.make_node(
-        NAME, ["X", *names], ["Y"], domain=DOMAIN, overload=overload_of(epilogue, packed.kinds),
-        in_features=shape[1], out_features=shape[0], panel_rows=packed.panel_rows,
-        kinds=kinds_attribute(packed.kinds), index=packed.index.tolist(), **epilogue.attributes,
-    )  # fmt: skip
-    function = patch_linear_function(
-        epilogue, opset=23, bfloat16=dtype is ml_dtypes.bfloat16, kinds=packed.kinds
-    )
-    widened = helper.make_node("Cast", ["Y"], ["Y32"], to=TensorProto.FLOAT)
-    narrowed = helper.make_node("Cast", ["X32"], ["X"], to=element)
-    graph = helper.make_graph(
-        [narrowed, node, widened],
-        "graph",
-        [helper.make_tensor_value_info("X32", TensorProto.FLOAT, list(x.shape))],
-        [helper.make_tensor_value_info("Y32", TensorProto.FLOAT, [len(x), shape[0]])],
-        stored,
-    )
-    opsets = [helper.make_opsetid("", 23), helper.make_opsetid(DOMAIN, VERSION)]
-    model = helper.make_model(graph, functions=[function], opset_imports=opsets, ir_version=10)
-    onnx.checker.check_model(model)
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return session.run(None, {"X32": x.astype(np.float32)})[0]

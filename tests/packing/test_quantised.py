@@ -11,11 +11,9 @@ from masklearn.quant.grid import Grid
 from masklearn.quant.table import INT4, INT8
 from patch_compile.errors import InvariantError
 from patch_compile.packing.checks import check_packed
-from patch_compile.packing.format import choose_panel_rows
 from patch_compile.packing.function import Epilogue
 from patch_compile.packing.index import gated_panels, stacked_panels
 from patch_compile.packing.quantised import Quantised, pack_quantised, unpack_quantised
-from patch_compile.packing.slab_kinds import stacked_rows
 from tests.mosaics import IN_16_BITS, mosaic, random_grid, random_mask
 from tests.packing.test_function import HALF_ULP, activated, one_linear, run
 from tests.refusals import refused
@@ -137,24 +135,6 @@ def test_the_body_multiplies_grid_values(weights, dtype, epilogue):
 
 
 @types
-def test_stacked_linears_keep_their_scales(weights):
-    rows = [100, 40, 70]
-    made = [linear((n, 192), weights, HALF, seed)[2] for seed, n in enumerate(rows)]
-    panels = stacked_panels(rows, 64)
-    packed = pack_quantised(made, panels, HALF)
-    for one, own in zip(made, panels, strict=True):
-        check_packed("x", packed, one.values(HALF), one.mask, own)
-    x = np.random.default_rng(3).standard_normal((1, 4, 192)).astype(np.float16)
-    taken = stacked_rows(rows, 64)
-    y = run(one_linear(packed, np.float16, out_features=sum(taken)), x, np.float16)[0]
-    starts = np.cumsum([0, *taken])
-    for one, start, n in zip(made, starts, rows, strict=False):
-        exact = x[0].astype(np.float64) @ one.values(HALF).astype(np.float64).T
-        assert np.abs(y[:, start : start + n] - exact).max() < 2.0**-9 * np.abs(exact).max()
-    assert not y[:, 100:128].any() and not y[:, 168:192].any()
-
-
-@types
 def test_every_changed_word_is_found(weights):
     """An integer, a scale of int4, a scale of int8."""
     weight, _, one = linear((64, 128), weights, HALF, 7, (DENSE, *KINDS[2:4]))
@@ -200,11 +180,6 @@ def test_what_can_not_be_packed_is_refused():
         Quantised.of(np.zeros((64, 100), np.float16), random_mask((64, 100), (64, 4), 0.5, 1)[0], other.grid)
     with refused(ValueError):
         Quantised.of(np.zeros((32, 128), np.float16), random_mask((32, 128), (64, 64), 0.5, 1)[0], one.grid)
-
-
-def test_panels_have_64_rows():
-    assert choose_panel_rows((4096, 4096), (128, 128)) == 128
-    assert choose_panel_rows((4096, 4096), (128, 128), weights=INT8) == 64
 
 
 @types

@@ -8,22 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
-from masklearn.quant.table import FLOAT16, INT8, W8A8
+from masklearn.quant.table import INT8, W8A8
 from patch_compile.errors import InvariantError
 from patch_compile.packing.checks import check_packed
-from patch_compile.packing.format import choose_panel_rows, pack
-from patch_compile.packing.function import Epilogue
-from patch_compile.packing.index import gated_panels, stacked_panels
+from patch_compile.packing.format import pack
+from patch_compile.packing.index import stacked_panels
 from patch_compile.packing.quantised import Quantised, pack_quantised, unpack_quantised
 from patch_compile.packing.six_eight import pack_panel_of_eight, unpack_panel_of_eight
 from patch_compile.packing.slab_kinds import stacked_rows
-from tests.mosaics import IN_16_BITS, mosaic, random_grid
-from tests.oracles import int8_products as oracle
-from tests.packing.test_function import activated, one_linear, run
+from tests.mosaics import mosaic, random_grid
+from tests.packing.test_function import one_linear, run
 from tests.packing.test_int8_products import (
     HALF,
     OF_W8A8,
-    ROUNDING,
     SIX_EIGHT,
     check_equal,
     dtypes,
@@ -202,29 +199,9 @@ def test_stacked_linears_have_one_tensor_of_six_eight():
         check_equal(y[..., start : start + n], x, one)
 
 
-@dtypes
-def test_a_gated_body_computes_gate_and_up(dtype):
-    shape, epilogue = (152, 320), Epilogue(gated=True, activation="silu")
-    made = [linear(shape, dtype, 11 + seed) for seed in range(2)]
-    packed = pack_quantised(made, gated_panels(shape[0], 64), dtype)
-    x = (np.random.default_rng(2).standard_normal((2, 5, shape[1])) / 16).astype(dtype)
-    y = run(one_linear(packed, dtype.type, epilogue=epilogue, out_features=shape[0]), x, dtype.type)
-    gate, up = (oracle.product(x, one.integers.astype(np.int8), one.grid.scales) for one in made)
-    exact = activated("silu", gate) * up
-    slack = 2.0**-20 * (1 + np.abs(gate) + np.abs(up)) ** 2
-    assert (np.abs(y.astype(np.float64) - exact) <= ROUNDING[dtype] * np.abs(exact) + slack).all()
-
-
 def test_only_w8a8_has_such_slabs():
     one = linear((64, 128), HALF, 1, kinds=(SIX_EIGHT,), weights=INT8)
     with refused(ValueError):
         packed_linear(one, HALF)
     with refused(ValueError):
         pack(one.values(HALF).view(np.uint16), one.mask, 64)
-
-
-def test_panels_have_64_or_128_rows():
-    assert choose_panel_rows((4096, 4096), (128, 128), OF_W8A8, W8A8) == 128
-    assert choose_panel_rows((4096, 4096), (64, 64), OF_W8A8, W8A8) == 64
-    for weights in (None, FLOAT16, INT8):
-        assert choose_panel_rows((4096, 4096), (128, 128), IN_16_BITS, weights) == 64
