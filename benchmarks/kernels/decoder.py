@@ -78,20 +78,6 @@ class DenseLinears:
         return silu(gate) * up
 
 
-class NoLinears:
-    """Linears that launch nothing, which leaves the time of everything else, equal in both models."""
-
-    def __init__(self, shape: Shape, rows: int, place: str = "cuda") -> None:
-        self._outputs = {
-            name: torch.zeros(rows, n, dtype=torch.float16, device=place)
-            for name, (n, _) in shape.linears.items()
-        }
-
-    def __call__(self, layer: int, name: str, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
-        del layer
-        return self._outputs[name][: len(x)] if residual is None else residual
-
-
 class HybridLinears:
     """Packed weights, by layer and name."""
 
@@ -172,10 +158,9 @@ def decoder_rows(
 ) -> Iterator[tuple[Row, Callable[[], Row]]]:
     """Yield rows: seconds of the prompt and of a decode step, and tokens a second.
 
-    The key "linears" is "dense", "hybrid" with a "ratio", or "none" for everything but the linears.
+    The key "linears" is "dense", or "hybrid" with a "ratio".
     """
     sizes = {"batch": BATCH, "prompt": PROMPT, "generated": GENERATED}
-    yield {"linears": "none", **sizes}, lambda: _measured(shape, lambda: NoLinears(shape, BATCH * PROMPT))
     yield {"linears": "dense", **sizes}, lambda: _measured(shape, lambda: DenseLinears.random(shape))
     for ratio in RATIOS:
         yield (
@@ -202,21 +187,18 @@ def _times(decoder: Decoder) -> Row:
 
 
 def decoder_table(rows: list[Row]) -> str:
-    """Tokens a second, and speed-ups over the dense model: of all, of the prompt, of a step, and of only its linears."""
-    header = ["linears", "prompt ms", "decode step ms", "tokens/s"]
-    header += ["speed-up", "prompt", "step", "linears of a step"]
-    named = {row["key"]["linears"]: row for row in rows}
-    dense, rest = named.get("dense"), named.get("none")
-    return table(header, (_cells(row, dense, rest) for row in rows))
+    """Tokens a second, and speed-ups over the dense model: of all, of the prompt and of a step."""
+    header = ["linears", "prompt ms", "decode step ms", "tokens/s", "speed-up", "prompt", "step"]
+    dense = next((row for row in rows if row["key"]["linears"] == "dense"), None)
+    return table(header, (_cells(row, dense) for row in rows))
 
 
-def _cells(row: Row, dense: Row | None, rest: Row | None) -> list[str]:
+def _cells(row: Row, dense: Row | None) -> list[str]:
     name, ratio, step = row["key"]["linears"], row["key"].get("ratio"), row["step"]
     cells = [name if ratio is None else f"{name}, ratio {ratio:g}"]
     cells += [f"{1e3 * row['prefill']:.2f}", f"{1e3 * step:.2f}", f"{row['tokens_per_second']:.0f}"]
-    if name == "none" or dense is None:
-        return cells + [""] * 4
+    if dense is None:
+        return cells + [""] * 3
     gains = [row["tokens_per_second"] / dense["tokens_per_second"]]
     gains += [dense[phase] / row[phase] for phase in ("prefill", "step")]
-    gains += [] if rest is None else [(dense["step"] - rest["step"]) / (step - rest["step"])]
-    return cells + [f"{gain:.2f}" for gain in gains] + [""] * (4 - len(gains))
+    return cells + [f"{gain:.2f}" for gain in gains]

@@ -7,7 +7,6 @@ kernels and all measurements are stand-ins: figures of a row mean nothing.
 from __future__ import annotations
 
 import importlib
-import itertools
 import shutil
 import sys
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ _SHARES = dict.fromkeys(map(str, (0.0, 0.5, 0.7, 0.8, 0.9, 1.0)), 1e-6)
 FIGURES = {
     "seconds": 1e-6, "slabs": [1, 1], "panels": 1, "beyond": False, "chosen": True, "block_tokens": 16,
     "cublas": 1e-6, "cusparselt": None, "hybrid": _SHARES, "schedule": dict.fromkeys(_SHARES, ("one", 1)), "limit": _SHARES,
-    "dense": 1e-6, "prefill": 1e-3, "step": 1e-3, "tokens_per_second": 1.0, "faults": [], "worst": 0.5, "useless": False,
+    "prefill": 1e-3, "step": 1e-3, "tokens_per_second": 1.0, "faults": [], "worst": 0.5, "useless": False,
     "copies": 1.0, "reads": 1.0, "flops": 1.0, "sms": 1, "l2": 1,
 }  # fmt: skip
 
@@ -102,10 +101,7 @@ def _without_gpu(run: Any) -> None:
     """Let run.py take the kernels from the planner's copy of their table, and measure nothing."""
     gpu, rows_of = importlib.import_module("gpu"), run._rows_of
     run.Kernels, run.usable = (lambda _: PlannedKernels(card_named("H100"))), (lambda: True)
-    steps = itertools.count(1.0)  # the decoder's table divides by the difference of two
-    run._rows_of = lambda *arguments: (
-        (key, lambda: FIGURES | {"step": next(steps)}) for key, _ in rows_of(*arguments)
-    )
+    run._rows_of = lambda *arguments: ((key, lambda: FIGURES) for key, _ in rows_of(*arguments))
     run.check_row = lambda *_: FIGURES
     gpu.MeasuredGpu.measure = classmethod(lambda cls: cls(1.0, 1.0, 1.0, 1, 1))
 

@@ -5,7 +5,7 @@
 #                                many MiB travel from here to a GPU's machine that has neither the internet nor this package
 #   half_hour.sh one             8 minutes at most: a first launch, every kernel against float64, the plugin's class, and the
 #                                sweep of 1 and 16 tokens; of 1 also without early launches, into in-turn.jsonl
-#   half_hour.sh two             6: products beside cuBLAS and cuSPARSELt, and epilogues
+#   half_hour.sh two             6: products beside cuBLAS and cuSPARSELt
 #   half_hour.sh three           5: the sweep of more tokens, and the decoder
 #   half_hour.sh four            4: compute-sanitizer over six kernels
 #   half_hour.sh five            2: Nsight Compute over three kernels
@@ -51,19 +51,18 @@ one() {
   part 60 python3 $kernels/launch_once.py 16 || return # what can't start at all shall not take minutes
   bench 3 check
   part 120 python3 $kernels/plugin_on_gpu.py
-  bench 2 sweep --tokens 1,16
+  bench 2 sweep --tokens 1 16
   rows=in-turn.jsonl PATCH_PDL=0 bench 1 sweep --tokens 1
 }
 
 two() {
   limit=360
   bench 4 products
-  bench 1 epilogues
 }
 
 three() {
   limit=300
-  bench 2 sweep --tokens 64,256,2048
+  bench 2 sweep --tokens 64 256 2048
   bench 2 decoder
 }
 

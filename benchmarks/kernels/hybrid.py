@@ -129,7 +129,6 @@ def random_hybrid(
     *,
     gated: bool = False,
     l2: int = 0,
-    dtype: torch.dtype = torch.float16,
     scale: float = 1.0,
     weights: int = 0,
 ) -> Hybrid:
@@ -146,8 +145,8 @@ def random_hybrid(
             for count, size in zip(layout.counts, value_bytes(rows, weights), strict=False)
         )
     else:
-        dense = (scale * torch.randn(layout.counts[0], rows * 64, device="cuda")).to(dtype)
-        sparse = (scale * torch.randn(layout.counts[1], rows * 32, device="cuda")).to(dtype)
+        dense = (scale * torch.randn(layout.counts[0], rows * 64, device="cuda")).half()
+        sparse = (scale * torch.randn(layout.counts[1], rows * 32, device="cuda")).half()
     tensors = {
         "dense": dense,
         "sparse": sparse,

@@ -1,6 +1,6 @@
 """Simulates the loops over slabs of the kernels on one SM, from their machine code: the source of all cycles of a slab.
 
-    python benchmarks/kernels/issue.py --renew
+    python benchmarks/kernels/issue.py
 
 Writes the counts and cycles that the planner reads, plugins/kernels/sass.json, what the plugin's schedule takes from them
 (turns.py), and the bounds that tests hold the kernels to, budgets.json. `git diff` shows what a change of a kernel changes.
@@ -14,7 +14,6 @@ a loop, within some 10 %, and promise nothing. Needs nvcc and cuobjdump.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import re
@@ -356,11 +355,6 @@ def _of_architecture(arch: int, nvcc: Path, cuobjdump: Path) -> tuple[dict[str, 
 
 def main() -> int:
     """Compile the fp16 kernels, simulate their loops and write the files; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--renew", action="store_true", required=True, help="write the files")
-    parser.parse_args()
     nvcc, cuobjdump = find_nvcc(), find_cuobjdump()
     if cuobjdump is None:
         print("error: cuobjdump and nvdisasm are in no CUDA toolkit here", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Times hybrid products against cuBLAS and cuSPARSELt: every shape of the models, plain and with an epilogue."""
+"""Times hybrid products against cuBLAS and cuSPARSELt: every shape of the models."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from typing import Any
 
 import torch
 from gpu import Call, MeasuredGpu, copies_beyond_l2, time_of
-from hybrid import DENSE_PATH, Epilogue, Hybrid, random_hybrid
+from hybrid import DENSE_PATH, Hybrid, random_hybrid
 from kernels import BYTES, WEIGHTS, Device, Kernels
 from problems import SHAPES, TOKENS, panel_rows
 from rows import Row, table
 
 SHARES = (0.0, 0.5, 0.7, 0.8, 0.9, 1.0)
-EPILOGUE_SHARES, EPILOGUE_TOKENS = (0.0, 0.5, 0.9), (1, 16, 128, 2048)  # for products with an epilogue
-_SCALARS = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-_SAMPLE = ((4096, 4096), (11008, 4096))  # bfloat16 takes the same instructions as float16
+BYTE_SHAPES = ((4096, 4096), (11008, 4096))
 BYTE_TOKENS = (32, 128, 512, 2048, 4096)  # of w8a8; torch._int_mm wants more than 16
 
 Measured = Iterator[tuple[Row, Any]]  # keys of rows, each with a function that measures the row's figures
@@ -25,43 +23,40 @@ Measured = Iterator[tuple[Row, Any]]  # keys of rows, each with a function that 
 def product_rows(kernels: Kernels, gpu: MeasuredGpu, device: Device) -> Measured:
     """Yield rows by shape, tokens and type: seconds of cuBLAS, cuSPARSELt and of each share of 2:4 slabs.
 
+    Products of float16 take the same instructions as of bfloat16.
+
     A row of w8a8 compares with cuBLASLt's product of int8: without rounding X, scales and 16-bit outputs.
     """
     for shape in SHAPES:
-        for scalar in _SCALARS:
-            if scalar == "float16" or shape in _SAMPLE:
-                yield from _rows_of(shape, scalar, TOKENS, _Contenders(shape, scalar, kernels, gpu), device)
-        if shape in _SAMPLE:
-            made = _ByteContenders(shape, "float16", kernels, gpu, BYTES)
-            yield from _rows_of(shape, WEIGHTS[BYTES], BYTE_TOKENS, made, device)
+        yield from _rows_of(shape, "float16", TOKENS, _Contenders(shape, kernels, gpu), device)
+        if shape in BYTE_SHAPES:
+            contenders = _ByteContenders(shape, kernels, gpu, BYTES)
+            yield from _rows_of(shape, WEIGHTS[BYTES], BYTE_TOKENS, contenders, device)
 
 
 def _rows_of(
-    shape: tuple[int, int], name: str, wanted: Sequence[int], made: _Contenders, device: Device
+    shape: tuple[int, int], name: str, wanted: Sequence[int], contenders: _Contenders, device: Device
 ) -> Measured:
     for tokens in wanted:
         yield (
             {"shape": list(shape), "tokens": tokens, "type": name},
-            lambda tokens=tokens: made.figures(tokens, device),
+            lambda tokens=tokens: contenders.figures(tokens, device),
         )
 
 
 class _Contenders:
     """The weights of one shape for every contender, each in more copies than L2 holds. They are made when needed."""
 
-    def __init__(
-        self, shape: tuple[int, int], scalar: str, kernels: Kernels, gpu: MeasuredGpu, weights: int = 0
-    ) -> None:
-        self._shape, self._dtype, self._kernels, self._gpu = shape, _SCALARS[scalar], kernels, gpu
-        self._weights = weights
+    def __init__(self, shape: tuple[int, int], kernels: Kernels, gpu: MeasuredGpu, weights: int = 0) -> None:
+        self._shape, self._kernels, self._gpu, self._weights = shape, kernels, gpu, weights
         self._dense: list[torch.Tensor] = []
         self._compressed: list[torch.Tensor] | None = None
 
     def figures(self, tokens: int, device: Device) -> Row:
         self._make()
         n, k = self._shape
-        x = torch.randn(tokens, k, dtype=self._dtype, device="cuda")
-        y = torch.empty(tokens, n, dtype=self._dtype, device="cuda")
+        x = torch.randn(tokens, k, dtype=torch.float16, device="cuda")
+        y = torch.empty(tokens, n, dtype=torch.float16, device="cuda")
         figures: Row = {"cublas": time_of(self._dense_calls(x, y))}
         figures["hybrid"], figures["schedule"], figures["limit"] = {}, {}, {}
         for share, hybrid in self._hybrids.items():
@@ -98,15 +93,14 @@ class _Contenders:
         copies = copies_beyond_l2(self._gpu.l2, 2 * self._shape[0] * self._shape[1])
         self._hybrids = {
             share: random_hybrid(
-                self._kernels, self._shape, panel_rows(self._shape), share, l2=self._gpu.l2, dtype=self._dtype,
-                weights=self._weights,
+                self._kernels, self._shape, panel_rows(self._shape), share, l2=self._gpu.l2, weights=self._weights,
             )
             for share in SHARES
         }  # fmt: skip
         self._dense = [self._dense_weight() for _ in range(copies)]
 
     def _dense_weight(self) -> torch.Tensor:
-        return torch.randn(self._shape, dtype=self._dtype, device="cuda")
+        return torch.randn(self._shape, dtype=torch.float16, device="cuda")
 
 
 class _ByteContenders(_Contenders):
@@ -122,53 +116,6 @@ class _ByteContenders(_Contenders):
 
     def _dense_weight(self) -> torch.Tensor:
         return torch.randint(-127, 128, self._shape, dtype=torch.int8, device="cuda")
-
-
-def epilogue_rows(kernels: Kernels, gpu: MeasuredGpu, device: Device) -> Measured:
-    """Yield rows of products with an epilogue, which the hybrid kernel computes in one launch.
-
-    Weights that widen compute SiLU(gate)·up, others add a residual. The dense model takes cuBLAS for gate and up at
-    once and two kernels of PyTorch after it; for a residual it takes cuBLAS with beta = 1.
-    """
-    for shape in SHAPES:
-        for tokens in EPILOGUE_TOKENS:
-            what = "SiLU(gate)·up" if shape[0] > shape[1] else "+ residual"
-            yield (
-                {"shape": list(shape), "tokens": tokens, "after": what},
-                lambda shape=shape, tokens=tokens: _epilogue(shape, tokens, kernels, gpu, device),
-            )
-
-
-def _epilogue(shape: tuple[int, int], tokens: int, kernels: Kernels, gpu: MeasuredGpu, device: Device) -> Row:
-    gated = shape[0] > shape[1]
-    rows = panel_rows(shape)
-    copies = copies_beyond_l2(gpu.l2, 2 * (1 + gated) * shape[0] * shape[1])
-    dense = [torch.randn((1 + gated) * shape[0], shape[1], device="cuda").half() for _ in range(copies)]
-    x = torch.randn(tokens, shape[1], device="cuda").half()
-    y, residual = torch.empty(2, tokens, shape[0], dtype=torch.float16, device="cuda")
-    after = Epilogue(activation="silu") if gated else Epilogue(residual=residual)
-    hybrid = {}
-    for share in EPILOGUE_SHARES:
-        made = random_hybrid(kernels, shape, rows, share, gated=gated, l2=gpu.l2)
-        hybrid[str(share)] = _time(made, made.caller(x, y, device, -1, after))
-    path = _dense_gated(x, dense) if gated else _dense_residual(x, dense, residual)
-    return {"dense": time_of(path), "hybrid": hybrid}
-
-
-def _dense_gated(x: torch.Tensor, weights: Sequence[torch.Tensor]) -> list[Call]:
-    half = weights[0].shape[0] // 2
-    z = torch.empty(len(x), 2 * half, dtype=x.dtype, device=x.device)
-
-    def call(i: int) -> None:
-        torch.mm(x, weights[i].T, out=z)
-        torch.nn.functional.silu(z[:, :half]).mul_(z[:, half:])
-
-    return [call] * len(weights)
-
-
-def _dense_residual(x: torch.Tensor, weights: Sequence[torch.Tensor], residual: torch.Tensor) -> list[Call]:
-    y = torch.empty_like(residual)
-    return [lambda i: torch.addmm(residual, x, weights[i].T, out=y)] * len(weights)
 
 
 def _time(hybrid: Hybrid, call: Call) -> float:
@@ -201,23 +148,8 @@ def product_table(rows: Sequence[Row]) -> str:
 
 def _product_cells(row: Row) -> list[str]:
     key, (config, parts), dense = row["key"], row["schedule"]["0.9"], row["cublas"]
-    cells = [_named(key["shape"]), str(key["tokens"]), key["type"]]
+    cells = ["×".join(map(str, key["shape"])), str(key["tokens"]), key["type"]]
     cells += [f"{dense / row['hybrid'][str(share)]:.2f}" for share in SHARES]
     cells += ["" if row["cusparselt"] is None else f"{dense / row['cusparselt']:.2f}"]
     cells += [f"{row['limit']['0.9'] / row['hybrid']['0.9']:.0%}", f"{config}, {parts} parts"]
     return [*cells, f"{dense / row['dense path']:.2f}"] if "dense path" in row else cells
-
-
-def epilogue_table(rows: Sequence[Row]) -> str:
-    """Speed-ups of the single hybrid kernel over the dense model's kernels, in Markdown."""
-    header = ["shape", "tokens", "after the product", *(f"p = {share:g}" for share in EPILOGUE_SHARES)]
-    lines = (
-        [_named(row["key"]["shape"]), str(row["key"]["tokens"]), row["key"]["after"]]
-        + [f"{row['dense'] / row['hybrid'][str(share)]:.2f}" for share in EPILOGUE_SHARES]
-        for row in rows
-    )
-    return table(header, lines)
-
-
-def _named(shape: Sequence[int]) -> str:
-    return "×".join(map(str, shape))

@@ -1,13 +1,12 @@
 """Checks the hybrid kernels on this machine's GPU, then times them against cuBLAS and cuSPARSELt.
 
-    python benchmarks/kernels/run.py [--out gpu.jsonl] [--minutes 9] [--stages check,sweep,...]
+    python benchmarks/kernels/run.py [--out gpu.jsonl] [--minutes 9] [--stages check sweep ...]
 
 Needs nvcc, PyTorch with CUDA and numpy. Builds the kernels as a shared library and goes through the stages in order:
 
   check      every configuration against float64; wrong configurations are named, useless ones are left out of the sweep
   sweep      every configuration with several numbers of parts, for 1 to 2048 tokens
   products   shares of 2:4 slabs against cuBLAS on the dense weight and cuSPARSELt; of w8a8 against cuBLASLt's int8
-  epilogues  gated products and products with a residual, against the several kernels of a dense model
   decoder    a LLaMA-2-7B of random weights, dense and hybrid: tokens a second
 
 Weights rotate through more memory than L2 holds; a time is the median of CUDA-graph replays. Rows are written as they
@@ -48,13 +47,13 @@ from children import (
 from decoder import decoder_rows, decoder_table
 from gpu import MeasuredGpu, Sensors, driver_version, usable
 from kernels import Kernels
-from products import epilogue_rows, epilogue_table, product_rows, product_table
+from products import product_rows, product_table
 from rows import Row, Rows
 from sweep import TOKENS, best_table, sweep_rows
 
 from patch_compile import PatchCompileError
 
-STAGES = ("check", "sweep", "products", "epilogues", "decoder")
+STAGES = ("check", "sweep", "products", "decoder")
 _FEW_TOKENS = (17,)  # of a check under compute-sanitizer, which is many times slower
 _PATIENCE = Patience()
 _PR_SET_PDEATHSIG = 1
@@ -96,29 +95,18 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--minutes", type=float, default=9.0, help="start no row after so many (default: 9)")
     parser.add_argument(
-        "--stages", type=_names, default=list(STAGES), help="some of them, in the order wanted"
+        "--stages", nargs="+", choices=STAGES, default=STAGES, help="some of them, in the order wanted"
     )
     parser.add_argument(
         "--check-only", metavar="CONFIG", help="a short check in this process, for sanitize.sh"
     )
     parser.add_argument(
-        "--tokens", type=_numbers, default=list(TOKENS), help="numbers of tokens of the sweep"
+        "--tokens", nargs="+", type=int, default=TOKENS, help="numbers of tokens of the sweep"
     )
     # How `_run` asks a process for the rows of a stage until a moment of time.monotonic.
     parser.add_argument("--measure", choices=STAGES, help=argparse.SUPPRESS)
     parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
-    asked = parser.parse_args(argv)
-    if unknown := set(asked.stages) - set(STAGES):
-        parser.error(f"there is no stage {', '.join(sorted(unknown))}; there are {', '.join(STAGES)}")
-    return asked
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(number) for number in text.split(",")]
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+    return parser.parse_args(argv)
 
 
 def _run(rows: Rows, asked: argparse.Namespace) -> int:
@@ -137,7 +125,7 @@ def _run(rows: Rows, asked: argparse.Namespace) -> int:
 
 def _command(stage: str, asked: argparse.Namespace) -> list[str]:
     command = [sys.executable, __file__, "--measure", stage, "--until", str(asked.until)]
-    return [*command, "--out", str(asked.out), "--tokens", ",".join(map(str, asked.tokens))]
+    return [*command, "--out", str(asked.out), "--tokens", *map(str, asked.tokens)]
 
 
 def _measure(rows: Rows, asked: argparse.Namespace) -> int:
@@ -169,7 +157,7 @@ def _rows_of(kernels: Kernels, gpu: Any, rows: Rows, asked: argparse.Namespace) 
         return sweep_rows(kernels, gpu, device, _useless(rows), asked.tokens)
     if stage == "decoder":
         return decoder_rows(kernels, device)
-    return {"products": product_rows, "epilogues": epilogue_rows}[stage](kernels, gpu, device)
+    return product_rows(kernels, gpu, device)
 
 
 def _useless(rows: Rows) -> set[str]:
@@ -208,9 +196,6 @@ def _print(rows: Rows) -> None:
     if found := rows.of("products"):
         print("\ntimes of cuBLAS on the dense weight / of the hybrid kernel, p: share of 2:4 slabs\n")
         print(product_table(found))
-    if found := rows.of("epilogues"):
-        print("\ntimes of the dense path / of the one hybrid kernel\n")
-        print(epilogue_table(found))
     if found := rows.of("decoder"):
         print("\nLLaMA-2-7B, random weights, batch 16, 128 + 128 tokens, in CUDA graphs\n")
         print(decoder_table(found))

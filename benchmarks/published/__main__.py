@@ -28,9 +28,8 @@ from patch_compile.planning.roofline.errors import MOST_TOKENS
 from patch_compile.planning.roofline.library_product import library_time
 
 HERE = Path(__file__).parent
+_COLUMNS = ("card", "dtype", "M", "N", "K", "dense_us", "sparse_2_4_us")
 _RANGES = ((16, "1-16"), (256, "32-256"), (2048, "512-2048"), (None, "4096-"))
-_PCIE = {"A100": "A100-80 PCIe", "H100": "H100 PCIe"}
-_SXM = {"A100": "A100-80", "H100": "H100"}
 _TYPES = {"fp16": FLOAT16, "bf16": FLOAT16, "int8": W8A8}  # that have predictions
 _UNRELIABLE = {("B200", "int8")}  # cuBLASLt's dense products reach a fifth of the card's rate
 _ASSUMED = ("A6000", "RTX 3090")  # cards with assumed shares, of both kinds
@@ -73,13 +72,11 @@ def read(path: Path, skipped: Counter[str]) -> Iterator[Product]:
     """
     with path.open(newline="", encoding="utf-8") as file:
         rows = csv.DictReader(file)
-        launched = "linear" in (rows.fieldnames or ())
-        times = ("min_us",) if launched else ("dtype", "dense_us", "sparse_2_4_us")
-        if missing := sorted({"card", "M", "N", "K", *times} - set(rows.fieldnames or ())):
+        if missing := sorted({*_COLUMNS} - set(rows.fieldnames or ())):
             raise _invalid(path, 1, f"It lacks the columns {', '.join(missing)}.")
         for row in rows:
             try:
-                product = _product(row, launched)
+                product = _product(row)
             except (TypeError, ValueError) as error:
                 raise _invalid(path, rows.line_num, str(error)) from None
             if isinstance(product, str):
@@ -92,17 +89,15 @@ def _invalid(path: Path, line: int, why: str) -> PatchCompileError:
     return PatchCompileError(f"{path}:{line} is no row of times", why, "See benchmarks/published/README.md.")
 
 
-def _product(row: Mapping[str, Any], launched: bool) -> Product | str:
+def _product(row: Mapping[str, Any]) -> Product | str:
     """Returns the product of a row, or the card or type that nothing is predicted for."""
     if None in row or None in row.values():
         raise ValueError("It has more or fewer cells than the first line.")
     tokens, n, k = (_positive(row, name, int) for name in "MNK")
-    dense = _positive(row, "min_us" if launched else "dense_us", float)
-    sparse = None if launched else _positive(row, "sparse_2_4_us", float)
+    dense, sparse = (_positive(row, name, float) for name in ("dense_us", "sparse_2_4_us"))
     if tokens is None or n is None or k is None:
         raise ValueError("M, N and K are needed.")
-    dtype = "fp16" if launched else row["dtype"]
-    card = card_named((_SXM if launched else _PCIE).get(row["card"], row["card"]))
+    card, dtype = card_named(row["card"]), row["dtype"]
     if not isinstance(card, SheetCard):
         return str(row["card"])
     if dtype not in _TYPES or (row["card"], dtype) in _UNRELIABLE:
@@ -131,31 +126,33 @@ class Group(NamedTuple):
 def compare(products: Iterable[Product]) -> dict[Group, list[float]]:
     """Returns predicted over measured of each group."""
     groups: dict[Group, list[float]] = defaultdict(list)
-    for one in products:
-        if one.in_l2:
+    for product in products:
+        if product.in_l2:
             continue
-        tokens = next(name for most, name in _RANGES if most is None or one.tokens <= most)
+        tokens = next(name for most, name in _RANGES if most is None or product.tokens <= most)
         ratios = {
-            what: one.predicted(sparse=sparse) / measured
-            for what, sparse, measured in (("dense", False, one.dense), ("2:4", True, one.sparse))
+            time: product.predicted(sparse=sparse) / measured
+            for time, sparse, measured in (("dense", False, product.dense), ("2:4", True, product.sparse))
             if measured
         }
         if len(ratios) == 2:
             ratios["speedup"] = ratios["dense"] / ratios["2:4"]
-        for what, ratio in ratios.items():
-            groups[Group(one.card.name, one.dtype, tokens, what)].append(ratio)
+        for time, ratio in ratios.items():
+            groups[Group(product.card.name, product.dtype, tokens, time)].append(ratio)
     return groups
 
 
 def fitted(products: Sequence[Product]) -> tuple[list[Product], list[Product]]:
     """Returns the products of every second shape of each card and type, to which shares were fitted, and the others."""
     shapes: dict[tuple[str, str], set[tuple[int, int]]] = defaultdict(set)
-    for one in products:
-        shapes[one.card.name, one.dtype].add(one.shape)
-    order = {key: sorted(found) for key, found in shapes.items()}
-    own = [order[one.card.name, one.dtype].index(one.shape) % 2 == 0 for one in products]
-    pairs = list(zip(products, own, strict=True))
-    return [one for one, is_own in pairs if is_own], [one for one, is_own in pairs if not is_own]
+    for product in products:
+        shapes[product.card.name, product.dtype].add(product.shape)
+    fitted_shapes = {key: sorted(of_key)[::2] for key, of_key in shapes.items()}
+    own, held_out = list[Product](), list[Product]()
+    for product in products:
+        is_own = product.shape in fitted_shapes[product.card.name, product.dtype]
+        (own if is_own else held_out).append(product)
+    return own, held_out
 
 
 def errors(products: Sequence[Product]) -> dict[int, dict[int | None, tuple[float, float]]]:
@@ -166,22 +163,22 @@ def errors(products: Sequence[Product]) -> dict[int, dict[int | None, tuple[floa
 def _errors(products: Sequence[Product], bits: int) -> dict[int | None, tuple[float, float]]:
     """Returns the part of the table for activations of so many bits."""
     bases = dense_16_bits(products)
-    found: dict[int | None, list[float]] = defaultdict(list)
-    for one in products:
-        base = bases.get((one.card.name, one.tokens, one.shape))
-        if one.weights.input_bits != bits or one.in_l2 or base is None or base.in_l2:
+    gains: dict[int | None, list[float]] = defaultdict(list)
+    for product in products:
+        base = bases.get((product.card.name, product.tokens, product.shape))
+        if product.weights.input_bits != bits or product.in_l2 or base is None or base.in_l2:
             continue
         if bits == 16:
-            base = replace(base, dtype=one.dtype, dense=one.dense)
-        most = next(most for most in MOST_TOKENS if most is None or one.tokens <= most)
-        for sparse, measured in ((False, one.dense if bits == 8 else None), (True, one.sparse)):
+            base = replace(base, dtype=product.dtype, dense=product.dense)
+        most = next(most for most in MOST_TOKENS if most is None or product.tokens <= most)
+        for sparse, measured in ((False, product.dense if bits == 8 else None), (True, product.sparse)):
             if measured and base.dense:
-                dense, other = (replace(product, card=unseen(one.card)) for product in (base, one))
-                predicted = dense.predicted(sparse=False) / other.predicted(sparse=sparse)
-                found[most].append(base.dense / measured / predicted)
+                dense, fast = (replace(pair, card=unseen(product.card)) for pair in (base, product))
+                predicted = dense.predicted(sparse=False) / fast.predicted(sparse=sparse)
+                gains[most].append(base.dense / measured / predicted)
     return {
         most: (round(float(low), 2), round(float(high), 2))
-        for most, ratios in found.items()
+        for most, ratios in gains.items()
         if len(ratios) >= _LEAST_PRODUCTS
         for low, high in [np.percentile(ratios, (10, 90))]
     }
@@ -190,9 +187,9 @@ def _errors(products: Sequence[Product], bits: int) -> dict[int | None, tuple[fl
 def few_tokens(products: Sequence[Product]) -> dict[int, tuple[float, float]]:
     """Returns the table FEW_TOKENS of `patch_compile/planning/roofline/errors.py`."""
     few = [
-        one.dense / one.predicted(sparse=False)
-        for one in products
-        if one.dense and one.tokens <= _RANGES[0][0] and one.weights.input_bits == 16
+        product.dense / product.predicted(sparse=False)
+        for product in products
+        if product.dense and product.tokens <= _RANGES[0][0] and product.weights.input_bits == 16
     ]
     slowest = float(np.percentile(few, 90))
     return {
@@ -203,9 +200,9 @@ def few_tokens(products: Sequence[Product]) -> dict[int, tuple[float, float]]:
 def dense_16_bits(products: Iterable[Product]) -> dict[tuple[str, int, tuple[int, int]], Product]:
     """Returns the products whose dense time was measured in 16 bits, fp16 or else bf16, by card, tokens and shape."""
     return {
-        (one.card.name, one.tokens, one.shape): one
-        for one in sorted(products, key=lambda one: one.dtype)  # fp16 comes after bf16
-        if one.weights is not W8A8 and one.dense
+        (product.card.name, product.tokens, product.shape): product
+        for product in sorted(products, key=lambda product: product.dtype)  # fp16 comes after bf16
+        if product.weights is not W8A8 and product.dense
     }
 
 
@@ -226,21 +223,22 @@ def main() -> None:
     parser.add_argument(
         "--errors", action="store_true", help="print the tables of planning/roofline/errors.py"
     )
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     skipped = Counter[str]()
     try:
-        products = [one for path in given.files or sorted(HERE.glob("*.csv")) for one in read(path, skipped)]
+        files = arguments.files or sorted(HERE.glob("*.csv"))
+        products = [product for path in files for product in read(path, skipped)]
     except (PatchCompileError, OSError, UnicodeDecodeError, csv.Error) as error:
         sys.exit(str(error))
     for name, number in skipped.items():
         print(f"{name}: {number} rows skipped, nothing is predicted for it", file=sys.stderr)
     _, held_out = fitted(products)
-    if given.errors:
+    if arguments.errors:
         print(errors(held_out), few_tokens(held_out), sep="\n")
         return
     row = "{:14} {:5} {:9} {:8} {:>6} {:>7} {:>6} {:>6}"
     print(row.format(*Group._fields, "number", "median", "p10", "p90"))
-    for group, ratios in compare(products if given.files else held_out).items():
+    for group, ratios in compare(products if arguments.files else held_out).items():
         shares = (f"{share:.2f}" for share in np.percentile(ratios, (50, 10, 90)))
         print(row.format(*group, len(ratios), *shares))
 

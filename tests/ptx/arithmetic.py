@@ -18,7 +18,6 @@ Match = re.Match[str]
 _INTEGER = "[us](?:16|32|64)"
 _COMPARISONS = {
     "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
-    "lo": np.less, "ls": np.less_equal, "hi": np.greater, "hs": np.greater_equal,
 }  # fmt: skip
 _LOGIC = {"and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor}
 
@@ -31,46 +30,16 @@ def _integer(state: State, match: Match, operands: Operands) -> Step:
     return elementwise(state, operands, match[2], functions[match[1]])
 
 
-@ARITHMETIC.define(r"(neg|abs)\.(s(?:16|32|64))")
-def _sign(state: State, match: Match, operands: Operands) -> Step:
-    return elementwise(state, operands, match[2], np.negative if match[1] == "neg" else np.absolute)
+@ARITHMETIC.define(r"neg\.(s(?:16|32|64))")
+def _negation(state: State, match: Match, operands: Operands) -> Step:
+    return elementwise(state, operands, match[1], np.negative)
 
 
-def _high_half(a: Array, b: Array) -> Array:
-    """The upper 64 bits of a 64 by 64 bit product."""
-    mask, half = np.uint64(0xFFFFFFFF), np.uint64(32)
-    ua, ub = a.view(np.uint64), b.view(np.uint64)
-    a0, a1, b0, b1 = ua & mask, ua >> half, ub & mask, ub >> half
-    middle = a1 * b0 + (a0 * b0 >> half)
-    high = a1 * b1 + (middle >> half) + (a0 * b1 + (middle & mask) >> half)
-    if a.dtype.kind == "i":  # two's complement: a negative factor adds 2^64 times the other factor too much
-        high = high - np.where(a < 0, ub, 0) - np.where(b < 0, ua, 0)
-    return high.view(a.dtype)
-
-
-@ARITHMETIC.define(r"(mul|mad)\.(wide|hi)\.([us])(16|32|64)")
+@ARITHMETIC.define(r"mul\.wide\.([us])(16|32)")
 def _long_product(state: State, match: Match, operands: Operands) -> Step:
-    form, part, sign, bits = match.groups()
-    kind, wide = f"{sign}{bits}", f"{sign}{2 * int(bits)}"
-    a, b = state.source(operands[1], kind), state.source(operands[2], kind)
-    if bits == "64":
-        if part == "wide":
-            raise PtxFault("there is no product of 128 bits")
-
-        def product() -> Array:
-            return _high_half(a, b)
-    else:
-        long, shift = dtype_of(wide), int(bits) if part == "hi" else 0
-
-        def product() -> Array:
-            whole = a.astype(long) * b.astype(long) >> long.type(shift)
-            return whole if part == "wide" else whole.astype(dtype_of(kind))
-
-    result = wide if part == "wide" else kind
-    if form == "mul":
-        return compute(state, operands[0], result, product)
-    c = state.source(operands[3], result)
-    return compute(state, operands[0], result, lambda: product() + c)
+    kind, result = match[1] + match[2], f"{match[1]}{2 * int(match[2])}"
+    a, b, long = state.source(operands[1], kind), state.source(operands[2], kind), dtype_of(result)
+    return compute(state, operands[0], result, lambda: a.astype(long) * b.astype(long))
 
 
 @ARITHMETIC.define(rf"mad\.lo\.({_INTEGER})")
@@ -79,23 +48,18 @@ def _mad(state: State, match: Match, operands: Operands) -> Step:
     return compute(state, operands[0], match[1], lambda: a * b + c)
 
 
-@ARITHMETIC.define(rf"(div|rem)\.({_INTEGER})")
+@ARITHMETIC.define(rf"div\.({_INTEGER})")
 def _division(state: State, match: Match, operands: Operands) -> Step:
-    """Division rounds towards zero; the remainder has the dividend's sign."""
-    a, b = state.source(operands[1], match[2]), state.source(operands[2], match[2])
-    out, unsigned = state.target(operands[0], match[2]), np.dtype(f"u{a.dtype.itemsize}")
+    """Division rounds towards zero."""
+    a, b = state.source(operands[1], match[1]), state.source(operands[2], match[1])
+    out, unsigned = state.target(operands[0], match[1]), np.dtype(f"u{a.dtype.itemsize}")
 
     def step(mask: Mask) -> None:
         if (state.active(mask) & (b == 0)).any():
             raise PtxFault("a division by zero")
         divisor = np.where(b == 0, np.ones_like(b), b)
-        if a.dtype.kind == "u":
-            result = a // divisor if match[1] == "div" else a % divisor
-        else:
-            whole, part = np.absolute(a).view(unsigned), np.absolute(divisor).view(unsigned)
-            size = (whole // part if match[1] == "div" else whole % part).view(a.dtype)
-            result = np.where((a < 0) ^ (b < 0) if match[1] == "div" else a < 0, -size, size)
-        np.copyto(out, result, where=mask)
+        size = (np.absolute(a).view(unsigned) // np.absolute(divisor).view(unsigned)).view(a.dtype)
+        np.copyto(out, np.where((a < 0) ^ (b < 0), -size, size), where=mask)
 
     return step
 
@@ -145,19 +109,6 @@ def _bit_field_insert(state: State, match: Match, operands: Operands) -> Step:
     return compute(state, operands[0], kind, lambda: (b & ~field) | (a << by & field))
 
 
-@ARITHMETIC.define(r"bfe\.([us])(32|64)")
-def _bit_field_extract(state: State, match: Match, operands: Operands) -> Step:
-    kind, bits = match[1] + match[2], int(match[2])
-    a = state.source(operands[1], kind)
-    position, length = (state.source(operand, "u32") & np.uint32(255) for operand in operands[2:])
-    if any(str(operand) in state.registers for operand in operands[2:]) or (position + length > bits).any():
-        raise PtxFault("a bit field that is not constant, or lies outside")
-    if length[0] == 0:
-        raise PtxFault("an empty bit field")
-    up, down = (bits - position - length).astype(a.dtype), (bits - length).astype(a.dtype)
-    return compute(state, operands[0], kind, lambda: (a << up) >> down)
-
-
 @ARITHMETIC.define(r"popc\.b(32|64)")
 def _population(state: State, match: Match, operands: Operands) -> Step:
     a = state.source(operands[1], f"b{match[1]}")
@@ -198,43 +149,15 @@ def _permute(state: State, match: Match, operands: Operands) -> Step:
     return compute(state, operands[0], "b32", permuted)
 
 
-@ARITHMETIC.define(r"setp\.(eq|ne|lt|le|gt|ge|lo|ls|hi|hs)(?:\.(and|or|xor))?\.([busf](?:16|32|64))")
+@ARITHMETIC.define(r"setp\.(eq|ne|lt|le|gt|ge)\.([bus](?:16|32|64)|f32)")
 def _compare(state: State, match: Match, operands: Operands) -> Step:
-    """Every comparison with a NaN is false, ne too (IEEE's ne is neu)."""
-    test, logic, kind = match.groups()
-    if kind[0] == "f" and test in ("lo", "ls", "hi", "hs"):
-        raise PtxFault(f"{test} is for unsigned values")
+    """Every comparison with a NaN is false."""
+    test, kind = match.groups()
+    if (test, kind) == ("ne", "f32"):
+        raise PtxFault("a NaN is not unequal, and numpy says that it is")
     a, b = state.source(operands[1], kind), state.source(operands[2], kind)
-    if logic is None and not (kind[0] == "f" and test == "ne"):
-        return _ufunc_between(state, operands[0], a, b, _COMPARISONS[test])
-    other = state.source(operands[3], "pred") if logic else None
-
-    def result() -> Array:
-        holds = _COMPARISONS[test](a, b)
-        if kind[0] == "f" and test == "ne":
-            holds &= (a == a) & (b == b)
-        return holds if other is None else _LOGIC[logic](holds, other)
-
-    return compute(state, operands[0], "pred", result)
-
-
-def _ufunc_between(state: State, target: Operand, a: Array, b: Array, function: np.ufunc) -> Step:
-    out = state.target(target, "pred")
+    out, function = state.target(operands[0], "pred"), _COMPARISONS[test]
     return lambda mask: function(a, b, out=out, where=mask)
-
-
-@ARITHMETIC.define(r"setp\.(equ|neu|ltu|leu|gtu|geu|num|nan)\.(f32|f64)")
-def _compare_unordered(state: State, match: Match, operands: Operands) -> Step:
-    """Every comparison with a NaN is true."""
-    a, b = state.source(operands[1], match[2]), state.source(operands[2], match[2])
-
-    def result() -> Array:
-        unordered = (a != a) | (b != b)
-        if match[1] in ("num", "nan"):
-            return unordered if match[1] == "nan" else ~unordered
-        return _COMPARISONS[match[1][:2]](a, b) | unordered
-
-    return compute(state, operands[0], "pred", result)
 
 
 @ARITHMETIC.define(r"selp\.([busf](?:16|32|64))")

@@ -17,27 +17,16 @@ FLOATS = Instructions()
 Operands = tuple[Operand, ...]
 Match = re.Match[str]
 
-_SMALLEST_NORMAL = np.float32(2.0**-126)
 
-
-def _flush(values: Array) -> Array:
-    """Replace subnormal numbers by zeros of their sign."""
-    return np.where(np.absolute(values) < _SMALLEST_NORMAL, np.copysign(np.float32(0), values), values)
-
-
-def _float(state: State, operands: Operands, ftz: bool, function: Callable[..., Array]) -> Step:
+def _float(state: State, operands: Operands, function: Callable[..., Array]) -> Step:
     values = [state.source(operand, "f32") for operand in operands[1:]]
-    if not ftz:
-        return compute(state, operands[0], "f32", lambda: function(*values))
-    return compute(state, operands[0], "f32", lambda: _flush(function(*map(_flush, values))))
+    return compute(state, operands[0], "f32", lambda: function(*values))
 
 
-@FLOATS.define(r"(add|sub|mul)(?:\.rn)?(\.ftz)?\.f32")
+@FLOATS.define(r"(add|sub|mul)(?:\.rn)?\.f32")
 def _float_ring(state: State, match: Match, operands: Operands) -> Step:
     function = {"add": np.add, "sub": np.subtract, "mul": np.multiply}[match[1]]
-    return (
-        _float(state, operands, True, function) if match[2] else elementwise(state, operands, "f32", function)
-    )
+    return elementwise(state, operands, "f32", function)
 
 
 def _fused(a: Array, b: Array, c: Array) -> Array:
@@ -51,72 +40,44 @@ def _fused(a: Array, b: Array, c: Array) -> Array:
     return np.where(inexact, odd, total).astype(np.float32)
 
 
-@FLOATS.define(r"fma\.rn(\.ftz)?\.f32")
+@FLOATS.define(r"fma\.rn\.f32")
 def _fma(state: State, match: Match, operands: Operands) -> Step:
-    return _float(state, operands, bool(match[1]), _fused)
+    return _float(state, operands, _fused)
 
 
-@FLOATS.define(r"(neg|abs)(\.ftz)?\.f32")
-def _float_sign(state: State, match: Match, operands: Operands) -> Step:
-    return _float(state, operands, bool(match[2]), np.negative if match[1] == "neg" else np.absolute)
+@FLOATS.define(r"neg\.f32")
+def _negation(state: State, match: Match, operands: Operands) -> Step:
+    return _float(state, operands, np.negative)
 
 
-@FLOATS.define(r"copysign\.f32")
-def _copysign(state: State, match: Match, operands: Operands) -> Step:
-    """The sign of a on the value of b."""
-    return _float(state, operands, False, lambda a, b: np.copysign(b, a))
+@FLOATS.define(r"div\.rn\.f32")
+def _division(state: State, match: Match, operands: Operands) -> Step:
+    return _float(state, operands, np.divide)
 
 
-@FLOATS.define(r"(min|max)(\.ftz)?(\.NaN)?\.f32")
-def _float_extreme(state: State, match: Match, operands: Operands) -> Step:
-    """The other source where one is a NaN, unless .NaN is given; -0 is less than +0."""
-    least = match[1] == "min"
-    plain, numbers = (np.minimum, np.fmin) if least else (np.maximum, np.fmax)
-
-    def extreme(a: Array, b: Array) -> Array:
-        bits = (np.bitwise_or if least else np.bitwise_and)(a.view(np.uint32), b.view(np.uint32))
-        zeros = (a == 0) & (b == 0)
-        return np.where(zeros, bits.view(np.float32), (plain if match[3] else numbers)(a, b))
-
-    return _float(state, operands, bool(match[2]), extreme)
-
-
-@FLOATS.define(r"div\.rn(\.ftz)?\.f32")
-def _float_division(state: State, match: Match, operands: Operands) -> Step:
-    return _float(state, operands, bool(match[1]), np.divide)
-
-
-@FLOATS.define(r"(rcp|sqrt)\.rn(\.ftz)?\.f32")
-def _float_rounded(state: State, match: Match, operands: Operands) -> Step:
-    function = np.sqrt if match[1] == "sqrt" else lambda a: np.float32(1) / a
-    return _float(state, operands, bool(match[2]), function)
-
-
-# Largest relative error that the ISA allows; for div, 2 units in the last place.
+# Largest relative error that the ISA allows.
 _APPROXIMATIONS: dict[str, tuple[Callable[..., Any], float]] = {
-    "ex2.approx": (np.exp2, 2.0**-22),
-    "rcp.approx": (np.reciprocal, 2.0**-23),
-    "rsqrt.approx": (lambda a: 1 / np.sqrt(a), 2.0**-22.9),
-    "sqrt.approx": (np.sqrt, 2.0**-23),
-    "tanh.approx": (np.tanh, 2.0**-11),
-    "div.approx": (np.divide, 2.0**-22),
-    "div.full": (np.divide, 2.0**-22),
+    "ex2": (np.exp2, 2.0**-22),
+    "rcp": (np.reciprocal, 2.0**-23),
 }
 
 
-@FLOATS.define(r"((?:ex2|rcp|rsqrt|sqrt|div)\.approx|div\.full)(\.ftz)?\.f32|(tanh\.approx)\.f32")
+def _flush(values: Array) -> Array:
+    """Replace subnormal numbers by zeros of their sign."""
+    return np.where(np.absolute(values) < 2.0**-126, np.copysign(np.float32(0), values), values)
+
+
+@FLOATS.define(r"(ex2|rcp)\.approx\.ftz\.f32")
 def _approximation(state: State, match: Match, operands: Operands) -> Step:
-    """Result with the largest allowed error, up or down by the last bit of the first source."""
-    name = match[1] or match[3]
-    function, granted = _APPROXIMATIONS[name]
+    """Result with the largest allowed error, up or down by the last bit of the source."""
+    function, granted = _APPROXIMATIONS[match[1]]
 
-    def approximate(*values: Array) -> Array:
-        sign = 1.0 - 2.0 * (values[0].view(np.uint32) & np.uint32(1))
-        exact = function(*(v.astype(np.float64) for v in values)) * (1 + sign * granted)
-        result = exact.astype(np.float32)
-        return np.clip(result, np.float32(-1), np.float32(1)) if name == "tanh.approx" else result
+    def approximate(values: Array) -> Array:
+        flushed = _flush(values)
+        sign = 1.0 - 2.0 * (flushed.view(np.uint32) & np.uint32(1))
+        return _flush((function(flushed.astype(np.float64)) * (1 + sign * granted)).astype(np.float32))
 
-    return _float(state, operands, bool(match[2]), approximate)
+    return _float(state, operands, approximate)
 
 
 # Conversions
@@ -147,14 +108,11 @@ def _half_to_float(state: State, match: Match, operands: Operands) -> Step:
     return compute(state, operands[0], "f32", lambda: a.astype(np.float32))
 
 
-@FLOATS.define(r"cvt\.rn\.(f16|bf16)(x2)?\.f32")
+@FLOATS.define(r"cvt\.rn\.(f16|bf16)x2\.f32")
 def _float_to_16_bits(state: State, match: Match, operands: Operands) -> Step:
-    """The first source of a pair becomes the upper half."""
-    kind, pair = match[1], match[2]
-    a = state.source(operands[1], "f32")
-    if not pair:
-        return compute(state, operands[0], "b16", lambda: _to_16_bits(a, kind))
-    low = state.source(operands[2], "f32")
+    """The first source becomes the upper half."""
+    kind = match[1]
+    a, low = (state.source(operand, "f32") for operand in operands[1:])
 
     def packed() -> Array:
         upper = _to_16_bits(a, kind).astype(np.uint32) << np.uint32(16)

@@ -84,7 +84,7 @@ class PtxKernel:
 
     def entries(self, scalar: int) -> dict[int, str]:
         """Kernel names of a scalar type, by configuration."""
-        found: dict[int, str] = {}
+        names: dict[int, str] = {}
         for name in entry_names(self.texts[scalar]):
             if _ROUNDS.fullmatch(name):
                 continue
@@ -92,11 +92,11 @@ class PtxKernel:
             if (
                 match is None
                 or match["scalar"] not in (SCALARS[scalar], _ANY)
-                or int(match["config"]) in found
+                or int(match["config"]) in names
             ):
                 raise PtxFault(f"{name} is not the one kernel of a configuration")
-            found[int(match["config"])] = name
-        return found
+            names[int(match["config"])] = name
+        return names
 
     def _machine(self, scalar: int, config: int) -> Machine:
         shape = list(self.host.configs().values())[config]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +24,7 @@ from tests.ptx.transfers import TRANSFERS
 
 Threads = NDArray[np.bool_]
 
-_BARRIER = re.compile(
-    r"(?:bar|barrier)(?:\.cta)?(?:\.sync|\.red\.(?P<reduce>or|and|popc)\.(?:pred|u32))(?:\.aligned)?"
-)
+_BARRIER = re.compile(r"bar\.(?:sync|red\.(?P<reduce>or|and)\.pred)")
 _MOST_STEPS = 300_000  # limit for one block, so that an endless loop is a fault
 
 
@@ -60,7 +57,6 @@ class Machine:
             raise PtxFault(f"the parameter has {len(held)} bytes, not {len(parameters)}")
         held[:] = np.frombuffer(parameters, np.uint8)
         self.state.memory = memory
-        self.state.blocks[:] = blocks
         with np.errstate(all="ignore"):  # idle threads compute too, and their results are dropped
             for block in np.random.default_rng(seed).permutation(blocks):
                 self._run(int(block))
@@ -72,7 +68,7 @@ class Machine:
             if str(operands[0]) not in self.entry.labels:
                 raise PtxFault("there is no such label")
             self.controls[position] = self._branch(self.entry.labels[str(operands[0])], predicate)
-        elif opcode in ("ret", "exit"):
+        elif opcode == "ret":
             self.controls[position] = self._leave(predicate)
         elif _BARRIER.fullmatch(opcode):
             if predicate is not None:
@@ -193,11 +189,11 @@ class Machine:
 
     def _whole_warps(self, position: int, threads: Threads) -> Threads:
         """Threads whose warp has arrived in full; the others wait for the rest of their warp."""
-        here = threads | self.parked.pop(position, False)
-        whole = np.repeat(here.reshape(-1, 32).all(1), 32)
-        if (here & ~whole).any():
-            self.parked[position] = here & ~whole
-        return here & whole
+        arrived = threads | self.parked.pop(position, False)
+        whole = np.repeat(arrived.reshape(-1, 32).all(1), 32)
+        if (arrived & ~whole).any():
+            self.parked[position] = arrived & ~whole
+        return arrived & whole
 
     def _arrive(self, position: int, threads: Threads) -> None:
         others = self.waiting.get(position)
@@ -224,12 +220,12 @@ class Machine:
 
     def _check_end(self) -> None:
         """Raise PtxFault if threads have not ended, for there is nothing that they could do."""
-        for waiters, what in (
+        for waiters, fault in (
             (self.parked, "a warp waits for threads that do not come"),
             (self.waiting, "threads wait for others that do not come"),
         ):
             if waiters:
-                raise PtxFault(f"{self.entry.code[min(waiters)].text}: {what}")
+                raise PtxFault(f"{self.entry.code[min(waiters)].text}: {fault}")
 
     def _reduce(self, arrived: Threads) -> None:
         """bar.red: every thread gets the reduction of all votes."""
@@ -241,10 +237,9 @@ class Machine:
             vote = str(self.entry.code[position].operands[2])
             values = self.state.source(vote.removeprefix("!"), "pred")
             votes[threads] = (~values if vote.startswith("!") else values)[threads]
-        results: dict[str, Any] = {"or": votes.any(), "and": votes[arrived].all(), "popc": votes.sum()}
+        result = votes.any() if form["reduce"] == "or" else votes[arrived].all()
         for position, threads in self.waiting.items():
-            kind = "u32" if form["reduce"] == "popc" else "pred"
-            self.state.target(self.entry.code[position].operands[0], kind)[threads] = results[form["reduce"]]
+            self.state.target(self.entry.code[position].operands[0], "pred")[threads] = result
 
 
 def _barrier_number(instruction: Instruction) -> str:

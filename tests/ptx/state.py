@@ -65,13 +65,11 @@ class Copies:
     def commit(self, mask: Mask) -> None:
         self.committed += mask
 
-    def wait(self, state: State, mask: Mask, newest: int | None) -> None:
-        """Land all but each thread's `newest` latest groups; None: land uncommitted copies too."""
+    def wait(self, state: State, mask: Mask, newest: int) -> None:
+        """Land all but each thread's `newest` latest groups."""
         rest = []
         for copy in self.under_way:
-            due = copy.left & mask
-            if newest is not None:
-                due &= copy.group < self.committed - newest
+            due = copy.left & mask & (copy.group < self.committed - newest)
             if due.any():
                 self._land(state, copy, due)
                 copy.left = copy.left & ~due
@@ -102,15 +100,8 @@ class State:
             names = [name for name, of in entry.registers.items() if of == width]
             self.files.append(np.empty((len(names), threads), dtype))
             self.registers.update(zip(names, self.files[-1], strict=True))
-        self.block, self.blocks = np.zeros(threads, np.uint32), np.zeros(threads, np.uint32)
-        thread = np.arange(threads, dtype=np.uint32)
-        self.specials = {
-            "%tid.x": thread,
-            "%laneid": thread % 32,
-            "%ntid.x": np.full(threads, threads, np.uint32),
-            "%ctaid.x": self.block,
-            "%nctaid.x": self.blocks,
-        }
+        self.block = np.zeros(threads, np.uint32)
+        self.specials = {"%tid.x": np.arange(threads, dtype=np.uint32), "%ctaid.x": self.block}
 
     def begin(self, block: int) -> None:
         """Reset for a new block: registers and shared memory are poisoned."""
@@ -225,5 +216,7 @@ class Instructions:
 
     def step(self, state: State, instruction: Instruction) -> Step | None:
         """The step of an instruction; None when its opcode is not in this table."""
-        found = self.find(instruction.opcode)
-        return None if found is None else found[0](state, found[1], instruction.operands)
+        if (row := self.find(instruction.opcode)) is None:
+            return None
+        builder, match = row
+        return builder(state, match, instruction.operands)

@@ -34,7 +34,7 @@ def test_mma_is_a_product(kind: str) -> None:
 def test_sparse_mma_is_a_product(kind: str, selector: int) -> None:
     """The other selector's metadata is ignored, and a NaN that no metadata names goes nowhere."""
     rng = np.random.default_rng(selector)
-    pairs = np.array(list(itertools.combinations(range(4), 2)))[rng.integers(0, 6, (16, 8))]
+    pairs = PAIRS[rng.integers(0, 6, (16, 8))]
     kept, b = random_matrix(kind, (16, 16), 4), random_matrix(kind, (32, 8), 5)
     pairs[:, 3] = (0, 2)
     dense = np.zeros((16, 32))
@@ -84,20 +84,23 @@ def test_sums_of_bytes_wrap() -> None:
     np.testing.assert_array_equal(got, np.full((16, 8), -(2**31) + 31))
 
 
+@pytest.mark.parametrize(("columns", "selector"), [(64, 0), (32, 0), (32, 1)])
 @pytest.mark.parametrize("turn", range(len(PAIRS)))
-def test_sparse_product_of_bytes_takes_all_masks(turn: int) -> None:
+def test_sparse_product_of_bytes_takes_all_masks(turn: int, columns: int, selector: int) -> None:
     """Over all turns every chunk of every row has each of the six masks."""
-    pairs = PAIRS[np.add.outer(5 * np.arange(16), np.arange(16) + turn) % len(PAIRS)]
-    kept, b = random_bytes(16, 32, turn), random_bytes(64, 8, 10 + turn)
-    words, dense = np.zeros(32, np.uint32), np.zeros((16, 64), np.int64)
-    for row, chunk in itertools.product(range(16), range(16)):
+    chunks = columns // 4
+    pairs = PAIRS[np.add.outer(5 * np.arange(16), np.arange(chunks) + turn) % len(PAIRS)]
+    kept, b = random_bytes(16, columns // 2, turn), random_bytes(columns, 8, 10 + turn)
+    words, dense = np.zeros(32, np.uint32), np.zeros((16, columns), np.int64)
+    for row, chunk in itertools.product(range(16), range(chunks)):
         first, second = (int(v) for v in pairs[row, chunk])
         dense[row, 4 * chunk + first], dense[row, 4 * chunk + second] = kept[row, 2 * chunk : 2 * chunk + 2]
-        # The ISA's figures: T0 has row 0, T1 row 8, both columns 0..31; T2 and T3 the same rows, columns 32..63.
-        lane = 4 * (row % 8) + (0 if row < 8 else 1) + (0 if chunk < 8 else 2)
+        # The ISA's figures: T0 has row 0, T1 row 8, both columns 0..31; T2 and T3 the same rows, columns 32..63. Of 32
+        # columns the selector names the pair, and the words of the other pair are ignored.
+        lane = 4 * (row % 8) + row // 8 + 2 * (chunk // 8 + selector)
         words[lane] |= np.uint32((first | second << 2) << 4 * (chunk % 8))
     c = np.random.default_rng(turn).integers(-(2**30), 2**30, (16, 8)).astype(np.int32)
-    got = multiply("s8", kept, b, c, words)
+    got = multiply("s8", kept, b, c, words, selector)
     np.testing.assert_array_equal(got, dense @ b.astype(np.int64) + c)
 
 
@@ -112,28 +115,8 @@ def test_sparse_product_reads_metadata_of_torch() -> None:
     np.testing.assert_array_equal(got, a.astype(np.int64) @ b.astype(np.int64))
 
 
-@pytest.mark.parametrize("selector", [0, 1])
-@pytest.mark.parametrize("turn", range(len(PAIRS)))
-def test_shallow_sparse_product_of_bytes_takes_all_masks(turn: int, selector: int) -> None:
-    """Of 32 columns: a pair of lanes has the metadata of two rows, and the words of the other pair are ignored."""
-    pairs = PAIRS[np.add.outer(5 * np.arange(16), np.arange(8) + turn) % len(PAIRS)]
-    kept, b = random_bytes(16, 16, turn), random_bytes(32, 8, 10 + turn)
-    words, dense = np.zeros(32, np.uint32), np.zeros((16, 32), np.int64)
-    for row, chunk in itertools.product(range(16), range(8)):
-        first, second = (int(v) for v in pairs[row, chunk])
-        dense[row, 4 * chunk + first], dense[row, 4 * chunk + second] = kept[row, 2 * chunk : 2 * chunk + 2]
-        lane = 4 * (row % 8) + 2 * selector + row // 8
-        words[lane] |= np.uint32((first | second << 2) << 4 * chunk)
-    c = np.random.default_rng(turn).integers(-(2**30), 2**30, (16, 8)).astype(np.int32)
-    got = multiply("s8", kept, b, c, words, selector)
-    np.testing.assert_array_equal(got, dense @ b.astype(np.int64) + c)
-
-
-def test_shallow_product_refuses_a_third_selector() -> None:
+@pytest.mark.parametrize(("columns", "selector"), [(32, 2), (64, 1)])
+def test_a_selector_beyond_the_last_is_a_fault(columns: int, selector: int) -> None:
+    a, b = np.ones((16, columns // 2)), np.ones((columns, 8))
     with refused(PtxFault):
-        multiply("s8", np.ones((16, 16)), np.ones((32, 8)), np.zeros((16, 8)), np.full(32, 0x44444444), 2)
-
-
-def test_bytes_have_one_selector() -> None:
-    with refused(PtxFault):
-        multiply("s8", np.ones((16, 32)), np.ones((64, 8)), np.zeros((16, 8)), np.full(32, 0x44444444), 1)
+        multiply("s8", a, b, np.zeros((16, 8)), np.full(32, 0x44444444), selector)

@@ -1,4 +1,4 @@
-"""PTX instructions that touch memory, each thread by itself (PTX ISA 9.7.9): ld, st, atom, cp.async, fences."""
+"""PTX instructions that touch memory, each thread by itself (PTX ISA 9.7.9): ld, st, atom, cp.async."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ TRANSFERS = Instructions()
 Operands = tuple[Operand, ...]
 Match = re.Match[str]
 
-_CACHE = r"(?:\.(?:ca|cg|cs|lu|cv|wb|wt)|\.L1::(?:evict_\w+|no_allocate)|\.L2::(?:64|128|256)B)*"
 _TYPE = r"(?:\.v(?P<count>[24]))?\.(?P<kind>[busf](?:8|16|32|64))"
 
 
@@ -83,7 +82,7 @@ def _parameter(state: State, match: Match, operands: Operands) -> Step:
     return step
 
 
-@TRANSFERS.define(rf"ld\.(?P<space>global|shared){_CACHE}(?P<constant>\.nc)?{_CACHE}{_TYPE}")
+@TRANSFERS.define(rf"ld\.(?P<space>global|shared)(?:\.cg)?(?P<constant>\.nc)?{_TYPE}")
 def _load(state: State, match: Match, operands: Operands) -> Step:
     memory, address = _memory(state, match["space"]), state.address(operands[1])
     targets, dtype, constant = _vector(operands[0], match), dtype_of(match["kind"]), bool(match["constant"])
@@ -102,7 +101,7 @@ def _load(state: State, match: Match, operands: Operands) -> Step:
     return step
 
 
-@TRANSFERS.define(rf"st\.(?P<space>global|shared){_CACHE}{_TYPE}")
+@TRANSFERS.define(rf"st\.(?P<space>global|shared)(?:\.cg)?{_TYPE}")
 def _store(state: State, match: Match, operands: Operands) -> Step:
     memory, address = _memory(state, match["space"]), state.address(operands[0])
     values = [state.source(operand, match["kind"]) for operand in _vector(operands[1], match)]
@@ -114,41 +113,22 @@ def _store(state: State, match: Match, operands: Operands) -> Step:
     return step
 
 
-@TRANSFERS.define(
-    r"(atom|red)(?:\.(?:relaxed|acq_rel|release|acquire))?(?:\.gpu)?\.global(?:\.gpu)?\.add\.([us]32|f32)"
-)
+@TRANSFERS.define(r"atom\.acq_rel\.gpu\.global\.add\.([us]32)")
 def _add_atomically(state: State, match: Match, operands: Operands) -> Step:
-    returns, kind = match[1] == "atom", match[2]
-    address, value = state.address(operands[-2]), state.source(operands[-1], kind)
-    out = state.target(operands[0], kind) if returns else None
+    address, value = state.address(operands[1]), state.source(operands[2], match[1])
+    out = state.target(operands[0], match[1])
 
     def step(mask: Mask) -> None:
         at = address()
         for thread in np.flatnonzero(state.active(mask)):
-            old = state.memory.load(at[thread, None], dtype_of(kind))
+            old = state.memory.load(at[thread, None], dtype_of(match[1]))
             state.memory.store(at[thread, None], old + value[thread])
-            if out is not None:
-                out[thread] = old[0, 0]
+            out[thread] = old[0, 0]
 
     return step
 
 
-@TRANSFERS.define(r"membar\.(?:cta|gl|sys)|fence(?:\.(?:sc|acq_rel))?\.(?:cta|gpu|sys)")
-def _fence(state: State, match: Match, operands: Operands) -> Step:
-    return lambda mask: None  # blocks run one after another, so memory is always in order
-
-
-@TRANSFERS.define(r"griddepcontrol\.(?:wait|launch_dependents)")
-def _launches(state: State, match: Match, operands: Operands) -> Step:
-    return lambda mask: (
-        None
-    )  # launches run one after another; host/machine.h checks what comes before the wait
-
-
-_COPY = r"cp\.async\.(?P<cache>ca|cg)\.shared(?:::cta)?\.global"
-
-
-@TRANSFERS.define(rf"{_COPY}(?P<hint>\.L2::cache_hint)?(?:\.L2::(?:64|128|256)B)?")
+@TRANSFERS.define(r"cp\.async\.(?P<cache>ca|cg)\.shared\.global(?P<hint>\.L2::cache_hint)?(?:\.L2::128B)?")
 def _copy(state: State, match: Match, operands: Operands) -> Step:
     """cp.async with operands target, source, cp-size, then an optional src-size, then the policy of .L2::cache_hint."""
     rest = list(operands[2:])
@@ -171,7 +151,7 @@ def _commit(state: State, match: Match, operands: Operands) -> Step:
     return state.copies.commit
 
 
-@TRANSFERS.define(r"cp\.async\.wait_(group|all)")
+@TRANSFERS.define(r"cp\.async\.wait_group")
 def _wait(state: State, match: Match, operands: Operands) -> Step:
-    newest = int(str(operands[0])) if match[1] == "group" else None
+    newest = int(str(operands[0]))
     return lambda mask: state.copies.wait(state, mask, newest)

@@ -26,8 +26,7 @@ def key(name):
         "share": 0.5,
         "tokens": 16,
         "type": "float16",
-        "after": "it",
-        "linears": "none",
+        "linears": "dense",
     }
     return {"config": name, "parts": 1, **shown}
 

@@ -69,7 +69,6 @@ def test_a_dry_run_measures_every_row(tmp_path):
     for stage, every in {
         "sweep": sweep.sweep_rows(*setup, ()),
         "products": products.product_rows(*setup),
-        "epilogues": products.epilogue_rows(*setup),
         "decoder": decoder.decoder_rows(kernels, device),
     }.items():
         assert keys(written, stage) == sorted(str(key) for key, _ in every)

@@ -177,7 +177,7 @@ kernels_of = pytest.mark.parametrize(
 
 @kernels_of
 def test_the_stored_counts_are_those_of_the_kernels(binary, scalars):
-    """When this fails: `python benchmarks/kernels/issue.py --renew`, `make docs`. Compilers differ in address arithmetic."""
+    """When this fails: `python benchmarks/kernels/issue.py`, `make docs`. Compilers differ in address arithmetic."""
     stored = json.loads(sass.JSON.read_text())["kernels"]
     assert set(stored) == {f"sm_{arch}" for arch in ARCHS}
     assert list(stored["sm_80"]) == [c.name for c in schedule.CONFIGS]
@@ -199,7 +199,7 @@ def test_the_stored_counts_are_those_of_the_kernels(binary, scalars):
 @kernels_of
 @pytest.mark.parametrize("arch", [pytest.param(arch, marks=marks(arch)) for arch in issue.BUDGET_ARCHS])
 def test_the_loops_keep_their_budgets(binary, arch, scalars):
-    """If a budget is broken for a good reason, run `python benchmarks/kernels/issue.py --renew`."""
+    """If a budget is broken for a good reason, run `python benchmarks/kernels/issue.py`."""
     budgets = json.loads(issue.BUDGETS.read_text())
     if budgets["nvcc"] != NVCC.version:
         pytest.skip(f"the budgets are for the code of nvcc {budgets['nvcc']}, and this is {NVCC.version}")
