@@ -147,10 +147,12 @@ def inspect_sparsity(path: Path, card: PlanCard) -> Inspection:
         **_commands(path, card.name, linears),
         "architecture": checkpoint.config.get("model_type"),
         "covered linears": len(linears),
-        "weights in them": sum(one.weights for one in linears),
+        "weights in them": sum(linear.weights for linear in linears),
         "left dense": dict(coverage.skipped),
     }
-    return Inspection(path, "model", facts, [one.row() for one in linears], "every weight in them is finite")
+    return Inspection(
+        path, "model", facts, [linear.row() for linear in linears], "every weight in them is finite"
+    )
 
 
 def inspect_graph_sparsity(path: Path, card: PlanCard) -> Inspection:
@@ -165,36 +167,38 @@ def inspect_graph_sparsity(path: Path, card: PlanCard) -> Inspection:
     with refusing_invalid(path):
         model = read_onnx(path, any_node=True)
         packed = list(patch_linears(model))
-        found = (
+        graph_linears = (
             find_linears(model, quantised=True) if packed else linears_of_file(path, model, quantised=True)
         )
-    buildable = not packed and not any(one.dequantize for one in found.linears.values())
+    buildable = not packed and not any(linear.dequantize for linear in graph_linears.linears.values())
     costs, linears = CostModel(card, _WORKLOAD), list[_Linear]()
     with Progress().stage("zeros") as update:
-        for stored in _of_graph(packed, found, buildable):
+        for stored in _of_graph(packed, graph_linears, buildable):
             linears.append(_linear(stored, costs))
-            update(stored.name, len(linears), len(packed) + len(found.linears))
+            update(stored.name, len(linears), len(packed) + len(graph_linears.linears))
     facts = {
         **_verdict(linears, "graph"),
         "predicted gain": _gain(linears),
         "predicted for": str(card),
         **(_graph_commands(path, card.name, linears) if buildable else {}),
-        **_tactic_command(path, linears, found),
+        **_tactic_command(path, linears, graph_linears),
         "producer": model.producer_name,
         "linears": len(linears),
-        "weights in them": sum(one.weights for one in linears),
-        "left dense": dict(found.skipped),
+        "weights in them": sum(linear.weights for linear in linears),
+        "left dense": dict(graph_linears.skipped),
     }
-    return Inspection(path, "onnx", facts, [one.row() for one in linears], "every weight in them is finite")
+    return Inspection(
+        path, "onnx", facts, [linear.row() for linear in linears], "every weight in them is finite"
+    )
 
 
-def _of_graph(packed: Sequence[ir.Node], found: FoundLinears, buildable: bool) -> Iterator[_Stored]:
+def _of_graph(packed: Sequence[ir.Node], graph_linears: FoundLinears, buildable: bool) -> Iterator[_Stored]:
     """Yield the linears of a graph: its PatchLinears, and its products. buildable: `build` takes the graph."""
     for node in packed:
-        kept, weights = kept_of(node)
-        shape = kept.shape[0], kept.shape[1]
-        yield _Stored(str(node.name), shape, zeros_of(kept), weights, packed=True)
-    for name, linear in found.linears.items():
+        nonzero, weights = kept_of(node)
+        shape = nonzero.shape[0], nonzero.shape[1]
+        yield _Stored(str(node.name), shape, zeros_of(nonzero), weights, packed=True)
+    for name, linear in graph_linears.linears.items():
         weights, stop = FLOAT16, ""
         if linear.dequantize and _source(linear.x) != "DequantizeLinear":
             weights, stop = INT8, _INCOMPLETE
@@ -210,12 +214,12 @@ def _zeros(linear: Linear) -> Zeros:
     assert linear.weight.const_value is not None
     values = linear.weight.const_value.numpy()
     if values.dtype == np.int8:
-        kept = values != _zero_point(linear.dequantize, values.ndim)
-    elif (found := nonzero_of(values)) is not None:
-        kept = found
+        nonzero = values != _zero_point(linear.dequantize, values.ndim)
+    elif (present := nonzero_of(values)) is not None:
+        nonzero = present
     else:
         linear.checked_weight(linear.dtype)  # raises the error
-    return zeros_of(linear.from_stored(ir.tensor(kept)))
+    return zeros_of(linear.from_stored(ir.tensor(nonzero)))
 
 
 def _zero_point(dequantize: ir.Node | None, axes: int) -> Any:
@@ -227,7 +231,7 @@ def _zero_point(dequantize: ir.Node | None, axes: int) -> Any:
     if points.ndim != 1 or not points.any():
         return points if points.ndim == 0 else 0
     axis = dequantize.attributes.get_int("axis", 1) % axes
-    return points.reshape([-1 if one == axis else 1 for one in range(axes)])
+    return points.reshape([-1 if number == axis else 1 for number in range(axes)])
 
 
 def _source(value: ir.Value | None) -> str:
@@ -253,20 +257,22 @@ def _only_quantised(value: ir.Value) -> bool:
     )
 
 
-def _linear(one: _Stored, costs: CostModel) -> _Linear:
-    shape, zeros, weights = one.shape, one.zeros, one.weights
+def _linear(stored: _Stored, costs: CostModel) -> _Linear:
+    shape, zeros, weights = stored.shape, stored.zeros, stored.weights
     panel_rows = choose_panel_rows(shape, (zeros.side, zeros.side), weights=weights)
     slabs = -(-shape[0] // panel_rows) * -(-shape[1] // SLAB_K)
     sparse = round(zeros.tiles * slabs)
-    found = costs.of(shape, panel_rows, {TWO_FOUR.name: sparse, DENSE.name: slabs - sparse}, weights=weights)
-    slower = costs.why_dense(found)
-    uniform, stop = zeros.pattern is Pattern.TWO_FOUR, one.stop or _unaligned(shape, weights)
-    tactic = uniform and not stop and not one.packed
-    pruned = one.plugin and sparse > 0 and zeros.pattern is not Pattern.DENSE
-    compiled = one.packed or (pruned and not slower)
-    by_tactic = tactic and not one.plugin
-    phases = {} if costs.workload.steps == 0 else {_DECODE: (costs.workload.batch, found.decode)}
-    phases[_PREFILL] = costs.workload.prefill_tokens, found.prefill
+    predicted = costs.of(
+        shape, panel_rows, {TWO_FOUR.name: sparse, DENSE.name: slabs - sparse}, weights=weights
+    )
+    slower = costs.why_dense(predicted)
+    uniform, stop = zeros.pattern is Pattern.TWO_FOUR, stored.stop or _unaligned(shape, weights)
+    tactic = uniform and not stop and not stored.packed
+    pruned = stored.plugin and sparse > 0 and zeros.pattern is not Pattern.DENSE
+    compiled = stored.packed or (pruned and not slower)
+    by_tactic = tactic and not stored.plugin
+    phases = {} if costs.workload.steps == 0 else {_DECODE: (costs.workload.batch, predicted.decode)}
+    phases[_PREFILL] = costs.workload.prefill_tokens, predicted.prefill
     times = {
         tokens: _by_tactic(shape, many, weights, costs)
         if by_tactic
@@ -274,20 +280,20 @@ def _linear(one: _Stored, costs: CostModel) -> _Linear:
         for tokens, (many, phase) in phases.items()
     }
     reasons = []
-    if one.packed:
+    if stored.packed:
         reasons = [_PACKED]
     elif compiled or by_tactic:
         lost = [tokens for tokens, times_of in times.items() if _ratio([times_of]) < 1.005]
         reasons = [f"not faster with {' and '.join(lost)}"] if lost else []
     else:
-        if one.plugin and sparse and slower:
+        if stored.plugin and sparse and slower:
             reasons.append(_OF_TIME[slower.kind])
         elif not uniform:
-            part = zeros.pattern is Pattern.TILES and not one.plugin
+            part = zeros.pattern is Pattern.TILES and not stored.plugin
             reasons.append(_ONLY_BUILT if part else _OF_PATTERN[zeros.pattern])
-        if stop and (uniform or not one.plugin) and zeros.pattern is not Pattern.DENSE:
+        if stop and (uniform or not stored.plugin) and zeros.pattern is not Pattern.DENSE:
             reasons.append(stop)
-    return _Linear(one.name, shape, zeros, _WAYS[compiled, tactic], "; ".join(reasons), times)
+    return _Linear(stored.name, shape, zeros, _WAYS[compiled, tactic], "; ".join(reasons), times)
 
 
 def _unaligned(shape: tuple[int, int], weights: WeightType) -> str:
@@ -321,15 +327,15 @@ def _verdict(linears: Sequence[_Linear], stored: str) -> dict[str, str]:
 
     stored: what holds the weights, in a word.
     """
-    weights = sum(one.weights for one in linears)
-    zeros = sum(one.zeros.zeros * one.weights for one in linears) / weights
-    tiles = sum(one.zeros.tiles * one.weights for one in linears) / weights
-    stopped = Counter(one.reason for one in linears if one.reason).most_common()
+    weights = sum(linear.weights for linear in linears)
+    zeros = sum(linear.zeros.zeros * linear.weights for linear in linears) / weights
+    tiles = sum(linear.zeros.tiles * linear.weights for linear in linears) / weights
+    stopped = Counter(linear.reason for linear in linears if linear.reason).most_common()
     reasons = [f"{reason} ({_many(count)})" for reason, count in stopped]
-    if over := [one.zeros for one in linears if one.zeros.pattern in _NEARLY and one.zeros.over]:
-        count, groups = sum(one.over for one in over), sum(one.groups for one in over)
+    if over := [linear.zeros for linear in linears if linear.zeros.pattern in _NEARLY and linear.zeros.over]:
+        count, groups = sum(linear.over for linear in over), sum(linear.groups for linear in over)
         reasons.append(f"{count:,} of {groups:,} groups keep too many weights ({_many(len(over))})")
-    if all(one.zeros.pattern is Pattern.DENSE for one in linears):
+    if all(linear.zeros.pattern is Pattern.DENSE for linear in linears):
         return {"verdict": "It is not pruned: it has no zeros that could be skipped."}
     return {
         "verdict": f"{zeros:.1%} of the weights are zero, and {tiles:.1%} lie in tiles that are 2:4 along K. A {stored} "
@@ -343,14 +349,14 @@ def _many(linears: int) -> str:
 
 
 def _gain(linears: Sequence[_Linear]) -> str:
-    gains = {tokens: _ratio([one.times[tokens] for one in linears]) for tokens in linears[0].times}
+    gains = {tokens: _ratio([linear.times[tokens] for linear in linears]) for tokens in linears[0].times}
     spelled = ", ".join(f"{gain:.2f}× with {tokens}" for tokens, gain in gains.items())
     return f"{spelled}: all covered linears, each on its own, over dense weights of their types"
 
 
 def _commands(path: Path, card: str, linears: Sequence[_Linear]) -> dict[str, str]:
     """Returns the commands that compile the zeros, or that learn zeros which can be skipped."""
-    ways, model, masks = {one.way for one in linears}, str(path), MASKS
+    ways, model, masks = {linear.way for linear in linears}, str(path), MASKS
     target = "--target", card, "-o", "OUT"
     if ways == {Way.NONE}:
         return {"to prune it for 2:4": _command("learn", model, "--ratio", "0.4", *target)}
@@ -366,22 +372,26 @@ def _commands(path: Path, card: str, linears: Sequence[_Linear]) -> dict[str, st
 
 def _graph_commands(path: Path, card: str, linears: Sequence[_Linear]) -> dict[str, str]:
     """Returns the command that compiles the 2:4 tiles of a graph, which lose nothing, or that learns such tiles."""
-    ways, build = {one.way for one in linears}, ("build", str(path), "--target", card, "-o", "OUT")
+    ways, build = {linear.way for linear in linears}, ("build", str(path), "--target", card, "-o", "OUT")
     if ways == {Way.NONE}:
         return {"to prune it for 2:4": _command(*build, "--ratio", "0.4", "--calib", "inputs.npz")}
     if ways.isdisjoint((Way.BOTH, Way.PLUGIN)):
         return {}
-    tiles = sum(one.zeros.tiles * one.weights for one in linears) / sum(one.weights for one in linears)
-    side = min(one.zeros.side for one in linears)
+    tiles = sum(linear.zeros.tiles * linear.weights for linear in linears) / sum(
+        linear.weights for linear in linears
+    )
+    side = min(linear.zeros.side for linear in linears)
     ratio = str(math.floor(500 * tiles) / 1000)
     return {"run": _command(*build, "--method", "magnitude", "--ratio", ratio, "--tile", f"{side}x{side}")}
 
 
-def _tactic_command(path: Path, linears: Sequence[_Linear], found: FoundLinears) -> dict[str, str]:
+def _tactic_command(path: Path, linears: Sequence[_Linear], graph_linears: FoundLinears) -> dict[str, str]:
     """Returns TensorRT's own command, if its 2:4 tactics can multiply a linear of a graph."""
-    if {one.way for one in linears}.isdisjoint((Way.BOTH, Way.TENSORRT)):
+    if {linear.way for linear in linears}.isdisjoint((Way.BOTH, Way.TENSORRT)):
         return {}
-    wide = all(one.dtype.name == "FLOAT" and not one.dequantize for one in found.linears.values())
+    wide = all(
+        linear.dtype.name == "FLOAT" and not linear.dequantize for linear in graph_linears.linears.values()
+    )
     types = "--fp16" if wide else "--stronglyTyped"
     return {"without a plugin": shlex.join(["trtexec", f"--onnx={path}", "--sparsity=enable", types])}
 

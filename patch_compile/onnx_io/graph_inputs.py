@@ -65,22 +65,22 @@ def _read_input(path: Path, value: onnx.ValueInfoProto) -> GraphInput:
 
 def dim_names(inputs: tuple[GraphInput, ...]) -> tuple[str, ...]:
     """Returns the symbols of the inputs, each once: `batch`, `sequence`, `past`, `total`."""
-    symbols = (dim for given in inputs for dim in given.dims if isinstance(dim, str))
+    symbols = (dim for graph_input in inputs for dim in graph_input.dims if isinstance(dim, str))
     return tuple(dict.fromkeys(name for symbol in symbols for name in _names_in(symbol)))
 
 
-def resolve_dims(given: GraphInput, sizes: Mapping[str, int]) -> tuple[int, ...]:
+def resolve_dims(graph_input: GraphInput, sizes: Mapping[str, int]) -> tuple[int, ...]:
     """Returns the shape of an input for these sizes of symbols. `total` is past + sequence unless it is given.
 
     Raises PatchCompileError, naming the input and the dimension, if a dimension has no size.
     """
     return tuple(
-        dim if isinstance(dim, int) else _evaluate(given, axis, dim, sizes)
-        for axis, dim in enumerate(given.dims)
+        dim if isinstance(dim, int) else _evaluate(graph_input, axis, dim, sizes)
+        for axis, dim in enumerate(graph_input.dims)
     )
 
 
-def _evaluate(given: GraphInput, axis: int, symbol: str, sizes: Mapping[str, int]) -> int:
+def _evaluate(graph_input: GraphInput, axis: int, symbol: str, sizes: Mapping[str, int]) -> int:
     if symbol in sizes:
         return sizes[symbol]
     if symbol == _TOTAL and all(part in sizes for part in _PARTS):
@@ -88,9 +88,9 @@ def _evaluate(given: GraphInput, axis: int, symbol: str, sizes: Mapping[str, int
     terms = [term.strip() for term in symbol.split("+")]
     if len(terms) > 1 and all(term in sizes or term.isdigit() for term in terms):
         return sum(sizes[term] if term in sizes else int(term) for term in terms)
-    shape = f"{symbol}=SIZE" if _names_in(symbol) == [symbol] else f"{given.name}:SHAPE"
+    shape = f"{symbol}=SIZE" if _names_in(symbol) == [symbol] else f"{graph_input.name}:SHAPE"
     raise PatchCompileError(
-        f"There is no size for the dimension {symbol!r} (axis {axis}) of the input {given.spelled()}",
+        f"There is no size for the dimension {symbol!r} (axis {axis}) of the input {graph_input.spelled()}",
         f"Sizes are given for {', '.join(sizes) or 'nothing'}.",
         f"Give a size for each: --opt-shapes {shape}, separated by commas.",
     )

@@ -85,12 +85,12 @@ def find_first_difference(
     answers = partial(_first, decoded or hybrid, reference, feed, dtype=dtype, mapped=mapped)
     step = max(1, math.isqrt(len(candidates)))
     marks = sorted({*range(step - 1, len(candidates), step), len(candidates) - 1})
-    found = answers([candidates[mark] for mark in marks])
-    if found is None:
+    wrong = answers([candidates[mark] for mark in marks])
+    if wrong is None:
         return None
-    last = next(mark for mark in marks if candidates[mark].tensor == found.tensor)
+    last = next(mark for mark in marks if candidates[mark].tensor == wrong.tensor)
     first = max((mark + 1 for mark in marks if mark < last), default=0)
-    return answers(candidates[first : last + 1]) or found
+    return answers(candidates[first : last + 1]) or wrong
 
 
 def _shared(hybrid: Path, reference: Path) -> list[_Candidate]:
@@ -117,12 +117,13 @@ def _first(
                 return candidate.judged(math.inf, dtype)
             continue
         error = error_of(mine, theirs)
-        found = candidate.judged(error, dtype)
+        judged = candidate.judged(error, dtype)
         tell(
-            TENSORS, f"{candidate.tensor} of {candidate.node}: error {error:g}, tolerance {found.tolerance:g}"
+            TENSORS,
+            f"{candidate.tensor} of {candidate.node}: error {error:g}, tolerance {judged.tolerance:g}",
         )
-        if error > found.tolerance:
-            return found
+        if error > judged.tolerance:
+            return judged
     return None
 
 
@@ -142,5 +143,5 @@ def tensors_of(path: Path, names: Sequence[str], feed: Feed, *, mapped: bool = F
     """Run the model once, and return the named tensors, which may be inputs too. mapped: see `open_session`."""
     with with_outputs(path, [name for name in names if name not in feed]) as marked:
         session = open_session(marked, mapped=mapped)
-    wanted = {given.name: feed[given.name] for given in session.get_inputs()}
+    wanted = {tensor.name: feed[tensor.name] for tensor in session.get_inputs()}
     return list(run_session(session, path, wanted, names).values())

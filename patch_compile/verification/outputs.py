@@ -56,8 +56,10 @@ def compare_outputs(
         rounding = source.rounding(pruned, hybrid, packed, probe, reference, scratch)
     tolerance = tolerance_of(source.recipe.dtype, rounding)
     # Any rounding may flip outputs that are not floating-point numbers, such as an argmax.
-    judged = [one for one in compare_answers(answers["hybrid"], reference) if one.floating]
-    errors = {one.output: one.error(by_norm=tolerance.by_norm) for one in judged}
+    judged = [
+        difference for difference in compare_answers(answers["hybrid"], reference) if difference.floating
+    ]
+    errors = {difference.output: difference.error(by_norm=tolerance.by_norm) for difference in judged}
     worst = max(errors, key=lambda output: _or_infinite(errors[output]), default=None)
     lost = compare_answers(answers["hybrid"], answers["dense"])
     feeds = len(probe.feeds)
@@ -90,7 +92,7 @@ def _embeddings(
     made = [_pooled(feeds, answers, pooling) for answers in (hybrid, dense)]
     if len(made[1]) < 2 or not np.isfinite(made).all():
         return None
-    mine, theirs = (one / np.linalg.norm(one, axis=1, keepdims=True).clip(min=1e-30) for one in made)
+    mine, theirs = (pooled / np.linalg.norm(pooled, axis=1, keepdims=True).clip(min=1e-30) for pooled in made)
     cosines, count = (mine * theirs).sum(axis=1), len(theirs)
     different = ((theirs @ theirs.T).sum() - count) / (count * (count - 1))
     return EmbeddingsDifference(
@@ -106,13 +108,13 @@ def _pooled(
     feeds: Sequence[Feed], answers: Outputs, pooling: Literal["mean", "first"]
 ) -> NDArray[np.float64]:
     """Returns the embedding of each text, `[texts, features]`."""
-    place, texts = answers.outputs.index(HIDDEN), []
+    position, texts = answers.outputs.index(HIDDEN), []
     for run, feed in enumerate(feeds):
-        hidden = answers.read(place, run).astype(np.float64)
+        hidden = answers.read(position, run).astype(np.float64)
         read = np.asarray(feed[ATTENTION_MASK], bool)
         texts += [
-            one[mask].mean(axis=0) if pooling == "mean" else one[0]
-            for one, mask in zip(hidden, read, strict=True)
+            states[mask].mean(axis=0) if pooling == "mean" else states[0]
+            for states, mask in zip(hidden, read, strict=True)
         ]
     return np.array(texts)
 
@@ -134,10 +136,10 @@ def _fault(
     finite.
     """
     if error is None:
-        place = overflow() or "an input or output of a linear"
+        tensor = overflow() or "an input or output of a linear"
         return AccuracyError(
             f"{output!r} of the hybrid is not finite where the pruned model's is",
-            f"{place[0].upper()}{place[1:]} exceeds what {source.recipe.dtype} holds.",
+            f"{tensor[0].upper()}{tensor[1:]} exceeds what {source.recipe.dtype} holds.",
             "Choose bf16 (--dtype bfloat16), or leave the linear dense with --exclude.",
         )
     if error <= tolerance.share:

@@ -56,8 +56,8 @@ def reduce_linear(out: Path, linear: str, folder: Path) -> ReducedLinear:
     row = _row(out, linear)
     _check_new(folder)
     progress, source = Progress(), _source(out)
-    with tempfile.TemporaryDirectory() as place:
-        scratch = Path(place)
+    with tempfile.TemporaryDirectory() as folder_name:
+        scratch = Path(folder_name)
         hybrid, reference = runnable_onnx(out / ONNX, scratch), scratch / "reference.onnx"
         with progress.stage("dense reference"):
             write_dense_reference(source, out, MaskSet.load(out / MASKS), reference)
@@ -133,10 +133,10 @@ class _Part:
     def around(cls, row: LinearRow, hybrid: onnx.GraphProto, reference: onnx.GraphProto) -> _Part:
         """Returns the smallest part that holds a linear's nodes and begins and ends with tensors of both graphs."""
         shared = {name for node in reference.node for name in node.output} | {
-            one.name for one in reference.input
+            value.name for value in reference.input
         }
         constants = {tensor.name for tensor in hybrid.initializer} | {""}
-        ends = {one.name for one in hybrid.output}
+        ends = {output.name for output in hybrid.output}
         nodes = [node for node in hybrid.node if _computes(node, row)]
         assert nodes, "the plan is of this graph"
         while True:
@@ -155,7 +155,7 @@ class _Part:
                 return cls(tuple(inputs), tuple(outputs))
             nodes += grown
 
-    def write(self, path: Path, place: Path) -> None:
+    def write(self, path: Path, target: Path) -> None:
         """Write the part of the graph at `path` as its own model, with its weights."""
         import onnx_ir as ir
 
@@ -166,7 +166,9 @@ class _Part:
         whole = model_of(path, load_proto(path))
         map_external_data(path, whole)
         graph = ir.convenience.extract(whole.graph, self.inputs, self.outputs)
-        write_onnx(ir.Model(graph, ir_version=whole.ir_version, functions=[*whole.functions.values()]), place)
+        write_onnx(
+            ir.Model(graph, ir_version=whole.ir_version, functions=[*whole.functions.values()]), target
+        )
 
 
 def _computes(node: onnx.NodeProto, row: LinearRow) -> bool:

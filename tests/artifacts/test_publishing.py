@@ -20,15 +20,9 @@ from tests.refusals import refused
 DOOMED = """
 import os, signal, sys
 from pathlib import Path
-from patch_compile.artifacts.workspace import Workspace
-from tests.artifacts.stages import seal
+from tests.artifacts.stages import begun, seal
 
 out, deadly, count = Path(sys.argv[1]), int(sys.argv[2]), 0
-workspace = Workspace(out, force=True)
-
-def work(root):
-    (root / "a").mkdir()
-    (root / "a" / "file.txt").write_text("new")
 
 def hook(event, _arguments):
     global count
@@ -37,7 +31,7 @@ def hook(event, _arguments):
         if count == deadly:
             os.kill(os.getpid(), signal.SIGKILL)
 
-workspace.run("one", "new", ["a"], work)
+workspace = begun(out, "new", force=True)
 seal(workspace)
 sys.addaudithook(hook)
 workspace.publish()

@@ -3,7 +3,7 @@
 `Mosaic.of` draws the problem of a seed. Each problem must pass these checks:
 
 1. Packing decodes to W∘M bit for bit, also from integers and scales, and a slab is of a kind exactly where all tiles that
-   it touches are. An independent packer gives the same bytes, where the format leaves no choice.
+   it touches are.
 2. ONNX Runtime runs the function's body within the error bound of fp32 sums, from float64.
 3. The kernels, built for the host, do too, and give the same bits in another order of blocks and of copies.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,17 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.masks.kinds.base import TileKind
-from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
+from masklearn.masks.kinds.table import DENSE, KINDS
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import FLOAT16, INT4, INT8, W8A8
 from patch_compile.errors import InvariantError
 from patch_compile.packing.checks import check_packed
-from patch_compile.packing.format import OtherSlabs, unpack
+from patch_compile.packing.format import unpack
 from patch_compile.packing.quantised import unpack_quantised
 from tests.attacks.attack import BUILD, Attack
-from tests.attacks.random_problem import Linear, Mosaic, columns_of_groups, padded
+from tests.attacks.random_problem import Linear, Mosaic, padded
 from tests.oracles import integer_packing as packer
-from tests.oracles.element_packing import OfSixteen, Packed, pack_of_sixteen, pack_slabs
+from tests.oracles.element_packing import OfSixteen, Packed
 from tests.packing.test_function import one_linear, run
 from tests.plugins.host_kernel import (
     COMPILER,
@@ -69,12 +68,10 @@ def _found(check: Callable[[Mosaic], Iterator[str]], mosaic: Mosaic) -> Iterator
 
 def _packing(mosaic: Mosaic) -> Iterator[str]:
     packed, height = mosaic.packed, mosaic.panel_rows
-    columns = packed.shape[1]
     bits = _decoded(mosaic)
     rows = padded(bits, -(-len(bits) // height) * height)
     numbers, _ = packed.places()
     grid = np.array([kind.code for kind in packed.kinds], np.uint8)[numbers]
-    expected, kept = np.zeros_like(rows), np.ones(rows.shape, np.bool_)
     slabs: dict[
         int, NDArray[np.uint8]
     ] = {}  # kinds of a panel's slabs, of which linears that take turns have the same
@@ -92,14 +89,8 @@ def _packing(mosaic: Mosaic) -> Iterator[str]:
         for panel, codes in zip(own.panels.tolist(), _slabs(linear, own.height(height)), strict=True):
             other = slabs.get(panel, codes)
             slabs[panel] = np.where(other == codes, codes, np.uint8(DENSE.code))
-        expected[every] = padded(linear.pruned.view(np.uint16), len(every))
-        kept[every] = _kept_in_panels(linear, len(every))
     if not np.array_equal(grid, np.stack([slabs[panel] for panel in range(len(grid))])):
         yield "a slab is of a kind where a tile that it touches is not, or the reverse"
-    shape = -1, height, columns
-    yield from (_integer_packer if mosaic.weights else _other_packer)(
-        mosaic, expected.reshape(shape), kept.reshape(shape), grid
-    )
 
 
 def _decoded(mosaic: Mosaic) -> NDArray[np.uint16]:
@@ -108,21 +99,6 @@ def _decoded(mosaic: Mosaic) -> NDArray[np.uint16]:
         return unpack(mosaic.packed)
     integers, scales = unpack_quantised(mosaic.packed, mosaic.x.dtype)
     return Grid(mosaic.weights, scales).values(integers, mosaic.x.dtype).view(np.uint16)
-
-
-def _kept_in_panels(linear: Linear, rows: int) -> NDArray[np.bool_]:
-    """Returns the kept weights of a linear, padded to `rows`.
-
-    A group of n:16 keeps its first positions in the rows that padding adds.
-    """
-    kept = padded(linear.kept, rows)
-    if len(linear.kept) < rows and kept.shape[1] % 64 == 0:
-        places = columns_of_groups(kept.shape[1])
-        count = linear.kept[-1][places].sum(axis=1)  # as many as in the row before
-        beyond = np.zeros(kept.shape[1], np.bool_)
-        beyond[places] = np.arange(16) < count[:, None]
-        kept[len(linear.kept) :] = beyond
-    return kept
 
 
 def _slabs(linear: Linear, height: int) -> NDArray[np.uint8]:
@@ -137,51 +113,6 @@ def _slabs(linear: Linear, height: int) -> NDArray[np.uint8]:
     return np.where(grids[0] == grids[1], grids[0], np.uint8(DENSE.code))
 
 
-def _other_packer(
-    mosaic: Mosaic, panels: NDArray[np.uint16], kept: NDArray[np.bool_], grid: NDArray[np.uint8]
-) -> Iterator[str]:
-    """Compare with the independent packer. It may choose other positions for kept zeros of 2:4, but not for other values.
-
-    panels, kept: bits of W∘M, and which weights are kept, `[panels, rows, K]`; grid: codes of the slabs' kinds.
-    """
-    packed = mosaic.packed
-    if packed.index.tolist() != _index(grid, packed.kinds):
-        yield "the independent packer has other index"
-    other = pack_slabs(panels.reshape(-1, panels.shape[2]), grid == TWO_FOUR.code, mosaic.panel_rows)
-    if not np.array_equal(packed.dense, other.dense[grid[grid != TWO_FOUR.code] == DENSE.code]):
-        yield "the independent packer has other dense"
-    if all((linear.pruned.reshape(-1, 4) != 0).sum(axis=1).min() >= 2 for linear in mosaic.linears):
-        yield from _compared(("sparse", "meta"), packed, other)
-    for one in packed.others:
-        yield from _other_slabs(one, panels, kept, np.argwhere(grid == one.kind.code))
-
-
-def _integer_packer(
-    mosaic: Mosaic, _panels: NDArray[np.uint16], kept: NDArray[np.bool_], grid: NDArray[np.uint8]
-) -> Iterator[str]:
-    """Compare with the independent packer of integers, as `_other_packer` does."""
-    packed = mosaic.packed
-    rows = len(grid) * mosaic.panel_rows
-    whole = replace(packed, shape=(rows, packed.shape[1]))
-    integers, scales = unpack_quantised(whole, mosaic.x.dtype)  # their values are compared with W∘M above
-    ones = packer.Quantised(_number(mosaic), integers, scales)
-    numbers = np.vectorize({kind.code: _number_of(kind, mosaic) for kind in packed.kinds}.get)(grid)
-    other = packer.pack_integers(ones, numbers, mosaic.x.dtype, mosaic.panel_rows)
-    yield from _compared(("index", "dense", "scales"), packed, other)
-    if (integers.reshape(rows, -1)[kept.reshape(rows, -1)] == 0).any():
-        return  # it may keep other zeros
-    yield from _compared(("sparse", "meta"), packed, other)
-    for one, theirs in zip(packed.others, other.others, strict=True):
-        if not (np.array_equal(one.values, theirs.values) and np.array_equal(one.codes, theirs.masks)):
-            yield f"the independent packer has other slabs of {one.kind}"
-
-
-def _compared(names: Sequence[str], ours: object, theirs: object) -> Iterator[str]:
-    for name in names:
-        if not np.array_equal(getattr(ours, name), getattr(theirs, name)):
-            yield f"the independent packer has other {name}"
-
-
 def _number(mosaic: Mosaic) -> int:
     """The number of the weight type in plugins/kernels/weights.h."""
     return 0 if mosaic.weights is None else _NUMBERS[mosaic.weights]
@@ -190,33 +121,6 @@ def _number(mosaic: Mosaic) -> int:
 def _number_of(kind: TileKind, mosaic: Mosaic) -> int:
     """The number of a kind among the kinds of the weight type, as the kernels count."""
     return [one for one in KINDS if one.goes_with(mosaic.weights or FLOAT16)].index(kind)
-
-
-def _other_slabs(
-    one: OtherSlabs, panels: NDArray[np.uint16], kept: NDArray[np.bool_], places: NDArray[np.int64]
-) -> Iterator[str]:
-    """Compare the first and the last slab of an n:16, because the independent packer is slow."""
-    if len(one.values) != len(places):
-        yield f"{len(one.values)} slabs of {one.kind} are stored, not {len(places)}"
-        return
-    for slot in {0, len(places) - 1}:
-        panel, slab = places[slot]
-        own = slice(64 * slab, 64 * slab + 64)
-        values, masks = pack_of_sixteen(panels[panel][:, own], kept[panel][:, own], one.kind.kept)
-        for name, here, there in (("values", one.values, values), ("masks", one.codes, masks)):
-            if not np.array_equal(here[slot], there):
-                yield f"the independent packer has other {name} of {one.kind}"
-
-
-def _index(grid: NDArray[np.uint8], kinds: tuple[TileKind, ...]) -> list[int]:
-    """The index as `packing/index.py` describes it, by counting."""
-    pointers, columns = [], []
-    for kind in kinds:
-        pointers.append(0)
-        for panel in grid.tolist():
-            columns.append([slab for slab, code in enumerate(panel) if code == kind.code])
-            pointers.append(pointers[-1] + len(columns[-1]))
-    return pointers + [slab for panel in columns for slab in panel]
 
 
 def _function(mosaic: Mosaic) -> Iterator[str]:

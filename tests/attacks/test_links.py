@@ -11,7 +11,7 @@ from tests.attacks.simulator.simulate import BUILDERS, Simulator
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C compiler")
 
 _BUILD = list(BUILDERS)[3].replace("MODEL", "model").replace("OUT", "out")
-_NAMED = ("out", "other", "dump")  # a folder that the user names may be a link
+_NAMED = ("out", "other")  # a folder that the user names may be a link
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def simulator(served: tuple[Path, Runner]) -> Simulator:
         f"{_BUILD} --force --resume",
         "verify out --only compiled --lengths 1",
         "import-mask out/model --model model -o other --tile 32x32 --force",
-        "compile model --mask masks.safetensors -o other --force --dump-passes dump",
+        "compile model --mask masks.safetensors -o other --force",
     ],
     ids=lambda line: line.split()[0],
 )

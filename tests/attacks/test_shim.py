@@ -45,20 +45,6 @@ def test_native_writers_can_fail(tmp_path, work):
     assert code == -signal.SIGKILL and 0.4 < written.read_bytes().count(1) / operations[at - 1][1] < 0.6
 
 
-def test_full_disks_allow_removal(tmp_path):
-    work = """
-for name in "ab":
-    try:
-        (folder / name).write_text("1")
-    except OSError as error:
-        print(error.errno)
-(folder / "a").unlink()
-"""
-    found = work_under(Fault.FULL, 2, tmp_path / "full", work)
-    assert found[:2] == (0, f"{errno.ENOSPC}\n{errno.ENOSPC}")
-    assert not list((tmp_path / "full").iterdir())
-
-
 @pytest.mark.parametrize("flushed", [True, False])
 def test_a_power_cut_loses_what_was_not_flushed(tmp_path, flushed):
     work = f"""
@@ -70,12 +56,3 @@ with (folder / "f").open("wb") as file:
     code, _, operations = work_under(Fault.POWER, 5 if flushed else 4, tmp_path / "cut", work)
     assert code == -signal.SIGKILL and operations[-1][0] == "mkdir"
     assert (tmp_path / "cut" / "g").stat().st_size == (1000 if flushed else 500)
-
-
-def test_reads_fail_too(tmp_path):
-    (tmp_path / "read").mkdir()
-    (tmp_path / "read" / "f").write_text("1")
-    work = 'print((folder / "f").read_text())'
-    assert work_under(Fault.NONE, 0, tmp_path / "read", work)[1] == "1"
-    for at in (1, 2):  # opening it, and reading it
-        assert work_under(Fault.EIO_READ, at, tmp_path / "read", work)[1] == str(errno.EIO)

@@ -13,7 +13,7 @@ CUDA_13, CUDA_12 = "nvidia/cu13/lib/libcublasLt.so.13", "nvidia/cublas/lib/libcu
     ("wheels", "named"),
     [((CUDA_13,), CUDA_13), ((CUDA_12,), CUDA_12), ((CUDA_12, CUDA_13), CUDA_13), ((), None)],
 )
-def test_the_newest_of_the_wheels_is_named(monkeypatch, tmp_path, wheels, named):
+def test_the_newest_of_the_wheels_is_named_unless_the_user_names_one(monkeypatch, tmp_path, wheels, named):
     for wheel in wheels:
         (tmp_path / wheel).parent.mkdir(parents=True)
         (tmp_path / wheel).touch()
@@ -22,13 +22,6 @@ def test_the_newest_of_the_wheels_is_named(monkeypatch, tmp_path, wheels, named)
     monkeypatch.setattr("os.environ", environment)
     name_cublaslt()
     assert environment == ({} if named is None else {VARIABLE: str(tmp_path / named)})
-
-
-def test_what_the_user_names_stays(monkeypatch, tmp_path):
-    (tmp_path / CUDA_13).parent.mkdir(parents=True)
-    (tmp_path / CUDA_13).touch()
-    monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    environment = {VARIABLE: "/mine.so"}
-    monkeypatch.setattr("os.environ", environment)
+    environment[VARIABLE] = "/mine.so"
     name_cublaslt()
     assert environment == {VARIABLE: "/mine.so"}

@@ -147,13 +147,7 @@ def test_an_onnx_file_is_checked_node_by_node(chain):
     ("tensor", "edit", "said"),
     [
         ("meta", lambda a: a.fill(0), "metadata holds a pair"),
-        (
-            "index",
-            lambda a: a.__setitem__(-1, a[-2]),
-            "the index is wrong: slab 0 of panel 1 is stored 0 times",
-        ),
         ("index", lambda a: a.__setitem__(-1, 99), "lies at column 99, and K has 2 columns of 64"),
-        ("index", lambda a: a.__setitem__(-1, a[-1] - 2), "lies at column -2"),
     ],
 )
 def test_what_is_broken_is_named(chain, tensor, edit, said):
@@ -170,12 +164,6 @@ def test_padding_must_be_zero(tmp_path):
     assert not inspect_path(path).faults
     rewrite(path, lambda stored: changed(stored["layers.0.proj.dense"], lambda a: a.fill(1)))
     assert "not zero" in inspect_path(path).faults[0]
-
-
-def test_missing_external_data_are_an_error(chain):
-    (chain.parent / "chain.onnx.data").unlink()
-    with refused():
-        inspect_path(chain)
 
 
 def test_a_file_is_read_and_walked_once(chain, monkeypatch):

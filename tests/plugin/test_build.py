@@ -314,19 +314,23 @@ def test_no_file_of_the_current_folder_is_compiled(tmp_path, monkeypatch):
     assert made.read_bytes().startswith(b"\x7fELF")
 
 
-def test_missing_nvcc_says_how_to_install(tmp_path, monkeypatch):
-    monkeypatch.setenv("CUDACXX", str(tmp_path / "nvcc"))
-    with refused():
-        build_plugin("tensorrt", cache_dir=tmp_path)
-    item = describe_toolchain()[0]
-    assert item.what == "nvcc" and not item.found and "CUDACXX" in item.fix
+FAILS = "[ $1 = --version ] && echo 'release 13.0, V13.0.88' && exit 0; echo 'unsupported GNU version!' >&2; exit 1"
 
 
-def test_an_old_nvcc_is_refused(tmp_path, monkeypatch):
-    old = executable(tmp_path / "nvcc", "echo 'Cuda compilation tools, release 11.8, V11.8.89'")
-    monkeypatch.setenv("CUDACXX", str(old))
+@pytest.mark.parametrize(
+    "script",
+    [None, "echo 'Cuda compilation tools, release 11.8, V11.8.89'", FAILS],
+    ids=["missing", "old", "failing"],
+)
+def test_an_nvcc_that_cannot_compile_is_refused(tmp_path, monkeypatch, script):
+    nvcc = tmp_path / "nvcc"
+    if script:
+        executable(nvcc, script)
+    monkeypatch.setenv("CUDACXX", str(nvcc))
+    monkeypatch.setattr(plugin, "find_headers", lambda backend: Tool(tmp_path, "10.14.1"))
     with refused():
         build_plugin("tensorrt", cache_dir=tmp_path)
+    assert not list(tmp_path.rglob("*.so"))
 
 
 def test_an_old_nvcc_hides_no_new_nvcc(tmp_path, monkeypatch):
@@ -354,15 +358,6 @@ def test_a_missing_cxx_compiler_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("NVCC_CCBIN", "no-such-compiler")
     with refused():
         plugin.find_cxx()
-
-
-def test_an_nvcc_that_fails_gives_its_last_words(tmp_path, monkeypatch):
-    script = "[ $1 = --version ] && echo 'release 13.0, V13.0.88' && exit 0; echo 'unsupported GNU version!' >&2; exit 1"
-    monkeypatch.setenv("CUDACXX", str(executable(tmp_path / "nvcc", script)))
-    monkeypatch.setattr(plugin, "find_headers", lambda backend: Tool(tmp_path, "10.14.1"))
-    with refused():
-        build_plugin("tensorrt", cache_dir=tmp_path)
-    assert not list(tmp_path.rglob("*.so"))
 
 
 def headers(folder: Path, major: int, macro: str) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from patch_compile.plugin.toolchain import describe_toolchain
-from tests.oracles.element_packing import prune_2_of_4
+from tests.oracles.element_packing import prune, prune_2_of_4
+from tests.oracles.integer_packing import quantise
 from tests.plugins.dense_plugin import DENSE_PATH, Linear
 from tests.plugins.host_kernel import SlabCounts
 
@@ -40,6 +41,15 @@ def random_pair(rng, shape, sparse_slabs, panel_rows):
     rows, columns = shape
     packed = random_bits(rng, (2 * rows, columns), sparse_slabs, panel_rows)
     return packed.reshape(rows // 8, 2, 8, columns).swapaxes(0, 1).reshape(2, rows, columns), packed
+
+
+def weight_of(integers, codes, rng, columns, panel_rows=64):
+    """Random integers of a weight whose slabs have these kinds."""
+    weight = rng.standard_normal((codes.shape[0] * panel_rows, columns), np.float32) / 8
+    inside = np.repeat(np.repeat(codes, panel_rows, 0), 64, 1)[:, :columns]
+    for kind in np.unique(codes):
+        weight = np.where(inside == kind, prune(weight, int(kind), rng, integers), weight)
+    return quantise(weight, integers, rng)
 
 
 def large(tokens, shape=(4096, 4096), rows=128, gated=0, share=0.8, activation=0, weights=0):

@@ -10,11 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from patch_compile.artifacts.plan import LinearRow, Node, Reason, ReasonKind
-from patch_compile.report.linears import fused_words, map_of_tiles
+from patch_compile.report.linears import map_of_tiles
 from patch_compile.report.section import Column, Section, Table
 from patch_compile.report.terminal import Sections, show
-from tests.artifacts.examples import learned_answer, linear_row
+from tests.artifacts.examples import learned_answer
 
 cells = st.text("0123456789.×…", min_size=1, max_size=20)
 tables = st.integers(1, 14).flatmap(
@@ -73,16 +72,3 @@ def test_a_pipe_is_as_wide_as_columns_says(columns, width, monkeypatch, capsys):
 
 def test_a_model_without_blocks_has_no_map():
     assert map_of_tiles(learned_answer({"lm_head": np.ones((1, 1), bool)}).where_sparse) == Section()
-
-
-def test_fused_operations_are_counted_by_node():
-    def gated(block: int) -> list[LinearRow]:
-        names = (f"{block}.gate", f"{block}.up")
-        node = Node(name=f"{block}.gate+up", linears=names, activation="silu", gated=True)
-        return [linear_row(name, node=node) for name in names]
-
-    down = linear_row("0.down", node=Node(name="0.down", linears=("0.down",), residual=True))
-    dense = linear_row("0.k", lowering="dense", node=None, reason=Reason(kind=ReasonKind.ASKED))
-    plain = [linear_row("0.q"), dense]
-    assert fused_words([*gated(0), *gated(1), down, *plain]) == "SiLU·mul with up ×2, residual ×1"
-    assert fused_words(plain) == "nothing"

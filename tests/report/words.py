@@ -4,7 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from masklearn import BaselineRow, BesideBaselines
+from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import (
     ChoiceRecord,
     MaskRecord,
@@ -13,6 +16,8 @@ from masklearn.masks.record import (
     SmoothedRecord,
     TrainRecord,
 )
+from masklearn.quant.grid import Grid
+from masklearn.quant.table import INT8
 from patch_compile.artifacts.bench import BenchReport, SlowedBy, Spread
 from patch_compile.artifacts.engine import SparseTactics
 from patch_compile.artifacts.plan import Node, Reason, ReasonKind, Slower, Way
@@ -30,13 +35,22 @@ from patch_compile.artifacts.proof import (
 from patch_compile.artifacts.report import Kind
 from patch_compile.artifacts.verify import Question
 from patch_compile.artifacts.verify_schema import EngineNotRun, FirstDifference, NotRun
+from patch_compile.planning.lowering import plan_linear
 from patch_compile.report.bench import bench_notes
-from patch_compile.report.learned import learned_lines
-from patch_compile.report.prediction import choice_line, node_words, reason_words
+from patch_compile.report.learned import learned_lines, mosaic_line
+from patch_compile.report.linears import compiled_types, fused_words, types_line
+from patch_compile.report.prediction import (
+    choice_line,
+    lowering_words,
+    node_words,
+    reason_lines,
+    reason_words,
+)
 from patch_compile.report.quality import baselines, output_warnings
 from patch_compile.report.verify import built, compiled, sparsity_words, tolerance_words, unanswered_words
 from tests.artifacts.benched import benched
-from tests.artifacts.examples import TOLERANCE, engine_report, outputs_report
+from tests.artifacts.examples import TOLERANCE, engine_report, linear_row, outputs_report
+from tests.planning.assumed import assumed_mask
 from tests.report.page.found import compiled as compared
 from tests.report.page.found import verified
 from tests.report.page.outs import Out
@@ -216,9 +230,64 @@ def of_plans() -> Iterator[tuple[str, Any]]:
         yield name, list(learned_lines(MaskRecord.model_validate(part)))
 
 
+def of_nodes() -> Iterator[tuple[str, Any]]:
+    nodes = [
+        Node(name=f"{i}.gate+up", linears=(f"{i}.gate", f"{i}.up"), activation="silu", gated=True)
+        for i in range(2)
+    ]
+    rows = [linear_row(name, node=node) for node in nodes for name in node.linears]
+    rows.append(linear_row("0.down", node=Node(name="0.down", linears=("0.down",), residual=True)))
+    asked = Reason(kind=ReasonKind.ASKED)
+    plain = [linear_row("0.q"), linear_row("0.k", lowering="dense", node=None, reason=asked)]
+    yield "fused", fused_words([*rows, *plain])
+    yield "fused", fused_words(plain)
+
+
+def of_types() -> Iterator[tuple[str, Any]]:
+    about: dict[str, Any] = {
+        "method": "none",
+        "seed": 0,
+        "base_model": "m",
+        "base_sha256": "",
+        "ratio_asked": 0.5,
+    }
+    masks = {name: assumed_mask((256, 256), (128, 128), 0.5) for name in ("a", "b")}
+    for own in ((), ("a",), ("a", "b")):
+        grids = {name: Grid(INT8, np.ones(256, np.float32)) for name in own}
+        yield f"{len(own)} of 2 in int8", mosaic_line(MaskSet(masks, **about, grids=grids))
+    mask = assumed_mask((4096, 4096), (128, 128), 0.4)
+    usual, int8 = plan_linear("a.x", mask), plan_linear("b.x", mask, weights=INT8)
+    dense = plan_linear("c.y", mask, "dense", weights=INT8)
+    yield "lowering", [lowering_words(row) for row in (usual, int8, dense)]
+    for rows in ((usual,), (usual, int8, dense), (int8,)):
+        yield f"{len(rows)} compiled", types_line(compiled_types(rows))
+    yield "reasons", list(reason_lines([usual, int8, dense]))
+    empty = {"node": None, "lowering": "dense", "reason": Reason(kind=ReasonKind.NO_SPARSE_TILE)}
+    names = [
+        f"model.layers.{i}.{kind}" for kind, count in (("v_proj", 3), ("up_proj", 2)) for i in range(count)
+    ]
+    asked = linear_row(
+        "model.layers.2.up_proj", node=None, lowering="split", reason=Reason(kind=ReasonKind.ASKED)
+    )
+    yield (
+        "reasons",
+        list(reason_lines([*(linear_row(name, **empty) for name in names), asked, linear_row("a.down")])),
+    )
+
+
 def all_words(folder: Path) -> Iterator[str]:
     """Yield a line for each sentence, behind the state that it is said in."""
-    makers = (of_tolerances, of_inputs, of_warnings, of_tactics, of_times, of_baselines, of_plans)
+    makers = (
+        of_tolerances,
+        of_inputs,
+        of_warnings,
+        of_tactics,
+        of_times,
+        of_baselines,
+        of_plans,
+        of_nodes,
+        of_types,
+    )
     for found in (of_answers(folder), *(make() for make in makers)):
         for state, told in found:
             for line in (told or ["nothing"]) if isinstance(told, list) else [told]:

@@ -175,10 +175,7 @@ def test_a_plugin_of_another_version(out: Path, card: Card, elsewhere: Path) -> 
 
 def test_a_named_plugin_that_lacks_the_kernels(out: Path, tmp_path: Path) -> None:
     carrying, bare = (engine_facts(out / name / "model.engine") for name in ("engine", "bare"))
-    assert (carrying.kernels, bare.kernels) == (
-        ("half",),
-        (),
-    )  # of an engine without a record they are unknown
+    assert carrying.kernels == ("half",) and bare.kernels == ()  # without a record they are unknown
     other = tmp_path / "other.so"
     other.write_bytes(identity_text(kernels="bfloat16+int8_half"))
     assert host_code(bare, other) == HostCode(other)

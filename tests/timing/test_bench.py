@@ -166,11 +166,6 @@ def test_engines_are_timed_with_clocks_limits_and_predictions(gpu, capsys):
     assert "by the GPU's clock" in said and "clock moved" not in said
 
 
-def test_clocks_that_moved_are_warned_of(gpu, capsys):
-    show(Result(run.bench(gpu(constant, Driver(1800, 1500)), SMALL), Path("out")).sections())
-    assert "the SM clock moved by" in capsys.readouterr().out
-
-
 def test_unasked_sizes_beyond_profiles_are_skipped(gpu):
     out = gpu(constant)
     with refused():

@@ -11,16 +11,6 @@ from patch_compile.timing.request import BenchRequest
 from tests.refusals import refused
 
 
-def test_every_batch_with_every_prompt_and_every_past():
-    points = BenchRequest(batch_size=(1, 4), prompt_tokens=(8, 16), past_tokens=(32,)).points(
-        Sequences(99, 64, decodes=True)
-    )
-    assert points == [
-        *(Point(Phase.PREFILL, batch, tokens) for batch in (1, 4) for tokens in (8, 16)),
-        *(Point(Phase.DECODE, batch, 32) for batch in (1, 4)),
-    ]
-
-
 def test_sizes_that_nobody_gave_stay_within_the_positions():
     points = BenchRequest().points(Sequences(99, 512, decodes=True))
     tokens = {phase: {p.tokens for p in points if p.phase is phase} for phase in Phase}

@@ -39,12 +39,8 @@ def test_the_first_difference_is_named(tmp_path: Path, wrong: int) -> None:
     files = chain(tmp_path / "hybrid.onnx", wrong, -5.0), chain(tmp_path / "reference.onnx", None)
     found = find_first_difference(*files, FEED, "float16")
     assert found is not None
-    assert (found.tensor, found.node, found.op, found.linear) == (
-        f"t{wrong}",
-        f"blocks.{wrong}.add",
-        "Add",
-        None,
-    )
+    named = found.tensor, found.node, found.op, found.linear
+    assert named == (f"t{wrong}", f"blocks.{wrong}.add", "Add", None)
     assert found.error is not None and found.error > found.tolerance
     assert sorted(file.name for file in tmp_path.iterdir()) == ["hybrid.onnx", "reference.onnx"]
 

@@ -30,14 +30,9 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("built")
     sizes = {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2}
     model = write_model(folder / "model", model_type="llama", **sizes)
-    settings: dict[str, Any] = {
-        "model": model,
-        **texts_in(folder),
-        "out": folder / "out",
-        "ratio": 0.4,
-    }
-    build(settings | TINY | {"lowering": LOWERING})
-    return folder / "out"
+    out = folder / "out"
+    build({"model": model, **texts_in(folder), "out": out, "ratio": 0.4, **TINY, "lowering": LOWERING})
+    return out
 
 
 def run(folder: Path, name: str) -> dict[str, Any]:

@@ -45,13 +45,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     model = write_model(
         folder / "model", hidden_size=128, intermediate_size=192, num_hidden_layers=2, model_type="llama"
     )
-    settings = {
-        "model": model,
-        **texts_in(folder),
-        "out": folder / "out",
-        "ratio": 0.4,
-    }
-    return {**settings, **TINY, "report": build({**settings, **TINY})}
+    settings = {"model": model, **texts_in(folder), "out": folder / "out", "ratio": 0.4, **TINY}
+    return settings | {"report": build(settings)}
 
 
 @pytest.fixture

@@ -1,12 +1,10 @@
-"""Sections that only the page has: every linear, the models' text with differing words marked, and the origin."""
+"""Sections that only the page has: every linear, the models' texts, and the origin."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
-from difflib import SequenceMatcher
-from typing import Any
+from dataclasses import replace
 
 from masklearn.base.printable import counted
 from masklearn.masks.name_globs import depth_of, kind_of, short_kinds
@@ -31,8 +29,6 @@ from patch_compile.report.page.page_data import Row, Sources
 from patch_compile.report.prediction import lowering_words, node_words, reason_lines, reason_words
 from patch_compile.report.quality import tasks as task_scores
 from patch_compile.report.section import Column, Columns, Fact, Section, Table, facts
-
-_WORDS = re.compile(r"\s*\S+|\s+$")  # a word with the space before it
 
 
 def plan(sources: Sources) -> Section:
@@ -130,31 +126,10 @@ def _seconds(sources: Sources) -> Iterator[list[str]]:
         yield from ([step, stage, seconds(value)] for stage, value in taken.items())
 
 
-def said(sources: Sources) -> dict[str, Any] | None:
-    """Returns {tasks, text}, or None if there is neither.
-
-    The text is {prompt, dense, pruned}; the last two are lists of (words, True if they differ) in order. Without the dense
-    model there is no text to compare with.
-    """
-    tasks, report, text = task_scores(sources.verify.tasks if sources.verify else None), sources.report, None
-    if report.dense_given and isinstance(report, DecoderReport):
-        sentence = report.generated
-        dense, pruned = differing_words(sentence.dense, sentence.hybrid)
-        text = {"prompt": sentence.prompt, "dense": dense, "pruned": pruned}
-    return {"tasks": tasks, "text": text} if tasks.title or text else None
-
-
-def differing_words(before: str, after: str) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
-    """Returns both texts as runs of words, with True for runs that the other text does not have in that place.
-
-    The runs of a text joined are the text.
-    """
-    a, b = _WORDS.findall(before), _WORDS.findall(after)
-    left: list[tuple[str, bool]] = []
-    right: list[tuple[str, bool]] = []
-    for what, i, j, k, m in SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
-        if i < j:
-            left.append(("".join(a[i:j]), what != "equal"))
-        if k < m:
-            right.append(("".join(b[k:m]), what != "equal"))
-    return left, right
+def said(sources: Sources) -> Section:
+    """Returns scores of tasks, and texts of both models: without the dense model there is no text to compare with."""
+    tasks, report = task_scores(sources.verify.tasks if sources.verify else None), sources.report
+    if not (report.dense_given and isinstance(report, DecoderReport)):
+        return replace(tasks, id="said")
+    title = "Tasks and text" if tasks.title else "What the models say"
+    return replace(tasks, title=title, id="said", facts=list(facts(report.generated)))

@@ -97,15 +97,8 @@ class Command:
     @property
     def out(self) -> str:
         """The path that the command may change."""
-        return (self._after("-o") or self.words[1]).removeprefix("./") or "."
-
-    @property
-    def dump(self) -> str | None:
-        """Another path that it may change."""
-        return self._after("--dump-passes")
-
-    def _after(self, option: str) -> str | None:
-        return self.words[self.words.index(option) + 1] if option in self.words else None
+        named = self.words[self.words.index("-o") + 1] if self.builds else self.words[1]
+        return named.removeprefix("./") or "."
 
     @property
     def builds(self) -> bool:
@@ -226,7 +219,7 @@ class Simulator:
         """Yield what changed of the user's, or outside OUT and the folders next to it that a build needs."""
         name, own = re.escape(PurePosixPath(command.out).name), re.escape(command.out)
         beside = re.compile(
-            rf"work/({own}({PARTIAL})?|{command.dump}|.*\.{name}\.(replaced-)?[0-9a-f]{{16}}(\.part)?)(/.*)?"
+            rf"work/({own}({PARTIAL})?|.*\.{name}\.(replaced-)?[0-9a-f]{{16}}(\.part)?)(/.*)?"
         )
         above = {str(folder) for folder in PurePosixPath("work", command.out).parents}
         for path in sorted(before.keys() | after.keys()):
@@ -248,8 +241,7 @@ class Simulator:
         if earlier or not (command.adds or command.builds):
             return
         self._known.pop(out, None)
-        # The key of a dump follows from nothing.
-        if command.dump or (command.adds and run.code):
+        if command.adds and run.code:
             yield from faulty_files(self.home.work / out, Manifest.read(self.home.work / out / MANIFEST))
             return
         key, code, alone = self._of_alone(command, prior)
@@ -275,9 +267,7 @@ class Simulator:
         work, out = self.home.work, command.out
         names = {"model", PUBLISHED, "text.txt", "eval.txt"} if command.adds else set[str]()
         names |= {
-            word
-            for word in command.words[1:]
-            if word not in (out, f"./{out}", command.dump) and (work / word).exists()
+            word for word in command.words[1:] if word not in (out, f"./{out}") and (work / word).exists()
         }
         inputs = [(name, snapshot(work / name) or _digest(work / name)) for name in sorted(names)]
         key = hashlib.sha256(json.dumps([command.words, inputs, prior]).encode()).hexdigest()

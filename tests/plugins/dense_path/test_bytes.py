@@ -5,10 +5,10 @@ import ctypes
 import numpy as np
 import pytest
 
-from tests.oracles.element_packing import W8A8, in_turns, prune
-from tests.oracles.integer_packing import pack_gated_integers, pack_integers, quantise
+from tests.oracles.element_packing import W8A8, in_turns
+from tests.oracles.integer_packing import pack_gated_integers, pack_integers
 from tests.plugins.configs import ALL
-from tests.plugins.dense_path_cases import MARKS, large, run
+from tests.plugins.dense_path_cases import MARKS, large, run, weight_of
 from tests.plugins.dense_plugin import A100, DENSE_PATH, H100, Linear, problem_of
 from tests.plugins.host_kernel import Launch
 from tests.plugins.mosaic_cases import DTYPES, make_case
@@ -19,21 +19,12 @@ KINDS = 3
 NUMBER = 4  # of the type in kWeightTypeNames
 
 
-def weight_of(codes, rng, columns, panel_rows=64):
-    """Random integers of a weight whose slabs have these kinds."""
-    weight = rng.standard_normal((codes.shape[0] * panel_rows, columns), np.float32) / 8
-    inside = np.repeat(np.repeat(codes, panel_rows, 0), 64, 1)[:, :columns]
-    for kind in np.unique(codes):
-        weight = np.where(inside == kind, prune(weight, int(kind), rng, W8A8), weight)
-    return quantise(weight, W8A8, rng)
-
-
 @pytest.mark.parametrize("panel_rows", [64, 128])
 @pytest.mark.parametrize("kind", range(KINDS))
 def test_unpacking_gives_the_integers_in_the_order_of_columns(load, driver, kind, panel_rows):
     plugin, rng = load(driver), np.random.default_rng(kind)
     codes = np.where(rng.random((3, 5)) < 0.7, kind, 0)
-    one = weight_of(codes, rng, 320, panel_rows)
+    one = weight_of(W8A8, codes, rng, 320, panel_rows)
     packed = pack_integers(one, codes, None, panel_rows)
     for first, panels in ((0, 3), (2, 1)):
         got = plugin.unpack(packed, first, panels)
@@ -43,7 +34,7 @@ def test_unpacking_gives_the_integers_in_the_order_of_columns(load, driver, kind
 def test_unpacking_leaves_gate_and_up_in_turns(load, driver):
     plugin, rng = load(driver), np.random.default_rng(5)
     codes = rng.integers(0, KINDS, (2, 4))
-    sides = [weight_of(codes, rng, 256, 64) for _ in range(2)]
+    sides = [weight_of(W8A8, codes, rng, 256) for _ in range(2)]
     packed = pack_gated_integers(sides, codes, None, 128)
     expected = in_turns(np.stack([side.integers for side in sides]))
     np.testing.assert_array_equal(plugin.unpack(packed), expected)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from patch_compile.plugin.targets import ARCHS
-from patch_compile.plugin.toolchain import describe_toolchain
 from tests.oracles.element_packing import KEPT, W8A8
+from tests.plugins.dense_path_cases import MARKS
 from tests.plugins.dense_plugin import (
     Activate,
     DensePlugin,
@@ -23,11 +23,7 @@ from tests.ptx.machine import Machine
 from tests.ptx.memory import Memory
 from tests.ptx.parser import entry_names, parse_entry
 
-MISSING = [item.what for item in describe_toolchain() if not item.found]
-pytestmark = [
-    pytest.mark.skipif(bool(MISSING), reason=f"to compile the plugin there is no {MISSING}"),
-    pytest.mark.skipif(NO_CODE, reason=WHY_NO_CODE),
-]
+pytestmark = [*MARKS, pytest.mark.skipif(NO_CODE, reason=WHY_NO_CODE)]
 
 SOURCE = "launch_dense_path.cu"
 UNPACK_SHARED = 16  # kUnpackShared

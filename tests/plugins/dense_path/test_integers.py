@@ -7,9 +7,9 @@ import pytest
 
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import INT4, INT8
-from tests.oracles.element_packing import KEPT, in_turns, prune
-from tests.oracles.integer_packing import pack_gated_integers, pack_integers, quantise
-from tests.plugins.dense_path_cases import FAILS, MARKS, large, run
+from tests.oracles.element_packing import KEPT, in_turns
+from tests.oracles.integer_packing import pack_gated_integers, pack_integers
+from tests.plugins.dense_path_cases import FAILS, MARKS, large, run, weight_of
 from tests.plugins.dense_plugin import A100, EAGER, Linear
 from tests.plugins.mosaic_cases import DTYPES, make_case
 
@@ -17,15 +17,6 @@ pytestmark = MARKS
 
 TYPES = {1: INT8, 3: INT4}
 types = pytest.mark.parametrize("integers", TYPES, ids=["int8", "int4"])
-
-
-def weight_of(integers, codes, rng, columns, panel_rows=64):
-    """Random integers of a weight whose slabs have these kinds."""
-    weight = rng.standard_normal((codes.shape[0] * panel_rows, columns), np.float32) / 8
-    inside = np.repeat(np.repeat(codes, panel_rows, 0), 64, 1)[:, :columns]
-    for kind in np.unique(codes):
-        weight = np.where(inside == kind, prune(weight, int(kind), rng), weight)
-    return quantise(weight, integers, rng)
 
 
 def values_of(one, dtype):

@@ -5,20 +5,16 @@ import pytest
 
 from tests.plugins.configs import ALL, BYTES, case_for
 from tests.plugins.host_kernel import COMPILER, CopyMode, Launch
-from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES, without_panels
+from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
 
 STREAMS = [name for name in BYTES if not name.endswith(("prefill-64", "prefill-128"))]
 
 
-def run(kernel, case, config, **how):
-    launch = Launch(ALL.index(config), scalar=DTYPES.index(case.dtype), **how)
-    return kernel.run(case.packed, case.x, case.bias, launch, **case.epilogue)
-
-
 def check(kernel, case, config, **how):
-    y = run(kernel, case, config, **how)
+    launch = Launch(ALL.index(config), scalar=DTYPES.index(case.dtype), **how)
+    y = kernel.run(case.packed, case.x, case.bias, launch, **case.epilogue)
     if case.bits is None:
         assert case.worst(y) <= 1, how
     else:
@@ -40,16 +36,6 @@ def test_every_shape_gives_the_exact_bits(byte_kernel, config, dtype):
         assert case.bits is not None
         for parts in (1, 2 + n):
             check(byte_kernel, case, config, parts=parts, mode=CopyMode(n % 3), seed=parts)
-
-
-@pytest.mark.parametrize("config", BYTES)
-def test_every_ring_position(byte_kernel, config):
-    """K has 1 to 17 slabs, twice the slots of the longest ring and one more."""
-    rows = byte_kernel.configs()[config].panel_rows
-    for slabs in range(1, 18):
-        shape, dtype = (rows - slabs % 5, slabs * 64 - 4 * (slabs % 3)), DTYPES[slabs % 2]
-        case = case_for(byte_kernel, config, 5, shape, dtype=dtype, share=0.6, activation="", seed=slabs)
-        check(byte_kernel, case, config, parts=1 + slabs % 4, mode=CopyMode(slabs % 3), seed=slabs)
 
 
 @pytest.mark.parametrize("config", BYTES)
@@ -82,18 +68,6 @@ def test_any_parts_give_the_same_bits(byte_kernel, config):
     most = byte_kernel.parts(case.packed, 70, Launch(ALL.index(config), parts=10**6))
     for parts in sorted({*range(1, 9), most // 2, most}):
         check(byte_kernel, case, config, parts=parts, mode=CopyMode(parts % 3), seed=parts)
-
-
-@pytest.mark.parametrize("config", STREAMS)
-def test_empty_panels(byte_kernel, config):
-    """Y is the bias in panels without a slab."""
-    rows = byte_kernel.configs()[config].panel_rows
-    case = case_for(byte_kernel, config, 20, (5 * rows, 260), share=0.6, seed=9)
-    keep = np.repeat([False, True, False, True, False], rows)
-    emptied = without_panels(case, keep)
-    for parts in (1, 3, 7):
-        y = check(byte_kernel, emptied, config, parts=parts, seed=parts)
-        assert (y[:, ~keep] == emptied.bias[~keep]).all()
 
 
 @pytest.mark.parametrize("columns", [4, 8, 60, 64, 68, 124, 132])

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for th
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("columns", [4, 60, 64, 520, 1028, 2052, 4100, 9000])
+@pytest.mark.parametrize("columns", [4, 60, 64, 520, 1028, 2052, 4100, 9000, 1 << 17])
 def test_rows_are_rounded_as_the_oracle_rounds(byte_kernel, columns, dtype):
     """Rows of one warp to eight; the columns behind K are zeros."""
     x = (np.random.default_rng(columns).standard_normal((19, columns)) * 9).astype(dtype)
@@ -75,11 +75,6 @@ def test_the_largest_sums_do_not_wrap(byte_kernel):
     np.testing.assert_array_equal(y, np.outer([-largest, largest, 0], np.ones(rows)))
 
 
-def test_a_row_may_be_2_to_the_17_long(byte_kernel):
-    x = np.random.default_rng(5).standard_normal((1, 1 << 17)).astype(np.float16)
-    np.testing.assert_array_equal(byte_kernel.rounded(x, 0)[0], quantise_inputs(x)[0])
-
-
 def test_mma_of_int8_multiplies_as_the_isa_says(byte_kernel):
     rng = np.random.default_rng(1)
     a, b = (rng.integers(-128, 128, shape).astype(np.int8) for shape in ((16, 32), (8, 32)))
@@ -89,35 +84,20 @@ def test_mma_of_int8_multiplies_as_the_isa_says(byte_kernel):
     )
 
 
-def test_mma_sp_of_int8_takes_metadata_of_all_lanes(byte_kernel):
-    """Lane 4g + j has that of row g + 8 (j % 2), columns 32 (j / 2) and the next 31."""
-    rng = np.random.default_rng(2)
-    pairs = np.array([(i, j) for i in range(4) for j in range(i + 1, 4)])[rng.integers(0, 6, (16, 16))]
-    compressed, b = (rng.integers(-128, 128, shape).astype(np.int8) for shape in ((16, 32), (8, 64)))
-    dense, words = np.zeros((16, 64), np.int32), np.zeros(32, np.uint32)
+@pytest.mark.parametrize("columns", [32, 64])
+def test_mma_sp_of_int8_takes_metadata_of_its_lanes(byte_kernel, columns):
+    """Lane 4g + j has that of row g + 8 (j % 2), columns 32 (j / 2) and the next 31. Other lanes' words are ignored."""
+    rng = np.random.default_rng(columns)
+    half, groups = columns // 2, columns // 4
+    pairs = np.array([(i, j) for i in range(4) for j in range(i + 1, 4)])[rng.integers(0, 6, (16, groups))]
+    compressed, b = (rng.integers(-128, 128, shape).astype(np.int8) for shape in ((16, half), (8, columns)))
+    dense, words = np.zeros((16, columns), np.int32), np.zeros(32, np.uint32)
     for row in range(16):
-        for group in range(16):
+        for group in range(groups):
             first, second = pairs[row, group]
             dense[row, [4 * group + first, 4 * group + second]] = compressed[row, 2 * group : 2 * group + 2]
             lane = 4 * (row % 8) + row // 8 + group // 8 * 2
             words[lane] |= np.uint32((first | second << 2) << 4 * (group % 8))
-    c = np.ones((16, 8), np.int32)
-    np.testing.assert_array_equal(
-        byte_kernel.multiply_bytes(compressed, b, c, words), 1 + dense @ b.T.astype(np.int32)
-    )
-
-
-def test_shallow_mma_sp_takes_metadata_of_two_lanes(byte_kernel):
-    """Of 32 columns: lane 4g + j has the word of row g + 8 j for j = 0, 1, and the words of other lanes are ignored."""
-    rng = np.random.default_rng(3)
-    pairs = np.array([(i, j) for i in range(4) for j in range(i + 1, 4)])[rng.integers(0, 6, (16, 8))]
-    compressed, b = (rng.integers(-128, 128, shape).astype(np.int8) for shape in ((16, 16), (8, 32)))
-    dense, words = np.zeros((16, 32), np.int32), np.zeros(32, np.uint32)
-    for row in range(16):
-        for group in range(8):
-            first, second = pairs[row, group]
-            dense[row, [4 * group + first, 4 * group + second]] = compressed[row, 2 * group : 2 * group + 2]
-            words[4 * (row % 8) + row // 8] |= np.uint32((first | second << 2) << 4 * group)
     c = np.ones((16, 8), np.int32)
     np.testing.assert_array_equal(
         byte_kernel.multiply_bytes(compressed, b, c, words), 1 + dense @ b.T.astype(np.int32)

@@ -10,7 +10,7 @@ from tests.oracles.element_packing import KEPT, OfSixteen, Packed
 from tests.packing.test_quantised import linear
 from tests.plugins.configs import ALL, INTEGERS, case_for
 from tests.plugins.host_kernel import COMPILER, CopyMode, Launch, compile_host_kernel
-from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES, Case, answer, without_panels
+from tests.plugins.mosaic_cases import DTYPES, Case, answer
 from tests.plugins.mutations import broken_copy, named
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
@@ -56,38 +56,6 @@ def test_each_kind_alone_and_all_kinds_mixed(integer_kernel, config, dtype):
         )
         for parts in (1, 2 + n):
             check(integer_kernel, case, config, parts=parts, mode=CopyMode(n % 3), seed=parts)
-
-
-@pytest.mark.parametrize("config", INTEGERS)
-def test_every_ring_position(integer_kernel, config):
-    """K has 1 to 17 slabs, twice the slots of the longest ring and one more; rows and columns are ragged."""
-    for slabs in range(1, 18):
-        shape, dtype = (64 - slabs % 5, slabs * 64 - 4 * (slabs % 3)), DTYPES[slabs % 2]
-        activation = list(ACTIVATIONS)[slabs % 4]
-        case = case_for(
-            integer_kernel,
-            config,
-            (5, 70)[slabs % 2],
-            shape,
-            gated=slabs % 3 == 0,
-            dtype=dtype,
-            share=0.7,
-            activation=activation,
-            seed=slabs,
-        )
-        check(integer_kernel, case, config, parts=1 + slabs % 4, mode=CopyMode(slabs % 3), seed=slabs)
-
-
-@pytest.mark.parametrize("config", INTEGERS)
-def test_empty_panels_and_every_number_of_parts(integer_kernel, config):
-    """Y is the bias in panels without a slab; parts are as narrow as a dense slab."""
-    case = case_for(integer_kernel, config, 20, (5 * 64, 260), share=0.6, seed=9)
-    keep = np.repeat([False, True, False, True, False], 64)
-    emptied = without_panels(case, keep)
-    for parts in (1, 3, 7, 30):
-        check(integer_kernel, case, config, parts=parts, seed=parts)
-        y = check(integer_kernel, emptied, config, parts=parts, seed=parts)
-        assert (y[:, ~keep] == emptied.bias[~keep]).all()
 
 
 def test_a_shared_tile_repeats_bit_for_bit(integer_kernel):

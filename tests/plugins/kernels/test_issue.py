@@ -63,8 +63,12 @@ def test_a_stall_delays_the_next_instruction():
     assert issue.cycles_per_slab(way, 4, TIMING) == pytest.approx(TIMING.barrier + 50 * 6, abs=1)
 
 
-@pytest.mark.parametrize(("load", "cycles"), [("LDS.128", 4), ("LDS.64", 2), ("LDS", 1), ("LDS.U16", 1)])
+@pytest.mark.parametrize(
+    ("load", "cycles"),
+    [("LDS.128", 4), ("LDS.64", 2), ("LDS", 1), ("LDS.U16", 1), ("LDSM.16.M88.4", 4), ("SHFL.IDX", 1)],
+)
 def test_loads_take_the_time_of_their_bytes(load, cycles):
+    """Shared memory moves 128 bytes a cycle; shuffles wait in its queue."""
     way = [BARRIER, *[instruction(load, writes=0)] * 100, instruction("IADD3", waits=1)]
     taken = issue.cycles_per_slab(way, 4, TIMING)
     assert taken == pytest.approx(400 * cycles + TIMING.shared + TIMING.barrier, abs=8)
@@ -77,20 +81,6 @@ def test_a_scoreboard_is_waited_for():
         TIMING.barrier + TIMING.shared + 4 * 4 + 1, abs=2
     )  # behind three other warps' reads
     assert issue.cycles_per_slab([way[0], way[1], instruction("IADD3")], 4, TIMING) < alone - 20
-
-
-def test_shared_memory_moves_128_bytes_a_cycle():
-    way = [BARRIER, *[instruction("LDSM.16.M88.4", writes=0)] * 40, instruction("IADD3", waits=1)]
-    assert issue.cycles_per_slab(way, 4, TIMING) == pytest.approx(
-        40 * 4 * 4 + TIMING.shared + TIMING.barrier, abs=8
-    )
-
-
-def test_shuffles_wait_in_the_queue_of_shared_memory():
-    way = [BARRIER, *[instruction("SHFL.IDX", writes=0)] * 100, instruction("IADD3", waits=1)]
-    assert issue.cycles_per_slab(way, 4, TIMING) == pytest.approx(
-        100 * 4 + TIMING.shared + TIMING.barrier, abs=8
-    )
 
 
 def pace(opcode, timing):

@@ -30,6 +30,8 @@ def run(kernel, case, config, dtype, **how):
 def check(kernel, case, config, dtype, **how):
     y, stats = run(kernel, case, config, dtype, **how)
     assert case.worst(y) <= 1, how
+    if case.bits is not None:
+        np.testing.assert_array_equal(y, case.bits, str(how))
     assert stats.ldmatrix_waves == 4 * stats.ldmatrix, "ldmatrix has bank conflicts"
     return y
 
@@ -68,14 +70,22 @@ def test_every_number_of_tokens(kernel, config, dtype):
         check(kernel, case, config, dtype, **how)
 
 
-@pytest.mark.parametrize("config", CONFIGS)
-def test_every_ring_position(kernel, config):
-    """K has 1 to 10 slabs, so slabs modulo stages takes every value; some K have fewer slabs than stages."""
-    panel_rows = kernel.configs()[config][0]
-    for slabs in range(1, 11):
-        for mode in CopyMode:
-            case = case_for(kernel, config, 5, (panel_rows, slabs * 64 - 4 * (slabs % 3)), seed=slabs)
-            check(kernel, case, config, DTYPES[0], mode=mode, seed=slabs)
+def kernel_for(config, request):
+    name = "byte_kernel" if config in BYTES else "integer_kernel" if config in INTEGERS else "kernel"
+    return request.getfixturevalue(name)
+
+
+@pytest.mark.parametrize("config", ALL)
+def test_every_ring_position(request, config):
+    """K has 1 to 17 slabs, twice the slots of the longest ring and one more; rows and columns are ragged."""
+    kernel = kernel_for(config, request)
+    rows = kernel.configs()[config].panel_rows
+    for slabs in range(1, 18):
+        shape, dtype = (rows - slabs % 5, slabs * 64 - 4 * (slabs % 3)), DTYPES[slabs % 2]
+        activation = "" if config in BYTES else list(ACTIVATIONS)[slabs % 4]  # without, bytes have exact bits
+        how = {"gated": slabs % 3 == 0, "activation": activation, "seed": slabs}
+        case = case_for(kernel, config, (5, 70)[slabs % 2], shape, dtype=dtype, share=0.7, **how)
+        check(kernel, case, config, dtype, parts=1 + slabs % 4, mode=CopyMode(slabs % 3), seed=slabs)
 
 
 @pytest.mark.quick
@@ -177,14 +187,15 @@ def test_activations_far_out(kernel, activation):
     assert y[-2] == np.inf and np.isnan(y[-1])
 
 
-@pytest.mark.parametrize("config", STREAMS)
-def test_empty_panels(kernel, config):
-    """Y is the bias in panels without a slab; the first and the last are among them."""
+@pytest.mark.parametrize("config", [*STREAMS, *INTEGERS, *(name for name in BYTES if "prefill" not in name)])
+def test_empty_panels(request, config):
+    """Y is the bias in panels without a slab; the first and the last are among them. Parts are as narrow as a dense slab."""
+    kernel = kernel_for(config, request)
     rows = kernel.configs()[config].panel_rows
-    case = make_case(5, (5 * rows, 256), rows, share=0.5, kinds=kernel.configs()[config].kinds, seed=9)
+    case = case_for(kernel, config, 20, (5 * rows, 260), share=0.6, seed=9)
     keep = np.repeat([False, True, False, True, False], rows)
     emptied = without_panels(case, keep)
-    for parts in (1, 2, 3, 5, 8):
+    for parts in (1, 2, 3, 5, 8, 30):
         y = check(kernel, emptied, config, DTYPES[0], parts=parts, seed=parts)
         assert (y[:, ~keep] == emptied.bias[~keep]).all()
 

@@ -1,6 +1,5 @@
 """The ways in which samples/edgellm puts the plugin beside another plugin library, in a process with TensorRT-RTX."""
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -10,16 +9,9 @@ from pathlib import Path
 import pytest
 
 from patch_compile.plugin.build import build_plugin
-from patch_compile.plugin.toolchain import describe_toolchain
+from tests.plugins.dense_path_cases import MARKS
 
-TOOLS_MISSING = [item.what for item in describe_toolchain() if not item.found]
-pytestmark = [
-    pytest.mark.rtx,
-    pytest.mark.skipif(bool(TOOLS_MISSING), reason=f"to compile the plugin there is no {TOOLS_MISSING}"),
-    pytest.mark.skipif(
-        importlib.util.find_spec("tensorrt_rtx") is None, reason="TensorRT-RTX is not installed"
-    ),
-]
+pytestmark = [pytest.mark.rtx, *MARKS]
 # As Edge-LLM's loader, it loads one library behind TensorRT, or none.
 SHOW = """
 import ctypes, os, sys

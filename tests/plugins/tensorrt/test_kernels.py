@@ -1,6 +1,5 @@
 """A plugin with some of the kernels: what it holds and says, and the engines that it refuses."""
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -66,7 +65,6 @@ def test_a_library_holds_the_kernels_it_names(with_some):
 
 @needs_tools
 @pytest.mark.rtx
-@pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="TensorRT-RTX is not installed")
 @pytest.mark.parametrize(
     ("variant", "lacking"),
     [

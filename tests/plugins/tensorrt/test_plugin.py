@@ -1,6 +1,5 @@
 """The compiled plugin in TensorRT-RTX: registration, attributes, and engines built without a GPU."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -9,16 +8,9 @@ import pytest
 
 from masklearn.quant.table import W8A8
 from patch_compile.plugin.build import build_plugin
-from patch_compile.plugin.toolchain import describe_toolchain
+from tests.plugins.dense_path_cases import MARKS
 
-TOOLS_MISSING = [item.what for item in describe_toolchain() if not item.found]
-pytestmark = [
-    pytest.mark.rtx,
-    pytest.mark.skipif(bool(TOOLS_MISSING), reason=f"to compile the plugin there is no {TOOLS_MISSING}"),
-    pytest.mark.skipif(
-        importlib.util.find_spec("tensorrt_rtx") is None, reason="TensorRT-RTX is not installed"
-    ),
-]
+pytestmark = [pytest.mark.rtx, *MARKS]
 
 # Two panels of one slab: the first is dense, the second 2:4.
 INDEX = [0, 1, 1, 0, 0, 1, 0, 0]

@@ -14,15 +14,12 @@ from pathlib import Path
 import pytest
 
 from patch_compile.plugin.build import build_plugin
-from patch_compile.plugin.toolchain import describe_toolchain
+from tests.plugins.dense_path_cases import MARKS
 
-TOOLS_MISSING = [item.what for item in describe_toolchain() if not item.found]
 # `make tensorrt-versions` installs one version in each folder.
 VERSIONS = sorted(Path(".cache/tensorrt-versions").resolve().glob("*.*[0-9]"))
 INSTALLED = importlib.util.find_spec("tensorrt_dispatch_bindings")
-pytestmark = [
-    pytest.mark.skipif(bool(TOOLS_MISSING), reason=f"to compile the plugin there is no {TOOLS_MISSING}"),
-]
+pytestmark = MARKS
 REGISTERED = [["PatchLinear", "3"]]
 
 # Loads TensorRT and the plugin, and prints a line of JSON. An attribute that is wrong gives a message, and no plugin.

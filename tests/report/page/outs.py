@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,8 @@ import numpy as np
 import yaml
 
 from masklearn.choice.select import select
+from masklearn.masks.linear_mask import LinearMask
+from masklearn.masks.maskset import MaskSet
 from masklearn.masks.name_globs import depth_of
 from masklearn.masks.record import ChoiceRecord, MaskRecord, TextRecord, summarise_tiles
 from masklearn.masks.tiles import sparse_groups, tile_weights
@@ -48,7 +49,7 @@ def llama_shapes(layers: int, hidden: int, kv: int, wide: int) -> Shapes:
     return {f"model.layers.{i}.{kind}": shape for i in range(layers) for kind, shape in kinds.items()}
 
 
-LLAMA_2_7B = llama_shapes(32, 4096, 4096, 11008)
+LLAMA_2_7B = llama_shapes(32, 128, 128, 344)  # in tiles of 4x4: as many tiles as of 128x128 in the model
 SMOLLM2 = llama_shapes(30, 576, 192, 1536)
 
 
@@ -101,40 +102,15 @@ class Out:
         (self.path / name).write_text(json.dumps(content))
 
     def _write_masks(self) -> None:
-        """Write masks with patterns as holes, because a 7B model's patterns are 600 MB that no page reads."""
-        header: dict[str, Any] = {}
-        bits = {name: np.packbits(grid, bitorder="little") for name, grid in self.tiles.items()}
-        end = 0
-        for name, grid in bits.items():
-            header[f"{name}.tiles"] = {
-                "dtype": "U8",
-                "shape": [grid.size],
-                "data_offsets": [end, end + grid.size],
-            }
-            end += grid.size
-        for name, grid in self.tiles.items():
-            size = -(-sparse_groups(grid, self.shapes[name], self.tile) // 2)
-            header[f"{name}.pattern"] = {"dtype": "U8", "shape": [size], "data_offsets": [end, end + size]}
-            end += size
-        linears = {name: {"shape": shape, "tile": self.tile} for name, shape in self.shapes.items()}
-        header["__metadata__"] = {
-            "format": "patch-compile.masks",
-            "version": "1",
-            "linears": json.dumps(linears),
-            "ratio_asked": "0.4",
-            "ratio": "0.4",
-            "method": "oneshot",
-            "seed": "0",
-            "base_model": "model",
-            "base_sha256": "0" * 64,
-            "extra": json.dumps(self.record.as_metadata()),
-        }
-        encoded = json.dumps(header).encode()
-        with (self.path / "masks.safetensors").open("wb") as file:
-            file.write(
-                struct.pack("<Q", len(encoded)) + encoded + b"".join(grid.tobytes() for grid in bits.values())
+        """Write masks in which all groups keep their first two weights."""
+        masks = {
+            name: LinearMask(
+                shape, self.tile, tiles, np.zeros(sparse_groups(tiles, shape, self.tile), np.uint8)
             )
-            file.truncate(8 + len(encoded) + end)
+            for (name, shape), tiles in zip(self.shapes.items(), self.tiles.values(), strict=True)
+        }
+        about = {"method": "oneshot", "seed": 0, "base_model": "model", "base_sha256": "0" * 64}
+        MaskSet(masks, **about, ratio_asked=0.4, record=self.record).save(self.path / "masks.safetensors")
 
     def _report(self, ratio: float) -> dict[str, Any]:
         rows = tuple(map(self._row, self.shapes))

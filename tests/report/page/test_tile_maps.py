@@ -45,9 +45,9 @@ def test_kinds_down_and_depth_across(tmp_path: Path) -> None:
     shapes = {f"model.layers.{i}.{kind}": (256, 128) for i in range(3) for kind in ("mlp.up", "attn.q")}
     found = maps_of(tmp_path, shapes | {"lm_head": (1000, 128)})
     assert found["depths"] == [0, 1, 2, None]
-    assert [row["kind"] for row in found["rows"]] == ["up", "q", "lm_head"]
-    assert [len(cell) for cell in found["rows"][0]["cells"]] == [1, 1, 1, 0]
-    assert [len(cell) for cell in found["rows"][2]["cells"]] == [0, 0, 0, 1]
+    assert [row["kind"] for row in found["rows"]] == ["lm_head", "q", "up"]
+    assert [len(cell) for cell in found["rows"][0]["cells"]] == [0, 0, 0, 1]
+    assert [len(cell) for cell in found["rows"][2]["cells"]] == [1, 1, 1, 0]
     assert found["squeezed"]  # the head is eight times as high as it is wide
 
 

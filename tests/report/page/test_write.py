@@ -12,7 +12,6 @@ from onnx import helper
 from masklearn.base.durable import is_temporary
 from masklearn.masks.record import RepairRecord
 from patch_compile.artifacts.bench import Phase
-from patch_compile.artifacts.verify import Outcome
 from patch_compile.artifacts.verify_schema import EngineNotRun, NotRun
 from patch_compile.report.page import write_page
 from tests.artifacts.benched import benched
@@ -76,10 +75,6 @@ class TestVerdict:
         levels = re.findall(r'<li class="(fault|caution|next)">', page.read_text())
         assert levels == sorted(levels, key=["fault", "caution", "next"].index)
 
-    def test_an_unanswered_question_is_a_caution(self, out: Out) -> None:
-        found = verified(out).model_copy(update={"outcome": Outcome.NOT_CHECKED, "checks": ()})
-        assert "Not everything was checked: it is not known" in words(write_page(out.write(found)))
-
     def test_a_verification_of_another_version_is_named(self, out: Out) -> None:
         path = out.write(verified(out))
         file = path / "verify/verify.json"
@@ -100,11 +95,6 @@ class TestVerdict:
 
 
 class TestSections:
-    def test_in_the_order_a_buyer_asks(self, out: Out) -> None:
-        assert sections(write_page(out.write(verified(out), benched()))) == [
-            "verdict", "questions", "baselines", "speed", "maps", "error", "plan", "said", "origin",
-        ]  # fmt: skip
-
     def test_none_is_empty(self, out: Out) -> None:
         """verify was not asked for some parts."""
         parts = ("where", "baselines", "tasks", "text", "pruned", "compiled", "built")
