@@ -21,10 +21,9 @@ from patch_compile.artifacts.prediction import Workload
 from patch_compile.cli.app import cli
 from patch_compile.hardware.gpu import local_gpu
 from patch_compile.pipeline.plan import plan
-from patch_compile.planning.tile_map import unpatterned_mask
 from patch_compile.recipe import Recipe
 from patch_compile.report.terminal import show
-from tests.planning.assumed import assumed_mask
+from tests.planning.assumed import assumed_mask, unpatterned_mask
 from tests.planning.llama import LLAMA_2_7B, write_hollow_llama
 from tests.refusals import refused
 

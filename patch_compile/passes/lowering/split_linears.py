@@ -18,6 +18,7 @@ from masklearn.model.prune import masked_weight
 from masklearn.quant.grid import Grid
 from patch_compile.onnx_io.write import MadeOnce, lazy_initializer
 from patch_compile.packing.checks import check_two_four
+from patch_compile.passes.constants import add_constant
 from patch_compile.passes.find_linears import lowerable_linears
 from patch_compile.passes.linear_node import insert_rounding, take_over
 from patch_compile.passes.linears import Linear
@@ -132,9 +133,9 @@ def _rewrite(
     whole = [leading, into.ints("out_features", [split.shape[0]])]
     shape = into.add("Concat", whole, "shape", {"axis": 0}, ir.DataType.INT64)
     y = into.add("Reshape", [y, shape], "output")
-    path = linear.path
+    nodes = [*linear.nodes, *linear.path]
     take_over(linear.output, y)
-    graph.remove([*linear.nodes, *path], safe=True)
+    graph.remove(nodes, safe=True)
     graph.initializers.pop(str(linear.weight.name))
     if linear.bias is not None and not linear.bias.uses():
         graph.initializers.pop(str(linear.bias.name))
@@ -210,11 +211,7 @@ class _Nodes:
     def constant(self, what: str, array: NDArray[Any]) -> ir.Value:
         """Returns the initializer `<linear>.split.<what>`, made at the first call for this `what`."""
         name = f"{self.linear.name}.split.{what}"
-        if name not in self.graph.initializers:
-            tensor = ir.tensor(array, name=name)
-            kind, shape = ir.TensorType(tensor.dtype), ir.Shape(array.shape)
-            self.graph.register_initializer(ir.Value(name=name, shape=shape, type=kind, const_value=tensor))
-        return self.graph.initializers[name]
+        return self.graph.initializers.get(name) or add_constant(self.graph, name, array)
 
     def rounded(self, value: ir.Value, scale: float, what: str) -> ir.Value:
         """Returns activations rounded to int8 numbers times a scale."""
