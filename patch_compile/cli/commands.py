@@ -14,11 +14,6 @@ from patch_compile.cli.output import writing_output
 from patch_compile.errors import NOT_CHECKED, AccuracyError
 
 
-@command(library.build, basic="out speedup ratio target calib eval_text weights backend resume force recipe")
-def _build(as_json: bool, **given: Any) -> None:
-    print_result(library.build(**given), as_json=as_json)
-
-
 def _print_passes(ctx: click.Context, _param: click.Parameter, given: bool) -> None:
     """List the passes, and exit. MODEL_DIR is not required for this."""
     if not given or ctx.resilient_parsing:
@@ -110,7 +105,10 @@ def _verify(as_json: bool, **given: Any) -> None:
 
 COMMANDS = (
     printing(library.bench),
-    _build,
+    printing(
+        library.build,
+        basic="out speedup ratio target calib eval_text weights backend resume force recipe",
+    ),
     printing(library.compare),
     _compile,
     printing(library.doctor),

@@ -146,11 +146,6 @@ class SheetCard(Card):
         return ProductRate(self.dense, self.tensor, self.sparse)
 
     @property
-    def fma(self) -> float:
-        """Returns the dense fp16 multiply-adds an SM and clock, by its data sheet."""
-        return self.fma_of(16)
-
-    @property
     def bytes_a_clock(self) -> float:
         """Returns an SM's share of the bandwidth of DRAM, in bytes a clock."""
         return self.bandwidth / self.sms / self.clock
@@ -179,7 +174,7 @@ class RatedCard(SheetCard):
     @property
     def is_geforce(self) -> bool:
         """Returns True if its tensor cores sum in fp32 at half the rate of its architecture."""
-        return self.fma < 0.75 * self.rates.fma
+        return self.fma_of(16) < 0.75 * self.rates.fma
 
 
 @dataclass(frozen=True)
@@ -425,7 +420,9 @@ def _target(name: str) -> Target:
             f"Give a newer card, or {_architectures()}, as --target.",
         )
     if card is None:
-        near, predicted = _near(name), ", ".join(card.name for card in rated_cards())
+        names = {_plain(card.name): card.name for card in CARDS}
+        near = [names[plain] for plain in get_close_matches(_plain(name), names)]
+        predicted = ", ".join(card.name for card in rated_cards())
         raise UsageError(
             f"There is no target {name!r}",
             f"The table of cards has none of this name; its architectures are {_architectures()}.",
@@ -436,12 +433,6 @@ def _target(name: str) -> Target:
 
 def _architectures() -> str:
     return ", ".join(row.name for row in ARCHITECTURES)
-
-
-def _near(name: str) -> list[str]:
-    """Returns the names of the cards whose names resemble a name."""
-    names = {_plain(card.name): card.name for card in CARDS}
-    return [names[plain] for plain in get_close_matches(_plain(name), names)]
 
 
 def _plain(name: str) -> str:

@@ -1,8 +1,8 @@
-"""Reads small constants of a graph, and never a weight; compares shapes that may have symbolic dimensions."""
+"""Reads and adds small constants of a graph, and never a weight; compares shapes that may have symbolic dimensions."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from patch_compile.onnx_io.proto import STANDARD_DOMAINS
 
@@ -47,6 +47,15 @@ def _constant_node(node: ir.Node) -> NDArray[np.generic] | None:
 
         return np.asarray(attribute.value, dtype=_LISTS[name])
     return None
+
+
+def add_constant(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
+    """Returns a new initializer of a graph."""
+    import onnx_ir as ir
+
+    value = ir.val(name, const_value=ir.tensor(array, name=name))
+    graph.register_initializer(value)
+    return value
 
 
 def scalar_of(value: ir.Value | None) -> float | int | None:

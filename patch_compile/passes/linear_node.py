@@ -15,10 +15,10 @@ from masklearn.masks.name_globs import shared_path
 from patch_compile.onnx_io.proto import STANDARD_DOMAINS
 from patch_compile.packing.function import Epilogue
 from patch_compile.packing.slab_kinds import stacked_rows
+from patch_compile.passes.constants import add_constant
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-    from numpy.typing import NDArray
 
     from patch_compile.artifacts.plan import Node
 
@@ -150,6 +150,15 @@ def insert_node(
     return output
 
 
+def insert_cast(
+    graph: ir.Graph, place: ir.Node, value: ir.Value, name: str, dtype: ir.DataType, *, behind: bool = False
+) -> ir.Value:
+    """Insert a Cast of a value before `place`, or behind it, and return its output, which has the Cast's name."""
+    made = insert_node(graph, place, "Cast", [value], name, dtype, behind=behind, to=int(dtype))
+    made.shape = value.shape
+    return made
+
+
 def insert_rounding(
     graph: ir.Graph, place: ir.Node, value: ir.Value, scale: float, name: str, *, behind: bool = False
 ) -> ir.Value:
@@ -162,18 +171,11 @@ def insert_rounding(
 
     assert value.dtype is not None
 
-    def constant(what: str, array: NDArray[Any]) -> ir.Value:
-        tensor = ir.tensor(array, name=f"{name}/{what}")
-        kind, shape = ir.TensorType(tensor.dtype), ir.Shape(())
-        made = ir.Value(name=tensor.name, shape=shape, type=kind, const_value=tensor)
-        graph.register_initializer(made)
-        return made
-
     int8 = ir.DataType.INT8
-    step = constant("scale", np.asarray(scale, value.dtype.numpy()))
+    step = add_constant(graph, f"{name}/scale", np.asarray(scale, value.dtype.numpy()))
     # From opset 21 on, the attribute says the type. ONNX Runtime 1.32 refuses graphs with a zero point of int8 there.
     by_attribute = graph.opset_imports[""] >= 21
-    zero = [] if by_attribute else [constant("zero", np.zeros((), np.int8))]
+    zero = [] if by_attribute else [add_constant(graph, f"{name}/zero", np.zeros((), np.int8))]
     stated = {"output_dtype": int(int8)} if by_attribute else {}
     inputs, called = [value, step, *zero], f"{name}/quantize"
     integers = insert_node(graph, place, "QuantizeLinear", inputs, called, int8, behind=behind, **stated)
@@ -191,6 +193,20 @@ def take_over(value: ir.Value, made: ir.Value) -> None:
 
     made.name, made.shape, made.type = value.name, value.shape, value.type
     ir.convenience.replace_all_uses_with(value, made, replace_graph_outputs=True)
+
+
+def move_readers(value: ir.Value, uses: Iterable[Any], made: ir.Value) -> None:
+    """Let readers of a value, and the graph's output if it is one, read `made`, which is computed from the value.
+
+    uses: uses of the value before `made` read it.
+    """
+    for use in uses:
+        use.node.replace_input_with(use.idx, made)
+    if value.is_graph_output():
+        assert made.graph is not None
+        made.name, value.name = value.name, f"{value.name}/exact"
+        outputs = made.graph.outputs
+        outputs[outputs.index(value)] = made
 
 
 def replace(nodes: Iterable[ir.Node], last: ir.Node, linear: LinearNode) -> None:

@@ -7,6 +7,7 @@ config.json and the tokenizer.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -110,11 +111,8 @@ def write_edgellm(
     compiled = source.write_hybrid(source.given.weights, masks, plan, folder / EDGELLM_ONNX, progress.stage)
     for file in [file for file in source.files if exported in file.parents]:
         file.unlink()
-    for file in [file for file in exported.rglob("*") if file.is_file()]:
-        place = folder / file.relative_to(exported)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        file.rename(place)
-    _remove_empty(exported)
+    shutil.copytree(exported, folder, copy_function=shutil.move, dirs_exist_ok=True)
+    shutil.rmtree(exported)
     return compiled
 
 
@@ -124,9 +122,3 @@ def _recipe(out: Path, graph: Path) -> GraphRecipe:
     kept = {name: value for name, value in settings.items() if name not in _DECIDED}
     given = {"model": out / MODEL, "mask": out / MASKS, "graph": graph, "backend": "onnx"}
     return GraphRecipe.parse(kept | given)
-
-
-def _remove_empty(folder: Path) -> None:
-    for inner in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
-        inner.rmdir()
-    folder.rmdir()

@@ -107,8 +107,15 @@ def prepare(
     out = _choose_out(source, progress)
     check_apart(out, (source.model, *files.states))
     check_out(out, force=force, resume=resume)
-    backend, targets = _choose_engine(source, progress) if Stage.ENGINE in asked else ("onnx", ())
-    asked = asked if targets else asked - {Stage.ENGINE}
+    backend = "onnx"
+    targets: tuple[GpuArchitecture, ...] = ()
+    if Stage.ENGINE in asked:
+        backend = _choose_backend(task.recipe, progress)
+        targets = _choose_targets(task.recipe, backend, progress)
+    if targets:
+        source.check_shapes()
+    else:
+        asked -= {Stage.ENGINE}
     lowers = Stage.ONNX in asked or recipe.target is not None or recipe.goal is not None
     costs = costs_of(task) if lowers else None
     if Stage.MASKS in asked:
@@ -219,15 +226,6 @@ def _choose_out(source: Source, progress: Progress) -> Path:
     out = Path(f"{source.name}-patch-{name}")
     progress.note(f"output: ./{out} (no -o given)")
     return out
-
-
-def _choose_engine(source: Source, progress: Progress) -> tuple[str, tuple[GpuArchitecture, ...]]:
-    """Returns the backend and the targets to build for; no targets for the backend `onnx`."""
-    backend = _choose_backend(source.recipe, progress)
-    targets = _choose_targets(source.recipe, backend, progress)
-    if targets:
-        source.check_shapes()
-    return backend, targets
 
 
 def _choose_backend(recipe: Recipe, progress: Progress) -> str:

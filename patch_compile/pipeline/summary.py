@@ -62,9 +62,10 @@ def engine_of(job: Job, root: Path) -> BuiltEngine | None:
 
 def headers_of(plugin: PluginLibrary) -> PluginHeaders:
     """Returns the version and the origin of TensorRT's headers in a plugin."""
-    version, package = plugin.headers_version, plugin.headers_package
-    if plugin.headers is None:
-        return PluginHeaders(version=version)
-    if package is None:
-        return PluginHeaders(version=version, folder=str(plugin.headers))
-    return PluginHeaders(version=version, package=package, sha256=HEADER_SHA256)
+    package = plugin.headers_package if plugin.headers else None
+    return PluginHeaders(
+        version=plugin.headers_version,
+        folder=str(plugin.headers) if plugin.headers and package is None else None,
+        package=package,
+        sha256=HEADER_SHA256 if package else None,
+    )

@@ -24,11 +24,11 @@ from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.record import GainRecord
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import LinearPlan
-from patch_compile.planning.tile_map import unpatterned
+from patch_compile.planning.tile_map import TileKinds, tile_maps
 
 Shape = tuple[int, int]
 Plans = Mapping[str, LinearPlan]
-PlanMasks = Callable[[Mapping[str, LinearMask]], Plans]
+PlanTiles = Callable[[Mapping[str, TileKinds]], Plans]
 
 ALL_SPARSE = LARGEST_RATIO  # ratio of a linear with all tiles 2:4
 
@@ -108,15 +108,15 @@ class WhereItGains(InUnits):
 
     predicts = True
 
-    def __init__(self, gains: GainGoal, tile: Shape, plan: PlanMasks, costs: CostModel | None) -> None:
-        """plan: plans masks as they are compiled."""
+    def __init__(self, gains: GainGoal, tile: Shape, plan: PlanTiles, costs: CostModel | None) -> None:
+        """plan: plans tiles as they are compiled."""
         super().__init__(WEIGHTS)
         self._gains, self._tile, self._plan, self._costs = gains, tile, plan, costs
 
     def fill(self, losses: Losses, types: Types, goal: Goal) -> Choice:
         def plan_for(goal: Goal) -> Plans:
             kinds = select(losses.scores, losses.areas, goal).kinds
-            return self._plan(unpatterned(self._gains.linears, self._tile, kinds))
+            return self._plan(tile_maps(self._gains.linears, self._tile, kinds))
 
         goal = self._gains.settled(plan_for)
         self._gains = replace(self._gains, goal=goal)

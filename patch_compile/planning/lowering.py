@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from masklearn.masks.kinds.base import BYTES_DENSE, TileKind
 from masklearn.masks.kinds.table import DENSE, PRUNED, TWO_FOUR
@@ -176,9 +176,8 @@ def _decisions(text: str) -> list[tuple[str, Asked]]:
 
 
 def _asked(spelled: str) -> Asked:
-    for known in get_args(Asked):
-        if spelled == known:
-            return known  # type: ignore[no-any-return]
+    if spelled in get_args(Asked):
+        return cast("Asked", spelled)
     raise ValueError(f"{spelled!r} is not a lowering. The lowerings are {', '.join(get_args(Asked))}.")
 
 

@@ -30,7 +30,7 @@ from patch_compile.planning.planner import plan_model
 from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.products import cost_together, products_of
 from patch_compile.planning.speed_goal import SpeedGoal, unreachable
-from patch_compile.planning.tile_map import TileKinds
+from patch_compile.planning.tile_map import tile_maps
 
 Allowed = tuple[WeightType, ...]
 Kinds = tuple[TileKind, ...]
@@ -64,10 +64,7 @@ class SpeedTask:
 
     def plans(self, kinds: Grids, types: Types) -> dict[str, LinearPlan]:
         """Returns the plans of linears whose tiles have these kinds, codes `[grid]`, and whose weights these types."""
-        tiles = {
-            name: TileKinds(shape, self.tile, kinds[name].astype(np.uint8))
-            for name, shape in self.linears.items()
-        }
+        tiles = tile_maps(self.linears, self.tile, kinds)
         quantised = {name: weights for name, weights in types.items() if weights.quantised}
         return plan_model(tiles, self.lowering, self.outline, self.costs, quantised)
 
@@ -250,7 +247,8 @@ def saved_per_weight(plans: Mapping[str, LinearPlan], outline: Outline, costs: C
     packed = [plan for plan in plans.values() if plan.lowering == "plugin"]
     for product, gated in products_of(packed, outline.nodes_of(packed)):
         sparse = cost_together(product, gated, costs)
-        dense = cost_together([_without_sparse_slabs(plan) for plan in product], gated, costs)
+        unpruned = [plan.all_dense().model_copy(update={"predicted": None}) for plan in product]
+        dense = cost_together(unpruned, gated, costs)
         gain = costs.hybrid(dense) - costs.hybrid(sparse)
         if gain > 0 and costs.hybrid(sparse) < costs.unpruned(sparse):
             weights = sum(prod(plan.shape) for plan in product)
@@ -280,7 +278,3 @@ def _saving_most(saved: Mapping[str, Points]) -> dict[str, NDArray[np.uint8]]:
         grids = [*by_kind.values()]
         codes[name] = kinds[np.argmax([0 * grids[0], *grids], axis=0)]
     return codes
-
-
-def _without_sparse_slabs(plan: LinearPlan) -> LinearPlan:
-    return plan.all_dense().model_copy(update={"predicted": None})

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from patch_compile.planning.cost import CostModel
     from patch_compile.planning.lowering import LinearPlan
     from patch_compile.planning.outline import Outline
+    from patch_compile.planning.tile_map import TileKinds
     from patch_compile.recipe import Recipe
     from patch_compile.sources.base import Source
 
@@ -110,7 +111,7 @@ class PlanTask:
 
     def plan(
         self,
-        masks: Mapping[str, LinearMask],
+        masks: Mapping[str, LinearMask] | Mapping[str, TileKinds],
         costs: CostModel | None,
         weights: Mapping[str, WeightType] | None = None,
     ) -> dict[str, LinearPlan]:

@@ -85,16 +85,6 @@ def test_weights_are_read_as_n_by_k(tmp_path, nodes, stored, transposed):
     assert np.array_equal(linear.to_stored(read), array)
 
 
-def test_cast_half_weights_are_found(tmp_path):
-    nodes = [
-        helper.make_node("Cast", ["w"], ["wide"], to=1),
-        helper.make_node("MatMul", ["x", "wide"], ["y"], "fc"),
-    ]
-    path = graphs.save(tmp_path / "m.onnx", nodes, [graphs.tensor("w", K, N, dtype=np.float16)])
-    (linear,) = find(path).linears.values()
-    assert (linear.dtype.name, linear.weight.dtype.name) == ("FLOAT", "FLOAT16")
-
-
 def test_clashing_output_names_are_avoided(tmp_path):
     """A graph output can't be renamed, so the linear is."""
     nodes = [helper.make_node("MatMul", ["x", "fc.weight"], ["fc.bias"], "product")]
@@ -248,65 +238,36 @@ def test_a_recurrent_operator_stays_dense(tmp_path):
     assert found.skipped == {"memory": "a recurrent operator holds its weights in itself"}
 
 
-class TestQuantized:
-    def refuse(self, path, nodes, initializers):
-        path = graphs.save(path, nodes, initializers)
-        with refused():
-            find(path)
-
-    def test_dequantized_weights(self, tmp_path):
-        nodes = [
-            helper.make_node("DequantizeLinear", ["w", "scale"], ["wide"], "dq"),
-            helper.make_node("MatMul", ["x", "wide"], ["y"], "fc"),
-        ]
-        int8 = helper.make_tensor("w", TensorProto.INT8, [K, N], [1] * (K * N))
-        self.refuse(
-            tmp_path / "m.onnx",
-            nodes,
-            [int8, graphs.tensor("scale")],
-        )
-
-    def test_fake_quantization(self, tmp_path):
-        nodes = [
-            helper.make_node("QuantizeLinear", ["w", "scale"], ["q"], "quant"),
-            helper.make_node("DequantizeLinear", ["q", "scale"], ["wide"], "dq"),
-            helper.make_node("Gemm", ["x", "wide"], ["y"], "fc"),
-        ]
-        self.refuse(tmp_path / "m.onnx", nodes, [graphs.tensor("w", K, N), graphs.tensor("scale")])
-
-    def test_integers_that_are_cast(self, tmp_path):
-        nodes = [
-            helper.make_node("Cast", ["w"], ["wide"], to=1),
-            helper.make_node("MatMul", ["x", "wide"], ["y"], "fc"),
-        ]
-        int8 = helper.make_tensor("w", TensorProto.INT8, [K, N], [1] * (K * N))
-        self.refuse(tmp_path / "m.onnx", nodes, [int8])
-
-    def test_products_of_integers(self, tmp_path):
-        int8 = helper.make_tensor("w", TensorProto.INT8, [K, N], [1] * (K * N))
-        nodes = [
-            helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
-            helper.make_node("MatMulInteger", ["q", "w", "z"], ["i"], "product"),
-            helper.make_node("Cast", ["i"], ["y"], to=1),
-        ]
-        self.refuse(tmp_path / "m.onnx", nodes, [int8])
+def quantised(name):
+    """Returns the nodes of a graph whose weight `w` is int8, or float32 for "fake"."""
+    node = helper.make_node
+    return {
+        "dequantised": [
+            node("DequantizeLinear", ["w", "scale"], ["wide"], "dq"),
+            node("MatMul", ["x", "wide"], ["y"], "fc"),
+        ],
+        "fake": [
+            node("QuantizeLinear", ["w", "scale"], ["q"], "quant"),
+            node("DequantizeLinear", ["q", "scale"], ["wide"], "dq"),
+            node("Gemm", ["x", "wide"], ["y"], "fc"),
+        ],
+        "cast": [node("Cast", ["w"], ["wide"], to=1), node("MatMul", ["x", "wide"], ["y"], "fc")],
+        "integers": [
+            node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+            node("MatMulInteger", ["q", "w", "z"], ["i"], "product"),
+            node("Cast", ["i"], ["y"], to=1),
+        ],
+    }[name]
 
 
-def test_no_linear_at_all(tmp_path):
-    path = graphs.save(tmp_path / "m.onnx", [helper.make_node("Relu", ["x"], ["y"], "relu")])
+@pytest.mark.parametrize("name", ["dequantised", "fake", "cast", "integers"])
+def test_quantised_weights_are_refused(tmp_path, name):
+    weight = graphs.tensor("w", K, N)
+    if name != "fake":
+        weight = helper.make_tensor("w", TensorProto.INT8, [K, N], [1] * (K * N))
+    scale = [graphs.tensor("scale")] if name in ("dequantised", "fake") else []
     with refused():
-        find(path)
-
-
-def test_no_linear_says_what_was_found_instead(tmp_path):
-    nodes = [
-        helper.make_node("MatMul", ["x", "x"], ["a"], "one"),
-        helper.make_node("MatMul", ["a", "x"], ["y"], "two"),
-    ]
-    with refused() as caught:
-        find(graphs.save(tmp_path / "m.onnx", nodes, x=(64, 64)))
-    named = [f"{name}: its weight is the input 'x' of the graph" for name in ("one", "two")]
-    assert caught.error.why.endswith(f". {'; '.join(named)}.")
+        find(graphs.save(tmp_path / "m.onnx", quantised(name), [weight, *scale]))
 
 
 def test_reasons_are_counted_by_kind(tmp_path):

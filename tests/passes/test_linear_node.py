@@ -1,7 +1,6 @@
 import onnx_ir as ir
 import pytest
 
-from patch_compile.artifacts.plan import Node
 from patch_compile.passes.linear_node import LinearNode, linear_nodes
 from patch_compile.passes.lowering.gather_linears import GatherLinearsPass
 from tests.passes.fusion.fusing import A_BIAS, HALF, A, model_with, plan_of
@@ -30,16 +29,6 @@ def test_the_name_of_a_node(names, node):
     assert linear(*names).name == node
 
 
-def test_what_the_plan_is_told_of_a_node():
-    gated = linear("m.gate", "m.up", activation="silu", gated=True)
-    assert gated.planned == Node(
-        name="m.gate+up", linears=("m.gate", "m.up"), activation="silu", gated=True, residual=False
-    )
-    added = linear("a", activation="gelu_tanh", residual=ir.Value(name="r"))
-    assert added.planned == Node(name="a", linears=("a",), activation="gelu_tanh", residual=True)
-    assert linear("a.q", "a.k").planned == Node(name="a.q+k", linears=("a.q", "a.k"))
-
-
 def test_a_node_is_read_as_it_was_made():
     biases = weight("b"), weight("c")
     for made in (
@@ -49,11 +38,6 @@ def test_a_node_is_read_as_it_was_made():
         linear("a", "c", panel_rows=64),
     ):
         assert LinearNode.read(made.node()) == made
-
-
-def test_shared_linears_begin_at_whole_panels():
-    weights = tuple(weight(name, rows) for name, rows in zip("qkv", (130, 64, 70), strict=True))
-    assert LinearNode(ir.Value(name="x"), weights, panel_rows=64).rows == [192, 64, 70]
 
 
 def test_what_is_planned_is_gathered_and_nothing_else():

@@ -29,25 +29,6 @@ FLIP = "w = Transpose <perm = [1, 0]> (a)"
 
 
 @pytest.mark.parametrize(
-    ("body", "nodes", "bias", "y"),
-    [
-        (f"{FLIP} y = MatMul (x, w)", ["MatMul"], None, "y"),
-        (f"{FLIP} p = MatMul (x, w) y = Add (p, bias)", ["MatMul", "Add"], "a.bias", "y"),
-        (f"{FLIP} p = MatMul (x, w) y = Add (bias, p)", ["MatMul", "Add"], "a.bias", "y"),
-        (f"{FLIP} p = MatMul (x, w) y = Add (p, bias) z = Neg (p)", ["MatMul"], None, "p"),
-        (f"{FLIP} p = MatMul (x, w) n = Neg (p) y = Add (n, bias)", ["MatMul"], None, "p"),
-        ("y = Gemm <transB = 1> (x, a, bias)", ["Gemm"], "a.bias", "y"),
-    ],
-)
-def test_a_graph_without_weights_has_lowerable_linears(body, nodes, bias, y):
-    outputs = ", ".join(f"float16[b, 6] {name}" for name in "yz" if f"{name} = " in body)
-    (linear,) = lowerable_linears(exported_graph(body, outputs)).values()
-    assert (linear.name, linear.shape, linear.x.name, linear.output.name) == ("a", (6, 4), "x", y)
-    assert [node.op_type for node in linear.nodes] == nodes
-    assert (None if linear.bias is None else linear.bias.name) == bias
-
-
-@pytest.mark.parametrize(
     ("body", "z"),
     [
         ("w = Transpose <perm = [0, 1]> (a) y = MatMul (x, w)", ""),

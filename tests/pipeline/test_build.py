@@ -277,17 +277,6 @@ def test_a_person_sees_table_perplexity_and_sentences(settings):
     assert "masks: " in result.stderr
 
 
-def test_each_default_is_said_in_one_line(settings, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    model = settings["model"]
-    chosen = {k: v for k, v in settings.items() if k != "out"} | {"method": "magnitude"}
-    report = build(chosen)
-    assert (tmp_path / f"{model.name}-patch-0.40" / "onnx" / "model.onnx").is_file()
-    chosen_out, warning = report["notes"]
-    assert chosen_out == f"output: ./{model.name}-patch-0.40 (no -o given)"
-    assert warning.startswith("warning: tiles bring only")
-
-
 @pytest.mark.rtx
 def test_backend_and_target_are_chosen_and_said(settings, capsys):
     from patch_compile.engine.backend import default_backend

@@ -15,7 +15,7 @@ from patch_compile.pipeline.plan import plan
 from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.predict import predict_whole
-from patch_compile.planning.tile_map import TileKinds, unpatterned
+from patch_compile.planning.tile_map import TileKinds, tile_maps
 from patch_compile.recipe import Recipe
 from patch_compile.sources.open import open_source
 from patch_compile.sources.plan_task import PlanTask
@@ -72,7 +72,7 @@ def build_for(asked, seed=0):
     }
     found = choose(Losses(scores, areas, rounding))
     types = {name: kind for name, kind in found.types.items() if kind.quantised}
-    plans = task.plan(unpatterned(linears, tile, found.tiles.kinds), costs, types)
+    plans = task.plan(tile_maps(linears, tile, found.tiles.kinds), costs, types)
     return plans, predict_whole(plans.values(), task.outline, costs).end_to_end
 
 

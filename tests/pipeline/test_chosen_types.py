@@ -8,7 +8,6 @@ from masklearn.masks.maskset import MaskSet
 from patch_compile.api.results import Result
 from patch_compile.artifacts.report import read_report
 from patch_compile.inspection.onnx_graph import inspect_onnx
-from patch_compile.pipeline.learn import learn
 from patch_compile.pipeline.plan import plan
 from patch_compile.recipe import Recipe
 from patch_compile.report.terminal import show
@@ -58,20 +57,6 @@ def test_baselines_take_chosen_types_and_ratio(settings, make_model, tmp_path, m
     assert rows["sparsegpt"].bytes_per_weight == masks.packed_bytes_per_weight
     assert rows["unstructured"].ratio == pytest.approx(masks.ratio, abs=0.02)
     assert rows["sparsegpt"].bytes_per_weight <= rows["dense-rounded"].bytes_per_weight < 2.0
-
-
-def test_more_speed_takes_more_int4(settings, make_model):
-    """Each speed's plan is checked before anything is learned."""
-    model, fours = narrow_model(make_model), []
-    for speedup in (1.03, 1.06, 1.09):
-        planned = plan(Recipe.parse(asked(settings, model, speedup=speedup)))
-        fours.append(sum(row.weights == "int4" for row in planned.linears))
-        assert planned.weights == "auto" and planned.whole.end_to_end.speedup >= speedup
-    assert fours == sorted(fours) and fours[0] < fours[-1]
-    recipe = Recipe.parse(asked(settings, model, speedup=1.003, include=["up_proj"]))
-    answer = learn(recipe, "unstructured")
-    assert any("weight types chosen for a speed-up of 1.003 on L4" in note for note in answer.notes)
-    assert [row.ratio for row in answer.baselines.rows] == [pytest.approx(answer.ratio, abs=0.02)] * 2
 
 
 def test_plans_name_the_losses_behind_types(settings, make_model, capsys):

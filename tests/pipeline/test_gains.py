@@ -8,7 +8,6 @@ import pytest
 
 from masklearn.choice.goal import parse_ratio
 from masklearn.masks.kinds.table import KINDS
-from masklearn.text.source import TextSource
 from patch_compile.api.results import Result
 from patch_compile.artifacts.report import read_report
 from patch_compile.pipeline.learn import learn
@@ -94,13 +93,6 @@ def test_auto_reports_small_dense_linears(settings, capsys):
     show(Result(read_report(settings["out"])).sections())
     said = capsys.readouterr().out
     assert f": {reason}" in said and "so nothing is gained on A6000" in said
-
-
-def test_a_text_for_calibration_is_hashed_once(settings, monkeypatch):
-    hashed, fingerprint = [], TextSource.fingerprint
-    monkeypatch.setattr(TextSource, "fingerprint", lambda text: hashed.append(text.name) or fingerprint(text))
-    keys_of(prepare(Recipe.parse(settings | {"eval_text": None}), Progress(), force=False, resume=False))
-    assert hashed == ["text.txt"]
 
 
 def test_other_workloads_reuse_the_masks(settings):

@@ -11,7 +11,6 @@ from masklearn.model.coverage import covered_linears
 from masklearn.quant.table import W8A8
 from patch_compile.inspection import inspect_path
 from patch_compile.inspection.onnx_graph import inspect_onnx
-from patch_compile.pipeline.learn import learn
 from patch_compile.pipeline.plan import plan
 from patch_compile.recipe import Recipe
 from patch_compile.verification.request import VerifyRequest
@@ -86,21 +85,6 @@ def test_w8a8_mosaics_with_six_eight_are_proven(
     assert all(sum(row[f"{kind} slabs"] for row in found.rows) for kind in kinds)
     inside = inspect_path(tmp_path / "masks.safetensors")
     assert "6:8" in inside.facts["kinds of tiles"] and not inside.faults
-
-
-def test_baselines_take_given_masks_ratio(
-    settings: dict[str, Any], make_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # of baselines
-    settings["model"] = make_model(hidden_size=128, intermediate_size=192, num_hidden_layers=1)
-    del settings["ratio"]
-    learned = settings | {"kinds": "8:16", "bytes_per_weight": 1.3, "out": tmp_path / "learned"}
-    learn(Recipe.parse(learned | {"target": None}))
-    build(settings | {"mask": tmp_path / "learned" / "masks.safetensors"})
-    asks = {"only": "pruned", "lengths": "1,7", "baselines": "unstructured"}
-    rows = verify(settings["out"], VerifyRequest.parse(asks)).baselines.rows
-    given, unstructured = [row for row in rows if row.name != "dense"]
-    assert given.ratio > 0.35 and unstructured.ratio == pytest.approx(given.ratio, abs=0.02)
 
 
 @pytest.mark.rtx

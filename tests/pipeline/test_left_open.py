@@ -16,7 +16,6 @@ from patch_compile.recipe import Recipe
 from patch_compile.sources.open import open_source
 from patch_compile.sources.plan_task import PlanTask
 from tests.planning.llama import LLAMA_2_7B
-from tests.refusals import refused
 
 # Prompts, and decode steps of one sequence: the products of the first are bound by tensor cores, of the second by bytes.
 PROMPTS = {"batch_size": 1, "prompt_tokens": 2048, "generated_tokens": 1}
@@ -78,13 +77,6 @@ def test_a_ratio_takes_kinds_by_the_workload(model):
         assert planned.kinds == kinds and planned.whole.end_to_end.speedup == chosen.figure
 
 
-def test_named_kinds_are_kept(model):
-    for kinds in ("2:4", "auto"):
-        for workload in (STEPS, PROMPTS):
-            found = settled(recipe(model, ratio=0.4, kinds=kinds, **workload))
-            assert found.task.recipe.kinds == kinds and not found.tried
-
-
 def test_w8a8_takes_six_eight_where_it_saves(model):
     """What w8a8 saves over 16 bits does not count."""
     found = {
@@ -131,15 +123,6 @@ def test_methods_without_rounding_keep_their_types(model):
     assert choices(recipe(model, speedup=1.1, method="magnitude")) == ("auto", None, None)
 
 
-def test_recipes_of_earlier_builds_keep_their_types(model, tmp_path):
-    file = tmp_path / "recipe.yaml"
-    written = {"model": str(model), "speedup": 1.3, "kinds": "2:4", "tile": [128, 128]}
-    file.write_text(yaml.safe_dump(written))
-    assert choices(Recipe.parse(Recipe.load(file))) == ("2:4", None, (128, 128))
-    file.write_text(yaml.safe_dump({"model": str(model), "speedup": 1.3}))
-    assert choices(Recipe.parse(Recipe.load(file))) == ("auto", "auto", None)
-
-
 def test_saved_recipes_hold_what_was_settled(model, tmp_path):
     task = settled(recipe(model, speedup=1.8, dtype="bfloat16", **PROMPTS)).task
     assert task.recipe.weights == "bfloat16,w8a8"
@@ -172,17 +155,6 @@ def test_plans_share_speed_between_types_and_tiles(model):
     found = pruned.whole.end_to_end
     assert found.by_types == pytest.approx(dense.whole.end_to_end.speedup)
     assert 1.0 < found.by_types < 1.8 <= found.speedup
-
-
-def test_workloads_bound_by_bytes_are_only_quantised(model):
-    found = plan(recipe(model, speedup=1.5, **STEPS))
-    assert found.ratio == 0.0
-    assert found.whole.end_to_end.by_tiles == 1.0
-
-
-def test_no_choice_reaches_every_speed(model):
-    with refused(SpeedError):
-        settled(recipe(model, speedup=9, **PROMPTS))
 
 
 def test_a_refused_speed_names_the_fastest_tile():

@@ -20,7 +20,6 @@ from patch_compile.hardware.gpu import Gpu
 from patch_compile.pipeline.plan import plan
 from patch_compile.pipeline.prepare import _choose_targets
 from patch_compile.planning.cards import card_of, card_of_gpu, find_card
-from patch_compile.planning.roofline import linear_roofline
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from tests.planning.llama import LLAMA_2_7B, write_hollow_llama
@@ -132,19 +131,3 @@ class TestAnotherRow:
         monkeypatch.setattr(type(rtx), "compute_capabilities", known)
         chosen = _choose_targets(recipe, "tensorrt-rtx", Progress())
         assert [target.name for target in chosen] == ["sm95", "sm86"]
-
-    def test_is_in_the_roofline(self):
-        """By the machine code of the newest architecture before it, which the driver compiles for it."""
-        toy, h100 = cards.card_named("toy 9000"), cards.card_named("h100")
-        asked = linear_roofline.Linear(4096, 4096, 0.8)
-        for tokens in (16, 2048):
-            found = linear_roofline.predict(toy, asked, tokens)
-            assert 1 < found.speedup < 1 / (1 - 0.8 / 2) and found.slower is None
-        assert linear_roofline.predict(toy, asked, 2048).config != linear_roofline.DENSE_PATH
-        assert linear_roofline.predict(h100, asked, 4096).slower is not None
-
-    def test_is_a_gpu_of_this_machine(self):
-        assert str(card_of_gpu(Gpu("NVIDIA Toy 9000", (9, 5)))) == "Toy 9000"
-        assert (
-            str(card_of_gpu(Gpu("NVIDIA Toy 7000", (9, 5)))) == "Toy 9000, which stands for NVIDIA Toy 7000"
-        )

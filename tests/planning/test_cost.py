@@ -96,11 +96,6 @@ def test_prompts_stay_dense_on_hopper(prompt, way, speedup):
     )
 
 
-def test_encoders_on_hopper_are_not_called_small():
-    plan = planned((768, 768), 0.5, "h100", load=Workload(batch=64, prompt=128, generated=1))
-    assert plan.reason.kind is ReasonKind.PROMPTS and plan.reason.slower.speedup < 1
-
-
 def test_auto_without_card_is_the_plugin():
     masks = {"small": assumed_mask((576, 576), TILE, 0.4), "empty": assumed_mask((576, 576), TILE, 0.0)}
     plans = plan_linears(masks, "auto")

@@ -14,7 +14,7 @@ from patch_compile.planning.cost import CostModel
 from patch_compile.planning.gains import GainGoal, WhereItGains
 from patch_compile.planning.lowering import plan_linears
 from patch_compile.planning.planner import plan_assumed
-from patch_compile.planning.tile_map import unpatterned
+from patch_compile.planning.tile_map import tile_maps
 
 TILE = (128, 128)
 COSTS = CostModel(card_of("a6000"), Workload(batch=16, prompt=128, generated=128))
@@ -32,7 +32,7 @@ def chosen(linears, goal, costs=COSTS, **factors):
     choose = Chooser({}, price, gains.goal)
     found = choose(Losses(scores, areas))
     tiles, filled = found.tiles, found.goal
-    plans = plan_linears(unpatterned(linears, TILE, tiles), "auto", costs)
+    plans = plan_linears(tile_maps(linears, TILE, tiles), "auto", costs)
     assert not any(plan.zeroed for plan in plans.values() if plan.lowering == "dense")
     return gains, choose, tiles, filled, (scores, areas)
 

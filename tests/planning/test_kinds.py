@@ -18,7 +18,7 @@ from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.price_by_time import SpeedTask, by_time
 from patch_compile.planning.roofline.rest import Model
 from patch_compile.planning.speed_goal import SpeedGoal
-from patch_compile.planning.tile_map import unpatterned
+from patch_compile.planning.tile_map import tile_maps
 from tests.mosaics import IN_16_BITS
 from tests.planning.assumed import assumed_mask
 
@@ -26,10 +26,6 @@ SHAPE, TILE = (4096, 4096), (128, 128)
 NAMES = ("2:4", "8:16", "12:16")
 AUTO = tuple(PRUNED[name] for name in NAMES)
 COSTS = CostModel(card_of("a6000"), Workload(batch=1, prompt=16, generated=512))
-
-
-def share_of(mask, kind):
-    return float((mask.kinds == kind.code).mean())
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.1, 0.125, 0.3, 0.4, 0.5])
@@ -43,36 +39,16 @@ def test_a_ratio_assumes_the_two_nearest_kinds(ratio):
     assert TWO_FOUR not in there  # 8:16 has its bytes, and loses less
 
 
-def test_only_2_4_gives_the_plain_mask():
-    mask = assumed_mask(SHAPE, TILE, 0.35)
-    assert {*np.unique(mask.kinds)} == {DENSE.code, TWO_FOUR.code}
-    assert share_of(mask, TWO_FOUR) == pytest.approx(0.7, abs=1e-3)
-
-
-def test_excess_ratios_take_all_tiles():
-    mask = assumed_mask(SHAPE, TILE, 0.5, (PRUNED["12:16"],))
-    assert share_of(mask, PRUNED["12:16"]) == 1.0
-
-
 @pytest.mark.parametrize("kind", IN_16_BITS[1:], ids=str)
 def test_decode_takes_the_time_of_its_bytes(kind):
     """On a card whose DRAM is slow for its SMs, a kind is as fast as its bytes, to the launch and the kernel's ends."""
     tiles = {"x": np.full((32, 32), kind.code, np.uint8)}
-    (plan,) = plan_linears(unpatterned({"x": SHAPE}, TILE, tiles), "plugin", COSTS).values()
+    (plan,) = plan_linears(tile_maps({"x": SHAPE}, TILE, tiles), "plugin", COSTS).values()
     assert plan.slabs.by_kind[kind.name] == (64 if kind is not TWO_FOUR else 32) * 64
     times = plan.predicted.decode
     share = plan.bytes_after / plan.bytes_before
     assert share == pytest.approx(kind.bytes_per_weight / 2, rel=0.01)
     assert share - 0.01 < times.hybrid / times.dense < share + 0.15
-
-
-def test_prompts_gain_by_2_4_alone():
-    """n:16 is unpacked and multiplied in full."""
-    kinds = {name: assumed_mask(SHAPE, TILE, 0.5, (PRUNED[name],)) for name in ("2:4", "8:16")}
-    costs = CostModel(card_of("a6000"), Workload(batch=1, prompt=4096, generated=1))
-    plans = plan_linears(kinds, "plugin", costs)
-    assert plans["2:4"].predicted.prefill.hybrid < plans["2:4"].predicted.prefill.dense
-    assert plans["8:16"].predicted.prefill.hybrid > plans["2:4"].predicted.prefill.hybrid
 
 
 def test_linears_of_other_kinds_are_open_to_auto():
@@ -107,7 +83,7 @@ def test_tiles_reach_a_speed_at_least_loss(kinds):
     loss = {kind: kind.zeros**2 * (1.6 if kind is TWO_FOUR else 1) for kind in kinds}
     scores = {name: {kind: size[name] * loss[kind] for kind in kinds} for name in linears}
     chosen = choose(Losses(scores, areas))
-    plans = plan_linears(unpatterned(linears, TILE, chosen.tiles.kinds), "plugin", COSTS)
+    plans = plan_linears(tile_maps(linears, TILE, chosen.tiles.kinds), "plugin", COSTS)
     found = predict_whole(plans.values(), OUTLINE, COSTS).end_to_end
     assert goal.met(found) and found.speedup < 1.26
     assert found.speedup <= found.limit

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from patch_compile.artifacts.plan import Node, Reason, ReasonKind
+from patch_compile.artifacts.plan import Node
 from patch_compile.packing.format import pack, pack_together
 from patch_compile.packing.index import gated_panels
 from patch_compile.planning.lowering import asked_lowerings, joint_slabs, parse_lowering, plan_linear
@@ -61,26 +61,6 @@ def test_a_lowering_decides_node_and_bytes():
     assert dense.changed(lowering="plugin", reason=None) == plan
 
 
-def test_linears_without_sparse_tiles_stay_dense():
-    mask, _ = random_mask((128, 128), (64, 64), 0.0, 0)
-    plan = plan_linear("x", mask)
-    assert (plan.lowering, plan.reason) == ("dense", Reason(kind=ReasonKind.NO_SPARSE_TILE))
-    assert plan.node is None
-    assert plan.bytes_after == plan.bytes_before
-
-
-def test_tiles_too_small_for_a_slab_are_said():
-    mask, _ = random_mask((128, 128), (64, 32), 0.0, 0)
-    tiles = mask.tiles.copy()
-    tiles[:, 0] = True
-    from masklearn.masks.linear_mask import LinearMask
-
-    half = LinearMask.from_candidate((64, 32), tiles, np.zeros((128, 32), np.uint8))
-    plan = plan_linear("x", half)
-    assert plan.lowering == "dense"
-    assert plan.reason == Reason(kind=ReasonKind.SMALL_TILES, tile=(64, 32))
-
-
 def other_kinds():
     from masklearn.masks.kinds.table import FAMILIES
     from masklearn.masks.linear_mask import LinearMask
@@ -97,13 +77,6 @@ def test_slabs_of_every_kind_are_counted(asked):
     plan = plan_linear("x", mask, asked)
     assert (plan.lowering, plan.slabs.by_kind) == ("plugin", {"dense": 1, "2:4": 2, "8:16": 1})
     assert plan.bytes_after == pack(np.zeros((128, 128), np.uint16), mask, plan.panel_rows).nbytes
-
-
-@pytest.mark.parametrize("asked", ["dense", "split"])
-def test_lowerings_without_slabs_take_every_kind(asked):
-    plan = plan_linear("x", other_kinds(), asked)
-    assert plan.lowering == asked
-    assert plan.zeroed == 3 * 64 * 64 // 2
 
 
 @pytest.mark.parametrize(

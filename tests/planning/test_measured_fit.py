@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from masklearn.model.checkpoint import Checkpoint
@@ -58,16 +57,6 @@ def test_the_assumptions_that_made_the_times_are_found(predict_of):
     for name in ("bandwidth", "tensor", "hybrid", "launch"):
         assert fit.fitted[name] == pytest.approx(getattr(true, name), rel=0.03), name
     assert fit.after < 0.005 < 0.1 < fit.before and fit.left == {}
-
-
-def test_noise_moves_them_a_little(predict_of):
-    predict = predict_of()
-    true = replace(ASSUMED, bandwidth=0.75, tensor=0.65)
-    times = np.array(predict(true)) * np.exp(np.random.default_rng(0).normal(0, 0.03, 16))
-    fit = fit_assumptions(list(times), predict)
-    assert fit.fitted["bandwidth"] == pytest.approx(0.75, rel=0.05)
-    assert fit.fitted["tensor"] == pytest.approx(0.65, rel=0.05)
-    assert 0 < fit.after < 0.05
 
 
 def test_undetermined_assumptions_are_named(predict_of):

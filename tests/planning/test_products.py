@@ -65,6 +65,7 @@ def test_what_is_switched_off_shares_no_node():
     assert fused_groups([three, pair], tuple(FUSIONS), shapes) == (three, pair)
     assert fused_groups([three, pair], ("gated",), shapes) == (pair,)
     assert fused_groups([three, pair], ("qkv", "bias"), shapes) == (three,)
+    assert fused_groups([pair], ("gated",), dict.fromkeys(pair.linears, (76, 64))) == ()  # of broken turns
 
 
 @pytest.fixture
@@ -128,11 +129,6 @@ def test_what_is_asked_for_is_left_alone(small):
     assert lowerings(settled, "q_proj") == ["dense"]
 
 
-def test_without_a_card_nothing_is_settled(small):
-    plans, _, outline, _ = small()
-    assert settle_together(plans, "auto", outline, None) == plans
-
-
 def test_uncovered_linears_are_dense(small):
     _, settled, outline, _ = small(exclude=("*v_proj",))
     assert [plan.name.rpartition(".")[2] for plan in outline.others] == ["v_proj"]
@@ -146,11 +142,6 @@ def test_the_graph_says_what_shares_a_node(small):
     fused = {name: plans[name].changed(node=node) for name in names}
     assert compiled_groups((plans | fused).values()) == (InputGroup(tuple(names), gated=True),)
     assert compiled_groups(plans.values()) == ()
-
-
-def test_gates_of_broken_turns_share_no_node():
-    pair = InputGroup(("m.gate", "m.up"), gated=True)
-    assert fused_groups([pair], ("gated",), dict.fromkeys(pair.linears, (76, 64))) == ()
 
 
 def pair_of(card, tokens, weights, ratio, fuse=tuple(FUSIONS), alike=True, tile=128):
@@ -238,11 +229,3 @@ def test_pairs_take_the_faster_way(card, ratio):
             for nodes in ([InputGroup((pair[0].name, pair[1].name), gated=True)], [])
         )
         assert is_apart(plans) == (two + costs.gating(11008) < one)
-
-
-def test_a_node_each_is_asked_for(small):
-    """Where nothing may be fused, nothing is set apart, and the library's product is of both all the same."""
-    fused, apart = (pair_of("a100-80", 8192, W8A8, 0.25, fuse, alike=False) for fuse in (tuple(FUSIONS), ()))
-    assert is_apart(fused[0]) and not is_apart(apart[0])
-    rows = [predict_whole(plans.values(), outline, costs) for plans, outline, costs in (fused, apart)]
-    assert rows[0].prefill.library_ms == rows[1].prefill.library_ms

@@ -3,7 +3,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from masklearn.masks.tiles import WHOLE
 from patch_compile.planning.split import Split, SplitCost, SplitPart, plan_split
 from tests.mosaics import random_mask
 
@@ -37,14 +36,6 @@ def test_the_picture_of_the_module():
 def test_one_kind_of_tile_is_one_product(cell, kind):
     found = split(*[cell * 3] * 4)
     assert parts(found) == [(kind, [0, 1, 2, 3])] and found.row_order is None
-
-
-def test_dear_launches_are_spared():
-    grid = np.arange(32)[:, None] < 18
-    found = plan_split(grid, (4096, 4096), (128, WHOLE))
-    assert [len(part.rows) for part in found.parts] == [18 * 128, 14 * 128]
-    small = plan_split(grid, (256, 64), (8, WHOLE))
-    assert parts(small, 8) == [("dense", [*range(32)])]
 
 
 def test_what_the_cost_counts():

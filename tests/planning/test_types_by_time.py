@@ -17,10 +17,11 @@ from patch_compile.planning.cost import CostModel
 from patch_compile.planning.outline import outline_of_llama
 from patch_compile.planning.planner import plan_model
 from patch_compile.planning.predict import predict_whole
-from patch_compile.planning.price_by_time import SpeedTask, assumed_choice, by_time
+from patch_compile.planning.price_by_time import SpeedTask, by_time
 from patch_compile.planning.roofline.rest import Model
 from patch_compile.planning.speed_goal import SpeedGoal
-from patch_compile.planning.tile_map import unpatterned
+from patch_compile.planning.tile_map import tile_maps
+from tests.planning.assumed import unpatterned
 from tests.refusals import refused
 
 TILE = (128, 128)
@@ -52,7 +53,7 @@ def chosen(speedup, options=OPTIONS):
 
 def planned(found):
     quantised = {name: kind for name, kind in found.types.items() if kind.quantised}
-    tiles = unpatterned(LINEARS, TILE, found.tiles.kinds)
+    tiles = tile_maps(LINEARS, TILE, found.tiles.kinds)
     plans = plan_model(tiles, "auto", OUTLINE, COSTS, quantised)
     return predict_whole(plans.values(), OUTLINE, COSTS).end_to_end
 
@@ -116,13 +117,6 @@ def test_one_type_for_all_loses_more(by_speed, kind):
     assert compared
 
 
-def test_forbidden_types_are_not_chosen():
-    fixed = OPTIONS | {name: (INT8,) for name in LINEARS if name.endswith("down_proj")}
-    fixed |= {name: (FLOAT16, INT8) for name in LINEARS if "layers.0" in name and name not in FIRST}
-    found = chosen(1.8, fixed)
-    assert all(found.types[name] in kinds for name, kinds in fixed.items())
-
-
 def test_prompts_take_int8_products():
     """In prompts int8 and int4 weights save nothing, and w8a8 doubles the rate of products."""
     costs = CostModel(card_of("a6000"), Workload(batch=16, prompt=512, generated=2))
@@ -143,9 +137,3 @@ def test_prompts_take_int8_products():
 def test_speeds_beyond_all_types_are_refused():
     with refused():
         chosen(9.0)
-
-
-def test_a_plan_assumes_types_that_reach_the_speed():
-    found = assumed_choice(task(1.75))
-    assert 1.75 <= planned(found).speedup < 1.92
-    assert {INT8, INT4} == {*found.types.values()}

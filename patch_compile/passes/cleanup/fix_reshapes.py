@@ -4,6 +4,7 @@ import numpy as np
 import onnx_ir as ir
 
 from patch_compile.onnx_io.proto import STANDARD_DOMAINS
+from patch_compile.passes.constants import add_constant
 
 
 class FixReshapesPass(ir.passes.InPlacePass):
@@ -23,16 +24,8 @@ class FixReshapesPass(ir.passes.InPlacePass):
             target = _target(node)
             if target is None or (node.inputs[1] is not None and node.inputs[1].const_value is not None):
                 continue
-            name = f"{node.name}:shape"
-            tensor = ir.tensor(np.array(target, dtype=np.int64), name=name)
-            value = ir.Value(
-                name=name,
-                type=ir.TensorType(ir.DataType.INT64),
-                shape=ir.Shape([len(target)]),
-                const_value=tensor,
-            )
-            model.graph.register_initializer(value)
-            node.replace_input_with(1, value)
+            shape = add_constant(model.graph, f"{node.name}:shape", np.array(target, np.int64))
+            node.replace_input_with(1, shape)
             node.attributes.pop("allowzero", None)
             modified = True
         return ir.passes.PassResult(model, modified=modified)

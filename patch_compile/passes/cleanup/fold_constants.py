@@ -66,13 +66,7 @@ class FoldConstantsPass(ir.passes.InPlacePass):
                 continue
             output = node.outputs[0]
             assert output.name is not None
-            tensor = ir.tensor(result, name=output.name)
-            constant = ir.Value(
-                name=output.name,
-                type=ir.TensorType(tensor.dtype),
-                shape=ir.Shape(result.shape),
-                const_value=tensor,
-            )
+            constant = ir.val(output.name, const_value=ir.tensor(result, name=output.name))
             output.replace_all_uses_with(constant)
             graph.remove(node, safe=True)
             graph.register_initializer(constant)

@@ -10,7 +10,27 @@ from patch_compile.passes.constants import scalar_of
 _OPSET = 23  # RMSNormalization
 
 
-class _RmsNorm(pattern.RewriteRuleClassBase):  # type: ignore[misc]  # onnxscript ships no types we follow
+class _Rule(pattern.RewriteRuleClassBase):  # type: ignore[misc]  # onnxscript ships no types we follow
+    """A normalization that becomes RMSNormalization(x, weight)."""
+
+    def check(self, _context: Any, x: Any, weight: Any, two: Any, axes: Any, epsilon: Any, **_: Any) -> Any:
+        result = pattern.MatchResult()
+        if scalar_of(two) != 2:
+            return result.fail("the mean is not a mean of squares", two)
+        if scalar_of(axes) != -1:
+            return result.fail("the mean is not over the last axis", axes)
+        if scalar_of(epsilon) is None:
+            return result.fail("epsilon is not a constant", epsilon)
+        if weight.shape is None or len(weight.shape) != 1 or weight.dtype != x.dtype:
+            return result.fail("the weight is not a vector of the input's type", weight)
+        return result
+
+    def rewrite(self, op: Any, x: Any, weight: Any, epsilon: Any, **_: Any) -> Any:
+        number = float(scalar_of(epsilon) or 0.0)
+        return op.RMSNormalization(x, weight, axis=-1, epsilon=number, stash_type=1)
+
+
+class _RmsNorm(_Rule):
     """`weight * cast(x32 / sqrt(mean(x32²) + ε))`, x32 = cast(x, fp32) -> RMSNormalization(x, weight).
 
     Both sides round alike: the op normalizes in fp32 (stash_type 1), rounds to the type of x and then scales.
@@ -20,14 +40,8 @@ class _RmsNorm(pattern.RewriteRuleClassBase):  # type: ignore[misc]  # onnxscrip
         normal = _normalized(op, op.Cast(x, to=int(ir.DataType.FLOAT)), two, axes, epsilon)
         return op.Mul(weight, op.Cast(normal, to=dtype))
 
-    def check(self, _context: Any, x: Any, weight: Any, two: Any, axes: Any, epsilon: Any, **_: Any) -> Any:
-        return _check(x, weight, two, axes, epsilon)
 
-    def rewrite(self, op: Any, x: Any, weight: Any, epsilon: Any, **_: Any) -> Any:
-        return _rms_normalization(op, x, weight, epsilon)
-
-
-class _WideRmsNorm(pattern.RewriteRuleClassBase):  # type: ignore[misc]  # onnxscript ships no types we follow
+class _WideRmsNorm(_Rule):
     """`x32 / sqrt(mean(x32²) + ε) * scale32` -> RMSNormalization(x32, scale32).
 
     Gemma normalizes this way: its scale is `1 + weight`, and it scales in fp32 before it rounds.
@@ -36,33 +50,10 @@ class _WideRmsNorm(pattern.RewriteRuleClassBase):  # type: ignore[misc]  # onnxs
     def pattern(self, op: Any, x: Any, weight: Any, two: Any, axes: Any, epsilon: Any) -> Any:
         return op.Mul(_normalized(op, x, two, axes, epsilon), weight)
 
-    def check(self, _context: Any, x: Any, weight: Any, two: Any, axes: Any, epsilon: Any, **_: Any) -> Any:
-        return _check(x, weight, two, axes, epsilon)
-
-    def rewrite(self, op: Any, x: Any, weight: Any, epsilon: Any, **_: Any) -> Any:
-        return _rms_normalization(op, x, weight, epsilon)
-
 
 def _normalized(op: Any, x: Any, two: Any, axes: Any, epsilon: Any) -> Any:
     mean = op.ReduceMean(op.Pow(x, two), axes, keepdims=1, _allow_other_attributes=True)
     return op.Mul(x, op.Reciprocal(op.Sqrt(op.Add(mean, epsilon))))
-
-
-def _check(x: ir.Value, weight: ir.Value, two: ir.Value, axes: ir.Value, epsilon: ir.Value) -> Any:
-    result = pattern.MatchResult()
-    if scalar_of(two) != 2:
-        return result.fail("the mean is not a mean of squares", two)
-    if scalar_of(axes) != -1:
-        return result.fail("the mean is not over the last axis", axes)
-    if scalar_of(epsilon) is None:
-        return result.fail("epsilon is not a constant", epsilon)
-    if weight.shape is None or len(weight.shape) != 1 or weight.dtype != x.dtype:
-        return result.fail("the weight is not a vector of the input's type", weight)
-    return result
-
-
-def _rms_normalization(op: Any, x: Any, weight: Any, epsilon: ir.Value) -> Any:
-    return op.RMSNormalization(x, weight, axis=-1, epsilon=float(scalar_of(epsilon) or 0.0), stash_type=1)
 
 
 class FuseRmsNormPass(ir.passes.InPlacePass):

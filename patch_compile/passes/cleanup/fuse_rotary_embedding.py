@@ -3,6 +3,7 @@
 import onnx_ir as ir
 
 from patch_compile.passes.constants import constant_of, scalar_of
+from patch_compile.passes.linear_node import take_over
 
 _OPSET = 23  # RotaryEmbedding
 _ELEMENTWISE = ("Cast", "Cos", "Mul", "Sin")
@@ -127,17 +128,14 @@ def _on_half(node: ir.Node, half: ir.Value) -> ir.Value:
 
 
 def _replace(graph: ir.Graph, node: ir.Node, x: ir.Value, cos: ir.Value, sin: ir.Value) -> None:
-    output = node.outputs[0]
     fused = ir.node(
         "RotaryEmbedding",
         [x, cos, sin],
         attributes={"interleaved": 0},
-        outputs=[ir.Value(name=output.name, type=output.type, shape=output.shape)],
         # "model.layers.0.self_attn/Add_0" -> "model.layers.0.self_attn/RotaryEmbedding_0"
         name=(node.name or "").replace("/Add", "/RotaryEmbedding"),
         metadata_props=dict(node.metadata_props),
     )
     graph.insert_before(node, fused)
-    output.name = None
-    output.replace_all_uses_with(fused.outputs[0], replace_graph_outputs=True)
+    take_over(node.outputs[0], fused.outputs[0])
     graph.remove(node, safe=True)

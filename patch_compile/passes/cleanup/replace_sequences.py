@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from patch_compile.onnx_io.proto import STANDARD_DOMAINS
-from patch_compile.passes.constants import constant_of, scalar_of
+from patch_compile.passes.constants import add_constant, constant_of, scalar_of
 
 
 class ReplaceSequencesPass(ir.passes.InPlacePass):
@@ -63,14 +64,10 @@ def _split(node: ir.Node, sizes: Sequence[int]) -> ir.Node:
     name = (node.name or "").replace("SplitToSequence", "Split")
     x = node.inputs[0]
     assert x is not None
-    lengths = ir.tensor(list(sizes), dtype=ir.DataType.INT64, name=f"{name}:sizes")
-    kind, shape = ir.TensorType(ir.DataType.INT64), ir.Shape([len(sizes)])
-    constant = ir.Value(name=lengths.name, type=kind, shape=shape, const_value=lengths)
     assert node.graph is not None
-    node.graph.register_initializer(constant)
     return ir.node(
         "Split",
-        [x, constant],
+        [x, add_constant(node.graph, f"{name}:sizes", np.array(sizes, np.int64))],
         attributes={"axis": _axis(node)},
         outputs=[ir.Value(name=f"{name}:{i}", type=x.type) for i in range(len(sizes))],
         name=name,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from masklearn.masks.name_globs import depth_of
 from patch_compile.packing.fusion import FUSIONS, QKV
-from patch_compile.passes.constants import scalar_of
+from patch_compile.passes.constants import add_constant, scalar_of
 from patch_compile.passes.fusion.base import FusionPass
 from patch_compile.passes.linear_node import LinearNode, linear_nodes, readers, refuse, take_over
 
@@ -88,25 +88,27 @@ def _makes_heads(node: ir.Node, value: ir.Value) -> bool:
 def _are_several(nodes: Sequence[ir.Node]) -> bool:
     if len(nodes) > 1:
         return True
-    (alone,) = map(LinearNode.read, nodes)
-    refuse(
-        alone.name,
-        "linears of its X",
-        f"no other linear of its block that reads X has the same weight type and {'a' if alone.biases else 'no'} bias",
-    )
+    linear = LinearNode.read(nodes[0])
+    bias = "a bias" if linear.biases else "no bias"
+    why = f"no other linear of its block that reads X has the same weight type and {bias}"
+    refuse(linear.name, "linears of its X", why)
     return False
 
 
 def split_rows(graph: ir.Graph, nodes: Sequence[ir.Node], together: LinearNode, whole: ir.Value) -> None:
     """Split the joint output, before the first of `nodes`, into the outputs of these linears and the padding after each."""
+    import numpy as np
     import onnx_ir as ir
+
+    from patch_compile.onnx_io.write import free_name
 
     parts: list[tuple[int, ir.Value | None]] = []  # rows, and the linear's output, None for padding
     for node, (rows, _), taken in zip(nodes, together.shapes, together.rows, strict=True):
         parts.append((rows, node.outputs[0]))
         if taken > rows:
             parts.append((taken - rows, None))
-    sizes = _sizes(graph, together.name, [rows for rows, _ in parts])
+    sizes_name = free_name(f"{together.name}.parts", graph.initializers)
+    sizes = add_constant(graph, sizes_name, np.array([rows for rows, _ in parts], np.int64))
     name = f"{together.name}/parts"
     split = ir.node("Split", [whole, sizes], {"axis": -1}, num_outputs=len(parts), name=name)
     graph.insert_before(nodes[0], split)
@@ -115,21 +117,6 @@ def split_rows(graph: ir.Graph, nodes: Sequence[ir.Node], together: LinearNode, 
             _name(made, f"{together.name}/padding{number}", whole, rows)
         else:
             take_over(value, made)
-
-
-def _sizes(graph: ir.Graph, node: str, sizes: Sequence[int]) -> ir.Value:
-    import numpy as np
-    import onnx_ir as ir
-
-    from patch_compile.onnx_io.write import free_name
-
-    name = free_name(f"{node}.parts", graph.initializers)
-    tensor = ir.tensor(np.asarray(sizes, np.int64), name=name)
-    value = ir.Value(
-        name=tensor.name, shape=ir.Shape([len(sizes)]), type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
-    graph.register_initializer(value)
-    return value
 
 
 def _name(made: ir.Value, name: str, like: ir.Value, size: int) -> None:

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from patch_compile.onnx_io.write import cast_weight, lazy_initializer
 from patch_compile.passes.find_linears import lowerable_linears
-from patch_compile.passes.linear_node import insert_node, take_over
+from patch_compile.passes.linear_node import insert_cast, insert_node, take_over
 from patch_compile.passes.linears import Linear, owners_of
 
 
@@ -45,18 +45,18 @@ class NormalizeLinearsPass(ir.passes.InPlacePass):
             raise ir.passes.PostconditionError(f"linears are lost: {lost[:3]}")
 
     def _rewrite(self, graph: ir.Graph, linear: Linear) -> None:
-        name, dtype, output = linear.name, self._dtype, linear.output
+        name, dtype, output, last = linear.name, self._dtype, linear.output, 1 + linear.spatial
         put = partial(insert_node, graph, linear.nodes[-1])
         x = narrow_x(graph, linear, name, dtype, self._narrowed)
         if linear.spatial:
-            x = put("Transpose", [x], f"{name}/features_last", dtype, perm=_features_last(linear))
+            x = put("Transpose", [x], f"{name}/features_last", dtype, perm=(0, *range(2, last + 1), 1))
         weight, bias = self._constants(graph, linear)
         flipped = put("Transpose", [weight], f"{name}/transpose", dtype, perm=(1, 0))
         y = put("MatMul", [x, flipped], f"{name}/product", dtype)
         if bias is not None:
             y = put("Add", [y, bias], f"{name}/sum", dtype)
         if linear.spatial:
-            y = put("Transpose", [y], f"{name}/features_first", dtype, perm=_features_first(linear))
+            y = put("Transpose", [y], f"{name}/features_first", dtype, perm=(0, last, *range(1, last)))
         if linear.dtype != dtype:
             narrow, y = y, put("Cast", [y], f"{name}/wide", linear.dtype, to=int(linear.dtype))
             self._narrowed[y] = narrow
@@ -97,9 +97,7 @@ def narrow_x(
     if linear.dtype == dtype:
         return x
     if x not in narrowed:
-        narrow = insert_node(graph, linear.product, "Cast", [x], f"{name}/narrow", dtype, to=int(dtype))
-        narrow.shape = x.shape
-        narrowed[x] = narrow
+        narrowed[x] = insert_cast(graph, linear.product, x, f"{name}/narrow", dtype)
     return narrowed[x]
 
 
@@ -115,11 +113,3 @@ def make_room(graph: ir.Graph, linears: set[str]) -> None:
         value.name = f"{value.name}/before"
         if stored:
             graph.register_initializer(value)
-
-
-def _features_last(linear: Linear) -> tuple[int, ...]:
-    return (0, *range(2, 2 + linear.spatial), 1)
-
-
-def _features_first(linear: Linear) -> tuple[int, ...]:
-    return (0, 1 + linear.spatial, *range(1, 1 + linear.spatial))

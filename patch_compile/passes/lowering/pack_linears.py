@@ -94,8 +94,7 @@ class PackLinearsPass(passes.InPlacePass):
         bfloat16, bodies = self._dtype == ir.DataType.BFLOAT16, {}
         for node in linear_nodes(model.graph):
             linear = LinearNode.read(node)
-            weights = self._integers(linear)
-            kinds = self._rewrite(model.graph, node, linear, weights)
+            kinds, weights = self._rewrite(model.graph, node, linear)
             bodies[overload_of(linear.epilogue, kinds, weights)] = (linear.epilogue, kinds, weights)
         for _, (epilogue, kinds, weights) in sorted(bodies.items(), key=lambda item: item[0]):
             opset = model.graph.opset_imports[""]
@@ -124,18 +123,14 @@ class PackLinearsPass(passes.InPlacePass):
         if left:
             raise passes.PostconditionError(f"weights remain in addition to their packed form: {left[:3]}")
 
-    def _integers(self, linear: LinearNode) -> WeightType | None:
-        """Returns the type of quantised weights, None for 16-bit weights."""
-        weights = self.plan[linear.linears[0]].weight_type
-        return weights if weights.quantised else None
-
     def _rewrite(
-        self, graph: ir.Graph, node: ir.Node, linear: LinearNode, weights: WeightType | None
-    ) -> tuple[TileKind, ...]:
-        """Returns the kinds of the node's slabs."""
+        self, graph: ir.Graph, node: ir.Node, linear: LinearNode
+    ) -> tuple[tuple[TileKind, ...], WeightType | None]:
+        """Returns the kinds of the node's slabs, and the type of quantised weights, None for 16-bit weights."""
         plans = [self._planned(name, linear) for name in linear.linears]
         to_pack = LinearsToPack(linear, plans, self._masks, self._read, self._dtype, self._grids)
         made, index, kinds = packed_initializers(to_pack)
+        weights = to_pack.weights
         for plan in plans:
             others = {kind.name: plan.slabs.others.get(kind.name, 0) for kind in kinds[len(ALWAYS) :]}
             # A kind that only its siblings have counts too, with 0 slabs: it has a row of pointers in the index.
@@ -167,7 +162,7 @@ class PackLinearsPass(passes.InPlacePass):
         for value in (*linear.weights, *linear.biases):
             if value.name is not None and not value.uses():
                 graph.initializers.pop(value.name)
-        return kinds
+        return kinds, weights
 
     def _planned(self, name: str, linear: LinearNode) -> LinearPlan:
         sharing = [self._masks[one] for one in (linear.linears if linear.gated else (name,))]

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from masklearn.quant.grid import Grid
 from masklearn.quant.static import StaticScales
-from patch_compile.passes.linear_node import insert_node, insert_rounding
+from patch_compile.passes.constants import add_constant
+from patch_compile.passes.linear_node import insert_node, insert_rounding, move_readers
 from patch_compile.passes.linears import Linear
 
 _FLOAT = ir.DataType.FLOAT
@@ -78,13 +79,9 @@ def _round_by(linear: Linear, scales: StaticScales) -> None:
     rounded = insert_rounding(graph, product, linear.x, scales.input, f"{linear.name}/int8/x")
     product.replace_input_with(0, rounded)
     if scales.output is not None:
-        readers = list(y.uses())
+        uses = list(y.uses())
         rounded = insert_rounding(graph, last, y, scales.output, f"{linear.name}/int8/y", behind=True)
-        for use in readers:
-            use.node.replace_input_with(use.idx, rounded)
-        if y.is_graph_output():
-            rounded.name, y.name = y.name, f"{y.name}/exact"
-            graph.outputs[graph.outputs.index(y)] = rounded
+        move_readers(y, uses, rounded)
 
 
 def _rounded(linear: Linear, axis: int) -> ir.Value:
@@ -103,11 +100,7 @@ def _rounded(linear: Linear, axis: int) -> ir.Value:
         return f"{linear.name}/int8/{len(graph)}"  # the graph grows by each node
 
     def constant(what: str, array: NDArray[Any]) -> ir.Value:
-        tensor = ir.tensor(array, name=f"{linear.name}/int8/{what}")
-        shape, kind = ir.Shape(array.shape), ir.TensorType(tensor.dtype)
-        value = ir.Value(name=tensor.name, shape=shape, type=kind, const_value=tensor)
-        graph.register_initializer(value)
-        return value
+        return add_constant(graph, f"{linear.name}/int8/{what}", array)
 
     highest = constant("highest", np.array(_HIGHEST, np.float32))
     least = constant("least", np.array(_LEAST, np.float32))

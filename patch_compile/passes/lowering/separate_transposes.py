@@ -8,9 +8,9 @@ import onnx_ir as ir
 
 from patch_compile.onnx_io.proto import STANDARD_DOMAINS
 from patch_compile.packing.function import DOMAIN
-from patch_compile.passes.linear_node import insert_node
+from patch_compile.passes.linear_node import insert_cast
 
-_FLOAT16, _FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
+_FLOAT16 = ir.DataType.FLOAT16
 
 
 class SeparateTransposesPass(ir.passes.InPlacePass):
@@ -31,7 +31,13 @@ class SeparateTransposesPass(ir.passes.InPlacePass):
             if x is None or x.dtype != _FLOAT16 or not any(map(_is_fused, _permutations(x))):
                 continue
             if x not in separated:
-                separated[x] = _cast_twice(model.graph, x)
+                separated[x] = x
+                for end, dtype in (("separated_wide", ir.DataType.FLOAT), ("separated", _FLOAT16)):
+                    maker = separated[x].producer()
+                    assert maker is not None
+                    separated[x] = insert_cast(
+                        model.graph, maker, separated[x], f"{x.name}/{end}", dtype, behind=True
+                    )
             node.replace_input_with(0, separated[x])
         return ir.passes.PassResult(model, modified=bool(separated))
 
@@ -49,7 +55,7 @@ def _permutations(x: ir.Value) -> Iterator[tuple[int, ...]]:
             axes = tuple(perm.as_ints())
             whole = axes if whole is None else tuple(axes[axis] for axis in whole)
             yield whole
-        elif whole is None and node.inputs[0] is not None and node.inputs[0].dtype == _FLOAT:
+        elif whole is None and node.inputs[0] is not None and node.inputs[0].dtype == ir.DataType.FLOAT:
             return  # a Cast separates them already
         node = node.inputs[0].producer() if node.inputs[0] is not None else None
 
@@ -59,18 +65,3 @@ def _is_fused(permutation: tuple[int, ...]) -> bool:
     rank = len(permutation)
     between = tuple(range(1, rank - 1))
     return rank > 2 and permutation in ((*between, 0, rank - 1), (*between, rank - 1, 0))
-
-
-def _cast_twice(graph: ir.Graph, x: ir.Value) -> ir.Value:
-    producer = x.producer()
-    assert producer is not None
-    wide = insert_node(
-        graph, producer, "Cast", [x], f"{x.name}/separated_wide", _FLOAT, behind=True, to=int(_FLOAT)
-    )
-    cast = wide.producer()
-    assert cast is not None
-    made = insert_node(
-        graph, cast, "Cast", [wide], f"{x.name}/separated", _FLOAT16, behind=True, to=int(_FLOAT16)
-    )
-    wide.shape = made.shape = x.shape
-    return made

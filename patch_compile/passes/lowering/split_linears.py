@@ -18,10 +18,10 @@ from masklearn.model.prune import masked_weight
 from masklearn.quant.grid import Grid
 from patch_compile.onnx_io.write import MadeOnce, lazy_initializer
 from patch_compile.packing.checks import check_two_four
+from patch_compile.passes.constants import add_constant
 from patch_compile.passes.find_linears import lowerable_linears
 from patch_compile.passes.linear_node import insert_rounding, take_over
 from patch_compile.passes.linears import Linear
-from patch_compile.passes.lowering.gather_linears import check_planned
 from patch_compile.passes.lowering.packed_initializers import ReadTensor
 from patch_compile.planning.lowering import LinearPlan
 from patch_compile.planning.split import PART, Kind, Split, SplitCost, SplitPart, plan_split, usable
@@ -44,7 +44,6 @@ class SplitLinearsPass(passes.InPlacePass):
         plan: Mapping[str, LinearPlan],
         masks: Mapping[str, LinearMask],
         read: ReadTensor,
-        dtype: ir.DataType,
         grids: Mapping[str, Grid] | None = None,
         cost: SplitCost | None = None,
     ) -> None:
@@ -55,18 +54,15 @@ class SplitLinearsPass(passes.InPlacePass):
         self._planned = {name: linear for name, linear in plan.items() if linear.lowering == "split"}
         self._masks = masks
         self._read = read
-        self._dtype = dtype
         quantised = (name for name, linear in self._planned.items() if linear.weight_type.quantised)
         self._grids = {name: (grids or {})[name] for name in quantised}
         self._cost = cost
 
-    def requires(self, model: ir.Model) -> None:
-        """Every linear planned as `split` is in the graph, with the planned shape and type. It has 16-bit weights or static
-        scales."""
+    def requires(self, model: ir.Model) -> None:  # noqa: ARG002
+        """Every linear planned as `split` has 16-bit weights or static scales. GatherLinearsPass has checked the rest."""
         for name, grid in self._grids.items():
             if grid.activations is None:
                 raise passes.PreconditionError(f"{name} has {grid.type} weights without static scales")
-        check_planned(model, {name: linear.shape for name, linear in self._planned.items()}, self._dtype)
 
     def call(self, model: ir.Model) -> passes.PassResult:
         """Rewrite the graph. `modified` is False if no linear is planned as `split`."""
@@ -132,9 +128,9 @@ def _rewrite(
     whole = [leading, into.ints("out_features", [split.shape[0]])]
     shape = into.add("Concat", whole, "shape", {"axis": 0}, ir.DataType.INT64)
     y = into.add("Reshape", [y, shape], "output")
-    path = linear.path
+    nodes = [*linear.nodes, *linear.path]
     take_over(linear.output, y)
-    graph.remove([*linear.nodes, *path], safe=True)
+    graph.remove(nodes, safe=True)
     graph.initializers.pop(str(linear.weight.name))
     if linear.bias is not None and not linear.bias.uses():
         graph.initializers.pop(str(linear.bias.name))
@@ -210,11 +206,7 @@ class _Nodes:
     def constant(self, what: str, array: NDArray[Any]) -> ir.Value:
         """Returns the initializer `<linear>.split.<what>`, made at the first call for this `what`."""
         name = f"{self.linear.name}.split.{what}"
-        if name not in self.graph.initializers:
-            tensor = ir.tensor(array, name=name)
-            kind, shape = ir.TensorType(tensor.dtype), ir.Shape(array.shape)
-            self.graph.register_initializer(ir.Value(name=name, shape=shape, type=kind, const_value=tensor))
-        return self.graph.initializers[name]
+        return self.graph.initializers.get(name) or add_constant(self.graph, name, array)
 
     def rounded(self, value: ir.Value, scale: float, what: str) -> ir.Value:
         """Returns activations rounded to int8 numbers times a scale."""

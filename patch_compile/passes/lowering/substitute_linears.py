@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from patch_compile.onnx_io.proto import STANDARD_DOMAINS
 from patch_compile.onnx_io.write import cast_weight, lazy_initializer
 from patch_compile.passes.find_linears import lowerable_linears
-from patch_compile.passes.linear_node import insert_node, take_over
+from patch_compile.passes.linear_node import insert_cast, insert_node, take_over
 from patch_compile.passes.linears import Linear
 from patch_compile.passes.lowering.normalize_linears import make_room, narrow_x
 from patch_compile.passes.lowering.packed_initializers import ReadTensor
@@ -175,9 +175,7 @@ def _cast(graph: ir.Graph, place: ir.Node, value: ir.Value, dtype: ir.DataType) 
     """Returns a value in another type, by a Cast before `place`; the value itself if it has the type."""
     if value.dtype == dtype:
         return value
-    made = insert_node(graph, place, "Cast", [value], f"{value.name}/wide", dtype, to=int(dtype))
-    made.shape = value.shape
-    return made
+    return insert_cast(graph, place, value, f"{value.name}/wide", dtype)
 
 
 def _rows(shape: ir.Shape | None, rows: int) -> ir.Shape | None:

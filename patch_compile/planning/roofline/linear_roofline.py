@@ -184,7 +184,10 @@ def _by_kernels(
 ) -> Prediction:
     """Predict a hybrid linear that the kernels compute, without the dense path. Arguments and errors: see `predict`."""
     problem = shape.problem(tokens)
-    launch = _launch_of(card, problem, config, assume, parts)
+    number, chosen_parts = choose_schedule(problem, limits_of(card), config)
+    if number < 0:
+        raise ValueError(f"no configuration {config} for panels of {problem.panel_rows} rows")
+    launch = _launch_of(card, problem, number, parts or chosen_parts, assume)
     dense, dense_bound = dense_time(card, shape, tokens, assume)
     rounds = shape.weights.input_bits == 8
     own = launch.microseconds - (_saved_early(card, launch, assume) if rounds else 0.0)
@@ -241,16 +244,7 @@ class _Launch:
     parts: int
 
 
-def _launch_of(
-    card: RatedCard, problem: Problem, config: int | None, assume: Assumptions, parts: int | None
-) -> _Launch:
-    number, chosen_parts = choose_schedule(problem, limits_of(card), config)
-    if number < 0:
-        raise ValueError(f"no configuration {config} for panels of {problem.panel_rows} rows")
-    return _launch_in(card, problem, number, parts or chosen_parts, assume)
-
-
-def _launch_in(card: RatedCard, problem: Problem, number: int, parts: int, assume: Assumptions) -> _Launch:
+def _launch_of(card: RatedCard, problem: Problem, number: int, parts: int, assume: Assumptions) -> _Launch:
     """Returns a launch of a configuration, given by its number."""
     rates, chosen = rates_of(card, assume, problem.weights.input_bits), CONFIGS[number]
     work = work_of(card, chosen, problem, parts, assume)
@@ -262,13 +256,6 @@ def _launch_in(card: RatedCard, problem: Problem, number: int, parts: int, assum
     if fixed > max(moved, computed):
         bound = "launch"
     return _Launch(fixed + max(moved, computed), bound, chosen, parts)
-
-
-def launch_time(
-    card: RatedCard, problem: Problem, config: int, parts: int, assume: Assumptions = ASSUMED
-) -> float:
-    """Returns the microseconds of a launch of a configuration, given by its number, that is cut into `parts`."""
-    return _launch_in(card, problem, config, parts, assume).microseconds
 
 
 def _slower_than_wgmma(card: RatedCard, speedup: float, bound: str) -> Slower | None:

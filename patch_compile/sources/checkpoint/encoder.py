@@ -68,12 +68,6 @@ class EncoderSource(CheckpointSource, OutputSource):
 
     @override
     def pruned_outputs(
-        self, pruned: Path, feeds: Sequence[Feed], outputs: tuple[str, ...], folder: Path
-    ) -> Outputs:
-        """Returns outputs by transformers, with weights as in the graph and arithmetic in fp32."""
-        return self._outputs(pruned, feeds, outputs, folder)
-
-    def _outputs(
         self,
         pruned: Path,
         feeds: Sequence[Feed],
@@ -82,6 +76,10 @@ class EncoderSource(CheckpointSource, OutputSource):
         *,
         sixteen_bits: bool = False,
     ) -> Outputs:
+        """Returns outputs by transformers, with weights as in the graph.
+
+        sixteen_bits: compute in the graph's type, False for fp32.
+        """
         import torch
 
         model = load_as_compiled(pruned, self.recipe.dtype, self.recipe.mask, sixteen_bits=sixteen_bits)
@@ -122,7 +120,9 @@ class EncoderSource(CheckpointSource, OutputSource):
         grids = grids_of_pruned(pruned, self.recipe.mask)
         if not any(map(rounds_inputs, grids.values())):
             return derived
-        narrow = self._outputs(pruned, probe.feeds, reference.outputs, scratch / "narrow", sixteen_bits=True)
+        narrow = self.pruned_outputs(
+            pruned, probe.feeds, reference.outputs, scratch / "narrow", sixteen_bits=True
+        )
         error = worst_error(narrow, reference, by_norm=True)
         return replace(derived, measured=2.0 * error, by=ToleranceOrigin.SIXTEEN_BITS, by_norm=True)
 

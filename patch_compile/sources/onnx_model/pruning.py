@@ -25,7 +25,7 @@ from patch_compile.onnx_io.write import lazy_tensor, write_onnx
 from patch_compile.passes.linears import Linear
 from patch_compile.progress import Progress, Update
 from patch_compile.sources.onnx_model.facts import OnnxFacts
-from patch_compile.sources.onnx_model.feed import LACKS, Moments, OnnxFeed, gather_moments, write_probe
+from patch_compile.sources.onnx_model.feed import LACKS, OnnxFeed, gather_moments, write_probe
 from patch_compile.sources.pruning import Pruning
 
 if TYPE_CHECKING:
@@ -95,8 +95,20 @@ def learn_pruning(
     over all linears.
     """
     shutil.rmtree(scratch, ignore_errors=True)  # left by an interrupted run
+    model, linears = facts.read(facts.recipe.model)
+    store, recipe, moments = WeightStore(scratch / "solved"), facts.recipe.learning(), None
     with threads_of_torch(facts.recipe.threads):
-        return _learned(facts, fingerprint, scratch, progress, choose)
+        if Requires.INPUTS in recipe.traits.needs:
+            with progress.stage("inputs of linears") as update:
+                probe = scratch / "probe.onnx"
+                write_probe(model, linears, probe)
+                runnable, folder = runnable_onnx(probe, scratch), scratch / "moments"
+                moments = gather_moments(runnable, linears, facts.feeds, folder, update, facts.recipe.threads)
+        with progress.stage("masks", phases=recipe.phases(loss=False)) as update:
+            feed = OnnxFeed(linears, moments, recipe, facts.dtype, update, progress.note)
+            found = find_masks(feed, store, choose or chooser_of_recipe(recipe, feed.shapes, progress.note))
+    shutil.rmtree(scratch / "moments", ignore_errors=True)
+    return OnnxPruning(_mask_set(facts, fingerprint, found), model, linears, facts.dtype, store)
 
 
 def round_pruning(given: OnnxPruning, recipe: LearnRecipe, scratch: Path, progress: Progress) -> OnnxPruning:
@@ -108,30 +120,6 @@ def round_pruning(given: OnnxPruning, recipe: LearnRecipe, scratch: Path, progre
         feed = OnnxFeed(given.linears, None, recipe, given.dtype, update, progress.note)
         given.masks.grids.update(round_without_inputs(feed, given.masks, store))
     return replace(given, store=store)
-
-
-def _learned(
-    facts: OnnxFacts, fingerprint: str, scratch: Path, progress: Progress, choose: Chooser | None
-) -> OnnxPruning:
-    model, linears = facts.read(facts.recipe.model)
-    store, recipe, moments = WeightStore(scratch / "solved"), facts.recipe.learning(), None
-    if Requires.INPUTS in recipe.traits.needs:
-        moments = _moments(model, linears, facts, progress, scratch)
-    with progress.stage("masks", phases=recipe.phases(loss=False)) as update:
-        feed = OnnxFeed(linears, moments, recipe, facts.dtype, update, progress.note)
-        found = find_masks(feed, store, choose or chooser_of_recipe(recipe, feed.shapes, progress.note))
-    shutil.rmtree(scratch / "moments", ignore_errors=True)
-    return OnnxPruning(_mask_set(facts, fingerprint, found), model, linears, facts.dtype, store)
-
-
-def _moments(
-    model: Any, linears: Mapping[str, Linear], facts: OnnxFacts, progress: Progress, scratch: Path
-) -> Moments:
-    with progress.stage("inputs of linears") as update:
-        probe = scratch / "probe.onnx"
-        write_probe(model, linears, probe)
-        runnable, folder = runnable_onnx(probe, scratch), scratch / "moments"
-        return gather_moments(runnable, linears, facts.feeds, folder, update, facts.recipe.threads)
 
 
 def _mask_set(facts: OnnxFacts, fingerprint: str, found: FoundMasks) -> MaskSet:

@@ -18,7 +18,7 @@ from patch_compile.onnx_io.own_process import run_in_turns
 from patch_compile.onnx_io.proto import load_proto
 from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.onnx_io.write import widen, write_onnx
-from patch_compile.passes.linear_node import insert_node
+from patch_compile.passes.linear_node import insert_cast, move_readers
 from patch_compile.passes.linears import Linear
 from patch_compile.passes.lowering.round_inputs import RoundInputsPass
 from patch_compile.sources.onnx_model.facts import OnnxFacts
@@ -121,14 +121,9 @@ class RoundLinearsPass(ir.passes.InPlacePass):
         """Insert Casts before and after each linear."""
         for linear in self._linears.values():
             first, last = linear.nodes[0], linear.nodes[-1]
-            y, readers = linear.output, list(linear.output.uses())
+            y, uses = linear.output, list(linear.output.uses())
             first.replace_input_with(0, self._rounded(linear.x, first, f"{linear.name}/x"))
-            rounded = self._rounded(y, last, f"{linear.name}/y", behind=True)
-            for use in readers:
-                use.node.replace_input_with(use.idx, rounded)
-            if y.is_graph_output():
-                rounded.name, y.name = y.name, f"{y.name}/exact"
-                model.graph.outputs[model.graph.outputs.index(y)] = rounded
+            move_readers(y, uses, self._rounded(y, last, f"{linear.name}/y", behind=True))
         return ir.passes.PassResult(model, modified=bool(self._linears))
 
     def _rounded(self, value: ir.Value, place: ir.Node, name: str, *, behind: bool = False) -> ir.Value:
@@ -136,11 +131,8 @@ class RoundLinearsPass(ir.passes.InPlacePass):
         graph = place.graph
         assert wide is not None and graph is not None
         for end, dtype in (("narrow", self._dtype), ("wide", wide)):
-            made = insert_node(
-                graph, place, "Cast", [value], f"{name}/{end}", dtype, behind=behind, to=int(dtype)
-            )
-            made.shape = value.shape
-            maker, value = made.producer(), made
+            value = insert_cast(graph, place, value, f"{name}/{end}", dtype, behind=behind)
+            maker = value.producer()
             place = maker if behind and maker is not None else place
         return value
 

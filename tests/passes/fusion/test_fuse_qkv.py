@@ -10,7 +10,6 @@ import pytest
 
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.model.checkpoint import Checkpoint
-from patch_compile.artifacts.plan import Node
 from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.packing.fusion import FUSIONS
 from patch_compile.passes import lowering_passes, run_passes
@@ -156,12 +155,6 @@ def test_linears_of_one_input_share_a_node():
     assert [tuple(output.shape) for output in split.outputs] == [("b", n) for n in (192, 72, 56, 40)]
 
 
-def test_whole_panels_are_split_without_padding():
-    model = check(Q + V, "y_l_0_q y_l_0_v", {"l.0.q+v"})
-    (split,) = [node for node in model.graph if node.op_type == "Split"]
-    assert split.inputs[1].const_value.numpy().tolist() == [192, 40]
-
-
 def test_biases_are_padded_as_the_rows_are():
     body = "".join(product(f"l.0.{name}", bias=True) for name in "qkv")
     model = check(body, OUT, {"l.0.q+k+v"})
@@ -203,29 +196,6 @@ def test_what_is_refused_and_why(body, results, nodes, reason, caplog):
     with caplog.at_level(logging.DEBUG, "patch_compile.passes.linear_node"):
         check(body, results, {*nodes.split()})
     assert re.search(reason, caplog.text), caplog.text
-
-
-def test_plans_count_shared_bytes_once():
-    model = model_with(Q + KEY + V, *OUT.split())
-    before = plan_linears(
-        {name: mask for name, (mask, _) in masks().items() if name in lowerable_linears(model)}
-    )
-    plan = packed(model)
-    stored = sum(
-        value.const_value.nbytes for name, value in model.graph.initializers.items() if "l.0.q+k+v." in name
-    )
-    parts = model.graph.initializers["l.0.q+k+v.parts"].const_value.nbytes
-    (node,) = (node for node in model.graph if node.name == "l.0.q+k+v")
-    index = 4 * len(node.attributes["index"].value)
-    assert sum(one.bytes_after for one in plan.values()) == stored - parts + index
-    for name, one in plan.items():
-        assert (one.tiles, one.zeroed, one.shape) == (
-            before[name].tiles,
-            before[name].zeroed,
-            before[name].shape,
-        )
-    assert plan["l.0.k"].node == Node(name="l.0.q+k+v", linears=("l.0.q", "l.0.k", "l.0.v"))
-    assert plan["l.0.k"].panel_rows == 64
 
 
 def test_panels_are_as_high_as_the_lowest():

@@ -14,8 +14,6 @@ import torch
 
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.model.checkpoint import Checkpoint
-from masklearn.model.naming import to_stored
-from masklearn.model.prune import masked_weight
 from patch_compile.onnx_export import export_model
 from patch_compile.onnx_io.emulate_bfloat16 import EmulateBfloat16Pass
 from patch_compile.onnx_io.write import write_onnx
@@ -56,26 +54,6 @@ def overloads(path: Path) -> Fused:
     return Counter(node.overload for node in nodes if node.op_type == "PatchLinear")
 
 
-class Pruned:
-    """A checkpoint that masks its covered weights when they are read."""
-
-    def __init__(self, path: Path, masks: dict[str, Any]) -> None:
-        self._source, self._masks, self.path = Checkpoint.open(path), masks, path
-        self.shape, self.config, self.conv1d = self._source.shape, self._source.config, self._source.conv1d
-        self.quantised = self._source.quantised
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._source
-
-    def read(self, name: str) -> np.ndarray:
-        weight = self._source.read(name)
-        linear = name.removesuffix(".weight")
-        if linear not in self._masks:
-            return weight
-        keep = to_stored(self._source, name, self._masks[linear].keep())
-        return np.where(keep, weight, 0).astype(weight.dtype)
-
-
 @pytest.mark.parametrize(
     ("variant", "changes", "options", "epilogues"),
     [
@@ -91,12 +69,12 @@ def test_decoders(
     model_dir = save_tiny(variant, tmp_path / "model", num_hidden_layers=1, **changes)
     graph = run_passes(export_model(model_dir, dtype="float16", **options), cleanup_passes())
     masks = masks_of(graph)
-    pruned = Pruned(model_dir, masks)
+    checkpoint = Checkpoint.open(model_dir)
     ids = np.arange(12)[None] % 100
     logits = []
     for fuse in ((), tuple(FUSIONS)):
         path = tmp_path / f"{len(fuse)}.onnx"
-        plan = write_hybrid(graph.clone(), pruned, masks, plan_linears(masks), path, "float16", fuse=fuse)
+        plan = write_hybrid(graph.clone(), checkpoint, masks, plan_linears(masks), path, "float16", fuse=fuse)
         logits.append(OrtDecoder(path).start(ids, np.ones_like(ids)))
     assert overloads(path) == epilogues
     assert {p.node.name for p in plan.values()} == {
@@ -118,9 +96,6 @@ def packed(model: ir.Model, path: Path, fuse: tuple[str, ...]) -> Fused:
     """Write a model packed under `masks_of` and return its epilogues."""
     masks, copy = masks_of(model), model.clone()
     tensors = {name: value.const_value.numpy() for name, value in copy.graph.initializers.items()}
-    for name, mask in masks.items():
-        bits = masked_weight(tensors[f"{name}.weight"].view(np.uint16), mask.keep())
-        tensors[f"{name}.weight"] = bits.view(tensors[f"{name}.weight"].dtype)
     dtype = next(site.weight.dtype for site in lowerable_linears(copy).values())
     assert dtype is not None
     lowering = lowering_passes(plan_linears(masks), masks, tensors.__getitem__, dtype, fuse=fuse)

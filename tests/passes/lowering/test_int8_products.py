@@ -4,7 +4,6 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime
-import pytest
 
 from masklearn.masks.kinds.table import KINDS, PRUNED
 from masklearn.masks.maskset import MaskSet
@@ -12,7 +11,6 @@ from masklearn.model.prune import masked_weight
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import INT8, W8A8
 from patch_compile.errors import PatchCompileError
-from patch_compile.inspection.binaries import inspect_engine_file
 from patch_compile.inspection.onnx_graph import inspect_onnx
 from patch_compile.passes.lowering.packed_initializers import check_grid
 from patch_compile.passes.write import write_hybrid
@@ -116,35 +114,6 @@ def test_tiles_of_other_kinds_are_refused_by_name(exports, tmp_path):  # noqa: F
             write_hybrid(
                 exports.graph("llama"), source, given, plan_of(given), tmp_path / "m.onnx", "float16"
             )
-
-
-@pytest.mark.rtx
-def test_rtx_builds_an_engine_of_w8a8(exports, tmp_path):  # noqa: F811
-    """TensorRT-RTX asks the plugin for the workspace of the rounded X."""
-    from patch_compile.engine.build import build_engine
-    from patch_compile.engine.expectation import expectation_from_onnx
-    from patch_compile.engine.profiles import profiles_from_onnx
-    from patch_compile.hardware.cards import parse_architectures
-    from patch_compile.plugin.build import build_plugin
-
-    types = dict.fromkeys((*TYPES, "k_proj"), W8A8)
-    source, masks = mosaics_of_w8a8(exports, tmp_path / "source", types)
-    path, engine = tmp_path / "hybrid.onnx", tmp_path / "model.engine"
-    write_hybrid(exports.graph("llama"), source, masks, plan_of(masks), path, "float16")
-    expected = expectation_from_onnx(path)
-    assert expected.kernels == {"w8a8"} and expected.quantised == set(expected.patch_linears)
-    report = build_engine(
-        path,
-        engine,
-        backend="tensorrt-rtx",
-        targets=parse_architectures("sm86"),
-        profiles=profiles_from_onnx(path),
-        plugin=build_plugin("tensorrt-rtx", kernels=expected.kernels).path,
-        expected=expected,
-    )
-    assert report.packed_bytes == expected.packed_bytes
-    found = inspect_engine_file(engine)
-    assert {row["layer"]: row["packed bytes"] for row in found.rows} == dict(expected.patch_linears)
 
 
 def test_a_k_beyond_int32_is_refused_by_name():

@@ -100,9 +100,3 @@ def test_tokens_below_the_least_size_are_zeros(tmp_path):
     np.testing.assert_array_equal(reference, by_masklearn)
     np.testing.assert_array_equal(hybrid.astype(np.float32), by_masklearn)
     assert list(by_masklearn.any(-1)) == [True, False, False, True]
-
-
-def test_a_graph_without_w8a8_is_unchanged(tmp_path):
-    nodes = [helper.make_node("MatMul", ["x", "a"], ["y"], "a")]
-    path = graphs.save(tmp_path / "m.onnx", nodes, [graphs.tensor("a", 64, 64)])
-    assert [node.op_type for node in read_onnx(rounded(path, {"a": INT8})).graph] == ["MatMul"]

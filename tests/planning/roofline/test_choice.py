@@ -24,7 +24,7 @@ from patch_compile.planning.roofline.choice import (
     limits_of,
     parts_tried,
 )
-from patch_compile.planning.roofline.linear_roofline import DENSE_PATH, Linear, launch_time, predict
+from patch_compile.planning.roofline.linear_roofline import DENSE_PATH, Linear, predict
 from tests.mosaics import IN_16_BITS
 from tests.plugins.host_kernel import BENCH, COMPILER, problem_of
 from tests.plugins.host_kernel import Device as HostDevice
@@ -133,7 +133,7 @@ def loss_of_choice(card, linear, tokens):
     """Predicted time of the choice over the shortest of all configurations and parts, less 1."""
     problem, limits = linear.problem(tokens), limits_of(card)
     times = {
-        (number, parts): launch_time(card, problem, number, parts)
+        (number, parts): predict(card, linear, tokens, number, parts=parts).microseconds
         for number, config in enumerate(schedule.CONFIGS)
         if problem.suits(config) and config.shared_bytes <= limits.shared_bytes
         for parts in parts_tried(problem, config, limits)

@@ -9,7 +9,7 @@ from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.roofline.assumptions import ASSUMED
 from patch_compile.planning.roofline.int8_inputs import dense_w8a8_time, quantise_time
-from patch_compile.planning.roofline.library_product import first_bytes, l2_trip, library_time
+from patch_compile.planning.roofline.library_product import first_bytes
 from patch_compile.planning.roofline.linear_roofline import DENSE_PATH, Linear, dense_path_time, predict
 from tests.planning.roofline.test_weight_types import LINEARS, of_type
 
@@ -17,29 +17,10 @@ A100, H100 = (card_of(name).rated for name in ("a100-80", "h100"))
 CARDS = pytest.mark.parametrize("card", rated_cards(), ids=lambda card: card.name)
 
 
-def test_rounding_reads_two_bytes_and_writes_one():
-    moved = 16384 * (3 * 4096 + 4)
-    edges = first_bytes(A100, ASSUMED) + l2_trip(A100, ASSUMED)
-    at_bandwidth = moved / (A100.bandwidth * 1e3 * ASSUMED.bandwidth)
-    assert quantise_time(A100, 16384, 4096) == pytest.approx(edges + at_bandwidth)
-
-
 def test_inputs_that_fit_are_rounded_in_l2():
     """20 MB of an A100's L2 hold 1024 tokens of 4096 inputs and their integers, and not 2048."""
     few, many = (quantise_time(A100, tokens, 4096) for tokens in (1024, 2048))
     assert many - few > 1.5 * (few - quantise_time(A100, 0, 4096))
-
-
-@CARDS
-def test_cublaslt_takes_two_more_kernels(card):
-    shape, tokens = (4096, 11008), 2048
-    product, fused, whole = (
-        library_time(card, shape, tokens, weights=W8A8)[0],
-        dense_w8a8_time(card, shape, tokens, fused=True),
-        dense_w8a8_time(card, shape, tokens),
-    )
-    rounded = quantise_time(card, tokens, shape[1])
-    assert whole > product + rounded + 2 * first_bytes(card, ASSUMED) > fused >= rounded
 
 
 @CARDS
@@ -51,15 +32,6 @@ def test_no_product_beats_the_library(card):
             assert found.microseconds >= dense_w8a8_time(card, shape, tokens, fused=True)
             assert 0 < found.share < 1
             assert found.config.startswith("w8a8-") or (card.sm == 90 and found.config == DENSE_PATH)
-
-
-def test_more_pruning_is_never_slower():
-    for tokens in (1, 16, 512, 4096):
-        times = [
-            predict(A100, Linear(11008, 4096, share / 4, 128, (), W8A8), tokens).microseconds
-            for share in range(5)
-        ]
-        assert times == sorted(times, reverse=True)
 
 
 def test_only_w8a8_has_a_library():
@@ -83,16 +55,6 @@ def test_speed_counts_over_fused_dense_w8a8():
     assert pruned.prefill.low < pruned.prefill.speedup
 
 
-@pytest.mark.parametrize("target", ["a100-80", "a6000", "rtx 4090"])
-def test_int8_products_pay_in_prompts(target):
-    load = Workload(batch=16, prompt=512, generated=2)
-    at = {
-        weights: of_type(weights, 0.4, target=target, load=load)[0].prefill
-        for weights in (FLOAT16, INT8, W8A8)
-    }
-    assert at[W8A8].speedup > at[FLOAT16].speedup > at[INT8].speedup
-
-
 def test_the_dense_path_adds_bytes_and_launches():
     """A 4096 × 4096 weight that is all 2:4 is .625 bytes a weight read and 1 written. With 16,384 tokens, 7 of its 32 panels
     and their sums fit into a piece: 5 pieces of three launches each."""
@@ -101,21 +63,3 @@ def test_the_dense_path_adds_bytes_and_launches():
     for tokens, launches in ((2048, 1), (16384, 1 + 3 * 4)):
         more = dense_path_time(H100, linear, tokens) - dense_w8a8_time(H100, (4096, 4096), tokens)
         assert more == pytest.approx(moved + launches * first_bytes(H100, ASSUMED), rel=0.01)
-
-
-@pytest.mark.parametrize("ratio", [0.0, 0.5, 1.0])
-def test_long_prompts_on_hopper_take_the_dense_path(ratio):
-    """It reaches dense W8A8 by cuBLASLt but for the unpacking, and pruning changes only the bytes that are unpacked."""
-    linear = Linear(4096, 11008, ratio, 128, (), W8A8)
-    shares = [
-        dense_w8a8_time(H100, (4096, 11008), tokens) / dense_path_time(H100, linear, tokens)
-        for tokens in (512, 2048, 8192)
-    ]
-    assert shares == pytest.approx([0.55, 0.83, 0.94], abs=0.04)
-    assert predict(H100, linear, 512).config != DENSE_PATH
-    found = predict(H100, linear, 8192)
-    assert found.config == DENSE_PATH and found.microseconds == dense_path_time(H100, linear, 8192)
-    assert found.speedup > 1 and found.slower is None  # than dense 16 bits
-    for card in rated_cards():
-        if card.sm != 90:
-            assert predict(card, linear, 8192).config != DENSE_PATH

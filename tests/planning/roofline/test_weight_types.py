@@ -2,7 +2,7 @@
 
 import pytest
 
-from masklearn.quant.table import BFLOAT16, FLOAT16, INT4, INT8, W8A8, WEIGHT_TYPES
+from masklearn.quant.table import FLOAT16, INT4, INT8, W8A8, WEIGHT_TYPES
 from patch_compile.artifacts.plan import ReasonKind
 from patch_compile.artifacts.prediction import WholeRow, Workload
 from patch_compile.hardware.cards import rated_cards
@@ -14,17 +14,14 @@ from patch_compile.planning.planner import plan_assumed
 from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.products import products_of
 from patch_compile.planning.roofline.launch_work import weight_bytes
-from patch_compile.planning.roofline.linear_roofline import DENSE_PATH, Linear, dense_time, predict
+from patch_compile.planning.roofline.linear_roofline import Linear, dense_time, predict
 from patch_compile.planning.roofline.rest import Model
-from patch_compile.planning.roofline.schedule import CONFIGS, slab_bytes
-from tests.mosaics import IN_16_BITS
 from tests.planning.assumed import assumed_mask
 
 LOAD = Workload(batch=16, prompt=128, generated=128)
 TILE = (128, 128)
 SMALL = Model(2, 4096, 11008, 32, 32, 128, 32000, name="two blocks")
 LINEARS, OUTLINE = outline_of_llama(SMALL)
-A6000 = card_of("a6000").rated
 
 
 def whole(types, ratio, target="a6000", load=LOAD) -> tuple[WholeRow, dict[str, LinearPlan]]:
@@ -37,23 +34,6 @@ def of_type(weights, ratio=0.4, **options):
     return whole(dict.fromkeys(LINEARS, weights), ratio, **options)
 
 
-@pytest.mark.parametrize(
-    ("weights", "dense", "sparse", "eight", "twelve"),
-    [(FLOAT16, 8192, 4608, 4608, 6656), (INT8, 4096, 2560, 2560, 3584), (INT4, 2176, 1664, 1664, 2176)],
-)
-def test_bytes_of_a_slab_of_64_rows(weights, dense, sparse, eight, twelve):
-    """64 × 64 weights; metadata or masks of 512 bytes; scales of int4 are 128 bytes of each slab."""
-    assert [slab_bytes(64, code, weights) for code in (0, 1, 2, 3)] == [dense, sparse, eight, twelve]
-
-
-def test_index_and_scales_count():
-    n, k = 4096, 2048
-    problems = {t: Linear(n, k, 0.5, 64, (), t).problem(16) for t in (INT8, INT4)}
-    slabs, index = n * k // 64**2, 4 * (len(IN_16_BITS) * (n // 64 + 1) + n * k // 64**2)
-    assert weight_bytes(problems[INT8]) == slabs // 2 * (4096 + 2560) + index + 4 * n
-    assert weight_bytes(problems[INT4]) == slabs // 2 * (2176 + 1664) + index
-
-
 def test_plan_bytes_equal_tensor_bytes():
     for weights, taken in ((INT8, 64 * 64 * 0.625), (INT4, 64 * 64 * 0.40625)):
         plan = plan_linear("x", assumed_mask((1000, 512), TILE, 0.5), "plugin", weights=weights)
@@ -64,17 +44,6 @@ def test_plan_bytes_equal_tensor_bytes():
         assert LinearPlan.model_validate(plan.model_dump()).model_dump() == plan.model_dump()
 
 
-def test_each_type_has_kernels_of_its_own():
-    """A slot of their ring has room for the largest slab of their type."""
-    known = {config.name: config for config in CONFIGS}
-    for weights, room in ((INT8, 4096), (INT4, 2176)):
-        for name in ("decode-64", "mid-64"):
-            config = known[f"{weights}-{name}"]
-            assert (config.weights, config.slab_room) == (weights, room)
-    assert predict(A6000, Linear(4096, 4096, 0.5, 64, (), INT4), 16).config == "int4-decode-64"
-    assert predict(A6000, Linear(4096, 4096, 0.5, 64, (), BFLOAT16), 16).config == "decode-64"
-
-
 @pytest.mark.parametrize("card", rated_cards(), ids=lambda card: card.name)
 def test_no_type_beats_its_bytes(card):
     for weights in WEIGHT_TYPES.values():
@@ -83,12 +52,6 @@ def test_no_type_beats_its_bytes(card):
             found = predict(card, shape, tokens)
             assert found.dense_microseconds == dense_time(card, Linear(11008, 4096, 0.0), tokens)[0]
             assert found.microseconds > weight_bytes(shape.problem(tokens)) / (card.bandwidth * 1e3)
-
-
-def test_slow_kernels_yield_to_the_dense_path():
-    """The kernels for integers are kernels for few tokens, and unpack a slab once for every 64 tokens."""
-    assert predict(A6000, Linear(11008, 4096, 0.0, 64, (), INT8), 4096).config == DENSE_PATH
-    assert predict(A6000, Linear(11008, 4096, 0.0, 64), 4096).config != DENSE_PATH
 
 
 @pytest.mark.parametrize("target", ["a6000", "a100-80", "h100"])

@@ -7,7 +7,6 @@ import pytest
 import torch
 from onnx import helper
 
-from masklearn.masks.tiles import tile_weights
 from masklearn.stream.moments import second_moment
 from patch_compile.artifacts.proof import InputsFile
 from patch_compile.onnx_io.compare import answer, compare_answers
@@ -76,46 +75,6 @@ def test_quantised_weights_lie_on_their_grids(exported, tmp_path, method, kind):
         assert not integers[~learned.masks[name].keep()].any()
 
 
-def test_inputs_pay_and_solving_pays_more(exported, tmp_path):
-    """On the calibration inputs, scoring with them loses less than without, and solving loses least."""
-    lost = {}
-    for method in METHODS:
-        folder = tmp_path / method
-        folder.mkdir()
-        path = exported("mlp", True)
-        lost[method] = error(learn(path, folder, method=method, ratio=0.5), path, folder)
-    assert lost["oneshot"] < lost["sparsegpt"] < lost["wanda"] <= lost["magnitude"] * 1.02
-
-
-def test_tiles_of_little_output_are_pruned_first(tmp_path):
-    """Two linears have equal weights, but the bias of the first leaves the second hardly any input."""
-    same = graphs.tensor("w", 64, 64, scale=1.0)
-    other = onnx.TensorProto()
-    other.CopyFrom(same)
-    other.name = "v"
-    nodes = [
-        helper.make_node("MatMul", ["x", "w"], ["a"], "loud"),
-        helper.make_node("Mul", ["x", "steps"], ["scaled"], "scale"),
-        helper.make_node("MatMul", ["scaled", "v"], ["b"], "quiet"),
-        helper.make_node("Add", ["a", "b"], ["y"], "add"),
-    ]
-    # Half of the second's features are silent, two of every four, so 2:4 costs it nothing.
-    steps = onnx.numpy_helper.from_array(np.tile([1, 0, 1, 0], 16).astype(np.float32), "steps")
-    path = graphs.save(tmp_path / "m.onnx", nodes, [same, other, steps])
-    for method in ("wanda", "sparsegpt", "oneshot"):
-        masks = learn(path, tmp_path, method=method, ratio=0.25).masks
-        assert (masks["loud"].tiles.sum(), masks["quiet"].tiles.sum()) == (0, 1), method
-
-
-@pytest.mark.parametrize("ratio", [0.0, 0.5, "linear1=0.5"])
-def test_ratios(exported, tmp_path, ratio):
-    masks = learn(exported("encoder", False), tmp_path, ratio=ratio, method="wanda").masks
-    for name, mask in masks.items():
-        whole = ratio == 0.5 or (ratio != 0.0 and name.endswith("linear1"))
-        assert mask.tiles.all() == whole and mask.tiles.any() == whole
-        assert mask.tiles.size == tile_weights(mask.shape, (64, 64)).size
-
-
 def one_linear(path, values, **options):
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], "fc")]
     return graphs.save(path, nodes, [onnx.numpy_helper.from_array(values, "w")], **options)
@@ -149,19 +108,6 @@ def test_weights_keep_their_stored_type(tmp_path):
     assert (pruned.graph.initializers["w"].const_value.numpy() == 0).mean() == 0.5
 
 
-@pytest.mark.parametrize("criterion", ["raw", "magnitude", "random"])
-def test_files_allow_some_criteria(exported, tmp_path, criterion):
-    """The reference rankings of checkpoints work here too, since one method serves both."""
-    path, maps = exported("mlp", True), {}
-    for name in ("relative", criterion):
-        (tmp_path / name).mkdir()
-        masks = learn(
-            path, tmp_path / name, method="sparsegpt", ratio=0.25, tile=(32, 32), criterion=name
-        ).masks
-        maps[name] = np.concatenate([mask.tiles.ravel() for mask in masks.values()])
-    assert maps[criterion].sum() == maps["relative"].sum() and (maps[criterion] != maps["relative"]).any()
-
-
 def gather(path, folder, feeds=None, threads=None):
     model = read_onnx(path)
     linears = linears_of_file(path, model).linears
@@ -174,40 +120,6 @@ def gather(path, folder, feeds=None, threads=None):
     )
     assert steps[-1][1] == steps[-1][2]
     return found, feeds
-
-
-def torch_inputs(make, feeds):
-    """X of every `nn.Linear` and 1×1 convolution by name, as rows, recorded by torch's hooks."""
-    torch.manual_seed(3)
-    model, _ = make()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
-    rows: dict[str, list[torch.Tensor]] = {}
-
-    def watch(name, module):
-        def hook(_, inputs):
-            x = inputs[0].movedim(1, -1) if isinstance(module, torch.nn.Conv2d) else inputs[0]
-            rows.setdefault(name, []).append(x.reshape(-1, x.shape[-1]).double())
-
-        module.register_forward_pre_hook(hook)
-
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
-            watch(name, module)
-    with torch.no_grad():
-        for feed in feeds:
-            model.eval()(torch.from_numpy(feed["x"]))
-    return {name: torch.cat(parts) for name, parts in rows.items()}
-
-
-@pytest.mark.parametrize("model", ["mlp", "conv_net"])
-def test_equal_what_torch_computes(exported, tmp_path, model):
-    found, feeds = gather(exported(model, True), tmp_path)
-    rows = torch_inputs(getattr(graphs, model), feeds)
-    for name in found.leaders:
-        expected = (rows[name].T @ rows[name]).numpy()
-        assert np.allclose(found.read(name), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max()), name
 
 
 def two_heads(path):
@@ -227,6 +139,16 @@ def test_linears_of_one_input_share_a_file(tmp_path):
     x = np.concatenate([feed["x"] for feed in feeds])
     assert np.allclose(found.read("k"), x.T @ x, rtol=1e-5, atol=1e-4)
     assert len(list((tmp_path / "moments").iterdir())) == 2
+
+
+def test_features_of_a_convolution_are_summed(tmp_path):
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"], "pointwise")]
+    path = graphs.save(
+        tmp_path / "m.onnx", nodes, [graphs.tensor("w", 8, 64, 1)], x=("batch", 64, "length"), y=("b", 8, "l")
+    )
+    moments, feeds = gather(path, tmp_path)
+    rows = np.concatenate([np.moveaxis(feed["x"], 1, -1).reshape(-1, 64) for feed in feeds])
+    assert np.allclose(moments.read("pointwise"), rows.T @ rows, rtol=1e-5, atol=1e-4)
 
 
 def test_large_moments_are_gathered_in_turns(tmp_path, monkeypatch):
