@@ -20,6 +20,7 @@ import click
 from masklearn.base.printable import one_line, printable
 from masklearn.base.threads import settle_threads
 from patch_compile.cli.commands import COMMANDS
+from patch_compile.cli.gone import GONE
 from patch_compile.cli.output import open_closed_streams, writing_output
 from patch_compile.debug import STAGES, debug_level, tell_seconds
 from patch_compile.errors import SPELLING, PatchCompileError, UsageError
@@ -163,6 +164,10 @@ def _of_click(error: click.UsageError) -> UsageError:
         what, why = f"{error.param.get_error_hint(error.ctx)} is missing", f"{path} needs it."
     elif isinstance(error, click.BadParameter) and error.param:
         what, why = f"The value of {error.param.get_error_hint(error.ctx)} is not valid", error.message
+    elif isinstance(error, click.NoSuchOption) and error.ctx:
+        option = error.option_name
+        if now := GONE.get(f"{error.ctx.info_name} {option}", GONE.get(option)):
+            what, why = f"{path} no longer has {option}", now
     return UsageError(what, why, f"See `{path} --help`.")
 
 

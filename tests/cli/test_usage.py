@@ -4,6 +4,7 @@ import click
 import pytest
 
 from patch_compile.cli.app import cli
+from patch_compile.cli.gone import GONE
 from tests.commands import run, run_here
 from tests.refusals import refusal
 
@@ -156,6 +157,14 @@ def test_wrong_command_lines_are_refused(line, tmp_path, monkeypatch):
     refusal(done)
     assert [part.split(":")[0].strip() for part in done.stderr.splitlines()] == ["error", "why", "fix"]
     assert not done.stdout and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("gone", GONE)
+def test_an_option_that_went_says_what_does_its_job_now(gone):
+    command, flag = gone.split() if " " in gone else ("build", gone)
+    done = run_here(command, flag, "3")
+    assert done.returncode == 2
+    assert f"{command} no longer has {flag}\n  why: {GONE[gone]}\n" in done.stderr
 
 
 def test_all_options_of_build_fit_fifty_rows():
