@@ -213,16 +213,6 @@ def test_a_target_without_the_speed_says_so(small, capsys):
     assert "h100: a speed-up of 1.31 is out of reach on H100" in capsys.readouterr().out
 
 
-def test_linears_that_no_pattern_fits_are_named(small, capsys):
-    show(Result(planned_for(small, ratio="mlp.*=0.5,v_proj=0")).sections())
-    said = capsys.readouterr().out
-    assert (
-        "no pattern of the ratio fits model.layers.*.self_attn.q_proj, model.layers.*.self_attn.k_proj, "
-        in said
-    )
-    assert "left dense, ratio 0" in said
-
-
 @pytest.mark.parametrize(
     "settings",
     [{"lowering": "gate=dense"}, {"weights": "bfloat16,v_proj=float16"}, {"weights": "gate=int8"}],
