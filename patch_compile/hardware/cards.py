@@ -408,9 +408,9 @@ def architecture_of_gpu(gpu: Gpu) -> GpuArchitecture | None:
 
 
 def _target(name: str) -> Target:
-    found = _ARCHITECTURE.match(re.sub(r"[^a-z0-9]", "", name.lower()))
+    compute_capability = _ARCHITECTURE.match(re.sub(r"[^a-z0-9]", "", name.lower()))
     for row in ARCHITECTURES:
-        if found and row.sm == int(found[1]):
+        if compute_capability and row.sm == int(compute_capability[1]):
             return Target(name, row, None)
     card = card_named(name)
     if card is None and _OLD.fullmatch(_plain(name)):

@@ -125,9 +125,9 @@ class ByTime(Price):
                 name: np.full(grid.shape, kind.code if name in able else DENSE.code, np.uint8)
                 for name, grid in task.areas.items()
             }
-            found = saved_per_weight(task.plans(alike, types), task.outline, task.costs)
+            per_weight = saved_per_weight(task.plans(alike, types), task.outline, task.costs)
             for name in theirs:
-                saved[name][kind] = task.areas[name] * (found.get(name, 0.0) if name in able else 0.0)
+                saved[name][kind] = task.areas[name] * (per_weight.get(name, 0.0) if name in able else 0.0)
         return saved
 
     def fill(self, losses: Losses, types: Types, goal: Goal) -> Choice | None:
@@ -149,8 +149,8 @@ class ByTime(Price):
 
     def record(self, goal: Goal, choice: Choice, masks: Mapping[str, LinearMask]) -> dict[str, Any]:  # noqa: ARG002
         task = self._task
-        found = task.goal.compared(task.end_to_end(choice.tiles.kinds, choice.types))
-        return {**found, "card": task.costs.card.name}
+        reached = task.goal.compared(task.end_to_end(choice.tiles.kinds, choice.types))
+        return {**reached, "card": task.costs.card.name}
 
     def _least(self, losses: Losses, types: Types, saved: Mapping[str, Points]) -> float | None:
         """Returns the smallest saving that is enough, None if pruning all tiles is not."""
@@ -183,7 +183,7 @@ class ByTime(Price):
         plans = task.plans(task.all_dense, types).values()
         packed = [plan for plan in plans if plan.lowering == "plugin"]
         others = [*(plan for plan in plans if plan.lowering != "plugin"), *task.outline.others]
-        found: dict[str, float] = {}
+        shares: dict[str, float] = {}
         for planned, groups, time_of in (
             (packed, task.outline.nodes_of(packed), costs.hybrid),
             (others, task.outline.groups, costs.dense),
@@ -191,8 +191,8 @@ class ByTime(Price):
             for product, gated in products_of(planned, groups):
                 time = time_of(cost_together(product, gated, costs))
                 weights = sum(prod(plan.shape) for plan in product)
-                found |= {plan.name: time * prod(plan.shape) / weights for plan in product}
-        return {name: found[name] for name in task.linears}
+                shares |= {plan.name: time * prod(plan.shape) / weights for plan in product}
+        return {name: shares[name] for name in task.linears}
 
 
 def by_time(task: SpeedTask, sure: Types | None = None) -> Chooser:

@@ -7,18 +7,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from click.testing import CliRunner
 
 from masklearn.masks.maskset import MaskSet
 from patch_compile.artifacts.stage_files import sha256_of
-from patch_compile.cli.app import cli
 from patch_compile.pipeline.learn import learn
 from patch_compile.pipeline.prepare import prepare
 from patch_compile.progress import Progress, Stage
 from patch_compile.recipe import Recipe
 from patch_compile.sources.checkpoint.source import CheckpointSource
 from tests.builds import build, check_out
-from tests.commands import flags_of
 from tests.refusals import refused
 
 pytestmark = pytest.mark.quick
@@ -256,25 +253,6 @@ def test_an_engine_is_built_without_a_gpu(settings):
     headers = json.loads((engine / "engine.json").read_text())["plugin_headers"]
     assert headers == report["engine"]["plugin_headers"] and headers["version"]
     assert any(f"TensorRT's headers, version {headers['version']}" in note for note in report["notes"])
-
-
-def test_a_person_sees_table_perplexity_and_sentences(settings):
-    model = settings.pop("model")
-    del settings["method"]
-    flags = [str(model), *flags_of(settings | {"repair_steps": 4})]
-    result = CliRunner().invoke(cli.commands["build"], flags, catch_exceptions=False)
-    assert result.exit_code == 0
-    for piece in (
-        "down_proj",
-        "192",
-        "Compiled right? ✓ yes",
-        "Pruned how much? ",
-        "The capital of France is",
-        "SiLU·mul with up_proj ×",
-        "(no engine: backend onnx)",
-    ):
-        assert piece in result.stdout
-    assert "masks: " in result.stderr
 
 
 @pytest.mark.rtx

@@ -57,28 +57,6 @@ def test_a_pruned_model_from_the_command_line(make_model, tmp_path):
     )
 
 
-def test_masks_alone_leave_the_weights_to_the_model(make_model, tmp_path):
-    model = make_model()
-    keeps = {
-        name: mask.keep()
-        for name, mask in sources.uniform(covered_linears_of(Checkpoint.open(model))).items()
-    }
-    source = sources.write_npz(tmp_path / "mask.npz", sources.maskllm_members(keeps))
-    done = run(
-        source, "--model", model, "-o", tmp_path / "m.safetensors", "--tile", "32x32", "--format", "maskllm"
-    )
-    assert done.exit_code == 0, done.output
-    assert f"build {model} --mask" in done.stderr
-    facts = dict(line.split() for line in done.stdout.splitlines()[:4])
-    assert facts == {
-        "masks": str(tmp_path / "m.safetensors"),
-        "ratio": "0.500",
-        "zeros": "0.500",
-        "format": "maskllm",
-    }
-    assert MaskSet.load(tmp_path / "m.safetensors")["model.layers.0.mlp.up_proj"].tile == (32, 32)
-
-
 def test_published_patch_masks_become_a_build(settings, tmp_path):
     model, out = settings["model"], tmp_path / "masks.safetensors"
     checkpoint = Checkpoint.open(model)

@@ -13,11 +13,9 @@ import pytest
 
 from masklearn.masks.maskset import MaskSet
 from masklearn.model.checkpoint import Checkpoint
-from patch_compile.api.results import Result
 from patch_compile.pipeline.distributed import started
 from patch_compile.pipeline.learn import learn
 from patch_compile.recipe import Recipe
-from patch_compile.report.terminal import show
 from patch_compile.sources.checkpoint.source import CheckpointSource
 from tests.builds import build, narrow_model, zeros
 from tests.commands import PROGRAM
@@ -81,32 +79,23 @@ def test_permuted_masks_bring_the_permuted_model(settings, tmp_path):
         build(given | {"out": tmp_path / "other"})
 
 
-def test_learn_compares_with_baselines(settings, tmp_path, capsys):
+def test_learn_compares_with_baselines(settings, tmp_path):
     recipe = Recipe.parse(settings | {"method": "sparsegpt", "out": tmp_path / "learned"})
     answer = learn(recipe, "dense,uniform-2:4", force=False, resume=False)
     assert [row.name for row in answer.baselines.rows] == ["sparsegpt", "dense", "uniform-2:4"]
     assert answer.baselines.text.name == Path(settings["eval_text"]).name
     assert not list((tmp_path / "learned").glob("scratch"))
-    show(Result(answer).sections())
-    shown = capsys.readouterr().out
-    assert "uniform-2:4" in shown and "% of tiles pruned" in shown
-    assert "`build` decides for its target how each linear is compiled" in shown
-    assert not any(word in shown for word in ("plugin", "lowering", "MB"))  # only a build knows these
     with refused():
         learn(recipe, "the rest", force=True, resume=False)
 
 
-def test_learn_shows_perplexity_and_bytes(settings, tmp_path, capsys):
+def test_learn_tells_perplexity_and_bytes(settings, tmp_path):
     """Without baselines. The perplexity is that of the dense and of the learned model."""
     given = {key: value for key, value in settings.items() if key != "ratio"} | {"bytes_per_weight": 1.7}
     answer = learn(Recipe.parse(given | {"method": "sparsegpt", "out": tmp_path / "learned"}))
     assert [row.name for row in answer.baselines.rows] == ["sparsegpt", "dense"]
     assert len({row.perplexity for row in answer.baselines.rows}) == 2
     assert 1.6 < answer.bytes_per_weight <= answer.asked.bytes_per_weight == 1.7
-    show(Result(answer).sections())
-    shown = capsys.readouterr().out
-    assert "Perplexity on" in shown and "pruned in simpler ways" not in shown
-    assert f"bytes of a weight: {answer.bytes_per_weight:.4f} (asked: 1.7 bytes per weight)" in shown
 
 
 def test_baselines_spare_the_same_linears(settings, make_model, tmp_path):

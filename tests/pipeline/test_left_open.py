@@ -148,15 +148,6 @@ def test_the_tile_needs_the_fewest_zeros(model):
     assert ratios == pytest.approx([tried.figure for tried in found.tried]) and ratios[0] <= ratios[1]
 
 
-def test_plans_share_speed_between_types_and_tiles(model):
-    pruned = plan(recipe(model, speedup=1.8, **PROMPTS))
-    tile = pruned.tried[0].value
-    dense = plan(recipe(model, ratio=0.0, weights="w8a8", lowering="plugin", tile=tile, **PROMPTS))
-    found = pruned.whole.end_to_end
-    assert found.by_types == pytest.approx(dense.whole.end_to_end.speedup)
-    assert 1.0 < found.by_types < 1.8 <= found.speedup
-
-
 def test_a_refused_speed_names_the_fastest_tile():
     encoder = {"model": BERT, "target": "a100-40", "batch_size": 64, "speedup": 9}
 

@@ -117,14 +117,3 @@ def test_a_plan_shows_what_it_goes_by(model):
     for phase, least in (("prefill", 1.3), ("decode", 1.15)):
         slower = found["whole"][phase]["dense_ms"] / assumed["whole"][phase]["dense_ms"]
         assert least < slower < 1.7  # 1/.60 and .84/.70 by the part that each bounds
-
-
-def test_plans_name_the_packages_calibration(model):
-    card(assumptions=FITTED | {"turn": 1.5}).ship("a6000")
-    said, found = planned(model)
-    shown = (
-        "predicted on A6000 (calibrated by patch-compile's times measured on NVIDIA RTX A6000 on 2026-11-25)"
-    )
-    assert shown in said and "this calibration comes with patch-compile" in said
-    assert "turn 1.50 instead of 1.00 (clocks of a slab in the kernels' loop over the simulated ones)" in said
-    assert found["card"]["calibration"]["shipped"]

@@ -92,19 +92,6 @@ def test_the_graph_may_refuse_a_node(llama):
     )
 
 
-@pytest.mark.parametrize(
-    ("prompt", "words"),
-    [(128, "before a dense GEMM (0.8"), (16, "mma.sp is slower than the dense model's wgmma (0.")],
-    ids=["many", "few"],
-)
-def test_hopper_remarks_name_the_prompts_way(llama, prompt, words):
-    found, plans, costs = whole(llama, 0.4, "h100", load=Workload(batch=16, prompt=prompt, generated=128))
-    assert found.prefill.speedup < 1 < found.decode.speedup
-    plan = plan_json(plans, llama[0], costs)
-    (remark,) = (line for line in remarks(plan.linears, plan) if line.startswith("prefill on H100 "))
-    assert words in remark and "slower than with dense 16-bit weights" in remark
-
-
 @pytest.mark.parametrize("target", [card.name for card in rated_cards()])
 @pytest.mark.parametrize(
     "load",
@@ -165,24 +152,6 @@ def test_an_encoder_is_one_pass_both_ways(llama):
     assert rest_of(card, encoder, 64, 128, 1)[0] < rest_of(card, decoder, 64, 128, 1)[0]
     wide = replace(encoder, vocabulary=2 * encoder.vocabulary, intermediate=2 * encoder.intermediate)
     assert rest_of(card, wide, 64, 128, 1) == rest_of(card, encoder, 64, 128, 1)
-
-
-def said(llama, *args, **options) -> str:
-    _, plans, costs = whole(llama, *args, **options)
-    plan = plan_json(plans, llama[0], costs)
-    return " ".join(remarks(plan.linears, plan))
-
-
-def test_remarks_say_what_the_figures_do_not(llama, tmp_path):
-    assert "predicted, not measured" in said(llama, 0.4)
-    assert "so nothing is gained on A6000" in said(llama, 0.4, lowering="dense")
-    assert "as if TensorRT chose its 2:4 tactics" in said(llama, 0.4, lowering="split")
-    config = LLAMA_2_7B | {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 1}
-    checkpoint = Checkpoint.open(write_hollow_llama(tmp_path / "small", config))
-    coverage = covered_linears_of(checkpoint)
-    small = outline_of(checkpoint, coverage), dict(coverage.linears)
-    assert "predicted slower than the dense model on A6000" in said(small, 0.4)
-    assert "every linear is dense" in said(small, 0.4, lowering="auto")
 
 
 def test_without_a_card_nothing_is_predicted(llama):

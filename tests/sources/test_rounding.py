@@ -3,7 +3,7 @@
 import pytest
 
 from patch_compile.artifacts.proof import ToleranceOrigin
-from patch_compile.sources.rounding import Rounding, rounding_tolerance, roundings_of, tolerance_of
+from patch_compile.sources.rounding import Rounding, tolerance_of
 
 
 def test_tolerance_grows_with_roundings_and_type() -> None:
@@ -19,9 +19,3 @@ def test_what_was_measured_counts_where_it_is_more() -> None:
     assert (derived.origin, derived.roundings) == (ToleranceOrigin.ROUNDINGS, 10)
     measured = tolerance_of("float16", Rounding(10, measured=2 * derived.share, by=by))
     assert (measured.share, measured.origin) == (2 * derived.share, by)
-
-
-def test_a_transformer_is_judged_by_its_blocks() -> None:
-    found = rounding_tolerance("float16", 2)
-    assert found == tolerance_of("float16", roundings_of(2))
-    assert (found.roundings, found.layers) == (32, 2)

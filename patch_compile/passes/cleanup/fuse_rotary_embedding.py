@@ -24,10 +24,10 @@ class FuseRotaryEmbeddingPass(ir.passes.InPlacePass):
         halves: dict[ir.Value, ir.Value] = {}
         modified = False
         for node in list(model.graph):
-            found = _match(node)
-            if found is None:
+            operands = _match(node)
+            if operands is None:
                 continue
-            x, cos, sin = found
+            x, cos, sin = operands
             half_cos, half_sin = _halve(cos, halves), _halve(sin, halves)
             if half_cos is None or half_sin is None:
                 continue

@@ -28,27 +28,27 @@ class ReplaceSequencesPass(ir.passes.InPlacePass):
 
 def _replace(graph: ir.Graph, node: ir.Node) -> bool:
     sizes, readers = _sizes(node), [use.node for use in node.outputs[0].uses()]
-    places = [scalar_of(reader.inputs[1]) for reader in readers if reader.op_type == "SequenceAt"]
-    if sizes is None or len(places) != len(readers) or None in places:
+    positions = [scalar_of(reader.inputs[1]) for reader in readers if reader.op_type == "SequenceAt"]
+    if sizes is None or len(positions) != len(readers) or None in positions:
         return False
     split = _split(node, sizes)
     graph.insert_before(node, split)
-    for reader, place in zip(readers, places, strict=True):
-        assert place is not None
-        _take_over(graph, reader, split.outputs[int(place)])
+    for reader, position in zip(readers, positions, strict=True):
+        assert position is not None
+        _take_over(graph, reader, split.outputs[int(position)])
     graph.remove(node, safe=True)
     return True
 
 
 def _sizes(node: ir.Node) -> list[int] | None:
     """Returns the length of every part, None if unknown."""
-    given = constant_of(node.inputs[1]) if len(node.inputs) > 1 else None
+    lengths = constant_of(node.inputs[1]) if len(node.inputs) > 1 else None
     keepdims = node.attributes.get("keepdims")
-    if given is None or (keepdims is not None and keepdims.as_int() != 1):
+    if lengths is None or (keepdims is not None and keepdims.as_int() != 1):
         return None
-    if given.ndim == 1:
-        return [int(size) for size in given]
-    x, size = node.inputs[0], int(given)
+    if lengths.ndim == 1:
+        return [int(size) for size in lengths]
+    x, size = node.inputs[0], int(lengths)
     length = x.shape[_axis(node)] if x is not None and x.shape is not None else None
     if not isinstance(length, int):
         return None

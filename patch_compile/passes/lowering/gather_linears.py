@@ -27,13 +27,13 @@ class GatherLinearsPass(passes.InPlacePass):
 
     def requires(self, model: ir.Model) -> None:
         """Every planned linear is in the graph, with the planned shape and type."""
-        found = lowerable_linears(model)
+        lowerable = lowerable_linears(model)
         for name, plan in self._plan.items():
-            if name not in found:
+            if name not in lowerable:
                 raise passes.PreconditionError(
                     f"the graph has no linear {name} whose weight nothing else reads"
                 )
-            linear = found[name]
+            linear = lowerable[name]
             if linear.shape != plan.shape or linear.dtype != self._dtype:
                 raise passes.PreconditionError(
                     f"{name} is {linear.dtype} {linear.shape}, planned {self._dtype} {plan.shape}"

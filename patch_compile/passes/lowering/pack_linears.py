@@ -66,10 +66,12 @@ class PackLinearsPass(passes.InPlacePass):
         """Each planned linear is in exactly one Linear node, as after GatherLinearsPass. Linears of a node have the same
         weight type, and quantised linears a grid of this type.
         """
-        found = sorted(name for node in linear_nodes(model.graph) for name in LinearNode.read(node).linears)
+        gathered = sorted(
+            name for node in linear_nodes(model.graph) for name in LinearNode.read(node).linears
+        )
         planned = sorted(name for name, plan in self.plan.items() if plan.lowering == "plugin")
-        if found != planned:
-            raise passes.PreconditionError(f"linears of the graph are {found}, planned {planned}")
+        if gathered != planned:
+            raise passes.PreconditionError(f"linears of the graph are {gathered}, planned {planned}")
         for node in linear_nodes(model.graph):
             linear = LinearNode.read(node)
             types = {self.plan[name].weights for name in linear.linears}

@@ -81,12 +81,12 @@ class SplitLinearsPass(passes.InPlacePass):
 
     def ensures(self, model: ir.Model) -> None:
         """Each planned linear has the products of its split, and its whole weight is removed."""
-        found = [_linear_of(node) for node in model.graph if PART in node.metadata_props]
+        computed_linears = [_linear_of(node) for node in model.graph if PART in node.metadata_props]
         for name in self._planned:
             wanted = len(self.splits[name].parts)
-            if found.count(name) != wanted:
+            if computed_linears.count(name) != wanted:
                 raise passes.PostconditionError(
-                    f"{name} is computed by {found.count(name)} products, not {wanted}"
+                    f"{name} is computed by {computed_linears.count(name)} products, not {wanted}"
                 )
             if f"{name}.weight" in model.graph.initializers:
                 raise passes.PostconditionError(f"the weight of {name} remains in addition to its parts")

@@ -87,8 +87,8 @@ class EncoderSource(CheckpointSource, OutputSource):
         for run, feed in enumerate(feeds):
             with torch.no_grad():
                 made = model(**{name: torch.from_numpy(np.asarray(value)) for name, value in feed.items()})
-            for place, name in enumerate(outputs):
-                save_array(output_file(folder, place, run), made[name].float().numpy())
+            for number, name in enumerate(outputs):
+                save_array(output_file(folder, number, run), made[name].float().numpy())
         return Outputs(folder, outputs, len(feeds))
 
     @property
@@ -134,5 +134,5 @@ def _feeds(windows: NDArray[np.int64], padding: int, names: Sequence[str]) -> It
         mask = np.ones_like(ids)
         hidden = (len(ids) - 1, slice(max(1, ids.shape[1] // 2), None))
         ids[hidden], mask[hidden] = padding, 0
-        given = {INPUT_IDS: ids, ATTENTION_MASK: mask, TOKEN_TYPE_IDS: np.zeros_like(ids)}
-        yield {name: given[name] for name in names}
+        arrays = {INPUT_IDS: ids, ATTENTION_MASK: mask, TOKEN_TYPE_IDS: np.zeros_like(ids)}
+        yield {name: arrays[name] for name in names}

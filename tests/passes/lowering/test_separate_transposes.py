@@ -68,12 +68,5 @@ def test_a_product_of_16_bits_behind_a_transpose(tmp_path, perm, apart):
     list(run_model(hybrid, []))  # loads it
 
 
-@pytest.mark.parametrize("lowering", ["split", "dense"])
-def test_other_lowerings(tmp_path, lowering):
-    hybrid = hybrid_of(product(tmp_path / "m.onnx", (1, 0, 2)), tmp_path, lowering=lowering)
-    list(run_model(hybrid, []))  # loads it
-    assert not [n for n in onnx.load(hybrid).graph.node if n.op_type == "PatchLinear"]
-
-
 def test_products_share_the_casts(tmp_path):
     assert len(casts(hybrid_of(product(tmp_path / "m.onnx", (1, 0, 2), readers=2), tmp_path, fuse=()))) == 2

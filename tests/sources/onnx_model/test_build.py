@@ -271,17 +271,6 @@ class TestCommand:
     def invoke(self, *arguments):
         return CliRunner().invoke(cli.commands["build"], [str(argument) for argument in arguments])
 
-    def test_the_report_is_printed(self, exported, tmp_path):
-        path = exported("conv_net", False)
-        done = self.invoke(
-            path, "--ratio", "0.4", "--tile", "64x64", "--backend", "onnx", "-o", tmp_path / "out"
-        )
-        assert done.exit_code == 0, done.exception
-        assert "(asked: ratio 0.4), method magnitude" in done.stdout
-        assert "Compiled right? ✓ yes" in done.stdout
-        assert "left dense: /stem/Conv: a 3×3 convolution is not a linear" in done.stdout
-        assert "of its norm" in done.stdout
-
     def test_far_outputs_bring_a_warning(self, exported, tmp_path, calib):
         """Random weights have no structure, so that half of them are a large part of the output."""
         words = ["--tile", "64x64", "--backend", "onnx", "-o", tmp_path / "out", "--force"]
