@@ -338,3 +338,13 @@ def test_channels_that_share_scales_are_not_reordered(make_model: ModelMaker, ti
     WRITE["int4"](path)
     with refused():
         tiny.learn(path, permute=True)
+
+
+def test_solved_rounding_beats_nearest_rounding(make_model: ModelMaker, tiny: Tiny) -> None:
+    """`magnitude` rounds to the nearest integers, `sparsegpt` on the Hessian. Nothing is pruned."""
+    path, lost, name = make_model(**SIZES, num_hidden_layers=2), {}, "model.layers.0.mlp.gate_proj"
+    for method in ("magnitude", "sparsegpt"):
+        learned = tiny.learn(path, method, method=method, weights="int4", ratio=0.0)
+        change = read_linear(learned.checkpoint, name) - read_linear(Checkpoint.open(path), name)
+        lost[method] = float(change.square().sum())
+    assert lost["magnitude"] < lost["sparsegpt"]  # nearer, but not better: see solvers/test_rounding.py

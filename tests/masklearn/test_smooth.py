@@ -138,3 +138,12 @@ def test_smoothed_and_permuted_masks_belong_to_one_model(make_model: ModelMaker,
     same = reordered(dense, masks.orders, WeightStore(tiny.folder / "reordered", below=dense.new))
     write_pruned_checkpoint(same, set_of({}), tiny.folder / "model")
     torch.testing.assert_close(outputs(tiny.folder / "model", "llama"), outputs(path, "llama"))
+
+
+def test_scaling_lowers_the_error_of_blocks(make_model: ModelMaker, tiny: Tiny) -> None:
+    """Otherwise the site keeps its channels."""
+    found = smoothed(make_model("llama"), tiny)
+    assert 0 < found.record.scaled <= found.record.sites
+    assert found.record.scaled == sum(
+        bool(one.any()) for name, one in found.folds.items() if name.endswith(ROWS) and "bias" not in name
+    )

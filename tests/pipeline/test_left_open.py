@@ -158,3 +158,19 @@ def test_a_refused_speed_names_the_fastest_tile():
 
     of_tiles = [fastest(tile=(rows, rows)) for rows in (128, 64)]
     assert fastest() == min(of_tiles) < max(of_tiles)
+
+
+def test_named_kinds_are_kept(model):
+    for kinds in ("2:4", "auto"):
+        for workload in (STEPS, PROMPTS):
+            found = settled(recipe(model, ratio=0.4, kinds=kinds, **workload))
+            assert found.task.recipe.kinds == kinds and not found.tried
+
+
+def test_recipes_of_earlier_builds_keep_their_types(model, tmp_path):
+    file = tmp_path / "recipe.yaml"
+    written = {"model": str(model), "speedup": 1.3, "kinds": "2:4", "tile": [128, 128]}
+    file.write_text(yaml.safe_dump(written))
+    assert choices(Recipe.parse(Recipe.load(file))) == ("2:4", None, (128, 128))
+    file.write_text(yaml.safe_dump({"model": str(model), "speedup": 1.3}))
+    assert choices(Recipe.parse(Recipe.load(file))) == ("auto", "auto", None)

@@ -88,3 +88,11 @@ def test_activations_beyond_float16_are_told_before_any_work(
     fit = float16_fit(Checkpoint.open(model), [1, 2, 3])
     # The first block overflows.
     assert fit.overflow is not None and "0" in fit.overflow[0] and fit.overflow[1] > 65504
+
+
+def test_weights_that_float16_makes_zero_are_counted(make_model: Any) -> None:
+    model = make_model(num_hidden_layers=1)
+    assert float16_fit(Checkpoint.open(model), [1, 2, 3]).overflow is None
+    change(model, "q_proj.weight", tiny)
+    fit = float16_fit(Checkpoint.open(model), [1, 2, 3])
+    assert (fit.vanished, fit.linears) == (2, 1) and fit.largest == pytest.approx(2e-8)

@@ -118,3 +118,16 @@ def test_lowerings_that_are_asked_for_bound_the_choice():
 def test_unreachable_speeds_name_the_reachable():
     with refused():
         chosen(SpeedGoal(speedup=1.9), *scored())
+
+
+def test_random_choices_never_lose_less():
+    scores, areas = scored()
+    tiles, _, record = chosen(SpeedGoal(speedup=1.15), scores, areas)
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        order = [(name, *place) for name in ("q", "up", "down") for place in np.ndindex(tiles[name].shape)]
+        rng.shuffle(order)
+        other = {name: np.zeros_like(grid) for name, grid in tiles.items()}
+        for name, i, j in order[: tiles.fills[0].tiles]:
+            other[name][int(i), int(j)] = True
+        assert sum(float(scores[name][other[name]].sum()) for name in LINEARS) > record.loss

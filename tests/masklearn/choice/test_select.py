@@ -10,7 +10,7 @@ from masklearn.choice.goal import BYTES, Goal, check_reachable
 from masklearn.choice.select import select, tile_savings
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import BY_CODE, PRUNED, TWO_FOUR
-from masklearn.masks.tiles import tile_weights
+from masklearn.masks.tiles import grid_shape, tile_weights
 from tests.refusals import refused
 
 SHAPES = st.tuples(st.integers(1, 60), st.integers(1, 15).map(lambda g: 4 * g))
@@ -255,3 +255,14 @@ def test_ratios_beyond_the_kinds_are_refused() -> None:
         check_reachable(Goal.of_ratio(0.4), {"a": (64, 64), "b": (64, 64)}, kinds)
     with refused():
         check_reachable(Goal.of_ratio("b=0.5,a=0.3"), {"a": (64, 64), "b": (64, 64)}, kinds)
+
+
+def test_budget_is_global() -> None:
+    shapes = {"cheap": (32, 32), "dear": (32, 32)}
+    weights = {name: tile_weights(shape, (8, 8)) for name, shape in shapes.items()}
+    scores = {
+        name: np.full(grid_shape(shape, (8, 8)), 1.0 + (name == "dear")) for name, shape in shapes.items()
+    }
+    maps = select(scores, weights, 0.25)
+    assert maps["cheap"].all()
+    assert not maps["dear"].any()

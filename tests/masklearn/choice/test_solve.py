@@ -160,3 +160,15 @@ def test_tiles_of_a_pair_have_one_kind(seed: int) -> None:
     mean = {kind: (scores["gate"][kind] + scores["up"][kind]) / 2 for kind in KINDS}
     expected = by_goal(goal, types)(Losses(scores | {"gate": mean, "up": mean}, areas, rounding)).tiles.kinds
     assert all(np.array_equal(kinds[name], expected[name]) for name in kinds)
+
+
+def test_fewer_bytes_never_lose_less() -> None:
+    scores, areas, rounding = problem(0)
+    bits, losses = [], []
+    for per_weight in (2.0, 1.6, 1.3, 1.0, 0.8, 0.6, 0.45):
+        found = chosen(per_weight, Losses(scores, areas, rounding))
+        types = dict(found.types)
+        bits.append(sum(types[name].bits * areas[name].sum() for name in SHAPES))
+        losses.append(taken(found.tiles.kinds, types, scores, areas, rounding)[1])
+    assert losses == sorted(losses) and losses[0] == 0.0
+    assert bits == sorted(bits, reverse=True) and bits[0] == 4 * bits[-1]

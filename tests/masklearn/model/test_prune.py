@@ -8,6 +8,10 @@ import pytest
 import torch
 from compressed_tensors.config import SparsityCompressionConfig
 from safetensors.torch import load_file, save_file
+from torch.sparse._semi_structured_conversions import (
+    sparse_semi_structured_from_dense_cutlass,
+    sparse_semi_structured_to_dense_cutlass,
+)
 from transformers import AutoModelForCausalLM, AutoTokenizer, CompressedTensorsConfig
 
 from masklearn.model.checkpoint import Checkpoint
@@ -299,3 +303,17 @@ def test_a_weight_off_its_grid_is_a_fault(make_model: Any, tmp_path: Path) -> No
     wrong = grids | {name: Grid(INT8, grids[name].scales * np.float32(1.5))}
     with refused(ValueError, varies=r"\d\.\d+"):
         write_compressed(Checkpoint.open(path), wrong, tmp_path / "out")
+
+
+def test_torch_takes_two_four_linears(make_model, tmp_path):
+    """By the conversion of `torch.sparse.to_sparse_semi_structured`, whose GEMM needs a GPU."""
+    source, out = make_model(hidden_size=64, intermediate_size=128), tmp_path / "pruned"
+    masks = random_masks(covered_linears(source).linears, share=1.0)
+    write_pruned_checkpoint(Checkpoint.open(source), masks, out)
+    weights = load_file(out / "model.safetensors")
+    for name in masks:
+        weight = weights[f"{name}.weight"].half()
+        assert torch.equal(
+            sparse_semi_structured_to_dense_cutlass(*sparse_semi_structured_from_dense_cutlass(weight)),
+            weight,
+        )

@@ -1,5 +1,7 @@
 """Rounded weights lie on a grid, keep the mask, and lose less than nearest integers do."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -137,3 +139,17 @@ def test_thread_count_does_not_change_bytes(kind: WeightType) -> None:
     found = with_one_and_two_threads(lambda: rounded(weight, hessian, kept, kind))
     assert torch.equal(found[0].values, found[1].values)
     np.testing.assert_array_equal(found[0].grid.scales, found[1].grid.scales)
+
+
+def test_no_single_integer_could_be_better() -> None:
+    """The descent ends where few changes of one integer help, and none by much."""
+    weight, hessian = problem(n=3, k=64, tokens=400)
+    kept = mask(3, 64)
+    found = rounded(weight, hessian, kept, INT4)
+    least = output_error(weight, found.values, hessian)
+    for row, column, step in itertools.product(range(3), range(64), (-1, 1)):
+        scale = found.grid.scales[row, 0]
+        changed = found.values.clone()
+        changed[row, column] += step * float(scale)
+        if kept[row, column] and abs(changed[row, column]) <= INT4.highest * scale:
+            assert output_error(weight, changed, hessian) > 0.98 * least

@@ -34,3 +34,19 @@ def test_autocast_weights_train_in_fp32() -> None:
     gradient = linear.parametrizations.weight.original.grad
     assert gradient.dtype is torch.float32
     assert bool((gradient[~keep] == 0).all()) and bool((gradient[keep] != 0).any())
+
+
+def test_pruned_weights_stay_zero_while_training() -> None:
+    linear, keep = masked_linear()
+    original = linear.parametrizations.weight.original
+    optimizer = torch.optim.AdamW([original], lr=0.1, weight_decay=0.0, fused=True)
+    before = original.detach().clone()
+    for _ in range(5):
+        assert bool((linear.weight[~keep] == 0).all())
+        linear(torch.randn(4, 8)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert bool((linear.weight[~keep] == 0).all())
+    assert bool((original[keep] != before[keep]).all())
+    state = optimizer.state[original]
+    assert bool((state["exp_avg"][~keep] == 0).all()) and bool((state["exp_avg_sq"][~keep] == 0).all())

@@ -1,4 +1,4 @@
-"""Three lowerings of a whole model give the same logits."""
+"""Three lowerings of a whole model give the same logits, and engines keep the parts of a split separate."""
 
 from collections import Counter
 
@@ -14,6 +14,7 @@ from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.passes.write import write_dense, write_hybrid
 from patch_compile.planning.lowering import plan_linears
 from patch_compile.planning.split import PART, SplitCost
+from patch_compile.report.verify import sparsity_words
 from tests.mosaics import random_mask
 from tests.onnx_export.conftest import exports  # noqa: F401  (the session's exported graphs)
 from tests.onnx_export.tiny import LAYERS, OrtDecoder, tolerance
@@ -97,3 +98,36 @@ def test_dense_writes_the_masked_weight(model, exports, tmp_path):  # noqa: F811
         weight = onnx.numpy_helper.to_array(written[f"{name}.weight"])
         source_weight = source.read(f"{name}.weight").astype(np.float16)
         np.testing.assert_array_equal(weight, np.where(mask.keep(), source_weight, 0))
+
+
+@pytest.mark.rtx
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_rtx_keeps_the_parts_apart(model, exports, dtype, tmp_path):  # noqa: F811
+    from patch_compile.engine.build import build_engine
+    from patch_compile.engine.expectation import expectation_from_onnx
+    from patch_compile.engine.plan_program import PLUGIN, read_programs
+    from patch_compile.engine.profiles import profiles_from_onnx
+    from patch_compile.hardware.cards import parse_architectures
+
+    source, masks, _ = model("llama", dtype)
+    path, engine = tmp_path / "hybrid.onnx", tmp_path / "model.engine"
+    graph = exports.graph("llama", dtype=dtype)
+    write_hybrid(graph, source, masks, planned(masks, "split"), path, dtype, split_cost=FREE)
+    expected = expectation_from_onnx(path)
+    assert len(expected.sparse_parts) > LAYERS
+
+    report = build_engine(
+        path,
+        engine,
+        backend="tensorrt-rtx",
+        targets=parse_architectures("sm86"),
+        profiles=profiles_from_onnx(path),
+        plugin=None,
+        expected=expected,
+    )
+    assert report.sparse_parts == len(expected.sparse_parts)
+    assert f"the {report.sparse_parts} 2:4 products of split linears run densely" in sparsity_words(report)
+    layers = [layer for program in read_programs(engine) for layer in program.layers]
+    assert not [layer for layer in layers if layer.kind == PLUGIN]
+    found = {(node, layer.profile) for layer in layers for node in layer.onnx_nodes}
+    assert {(name, profile) for name in expected.sparse_parts for profile in (0, 1)} <= found

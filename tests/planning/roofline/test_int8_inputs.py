@@ -63,3 +63,12 @@ def test_the_dense_path_adds_bytes_and_launches():
     for tokens, launches in ((2048, 1), (16384, 1 + 3 * 4)):
         more = dense_path_time(H100, linear, tokens) - dense_w8a8_time(H100, (4096, 4096), tokens)
         assert more == pytest.approx(moved + launches * first_bytes(H100, ASSUMED), rel=0.01)
+
+
+def test_more_pruning_is_never_slower():
+    for tokens in (1, 16, 512, 4096):
+        times = [
+            predict(A100, Linear(11008, 4096, share / 4, 128, (), W8A8), tokens).microseconds
+            for share in range(5)
+        ]
+        assert times == sorted(times, reverse=True)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from onnx import helper
 
+from masklearn.masks.tiles import tile_weights
 from masklearn.stream.moments import second_moment
 from patch_compile.artifacts.proof import InputsFile
 from patch_compile.onnx_io.compare import answer, compare_answers
@@ -202,3 +203,43 @@ def test_inputs_use_the_given_threads(tmp_path):
         found, _ = gather(path, tmp_path, feeds, threads)
         (rows,) = open_session(tmp_path / "probe.onnx", threads=threads).run(["r"], {"x": x})
         assert np.array_equal(found.read("linear"), second_moment(torch.from_numpy(rows)).numpy())
+
+
+def test_inputs_pay_and_solving_pays_more(exported, tmp_path):
+    """On the calibration inputs, scoring with them loses less than without, and solving loses least."""
+    lost = {}
+    for method in METHODS:
+        folder = tmp_path / method
+        folder.mkdir()
+        path = exported("mlp", True)
+        lost[method] = error(learn(path, folder, method=method, ratio=0.5), path, folder)
+    assert lost["oneshot"] < lost["sparsegpt"] < lost["wanda"] <= lost["magnitude"] * 1.02
+
+
+def test_tiles_of_little_output_are_pruned_first(tmp_path):
+    """Two linears have equal weights, but the bias of the first leaves the second hardly any input."""
+    same = graphs.tensor("w", 64, 64, scale=1.0)
+    other = onnx.TensorProto()
+    other.CopyFrom(same)
+    other.name = "v"
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], "loud"),
+        helper.make_node("Mul", ["x", "steps"], ["scaled"], "scale"),
+        helper.make_node("MatMul", ["scaled", "v"], ["b"], "quiet"),
+        helper.make_node("Add", ["a", "b"], ["y"], "add"),
+    ]
+    # Half of the second's features are silent, two of every four, so 2:4 costs it nothing.
+    steps = onnx.numpy_helper.from_array(np.tile([1, 0, 1, 0], 16).astype(np.float32), "steps")
+    path = graphs.save(tmp_path / "m.onnx", nodes, [same, other, steps])
+    for method in ("wanda", "sparsegpt", "oneshot"):
+        masks = learn(path, tmp_path, method=method, ratio=0.25).masks
+        assert (masks["loud"].tiles.sum(), masks["quiet"].tiles.sum()) == (0, 1), method
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.5, "linear1=0.5"])
+def test_ratios(exported, tmp_path, ratio):
+    masks = learn(exported("encoder", False), tmp_path, ratio=ratio, method="wanda").masks
+    for name, mask in masks.items():
+        whole = ratio == 0.5 or (ratio != 0.0 and name.endswith("linear1"))
+        assert mask.tiles.all() == whole and mask.tiles.any() == whole
+        assert mask.tiles.size == tile_weights(mask.shape, (64, 64)).size

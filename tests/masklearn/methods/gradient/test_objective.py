@@ -1,20 +1,26 @@
 import math
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import AutoModelForCausalLM
 
+from masklearn.choice.select import select
+from masklearn.masks.tiles import tile_weights
+from masklearn.methods.base import Candidate
 from masklearn.methods.gradient.learner import DensityTarget, MaskObjective, density_excess
 from masklearn.methods.gradient.parametrization import (
     PRIOR_LOGIT,
     Drawing,
     HybridMask,
     Sums,
+    candidate_from_logits,
     first_pattern_logits,
+    first_tile_logits,
 )
-from masklearn.methods.gradient.settings import Span
+from masklearn.methods.gradient.settings import MaskSettings, Span
 from masklearn.methods.maskllm import MaskLlm
 from masklearn.methods.patch_joint import PatchJoint
 from masklearn.methods.patch_tile import PatchTile
@@ -96,3 +102,44 @@ def test_tile_logits_can_cross_prior_values() -> None:
     for steps in (1, 10, 200, 1000):
         assert TILE.tile_rate(steps) * steps / 2 == pytest.approx(0.1)
         assert JOINT.tile_rate(steps) * steps / 2 >= 2 * PRIOR_LOGIT
+
+
+def fit(mask: HybridMask, weight: Tensor, live: Tensor, settings: MaskSettings, zeroed: float) -> None:
+    """Fit the masked weight to the dense weight by linear regression, with inputs in the live features only."""
+    draw, steps = torch.Generator().manual_seed(0), 150
+    linear = nn.Linear(*reversed(weight.shape), bias=False).requires_grad_(False)
+    linear.weight.copy_(weight)
+    parametrize.register_parametrization(linear, "weight", mask)
+    targets = [DensityTarget([0], weight.numel(), zeroed)]
+    given = {"ratio": 0.25, "norm": float(weight.norm()), "tile_rate": 5e-3}
+    objective = MaskObjective(settings, mask.drawing, [mask], targets, **given)
+    optimizer = torch.optim.Adam(objective.parameter_groups(), 5e-3)
+    for step in range(steps):
+        objective.begin(step, step / steps)
+        mask.drawing.record = {}
+        x = torch.randn(64, weight.shape[1], generator=draw) * live
+        loss = (linear(x) - x @ weight.T).square().mean()
+        loss = loss + settings.density_weight * density_excess(targets, mask.drawing.record)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def test_tiles_that_matter_turn_dense() -> None:
+    """Inputs reach one column of tiles, which the prior makes 2:4; training at that ratio makes others 2:4."""
+    shape, tile = (8, 32), (4, 8)
+    live = torch.zeros(32)
+    live[8:16] = 1.0
+    areas, scores = {"w": tile_weights(shape, tile)}, np.arange(8, dtype=np.float32).reshape(2, 4)
+    scores[:, 1] -= 10.0
+    before = select({"w": scores}, areas, 0.25)
+    assert before["w"][:, 1].all()
+    logits = first_tile_logits({"w": scores}, before, areas)["w"]
+    prior = Candidate(np.zeros((8, 8), np.uint8), scores)
+    codes = torch.from_numpy(prior.pattern)
+    mask = HybridMask(Drawing(0), 0, shape, tile, tile_logits=logits, pattern_logits=None, codes=codes)
+    fit(mask, torch.randn(shape, generator=torch.Generator().manual_seed(1)), live, TILE, 0.25 * 256)
+    ended = candidate_from_logits(None, mask.tile_logits.detach(), prior, tile)
+    after = select({"w": ended.score}, areas, 0.25)["w"]
+    assert after.sum() == before["w"].sum() == 4
+    assert not after[:, 1].any()
