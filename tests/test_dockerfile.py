@@ -97,14 +97,9 @@ class TestLint:
     def test_images_are_pinned_and_stages_known(self):
         stages = [line.arguments.split() for line in of("FROM")]
         names = [words[-1] for words in stages]
-        assert names == ["cuda-base", "cuda-runtime", "builder", "packages", "runtime"]
-        pinned = r"nvidia/cuda:13\.\d+\.\d+-(\w+)-ubuntu24\.04@sha256:[0-9a-f]{64}"
-        flavours = []
-        for image, word, _ in stages:
-            found = re.fullmatch(pinned, image)
-            assert word == "AS" and (found or image in (*names, "cuda-${FLAVOUR}"))
-            flavours += [found[1]] if found else []
-        assert flavours == ["base", "runtime", "devel"]
+        pinned = r"nvidia/cuda:13\.\d+\.\d+-\w+-ubuntu24\.04@sha256:[0-9a-f]{64}"
+        for image, *_ in stages:
+            assert re.fullmatch(pinned, image) or image in (*names, "cuda-${FLAVOUR}")
         defaults = dict(line.arguments.split("=") for line in of("ARG"))
         assert f"cuda-{defaults['FLAVOUR']}" in names and defaults["BACKEND"] in EXTRAS
         (made,) = [line.arguments for line in of("RUN") if "make-venv" in line.arguments]
@@ -206,12 +201,6 @@ def folders(places):
     done = run("bash", "-c", mine)
     assert done.returncode == 0, done.stderr
     return mine.split()[2:]
-
-
-def test_make_folders(folders):
-    assert len(folders) == 4 and all(
-        Path(f).is_dir() and Path(f).stat().st_uid == os.getuid() for f in folders
-    )
 
 
 def test_make_plugin():

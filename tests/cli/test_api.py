@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from inspect import signature as inspect_signature
 from typing import Annotated, Any
 
-import click
 import pytest
 from rich.console import Console
 from transformers import BertConfig, BertModel
@@ -24,7 +23,6 @@ from patch_compile.api.run import run
 from patch_compile.api.signature import takes
 from patch_compile.api.verify import verify
 from patch_compile.artifacts.layout import MASKS, ONNX, RECIPE
-from patch_compile.cli.app import cli
 from tests.commands import flags_of, run_here
 from tests.refusals import refused
 
@@ -105,33 +103,17 @@ def test_learn_plan_inspect_and_compare(settings, tmp_path):
 @pytest.mark.parametrize(
     "call",
     [
-        pytest.param(lambda: build(), id="No model is given"),
-        pytest.param(lambda: build("m"), id="No ratio is given"),
         pytest.param(lambda: build("m", ratio=0.9), id="ratio = 0.9 is not valid"),
         pytest.param(lambda: build("m", ratio=0.4, tile=(128, 3)), id="tile ="),
-        pytest.param(lambda: plan("m", ratio=0.4, lowering="fast"), id="lowering = fast"),
-        pytest.param(lambda: verify("m", only=["prayer"]), id="only = prayer"),
         pytest.param(
             lambda: plan(BertModel(BertConfig(num_hidden_layers=0)), ratio=0.4), id="a model in memory"
         ),
-        pytest.param(lambda: run("m", ["a"], new_tokens=0), id="new_tokens = 0"),
         pytest.param(lambda: run("m", ["a"], runner="prayer"), id="runner = prayer"),
     ],
 )
 def test_a_wrong_setting_is_a_usage_error(call):
     with refused():
         call()
-
-
-@pytest.mark.parametrize("name", ["AccuracyError", "PatchCompileError", "SpeedError", "UsageError"])
-def test_errors_have_the_names_of_the_package(name):
-    raised = getattr(patch_compile, name)
-    assert issubclass(raised, patch_compile.PatchCompileError)
-    assert (
-        f"{raised.__module__}.{raised.__qualname__}"
-        == f"patch_compile.{raised.__name__}"
-        == f"patch_compile.{name}"
-    )
 
 
 def test_signatures_hide_no_dependent_default():
@@ -156,32 +138,11 @@ def test_a_text_counts_as_a_list_of_one():
         compare("nowhere")
 
 
-def test_given_arguments_differ_from_defaults():
-    @takes()
-    def function(given, first, second=2, *, third=3):
-        return given, first, second, third
-
-    assert function(1) == ({"first": 1}, 1, 2, 3)
-    assert function(1, 2, third=None) == ({"first": 1, "second": 2}, 1, 2, None)
-
-
 def test_a_wrong_argument_names_the_nearest():
     with pytest.raises(TypeError, match=r"^build\(\) has no argument 'ratoi'\. Did you mean 'ratio'\?$"):
         build("m", ratoi=0.4)
     with pytest.raises(TypeError, match=r"^plan\(\) has no argument 'xyzzy'$"):
         plan("m", xyzzy=1)
-
-
-def test_python_and_the_commands_have_the_same_options():
-    """A setting's declaration is the function's parameter and the command's option."""
-    learned = inspect_signature(learn).parameters
-    assert learned["length"].default == 512 and learned["length"].annotation is int
-    assert learned["windows"].default is None and learned["windows"].annotation == int | None
-    assert learned["tile"].default is None and learned["tile"].annotation == str | tuple[int, int] | None
-    assert "- `eval_text`: Held-out text for perplexity, other than that of `calib`." in learn.__doc__
-    assert "see `trust` of run" in build.__doc__ and "see --trust of run" in str(
-        [one.help for one in cli.commands["build"].params if isinstance(one, click.Option)]
-    )
 
 
 def test_results_show_in_terminal_and_notebook(make_model, capsys, monkeypatch):

@@ -10,20 +10,12 @@ import patch_compile
 from tests.commands import run_here
 from tests.refusals import refusal, refused
 
-REFUSED = "\ntry: {}\nexcept patch_compile.UsageError as error: print(error.what)"
-
 
 def fresh(code):
     """Return the output of a program in a process of its own, where imports of other tests do not count."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
-
-
-def test_a_function_is_called_after_any_import():
-    call = REFUSED.format("patch_compile.build('m')") * 2
-    for imports in ("import patch_compile", "import patch_compile.pipeline.stages, patch_compile"):
-        assert fresh(imports + call) == "No ratio is given\nNo ratio is given"
 
 
 def test_no_module_has_the_name_of_a_function():

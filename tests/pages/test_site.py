@@ -5,39 +5,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from tests.pages.page import ROOT
-
-
-@pytest.fixture
-def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The hooks of MkDocs, which import their neighbours as MkDocs lets them."""
-    pytest.importorskip("mkdocs", reason="`make docs-test` installs the extra docs")
-    monkeypatch.syspath_prepend(str(ROOT / "docs"))
-    return importlib.import_module("site_pages")
-
-
-@pytest.mark.parametrize(
-    ("link", "source", "there"),
-    [
-        ("[a](docs/howto/learning.md#text)", "README.md", "[a](howto/learning.md#text)"),
-        ("[a](samples/serve_http)", "README.md", "[a](howto/samples/serve_http.md)"),
-        ("[a](docs/explanation/decisions)", "README.md", "[a](explanation/decisions/index.md)"),
-        ("![a](docs/explanation/quality.svg)", "README.md", "![a](explanation/quality.svg)"),
-        ("[a](Makefile)", "README.md", "a"),
-        ("[a](nowhere.md)", "README.md", "[a](nowhere.md)"),
-        ("[a](https://arxiv.org)", "README.md", "[a](https://arxiv.org)"),
-        ("```\n[a](Makefile)\n```", "README.md", "```\n[a](Makefile)\n```"),
-        ("[a](../../SECURITY.md)", "docs/howto/learning.md", "[a](../project/security.md)"),
-        ("[a](../serve_http)", "samples/quickstart/README.md", "[a](serve_http.md)"),
-    ],
-)
-def test_links_lead_to_the_site(module: ModuleType, link: str, source: str, there: str) -> None:
-    place = module.ELSEWHERE.get(source) or source.removeprefix("docs/")
-    assert module.with_site_links(link, source, place) == there
 
 
 def test_errors_are_those_of_the_sources(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,19 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from docs.svg import (
-    REACH,
-    Box,
-    linear_axis,
-    lines_within,
-    place_labels,
-    tag,
-    text_width,
-    themed,
-    themes,
-    ticks_within,
-)
-from tests.pages.page import ROOT
+from docs.svg import REACH, Box, linear_axis, lines_within, place_labels, text_width, themes, ticks_within
 from tests.report.page.contrast import contrast
 
 
@@ -42,15 +30,6 @@ def test_names_cover_nothing(points: list[tuple[float, float]]) -> None:
     assert all(inside.holds(box) for box in boxes)
 
 
-@pytest.mark.parametrize(("first", "last", "crossed"), [
-    ((0, 5), (20, 5), True), ((12, 8), (18, 12), True), ((5, 0), (20, 15), True), ((0, 0), (20, 20), False),
-    ((0, 0), (5, 5), False),
-    ((0, 10), (20, 10), False), ((0, 15), (15, 30), False), ((10, 0), (10, 20), False), ((11, 0), (11, 20), True),
-])  # fmt: skip
-def test_boxes_are_crossed_by_inner_lines(first, last, crossed) -> None:
-    assert Box(10, 0, 20, 10).is_crossed(first, last) is crossed
-
-
 def test_colours_have_contrast_everywhere() -> None:
     assert set(themes()) == {"screen", "(prefers-color-scheme: dark)", "print"}
     for theme in themes().values():
@@ -58,18 +37,8 @@ def test_colours_have_contrast_everywhere() -> None:
         assert all(contrast(theme[ink], theme["paper"]) >= 4.5 for ink in ("ink", "muted"))
 
 
-def test_rules_of_a_picture_have_no_variables() -> None:
-    rules = themed((ROOT / "docs/chart.css").read_text())
-    assert "var(" not in rules
-    assert all(theme["muted"] in rules for theme in themes().values())
-
-
 def test_text_is_broken_where_it_fits() -> None:
     lines = lines_within("one two three four five\nsix", 12, 80)
     assert lines[-1] == "six" and " ".join(lines) == "one two three four five six"
     assert all(text_width(line, 12) <= 80 for line in lines)
     assert lines_within("averyverylongword", 12, 10) == ["averyverylongword"]
-
-
-def test_texts_and_attributes_are_escaped() -> None:
-    assert tag("text", "<a>", class_='"b"', x=1) == '<text class="&#34;b&#34;" x="1">&lt;a&gt;</text>\n'

@@ -251,11 +251,6 @@ def test_a_directory_of_something_else_is_left_alone(tiny: Sample, tmp_path: Pat
     assert (tmp_path / "mine/notes.txt").read_text() == "keep"
 
 
-def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["unheard-of", "x"]) == 2
-    assert "usage: python samples/models.py {smollm2,minilm,mpnet,qwen} DIR" in capsys.readouterr().err
-
-
 @pytest.mark.model
 def test_the_real_model_speaks() -> None:
     directory = os.environ.get("PATCH_COMPILE_MODEL", ".cache/models/smollm2-135m")
