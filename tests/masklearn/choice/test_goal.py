@@ -93,21 +93,6 @@ def test_what_parse_returns_parses_to_itself() -> None:
     assert parse_ratio(spelled) == spelled
 
 
-def test_pattern_shares_hold_each_linear_once() -> None:
-    shares = Goal.of_ratio("*=0.25,mlp.*=0.5").shares(AREAS)
-    assert [(share.spelled, len(share.names), share.saving) for share in shares] == [
-        ("*", 6, 0.25 * 6 * 16),
-        ("mlp.*", 6, 0.5 * 6 * 64),
-    ]
-    assert sorted(name for share in shares for name in share.names) == sorted(NAMES)
-
-
-def test_each_linear_is_its_own_share_per_layer() -> None:
-    shares = Goal.of_ratio("mlp.*=0.5", per_layer=True).shares(AREAS)
-    assert [share.names for share in shares] == [(name,) for name in NAMES]
-    assert [share.saving for share in shares] == [32.0 if "mlp" in name else 0.0 for name in NAMES]
-
-
 def test_the_ratio_over_all_is_weighted_by_weights() -> None:
     assert Goal.of_ratio("mlp.*=0.5").ratio(AREAS) == pytest.approx(0.5 * 64 / 80)
     assert Goal.of_ratio(0.3, per_layer=True).ratio(AREAS) == 0.3

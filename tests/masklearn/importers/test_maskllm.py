@@ -54,15 +54,6 @@ def test_groups_that_keep_fewer_than_two(dense: Model, tmp_path) -> None:
     assert "kept: 3 weights that the source zeroes beyond two of a group of 4" in dense.notes
 
 
-def test_a_group_that_breaks_2_4_is_named(dense: Model, tmp_path) -> None:
-    keeps = {name: mask.keep() for name, mask in sources.uniform(dense.coverage).items()}
-    name = "model.layers.1.mlp.up_proj"
-    keeps[name][7, 20:24] = True
-    source = sources.write_npz(tmp_path / "m.npz", sources.maskllm_members(keeps))
-    with refused():
-        dense.import_from(source)
-
-
 def test_another_models_masks(dense: Model, tmp_path) -> None:
     members = sources.maskllm_members(
         {name: mask.keep() for name, mask in sources.uniform(dense.coverage).items()}

@@ -118,13 +118,6 @@ def test_meta_may_be_missing_or_bytes(dense: Model, tmp_path) -> None:
         assert_same(dense.import_from(source), expected)
 
 
-def test_a_dense_mask_has_no_tiles(dense: Model, tmp_path) -> None:
-    keeps = {name: np.ones(shape, np.bool_) for name, shape in dense.coverage.linears.items()}
-    source = sources.write_npz(tmp_path / "mask.npz", sources.patch_members(keeps))
-    with refused():
-        dense.import_from(source, format="patch")
-
-
 def test_weights_that_are_stored_transposed(make_dense, tmp_path) -> None:
     """A Conv1D's mask has its weight's layout, [K, N]; 2:4 holds along K."""
     dense = make_dense("gpt2")
@@ -134,5 +127,3 @@ def test_weights_that_are_stored_transposed(make_dense, tmp_path) -> None:
     assert all(keeps[name].shape == shape[::-1] for name, shape in dense.coverage.linears.items())
     members = sources.patch_members(keeps)
     assert_same(dense.import_from(sources.write_npz(tmp_path / "mask.npz", members)), expected)
-    pruned = sources.write_pruned(tmp_path / "pruned", checkpoint, keeps)
-    assert_same(dense.import_from(pruned), expected)

@@ -5,7 +5,6 @@ import pytest
 from masklearn.masks.name_globs import (
     depth_of,
     kind_of,
-    kinds_of,
     matches,
     parse_lists,
     parse_pattern,
@@ -27,10 +26,6 @@ from tests.refusals import refused
 )
 def test_kind_and_depth(name: str, kind: str, depth: int | None) -> None:
     assert (kind_of(name), depth_of(name)) == (kind, depth)
-
-
-def test_kinds_keep_their_order() -> None:
-    assert kinds_of(["l.0.q", "l.0.k", "l.1.q", "head"]) == ["l.*.q", "l.*.k", "head"]
 
 
 def test_short_kinds_are_the_shortest_ends_that_differ() -> None:

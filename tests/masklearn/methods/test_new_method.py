@@ -12,7 +12,6 @@ from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.masks.tiles import GROUP, grid_shape, tile_sums
 from masklearn.methods import Candidate, Candidates, Method
 from masklearn.methods.gradient.prior import Prior, write_prior
-from masklearn.recipe import LearnRecipe
 from masklearn.traits import METHODS, Requires
 from tests.conftest import ModelMaker
 from tests.masklearn.conftest import Tiny
@@ -84,9 +83,3 @@ def test_settings_without_onnx_support_are_named(tmp_path: Path) -> None:
     path = graphs.export(graphs.mlp, tmp_path / "m.onnx", dynamo=False)
     with refused():
         learn_onnx(path, tmp_path, method="wanting")
-
-
-def test_a_recipe_knows_it(tiny: Tiny) -> None:
-    assert not tiny.recipe().trains and tiny.recipe(method="wanting").trains
-    with refused():
-        LearnRecipe.parse({"method": "first-three"})

@@ -112,17 +112,6 @@ def test_an_encoder_has_no_predictions(make_model: ModelMaker, tmp_path: Path) -
     assert all(error > 0.01 for error in found.blocks)
 
 
-def test_the_same_model_differs_in_nothing(make_model: ModelMaker) -> None:
-    checkpoint = Checkpoint.open(make_model("qwen2"))
-    names = list(covered_linears_of(checkpoint).linears)
-    found = compare_models(checkpoint, checkpoint, names, WINDOWS, "cpu", silent)
-    assert found.blocks == (0.0, 0.0, 0.0)
-    assert all(error == 0.0 and energy > 0.0 for error, energy in found.linears.values())
-    assert found.predictions is not None and found.logits is not None
-    assert found.predictions.kl == found.logits.largest == 0.0
-    assert found.predictions.same_top1 == found.predictions.tokens == 3 * 19
-
-
 def test_an_activation_that_overflows_is_named(make_model: ModelMaker) -> None:
     path = make_model("llama")
     broken = make_model("llama")

@@ -82,15 +82,6 @@ def test_results_and_state_come_back_as_they_were(tmp_path: Path, dtype: torch.d
     assert not list((tmp_path / "pass").glob("state-*"))
 
 
-def test_another_pass_deletes_the_files(tmp_path: Path) -> None:
-    hidden, _ = filled(3)
-    one = opened(tmp_path / "pass")
-    one.start(hidden, 2)
-    one.finish(hidden)
-    other = opened(tmp_path / "pass", "other")
-    assert other.done == 0 and not other.results and not (tmp_path / "pass").exists()
-
-
 def test_missing_space_is_reported_before_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hidden, values = filled(3)
     full = type("", (), {"free": 2 * 3 * values[0].nbytes - 1})

@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from masklearn.choice.select import select
 from masklearn.masks.nm_codes import PATTERNS
 from masklearn.masks.tiles import WHOLE, expand_tiles, grid_shape, tile_weights
 from masklearn.methods.base import Candidate
@@ -17,7 +16,6 @@ from masklearn.methods.gradient.parametrization import (
     candidate_from_logits,
     dense_share,
     first_pattern_logits,
-    first_tile_logits,
     gumbel,
     likeliest,
     spread_tiles,
@@ -103,39 +101,6 @@ def test_without_tile_logits_every_tile_is_sparse() -> None:
 
 
 TILE = (3, 8)
-
-
-@settings(max_examples=40)
-@given(
-    shapes=st.lists(st.tuples(st.integers(1, 10), st.integers(1, 7)), min_size=1, max_size=4),
-    ratio=st.floats(0.0, 0.5),
-    seed=st.integers(0, 1000),
-)
-def test_untrained_logits_give_the_prior_back(shapes: list[tuple[int, int]], ratio: float, seed: int) -> None:
-    """Neither a tile map nor a pattern changes, with ragged tiles too."""
-    draw = np.random.default_rng(seed)
-    sizes = {str(i): (n, 4 * g) for i, (n, g) in enumerate(shapes)}
-    areas = {name: tile_weights(size, TILE) for name, size in sizes.items()}
-    prior = {
-        name: Candidate(
-            draw.integers(0, 6, (n, k // 4), dtype=np.uint8),
-            draw.random(grid_shape((n, k), TILE)).astype(np.float32),
-        )
-        for name, (n, k) in sizes.items()
-    }
-    scores = {name: candidate.score for name, candidate in prior.items()}
-    tiles = select(scores, areas, ratio)
-    logits = first_tile_logits(scores, tiles, areas)
-    ended = {
-        name: candidate_from_logits(
-            first_pattern_logits(torch.from_numpy(prior[name].pattern)), logits[name], prior[name], TILE
-        )
-        for name in sizes
-    }
-    again = select({name: candidate.score for name, candidate in ended.items()}, areas, ratio)
-    for name in sizes:
-        np.testing.assert_array_equal(again[name], tiles[name])
-        np.testing.assert_array_equal(ended[name].pattern, prior[name].pattern)
 
 
 def test_pattern_logits_are_the_overlap_with_the_prior() -> None:
