@@ -13,6 +13,7 @@ from masklearn.model.modules import computes_in_bf16
 from masklearn.training.model import (
     MemoryNeed,
     MemorySettings,
+    first_that_fits,
     last_hidden,
     memory_need,
     training_model,
@@ -89,6 +90,28 @@ def test_the_estimate_bounds_measured_memory_closely() -> None:
     half = replace(PLAIN, teacher_bf16=True)
     assert 3.85 < gib(half, bf16=True) < 4.8
     assert 2.67 < gib(replace(half, gradient_checkpointing=True), bf16=True) < 3.4
+
+
+@pytest.mark.parametrize(
+    ("available", "settings", "lines"),
+    [
+        (6 * 2**30, PLAIN, []),
+        (
+            2 * 2**30,
+            MemorySettings("adafactor", teacher_bf16=True, gradient_checkpointing=True),
+            ["AdamW, teacher in fp32", "AdamW, teacher in bf16, gradient checkpointing"],
+        ),
+        (2**28, None, ["AdamW, teacher in fp32", "AdamW, ", "Adafactor, "]),
+    ],
+)
+def test_the_first_settings_that_fit_are_taken(
+    available: int, settings: MemorySettings | None, lines: list[str]
+) -> None:
+    """Each that does not fit is told with its numbers."""
+    notes: list[str] = []
+    assert first_that_fits(SMOLLM2, PLAIN, available, bf16=False, note=notes.append) == settings
+    for note, line in zip(notes, lines, strict=True):
+        assert f"repair with {line}" in note and f"{available / 2**30:.1f} GiB are available" in note
 
 
 def test_sizes_are_read_off_the_model(make_model: ModelMaker) -> None:
