@@ -1,7 +1,6 @@
 """Stores new values of a checkpoint's tensors, a file per tensor, so that the model need not fit in memory."""
 
 import hashlib
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
@@ -49,12 +48,6 @@ class WeightStore:
         if self._below is not None and not self._file(name).is_file():
             return self._below.read(name)
         return Shard.open(self._file(name)).read(name)
-
-    def copy_to(self, folder: Path) -> None:
-        """Copy all tensors, also those of `below`, into a folder for a store without `below`."""
-        if self._below is not None:
-            self._below.copy_to(folder)
-        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
 
     def put(self, name: str, values: "Tensor", entry: TensorEntry) -> None:
         """Store `values`, rounded to the dtype of the checkpoint's `entry`. They replace earlier values.

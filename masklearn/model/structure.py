@@ -8,16 +8,13 @@ linears keep their results as `nn.Linear`s. The first thing that differs is the 
 import copy
 import json
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from masklearn.base.progress import without_bars
 from masklearn.base.safe_read import parse_json
 from masklearn.model.config_bounds import MOST_LAYERS
 from masklearn.model.known_architectures import Architecture, NotCoveredError
 from masklearn.model.pretrained import build_model
-
-if TYPE_CHECKING:
-    pass
 
 _VOCABULARY = 64
 _WIDE = 96  # hidden channels of the feed-forward part

@@ -71,11 +71,3 @@ def test_values_that_do_not_fit_are_refused(make_model: ModelMaker, tmp_path: Pa
     with refused():
         store.put(NAME, torch.full(base.shape(NAME), 1e6), base.entry(NAME))
     assert NAME not in store
-
-
-def test_a_copy_holds_what_the_store_shows(make_model, tmp_path: Path) -> None:
-    store, _ = two_stores(make_model(), tmp_path)
-    store.copy_to(tmp_path / "copy")
-    copy = WeightStore(tmp_path / "copy")
-    assert copy.names() == store.names() == sorted([NAME, OTHER])
-    assert not copy.read(NAME).any() and copy.read(OTHER).all()
