@@ -74,7 +74,16 @@ class Goal:
     @classmethod
     def saving(cls, amount: float, unit: str) -> "Goal":
         """Makes a goal that saves at least `amount` of a unit (microseconds, bytes). `select` needs `costs` for all units
-        but bytes."""
+        but bytes.
+
+        Raises UsageError if the amount is negative or not finite.
+        """
+        if not amount >= 0.0 or not np.isfinite(amount):
+            raise UsageError(
+                f"A saving of {amount} {unit} is not possible",
+                "A saving is a number: 0 or more.",
+                "Give 0 or more.",
+            )
         return cls(amount=amount, unit=unit)
 
     @classmethod

@@ -310,7 +310,12 @@ class Block:
 
     @torch.no_grad()
     def advance(self) -> None:
-        """Run every window through the block and replace `hidden` by the outputs, the inputs of the next block."""
+        """Run every window through the block and replace `hidden` by the outputs, the inputs of the next block.
+
+        Raises RuntimeError at the second call.
+        """
+        if self.advanced:
+            raise RuntimeError("the block has been advanced: its inputs are gone")
         for i, hidden in enumerate(self.hidden):
             self.window = i
             output = self.run(hidden)
@@ -337,14 +342,16 @@ def stream_blocks(
 
     windows: token ids `[count, length]`; device: None for CUDA if there is one, else the CPU; only: names of the
     linears that the caller needs, None for all blocks: blocks after the last of these linears do not run, and the final
-    norm and output head follow as a last block if they hold any of these linears; head: yield that last block in any case,
-    not for an encoder; store: folder for hidden states that do not fit in memory, None for the system's temporary folder;
+    norm and output head follow as a last block if they hold any of these linears; head: yield that last block in any case;
+    store: folder for hidden states that do not fit in memory, None for the system's temporary folder;
     bf16: run linears in bf16 under autocast; checkpoints: saved after each block, and an interrupted pass resumes from
     them: blocks that they hold are not yielded.
 
-    Raises MaskLearnError if a weight is missing, has a wrong shape, or holds NaN or infinity, or if the windows do not
-    fit the model.
+    Raises MaskLearnError if a weight is missing, has a wrong shape, or holds NaN or infinity, if the windows do not fit the
+    model, or if `head` is asked of an encoder.
     """
+    if head:
+        check_has_loss(checkpoint)
     on = usable_device(device)
     if checkpoints is not None and checkpoints.complete:
         return

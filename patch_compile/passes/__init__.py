@@ -92,7 +92,7 @@ def lowering_passes(
     return LoweringPasses(
         [GatherLinearsPass(plan, dtype), *fusion_passes(FUSIONS if fuse is None else fuse, plan), *stacking],
         PackLinearsPass(plan, masks, read, dtype, grids),
-        SplitLinearsPass(plan, masks, read, grids, split_cost),
+        SplitLinearsPass(plan, masks, read, dtype, grids, split_cost),
         MaskLinearsPass(plan, masks, read, dtype),
     )
 

@@ -15,7 +15,8 @@ class Span:
 
     def at(self, fraction: float) -> float:
         """Returns the value when the share `fraction` (0 ... 1) of the budget is used."""
-        return (1.0 - fraction) * self.first + fraction * self.last
+        share = min(max(fraction, 0.0), 1.0)
+        return (1.0 - share) * self.first + share * self.last
 
 
 @dataclass(frozen=True)

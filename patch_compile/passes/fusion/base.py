@@ -6,7 +6,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from patch_compile.packing.fusion import FUSIONS, Fusion
 from patch_compile.passes.linear_node import linear_nodes, reader, why_open
@@ -52,8 +52,13 @@ class EpiloguePass(FusionPass):
 
 def fusion_passes(names: Collection[str], plan: Mapping[str, LinearPlan]) -> list[FusionPass]:
     """Returns the passes of these fusions, in their order."""
-    kinds = cast("Mapping[str, type[FusionPass]]", FUSIONS)
-    return [kind(plan) for name, kind in kinds.items() if name in names]
+    chosen = []
+    for name, kind in FUSIONS.items():
+        if name in names:
+            if not issubclass(kind, FusionPass):
+                raise TypeError(f"{kind} can't run: it is not a FusionPass")
+            chosen.append(kind(plan))
+    return chosen
 
 
 @dataclass(frozen=True)

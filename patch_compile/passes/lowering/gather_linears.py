@@ -27,17 +27,7 @@ class GatherLinearsPass(passes.InPlacePass):
 
     def requires(self, model: ir.Model) -> None:
         """Every planned linear is in the graph, with the planned shape and type."""
-        lowerable = lowerable_linears(model)
-        for name, plan in self._plan.items():
-            if name not in lowerable:
-                raise passes.PreconditionError(
-                    f"the graph has no linear {name} whose weight nothing else reads"
-                )
-            linear = lowerable[name]
-            if linear.shape != plan.shape or linear.dtype != self._dtype:
-                raise passes.PreconditionError(
-                    f"{name} is {linear.dtype} {linear.shape}, planned {self._dtype} {plan.shape}"
-                )
+        check_planned(model, {name: plan.shape for name, plan in self._plan.items()}, self._dtype)
 
     def call(self, model: ir.Model) -> passes.PassResult:
         """Rewrite the graph. `modified` is False if no linear is planned as `plugin`."""
@@ -53,6 +43,19 @@ class GatherLinearsPass(passes.InPlacePass):
         planned = sorted(name for name, plan in self._plan.items() if plan.lowering == "plugin")
         if found != planned:
             raise passes.PostconditionError(f"gathered are {found}, planned {planned}")
+
+
+def check_planned(model: ir.Model, shapes: Mapping[str, tuple[int, int]], dtype: ir.DataType) -> None:
+    """Raise PreconditionError if a linear is not in the graph with this (N, K) and in this type."""
+    found = lowerable_linears(model)
+    for name, shape in shapes.items():
+        if name not in found:
+            raise passes.PreconditionError(f"the graph has no linear {name} whose weight nothing else reads")
+        linear = found[name]
+        if linear.shape != shape or linear.dtype != dtype:
+            raise passes.PreconditionError(
+                f"{name} is {linear.dtype} {linear.shape}, planned {dtype} {shape}"
+            )
 
 
 def _rewrite(graph: ir.Graph, linear: Linear) -> None:

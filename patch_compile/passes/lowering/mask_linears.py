@@ -14,15 +14,13 @@ from masklearn.masks.linear_mask import LinearMask
 from masklearn.model.prune import masked_weight
 from patch_compile.onnx_io.write import lazy_tensor
 from patch_compile.passes.find_linears import lowerable_linears
+from patch_compile.passes.lowering.gather_linears import check_planned
 from patch_compile.passes.lowering.packed_initializers import ReadTensor
 from patch_compile.planning.lowering import LinearPlan
 
 
 class MaskLinearsPass(passes.InPlacePass):
-    """`W` -> `W∘M` for each linear planned as `dense`; its MatMul or Gemm stays unchanged. Weights are read when written.
-
-    GatherLinearsPass has checked that the graph has these linears.
-    """
+    """`W` -> `W∘M` for each linear planned as `dense`; its MatMul or Gemm stays unchanged. Weights are read when written."""
 
     def __init__(
         self,
@@ -33,10 +31,14 @@ class MaskLinearsPass(passes.InPlacePass):
     ) -> None:
         """read: returns the values `[N, K]` of a weight, by name, in the graph's 16-bit type."""
         super().__init__()
-        self._planned = {name for name, linear in plan.items() if linear.lowering == "dense"}
+        self._planned = {name: linear.shape for name, linear in plan.items() if linear.lowering == "dense"}
         self._masks = masks
         self._read = read
         self._dtype = dtype
+
+    def requires(self, model: ir.Model) -> None:
+        """Every linear planned as `dense` is in the graph, and nothing else reads its weight."""
+        check_planned(model, self._planned, self._dtype)
 
     def call(self, model: ir.Model) -> passes.PassResult:
         """Give the weights their masked values. `modified` is False if no linear is planned as `dense`."""

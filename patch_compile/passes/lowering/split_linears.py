@@ -22,6 +22,7 @@ from patch_compile.passes.constants import add_constant
 from patch_compile.passes.find_linears import lowerable_linears
 from patch_compile.passes.linear_node import insert_rounding, take_over
 from patch_compile.passes.linears import Linear
+from patch_compile.passes.lowering.gather_linears import check_planned
 from patch_compile.passes.lowering.packed_initializers import ReadTensor
 from patch_compile.planning.lowering import LinearPlan
 from patch_compile.planning.split import PART, Kind, Split, SplitCost, SplitPart, plan_split, usable
@@ -44,6 +45,7 @@ class SplitLinearsPass(passes.InPlacePass):
         plan: Mapping[str, LinearPlan],
         masks: Mapping[str, LinearMask],
         read: ReadTensor,
+        dtype: ir.DataType,
         grids: Mapping[str, Grid] | None = None,
         cost: SplitCost | None = None,
     ) -> None:
@@ -54,15 +56,18 @@ class SplitLinearsPass(passes.InPlacePass):
         self._planned = {name: linear for name, linear in plan.items() if linear.lowering == "split"}
         self._masks = masks
         self._read = read
+        self._dtype = dtype
         quantised = (name for name, linear in self._planned.items() if linear.weight_type.quantised)
         self._grids = {name: (grids or {})[name] for name in quantised}
         self._cost = cost
 
-    def requires(self, model: ir.Model) -> None:  # noqa: ARG002
-        """Every linear planned as `split` has 16-bit weights or static scales. GatherLinearsPass has checked the rest."""
+    def requires(self, model: ir.Model) -> None:
+        """Every linear planned as `split` is in the graph, with the planned shape and type. It has 16-bit weights or static
+        scales."""
         for name, grid in self._grids.items():
             if grid.activations is None:
                 raise passes.PreconditionError(f"{name} has {grid.type} weights without static scales")
+        check_planned(model, {name: linear.shape for name, linear in self._planned.items()}, self._dtype)
 
     def call(self, model: ir.Model) -> passes.PassResult:
         """Rewrite the graph. `modified` is False if no linear is planned as `split`."""

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -175,3 +176,9 @@ def test_unmatched_patterns_are_refused_before_work(make_model: ModelMaker, tmp_
     recipe = LearnRecipe(ratio="mlpp.*=0.3", calib=str(tmp_path / "no such text"))
     with refused():
         learn(make_model(), recipe, tmp_path / "s")
+
+
+@pytest.mark.parametrize("amount", [-1.0, math.nan, math.inf])
+def test_an_impossible_saving_is_refused(amount: float) -> None:
+    with refused():
+        Goal.saving(amount, "us")

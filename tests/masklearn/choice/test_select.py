@@ -266,3 +266,9 @@ def test_budget_is_global() -> None:
     maps = select(scores, weights, 0.25)
     assert maps["cheap"].all()
     assert not maps["dear"].any()
+
+
+@pytest.mark.parametrize("ratio", [-0.01, 0.51, float("nan")])
+def test_ratio_outside_is_refused(ratio: float) -> None:
+    with refused():
+        select({}, {}, ratio)

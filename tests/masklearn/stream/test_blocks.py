@@ -136,3 +136,18 @@ def test_foreign_tokens_and_devices(make_model: ModelMaker) -> None:
         next(stream_blocks(checkpoint, WINDOWS * 0 + 40))
     with refused():
         next(stream_blocks(checkpoint, WINDOWS, "gpu"))
+
+
+def test_an_encoder_has_no_language_model_head(make_model: ModelMaker) -> None:
+    with refused():
+        next(stream_blocks(Checkpoint.open(make_model("bert")), WINDOWS, "cpu", head=True))
+
+
+def test_forward_may_repeat_and_advance_may_not(make_model: ModelMaker) -> None:
+    block = next(stream_blocks(Checkpoint.open(make_model()), WINDOWS))
+    first = record(block.linears, block.forward)
+    second = record(block.linears, block.forward)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    block.advance()
+    with refused(RuntimeError):
+        block.advance()

@@ -35,7 +35,8 @@ DTYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 def split(model, mask, weight, cost=FREE):
     """Run the pass and return it with its findings."""
     plan = {"a": plan_linear("a", mask).changed(lowering="split")}
-    splitting = SplitLinearsPass(plan, {"a": mask}, {"a.weight": weight}.__getitem__, cost=cost)
+    dtype = ir.DataType[weight.dtype.name.upper()]
+    splitting = SplitLinearsPass(plan, {"a": mask}, {"a.weight": weight}.__getitem__, dtype, cost=cost)
     splitting(model)
     return splitting
 
@@ -92,6 +93,29 @@ def test_ragged_shapes(tmp_path, shape, tile, share, launch, seed):
     check(tmp_path / "m.onnx", "matmul+bias", shape, tile, share, "float16", SplitCost(launch), seed)
 
 
+def test_full_height_tiles_take_two_products(tmp_path):
+    cost = SplitCost(launch=1e-4, row=1e-9)
+    found, model, mask = check(tmp_path / "m.onnx", "matmul", (256, 96), (16, WHOLE), 0.5, "float16", cost)
+    assert (len(found.parts), found.sparse_weights) == (2, 4 * mask.pattern.size)
+    assert Counter(node.op_type for node in model.graph)["Gather"] == 1, "of the rows of Y"
+
+
+def test_old_opset(tmp_path):
+    _, model, _ = check(tmp_path / "m.onnx", "matmul", (64, 64), (32, 32), 0.5, "float16", opset=20)
+    assert model.opset_imports[""] == 20
+
+
+def test_two_four_holds_in_what_is_written(tmp_path):
+    found, _, _ = check(tmp_path / "m.onnx", "matmul", (64, 128), (16, WHOLE), 0.5, "float16")
+    written = onnx.load(tmp_path / "m.onnx").graph
+    convolutions = {node.input[1] for node in written.node if node.op_type == "Conv"}
+    parts = [onnx.numpy_helper.to_array(t) for t in written.initializer if t.name in convolutions]
+    assert parts and sum(part.size for part in parts) == found.sparse_weights
+    for part in parts:
+        assert part.shape[2:] == (1, 1)
+        assert (np.count_nonzero(part.reshape(len(part), -1, 4), axis=-1) <= 2).all()
+
+
 def test_parts_that_break_2_4_stop_writing(tmp_path, monkeypatch):
     """The check reads the written values, so a fault in masking can't escape it."""
     from patch_compile.passes.lowering import split_linears
@@ -114,21 +138,45 @@ def test_weights_are_read_once_when_written(tmp_path):
         return random_weight((64, 64), np.float16, 0)
 
     plan = {"a": plan_linear("a", mask).changed(lowering="split")}
-    splitting = SplitLinearsPass(plan, {"a": mask}, weight, cost=FREE)
+    splitting = SplitLinearsPass(plan, {"a": mask}, weight, ir.DataType.FLOAT16, cost=FREE)
     assert splitting(model).modified and not read
     assert len(splitting.splits["a"].parts) > 1
     write_onnx(model, tmp_path / "m.onnx")
     assert read == ["a.weight"]
 
 
-def test_a_part_that_went_missing_is_found():
-    mask, model = random_mask((64, 64), (32, 32), 0.5, 0)[0], linear("matmul", (64, 64), "float16")
-    splitting = split(model, mask, random_weight((64, 64), np.float16, 0))
-    splitting.ensures(model)
-    product = next(node for node in model.graph if PART in node.metadata_props)
-    del product.metadata_props[PART]
-    with refused(ir.passes.PostconditionError):
+class TestRequiresAndEnsures:
+    @pytest.fixture
+    def mask(self):
+        return random_mask((64, 64), (32, 32), 0.5, 0)[0]
+
+    def splitting(self, mask, name="a", dtype=ir.DataType.FLOAT16):
+        plan = {name: plan_linear(name, mask).changed(lowering="split")}
+        return SplitLinearsPass(plan, {name: mask}, lambda _: None, dtype)
+
+    def test_a_linear_that_is_not_in_the_graph(self, mask):
+        with refused(ir.passes.PreconditionError):
+            self.splitting(mask, "c")(linear("matmul", (64, 64), "float16"))
+
+    def test_another_shape_or_type(self, mask):
+        for shape, dtype in (((64, 32), ir.DataType.FLOAT16), ((64, 64), ir.DataType.BFLOAT16)):
+            with refused(ir.passes.PreconditionError):
+                self.splitting(mask, dtype=dtype)(linear("matmul", shape, "float16"))
+
+    def test_a_product_that_went_missing(self, mask):
+        model, splitting = linear("matmul", (64, 64), "float16"), self.splitting(mask)
+        splitting(model)
         splitting.ensures(model)
+        product = next(node for node in model.graph if PART in node.metadata_props)
+        del product.metadata_props[PART]
+        with refused(ir.passes.PostconditionError):
+            splitting.ensures(model)
+
+    def test_linears_of_other_lowerings_are_left_alone(self, mask):
+        model = linear("matmul", (64, 64), "float16")
+        plan = {"a": plan_linear("a", mask).changed(lowering="dense")}
+        assert not SplitLinearsPass(plan, {"a": mask}, lambda _: None, ir.DataType.FLOAT16)(model).modified
+        assert [node.op_type for node in model.graph] == ["Transpose", "MatMul"]
 
 
 class TestW8A8:
@@ -152,7 +200,7 @@ class TestW8A8:
         plan = {"a": plan_linear("a", mask, "split", weights=W8A8)}
         assert plan["a"].lowering == "split"
         read = {"a.weight": weight}.__getitem__
-        SplitLinearsPass(plan, {"a": mask}, read, {"a": grid}, FREE)(model)
+        SplitLinearsPass(plan, {"a": mask}, read, ir.DataType.FLOAT16, {"a": grid}, FREE)(model)
         return model
 
     @pytest.mark.parametrize("form", ["matmul+bias", "gemm+bias"])
@@ -214,6 +262,7 @@ def test_linears_of_one_input_share_its_rounding(tmp_path):
         plan,
         dict.fromkeys("ab", mask),
         zeros.__getitem__,
+        ir.DataType.FLOAT16,
         dict.fromkeys("ab", grid),
         FREE,
     )
@@ -230,5 +279,5 @@ def test_outputs_in_16_bits_get_no_two_four_part():
     (plan,) = plan_linears(masks, "split", weights={"a": W8A8}).values()
     assert plan.split == SplitRow(products=1, sparse_weights=0)
     model, zeros = linear("matmul", (32, 32), "float16"), {"a.weight": np.zeros((32, 32), np.float16)}
-    SplitLinearsPass({"a": plan}, masks, zeros.__getitem__, {"a": grid}, FREE)(model)
+    SplitLinearsPass({"a": plan}, masks, zeros.__getitem__, ir.DataType.FLOAT16, {"a": grid}, FREE)(model)
     assert {node.metadata_props[PART] for node in model.graph if PART in node.metadata_props} == {"dense"}

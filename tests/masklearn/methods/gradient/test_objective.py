@@ -143,3 +143,11 @@ def test_tiles_that_matter_turn_dense() -> None:
     after = select({"w": ended.score}, areas, 0.25)["w"]
     assert after.sum() == before["w"].sum() == 4
     assert not after[:, 1].any()
+
+
+def test_schedules_begin_and_end_where_the_papers_do() -> None:
+    assert (Span(25.0, 350.0).at(-0.1), Span(25.0, 350.0).at(1.7)) == (25.0, 350.0)
+    assert (JOINT.tile_scale.at(0.0), JOINT.tile_scale.at(1.0)) == (25.0, 350.0)
+    assert (JOINT.pattern_scale.at(0.0), JOINT.pattern_scale.at(1.0)) == (100.0, 500.0)
+    assert (TILE.tile_scale.at(0.0), TILE.tile_scale.at(1.0)) == (100.0, 500.0)
+    assert (MASKLLM.temperature.at(0.0), MASKLLM.temperature.at(1.0)) == (4.0, 0.05)
