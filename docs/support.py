@@ -60,7 +60,7 @@ Bytes of a weight. Every linear may have another type, and every tile another ki
 {kinds}
 
 Decoding is faster where a kind takes fewer bytes than dense tiles. The inputs of a linear have 16 bits, but for `w8a8`: it
-rounds them to int8, and multiplies faster in prompts with every kind that it has.
+rounds them to int8, and multiplies faster in prefill with every kind that it has.
 
 ## Cards and backends
 
@@ -106,9 +106,9 @@ def _types() -> Iterator[str]:
 def _kinds() -> Iterator[tuple[str, ...]]:
     quantised = [one for one in WEIGHT_TYPES.values() if one.quantised]
     for kind in sorted(KINDS, key=lambda kind: -kind.kept / kind.group):
-        gains = "–" if kind is DENSE else "prompts and decoding" if kind is TWO_FOUR else "decoding"
+        gains = "–" if kind is DENSE else "prefill and decode" if kind is TWO_FOUR else "decode"
         if not kind.goes_with(FLOAT16):
-            gains = "prompts"
+            gains = "prefill"
         sizes = (f"{kind.bytes_of(one):.4g}" if kind.goes_with(one) else "–" for one in (FLOAT16, *quantised))
         yield kind.name, *sizes, gains
 
