@@ -35,7 +35,7 @@ def test_every_name_is_there():
 
 def test_help_shows_a_function_and_its_options():
     shown = fresh("import patch_compile; help(patch_compile.plan)")
-    assert shown.startswith("Help on function plan in module patch_compile.api.plan:")
+    assert shown.startswith("Help on function plan in module patch_compile.api.commands:")
     assert "- `ratio`: Share of weights set to zero" in shown
 
 
@@ -54,7 +54,7 @@ def test_errors_of_the_library_speak_of_arguments(tmp_path):
 
 def test_importing_is_light():
     heavy = "{'torch', 'transformers', 'onnx', 'onnxruntime', 'numpy', 'pydantic', 'tensorrt_rtx', 'rich', 'click'}"
-    code = f"import sys, patch_compile, patch_compile.api.build; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, patch_compile, patch_compile.api.commands; print(sorted({heavy} & set(sys.modules)))"
     assert fresh(code) == "[]"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from patch_compile.api.plan import plan
+from patch_compile.api.commands import plan
 from patch_compile.api.results import (
     Compared,
     Compiled,
