@@ -12,8 +12,12 @@ from masklearn.base.printable import json_printable
 
 if TYPE_CHECKING:
     from masklearn.masks.maskset import MaskSet
-    from patch_compile.artifacts.command_results import CompiledAnswer, ImportedAnswer, LearnedAnswer
-    from patch_compile.artifacts.compare import CompareReport
+    from patch_compile.artifacts.command_results import (
+        CompareReport,
+        CompiledAnswer,
+        ImportedAnswer,
+        LearnedAnswer,
+    )
     from patch_compile.artifacts.plan import Plan
     from patch_compile.artifacts.plan_of_model import PlanOfModel
     from patch_compile.artifacts.report import Report

@@ -1,17 +1,22 @@
-"""Sections of the results of `build`, `learn`, `compile`, `import-mask`, `export` and `plugin`."""
+"""Sections of the results of all commands but `plan`, `verify`, `bench` and those that inspect."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from patch_compile.artifacts.command_results import (
+    BuildRow,
+    CompareReport,
     CompiledAnswer,
     ExportedAnswer,
     ImportedAnswer,
     LearnedAnswer,
+    Measure,
+    PredictedSpeeds,
     ReducedLinear,
 )
 from patch_compile.artifacts.layout import MASKS, MODEL, PAGE
@@ -39,7 +44,7 @@ from patch_compile.report.prediction import (
     rivals_words,
 )
 from patch_compile.report.quality import baselines, output_warnings
-from patch_compile.report.section import Section, facts
+from patch_compile.report.section import Column, Columns, Section, columns_of, facts, table_of
 from patch_compile.report.verify import built, compiled, pruned
 
 _NOT_COMPILED = "`build` decides for its target how each linear is compiled"
@@ -156,3 +161,37 @@ def _ratio_lines(found: MaskedModel | LearnedAnswer) -> Iterator[str]:
     yield f"ratio: {found.ratio:.4f} (asked: {asked_words(found.asked)}), method {found.method}"
     if (choice := found.learned.choice) and (line := gain_line(choice.gains)):
         yield line
+
+
+def compared(report: CompareReport) -> Iterator[Section]:
+    quality = report.quality
+    title = f"{report.model.name}: {quality.measure.words} on {quality.on}"
+    columns: Columns = {
+        **columns_of(BuildRow, "name"),
+        Column("method", words=True): _method_words,
+        **columns_of(BuildRow, "ratio"),
+        "perplexity" if quality.measure is Measure.PERPLEXITY else "error": _quality_words,
+        **columns_of(BuildRow, "increase", "bytes"),
+        **columns_of(PredictedSpeeds, over="predicted", of=attrgetter("predicted")),
+    }
+    line = "predicted speeds are left out: builds lack them, or have them for different cards or workloads"
+    if report.predicted_for:
+        line = f"predicted: speed-up over dense on {report.predicted_for}"
+    yield Section(title, tables=[table_of([_dense(report), *report.builds], columns)], lines=[line])
+
+
+def _dense(report: CompareReport) -> BuildRow:
+    speeds = PredictedSpeeds(prefill=1.0, decode=1.0, end_to_end=1.0)
+    return BuildRow(
+        name="dense", path="", method="", permuted=False, repaired=False, ratio=0.0, quality=report.quality.dense,
+        increase=None, bytes=report.dense_bytes, predicted=speeds if report.predicted_for else None,
+    )  # fmt: skip
+
+
+def _method_words(build: BuildRow) -> str:
+    """Returns the method, and the changes of the weights other than pruning."""
+    return ", ".join([build.method, *["permuted"] * build.permuted, *["repaired"] * build.repaired])
+
+
+def _quality_words(build: BuildRow) -> str:
+    return f"{build.quality:.2f}" if build.quality >= 10 else f"{build.quality:.3f}"

@@ -10,7 +10,7 @@ from masklearn import Baseline, BesideBaselines
 from masklearn.base.printable import counted
 from patch_compile.artifacts.record import Unit
 from patch_compile.artifacts.report import Kind, OutputsReport
-from patch_compile.artifacts.verify_schema import (
+from patch_compile.artifacts.verify import (
     ErrorAttribution,
     LinearError,
     TaskRow,

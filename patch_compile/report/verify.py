@@ -22,8 +22,7 @@ from patch_compile.artifacts.proof import (
     WindowAgreement,
 )
 from patch_compile.artifacts.report import DecoderReport, Kind, OutputsReport
-from patch_compile.artifacts.verify import Question, VerifyReport
-from patch_compile.artifacts.verify_schema import (
+from patch_compile.artifacts.verify import (
     ComparedRun,
     EngineCompared,
     EngineNotRun,
@@ -34,6 +33,8 @@ from patch_compile.artifacts.verify_schema import (
     PrunedOutputs,
     PrunedPerplexity,
     PrunedTokens,
+    Question,
+    VerifyReport,
 )
 from patch_compile.report.loss import GIVE_DENSE, NO_DENSE, embedding_words
 from patch_compile.report.number_format import (

@@ -21,7 +21,7 @@ from patch_compile.artifacts.layout import (
     VERIFY_INPUTS_NAME,
 )
 from patch_compile.artifacts.proof import AskedTolerance
-from patch_compile.artifacts.verify_schema import FirstDifference, OnnxCheck
+from patch_compile.artifacts.verify import FirstDifference, OnnxCheck
 from patch_compile.onnx_io.decoded import decoded_onnx
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.runnable import runnable_onnx

@@ -14,7 +14,7 @@ from masklearn.masks.name_globs import depth_of, kind_of, short_kinds
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.store import WeightStore
 from patch_compile.artifacts.proof import TextWindows
-from patch_compile.artifacts.verify_schema import (
+from patch_compile.artifacts.verify import (
     BlockError,
     ErrorAttribution,
     LinearError,

@@ -12,13 +12,13 @@ from pydantic import BeforeValidator, ConfigDict, PlainSerializer
 from masklearn import Baseline, parse_baselines
 from masklearn.base.option import listed
 from masklearn.base.settings import Settings
-from patch_compile.artifacts.verify import Question
-from patch_compile.artifacts.verify_schema import (
+from patch_compile.artifacts.verify import (
     FigureName,
     LimitCheck,
     PrunedOutputs,
     PrunedTokens,
     QualityLoss,
+    Question,
 )
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.options import VerifyOptions

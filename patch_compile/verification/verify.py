@@ -32,15 +32,18 @@ from patch_compile.artifacts.manifest import EvalText, package_versions
 from patch_compile.artifacts.plan import Plan
 from patch_compile.artifacts.proof import TextWindows
 from patch_compile.artifacts.report import read_report
-from patch_compile.artifacts.verify import Outcome, Question, VerifiedText, VerifyReport
-from patch_compile.artifacts.verify_schema import (
+from patch_compile.artifacts.verify import (
     ComparedRun,
     EngineCompared,
     EngineNotRun,
     NotRun,
     OnnxCheck,
+    Outcome,
     PrunedOutputs,
     PrunedPerplexity,
+    Question,
+    VerifiedText,
+    VerifyReport,
 )
 from patch_compile.artifacts.workspace import key_of
 from patch_compile.errors import PatchCompileError

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from patch_compile.artifacts.proof import OutputDifference, OutputsDifference
-from patch_compile.artifacts.verify import Question, VerifyReport
-from patch_compile.artifacts.verify_schema import EngineNotRun, NotRun, PrunedPerplexity
+from patch_compile.artifacts.verify import EngineNotRun, NotRun, PrunedPerplexity, Question, VerifyReport
 from tests.refusals import refused
 from tests.report.page.found import verified
 from tests.report.page.outs import Out

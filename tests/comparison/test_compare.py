@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from patch_compile.api.results import Result
-from patch_compile.artifacts.compare import Measure
+from patch_compile.artifacts.command_results import Measure
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.proof import BuildPerplexity, TextWindows
 from patch_compile.artifacts.record import write_json

@@ -20,8 +20,7 @@ from masklearn.model.models import load_model
 from masklearn.quality.perplexity import perplexity
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.report import Kind
-from patch_compile.artifacts.verify import Outcome, Question, VerifyReport
-from patch_compile.artifacts.verify_schema import EngineNotRun, NotRun
+from patch_compile.artifacts.verify import EngineNotRun, NotRun, Outcome, Question, VerifyReport
 from patch_compile.cli.app import cli
 from patch_compile.errors import NOT_CHECKED
 from patch_compile.report.terminal import show

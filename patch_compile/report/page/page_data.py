@@ -19,8 +19,7 @@ from patch_compile.artifacts.prediction import WholeRow
 from patch_compile.artifacts.proof import EmbeddingsDifference, OutputsDifference
 from patch_compile.artifacts.recipe_file import read_recipe
 from patch_compile.artifacts.report import DecoderReport, Kind, Report, read_report
-from patch_compile.artifacts.verify import VerifyReport
-from patch_compile.artifacts.verify_schema import PrunedOutputs, PrunedTokens
+from patch_compile.artifacts.verify import PrunedOutputs, PrunedTokens, VerifyReport
 from patch_compile.errors import PatchCompileError
 from patch_compile.report.number_format import joined
 

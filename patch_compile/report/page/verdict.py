@@ -11,8 +11,7 @@ from masklearn.quant.table import weight_type
 from patch_compile.artifacts.bench import Phase
 from patch_compile.artifacts.prediction import PAYS
 from patch_compile.artifacts.report import DecoderReport, Kind, OutputsReport
-from patch_compile.artifacts.verify import Outcome, VerifyReport
-from patch_compile.artifacts.verify_schema import EngineCompared
+from patch_compile.artifacts.verify import EngineCompared, Outcome, VerifyReport
 from patch_compile.planning.roofline.linear_roofline import speedup_limit
 from patch_compile.report.bench import IN_PHASE
 from patch_compile.report.linears import compiled_types, types_words

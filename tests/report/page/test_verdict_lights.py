@@ -13,8 +13,7 @@ from patch_compile.artifacts.proof import (
     OutputsDifference,
 )
 from patch_compile.artifacts.report import BuildReport, Kind
-from patch_compile.artifacts.verify import VerifyReport
-from patch_compile.artifacts.verify_schema import EngineCompared, PrunedPerplexity
+from patch_compile.artifacts.verify import EngineCompared, PrunedPerplexity, VerifyReport
 from patch_compile.report.page.page_data import Sources
 from patch_compile.report.page.verdict import Light, lights
 from tests.artifacts.benched import benched

@@ -12,14 +12,13 @@ from onnx import helper
 from masklearn.base.durable import is_temporary
 from masklearn.masks.record import RepairRecord
 from patch_compile.artifacts.bench import Phase
-from patch_compile.artifacts.verify_schema import EngineNotRun, NotRun
-from patch_compile.report.page import write_page
+from patch_compile.artifacts.verify import EngineNotRun, NotRun
 from tests.artifacts.benched import benched
 from tests.builds import TINY, build
 from tests.conftest import texts_in
 from tests.refusals import refused
 from tests.report.page.found import baselines, compiled, verified
-from tests.report.page.outs import Out, llama_shapes
+from tests.report.page.outs import Out, llama_shapes, write_page
 from tests.sources.onnx_model import graphs
 
 SMALL = llama_shapes(2, 256, 128, 384)

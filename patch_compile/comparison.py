@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from patch_compile.artifacts.compare import (
+from patch_compile.artifacts.command_results import (
     BuildRow,
     CompareReport,
     Measure,
