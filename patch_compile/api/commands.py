@@ -103,10 +103,10 @@ def build(
         parsed = Recipe.parse(settings if service is None else {"backend": "onnx"} | settings)
     if service is None:
         report = run(parsed, force=force, resume=resume)
-        return FinishedBuild(report, Path(report.path).parent)
-    from patch_compile.pipeline.for_edgellm import build_for_edgellm
+    else:
+        from patch_compile.pipeline.for_edgellm import build_for_edgellm
 
-    report = build_for_edgellm(parsed, python, force=force, resume=resume)
+        report = build_for_edgellm(parsed, python, force=force, resume=resume)
     return FinishedBuild(report, Path(report.path).parent)
 
 
@@ -282,8 +282,8 @@ def export(
         from patch_compile.pipeline.edgellm import find_exporter
 
         report = export_edgellm(Path(path), find_exporter(python, Path(path)))
-        return Result(report, Path(report.path))
-    report = export_checkpoint(Path(path), name)
+    else:
+        report = export_checkpoint(Path(path), name)
     return Result(report, Path(report.path))
 
 

@@ -32,7 +32,6 @@ class MaskedLinear(Record):
 
     @classmethod
     def of(cls, name: str, mask: LinearMask) -> Self:
-        """Returns the row of a mask."""
         count = TileCount(sparse=int((mask.kinds != DENSE.code).sum()), all=mask.kinds.size)
         return cls(name=name, shape=mask.shape, zeroed=mask.zeroed, tiles=count)
 

@@ -118,15 +118,15 @@ def check_apart(out: Path, inputs: Iterable[Path]) -> None:
     """
     place = place_of(out)
     for path in inputs:
-        found = path.resolve()
+        source = path.resolve()
         for folder in (place, partial_of(place)):
-            if found.is_relative_to(folder):
+            if source.is_relative_to(folder):
                 raise PatchCompileError(
                     f"{path} lies in {folder}",
                     "The run reads it, and would replace the folder.",
                     f"Move it out of {folder.name}, or choose another -o.",
                 )
-        if found.is_dir() and place.is_relative_to(found):
+        if source.is_dir() and place.is_relative_to(source):
             raise PatchCompileError(
                 f"OUT can't be {place}",
                 f"It lies in {path}, which the run reads as a model.",

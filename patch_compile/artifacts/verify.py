@@ -100,7 +100,6 @@ class PrunedPerplexity(Record):
 
     @property
     def increase(self) -> float:
-        """Returns the relative increase over the dense model's."""
         return self.pruned / self.dense - 1.0
 
 
@@ -279,7 +278,6 @@ class Outcome(StrEnum):
 
     @property
     def words(self) -> str:
-        """Returns the verdict in capitals."""
         return self.value.replace("-", " ").upper()
 
 

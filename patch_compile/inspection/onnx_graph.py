@@ -44,8 +44,29 @@ def inspect_onnx(path: Path) -> Inspection:
 
     Raises PatchCompileError if the file is not a model, or its external data are missing or too short.
     """
+    from patch_compile.onnx_io.external import external_files
+
     with refusing_invalid(path):
-        return _inspected(path)
+        proto = load_proto(path)
+        model, rows, faults = _patch_linears(path, proto, decode=True)
+        files = [path, *external_files(path, proto)]
+    graph = model.graph
+    operators = Counter(node.op_type for node in graph)
+    tensors = (value.const_value for value in graph.initializers.values())
+    facts = {
+        "producer": " ".join(filter(None, (model.producer_name, model.producer_version))),
+        "opsets": dict(model.opset_imports),
+        "inputs": [_spelled(value) for value in graph.inputs],
+        "outputs": [_spelled(value) for value in graph.outputs],
+        "nodes": sum(operators.values()),
+        "operators": dict(operators.most_common()),
+        "PatchLinear": len(rows),
+        "weights": sum(int(tensor.size) for tensor in tensors if tensor),
+        "files": [str(file.name) for file in files],
+        "bytes": sum(file.stat().st_size for file in files),
+    }
+    checked = "each packed linear: shapes fit, every slab is stored once, metadata are 2:4, padding is zero"
+    return Inspection(path, "onnx", facts, rows, checked if rows else "", faults)
 
 
 def index_faults(path: Path) -> list[str]:
@@ -59,7 +80,6 @@ def index_faults(path: Path) -> list[str]:
 
 
 def patch_linears(model: ir.Model) -> Iterator[ir.Node]:
-    """Yield the PatchLinears of the main graph."""
     return (node for node in model.graph if (node.domain, node.op_type) == (DOMAIN, NAME))
 
 
@@ -106,36 +126,6 @@ def _with_all_kinds(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _inspected(path: Path) -> Inspection:
-    from patch_compile.onnx_io.external import external_files
-
-    proto = load_proto(path)
-    model, rows, faults = _patch_linears(path, proto, decode=True)
-    graph = model.graph
-    operators = Counter(node.op_type for node in graph)
-    files = [path, *external_files(path, proto)]
-    facts = {
-        "producer": " ".join(filter(None, (model.producer_name, model.producer_version))),
-        "opsets": dict(model.opset_imports),
-        "inputs": [_spelled(value) for value in graph.inputs],
-        "outputs": [_spelled(value) for value in graph.outputs],
-        "nodes": sum(operators.values()),
-        "operators": dict(operators.most_common()),
-        "PatchLinear": len(rows),
-        "weights": sum(
-            int(value.const_value.size) for value in graph.initializers.values() if value.const_value
-        ),
-        "files": [str(file.name) for file in files],
-        "bytes": sum(file.stat().st_size for file in files),
-    }
-    checked = (
-        "each packed linear: shapes fit, every slab is stored once, metadata are 2:4, padding is zero"
-        if rows
-        else ""
-    )
-    return Inspection(path, "onnx", facts, rows, checked, faults)
-
-
 def _spelled(value: ir.Value) -> str:
     dims = ", ".join(map(str, value.shape)) if value.shape is not None else "?"
     return f"{value.name}: {value.dtype.name.lower() if value.dtype else '?'} [{dims}]"
@@ -157,7 +147,6 @@ class _Attributes(BaseModel):
 
     @property
     def integers(self) -> WeightType | None:
-        """The type of quantised weights, None for 16-bit weights."""
         return QUANTISED.get(self.weights)
 
     @property
@@ -167,12 +156,10 @@ class _Attributes(BaseModel):
 
     @property
     def packed_rows(self) -> int:
-        """Rows of all panels."""
         return -(-self.rows // self.panel_rows) * self.panel_rows
 
     @property
     def epilogue(self) -> str:
-        """Spells what the node computes besides its product."""
         words = [self.activation + "·mul" * self.gated]
         return " + ".join(filter(None, [*words, "residual" * self.residual]))
 

@@ -32,7 +32,7 @@ from patch_compile.report.linears import (
     split_lines,
     types_line,
 )
-from patch_compile.report.loss import limits_words, loss_of_build
+from patch_compile.report.loss import limits_words, loss_of
 from patch_compile.report.number_format import bytes_of
 from patch_compile.report.plan import whole_table
 from patch_compile.report.prediction import (
@@ -65,7 +65,8 @@ def finished(report: Report) -> Iterator[Section]:
     fused = f"fused into their linears: {fused_words(report.linears)}"
     yield Section(lines=list(filter(None, (*how, *_ratio_lines(report), choice, fused))))
     yield compiled(report.agreement, report.kind)
-    loss, asked = loss_of_build(report), pruned(report, dense_given=report.dense_given)
+    loss = loss_of(report) if report.dense_given else None
+    asked = pruned(report, dense_given=report.dense_given)
     yield replace(asked, lines=[*asked.lines, limits_words(loss, report)]) if loss else asked
     yield built(None, report.engine) if report.engine else Section()
     yield predicted(report)
@@ -130,14 +131,12 @@ def imported(answer: ImportedAnswer) -> Iterator[Section]:
 
 
 def exported(answer: ExportedAnswer) -> Iterator[Section]:
-    """Yield the result of `export`: the linears by type, and the folder with its size."""
     linears = ", ".join(f"{count} {kind}" for kind, count in answer.linears.items())
     sizes = f"{bytes_of(answer.bytes)}, {bytes_of(answer.model_bytes)} in {MODEL}"
     yield Section(lines=[f"linears: {linears}", f"{answer.format}: {answer.path} ({sizes})"])
 
 
 def reduced(found: ReducedLinear) -> Iterator[Section]:
-    """Yield the result of `debug reduce`: the error of the linear, the folder, and a command that runs it."""
     error = "not finite" if found.error is None else f"{found.error:.2e} of the largest output"
     verdict = (
         "rounding explains it" if found.passed else f"rounding explains {found.tolerance:.2e}: it is wrong"
@@ -151,7 +150,6 @@ def reduced(found: ReducedLinear) -> Iterator[Section]:
 
 
 def plugin(result: Mapping[str, Any]) -> Iterator[Section]:
-    """Yield the result of `plugin`: the path of the library."""
     archs = ", ".join(f"sm{arch}" for arch in result["archs"])
     yield Section(lines=[f"plugin for {result['backend']}, {archs}: {result['path']}"])
 
@@ -189,7 +187,6 @@ def _dense(report: CompareReport) -> BuildRow:
 
 
 def _method_words(build: BuildRow) -> str:
-    """Returns the method, and the changes of the weights other than pruning."""
     return ", ".join([build.method, *["permuted"] * build.permuted, *["repaired"] * build.repaired])
 
 

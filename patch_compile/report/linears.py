@@ -56,7 +56,6 @@ def linears_table(linears: Sequence[LinearRow], phases: Collection[str] = ()) ->
 
 
 def masks_table(linears: Sequence[MaskedLinear]) -> Table:
-    """Returns a row for each kind of linear, without the figures that only a build knows."""
     return table_of_linears(_by_kind(linears), {**NAME, **_COUNT, **SHAPE, **_RATIO})
 
 
@@ -98,7 +97,6 @@ _RATIO: Columns = {"ratio": _ratio, "pruned tiles": _pruned_tiles}
 
 
 def share_columns(linears: Sequence[LinearRow]) -> Columns:
-    """Returns the column of the share of weights in pruned tiles, by kind if some are not 2:4."""
     return {"tiles": _shares} if has_other_kinds(linears) else {"p": _share}
 
 
@@ -139,10 +137,10 @@ def time_columns(phases: Collection[str]) -> Columns:
 
 
 def _time(phase: str, one: Shown, row: Linears) -> str:
-    times = (
-        [getattr(linear.predicted, phase) for linear in row.linears if linear.predicted] if row.shape else []
-    )
-    return spelled(fmean(getattr(each, one.name) for each in times), one.unit, bare=True) if times else ""
+    times = [getattr(linear.predicted, phase) for linear in row.linears if linear.predicted]
+    if not row.shape or not times:
+        return ""
+    return spelled(fmean(getattr(each, one.name) for each in times), one.unit, bare=True)
 
 
 def map_of_tiles(found: TileSummary) -> Section:
@@ -227,9 +225,7 @@ def types_line(counts: Counter[str], taken: float | None = None) -> str:
     """Returns the types of the linears' weights in words, empty if none is quantised. taken: bytes of a packed weight."""
     if not counts:
         return ""
-    size = (
-        ""
-        if taken is None
-        else f"; a packed weight takes {taken:.3f} bytes on average, a dense 16-bit weight 2"
-    )
-    return f"weights: {types_words(counts)}{size}"
+    words = f"weights: {types_words(counts)}"
+    if taken is None:
+        return words
+    return f"{words}; a packed weight takes {taken:.3f} bytes on average, a dense 16-bit weight 2"

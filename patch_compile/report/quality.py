@@ -21,10 +21,8 @@ from patch_compile.report.section import Column, Columns, Section, columns_of, t
 
 _LISTED = 12  # linears that are shown
 _MUCH = 0.5  # relative error of an output; unrelated outputs of one size are 1.4 apart
-_MANY, _HARDLY = (
-    0.1,
-    0.002,
-)  # share of zeroed weights, and the relative error of an output that is suspiciously small then
+# Share of zeroed weights, and the relative error of an output that is suspiciously small then.
+_MANY, _HARDLY = 0.1, 0.002
 _VAGUE = 0.1  # share of the largest output that rounding may move
 _WHERE = (
     "Error: how far pruning moves the output of the linear, as a share of that output, on the dense model's inputs; share: "
@@ -182,9 +180,9 @@ def output_warnings(report: OutputsReport) -> Iterator[str]:
     worst = report.difference.worst
     moved_far = worst.relative is None or (worst.relative >= _MUCH and report.embeddings is None)
     if worst.floating and moved_far:
-        far = (
-            "beyond all finite numbers" if worst.relative is None else f"by {worst.relative:.0%} of its norm"
-        )
+        far = "beyond all finite numbers"
+        if worst.relative is not None:
+            far = f"by {worst.relative:.0%} of its norm"
         yield f"Pruning moved the output {worst.output!r} {far}. {_how_to_lose_less(report)}"
     zeroed, moved = report.ratio, worst.relative
     if worst.floating and zeroed >= _MANY and moved is not None and moved < _HARDLY:

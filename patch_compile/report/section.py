@@ -84,7 +84,6 @@ class Section:
 
     @property
     def holds(self) -> bool:
-        """True if it has any content."""
         return bool(self.facts or self.lines or self.text or any(table.rows for table in self.tables))
 
     @property

@@ -78,11 +78,7 @@ def verified(found: VerifyReport, out: Path) -> Iterator[Section]:
     yield compiled(found.compiled, found.kind)
     yield pruned(found.pruned, dense_given=found.dense_given)
     yield built(found.built)
-    yield from (
-        where(found.where),
-        baselines(found.baselines),
-        tasks(found.tasks),
-    )
+    yield from (where(found.where), baselines(found.baselines), tasks(found.tasks))
     checks = [(one.ask, f"{'holds' if one.passed else 'FAILS'}: {limit_words(one)}") for one in found.checks]
     yield Section("Limits" * bool(checks), facts=checks)
     unknown = f": {unanswered_words(found)}" if found.unanswered else ""
@@ -149,7 +145,10 @@ def pruned(
         case DecoderReport(perplexity=ppl):
             more = ("largest logit error", f"{percent(found.agreement.dense_error, 1)} of the largest logit")
             words = found.last_words
-            last = [("last words found", f"{_shares(words)}; {found_words(words)}")] if words else []
+            last = []
+            if words:
+                shares = f"{percent(words.dense)} dense, {percent(words.pruned)} pruned"
+                last = [("last words found", f"{shares}; {found_words(words)}")]
             return _tokens(asked, ppl, [*facts(found.difference), *last, more], ppl.on)
         case PrunedOutputs():
             return _outputs(asked, found, found.inputs, found.embeddings)
@@ -163,10 +162,6 @@ def _tokens(
     both = ("perplexity", ", ".join(f"{value} {model}" for model, value in facts(ppl)))
     told = [both, *figures, ("measured on", str(on))]
     return replace(asked, answer=f"{change(ppl.pruned, ppl.dense)} perplexity", facts=told)
-
-
-def _shares(found: LastWords) -> str:
-    return f"{percent(found.dense)} dense, {percent(found.pruned)} pruned"
 
 
 def found_words(found: LastWords) -> str:

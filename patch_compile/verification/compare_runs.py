@@ -181,7 +181,6 @@ def measured_tolerance(
 
 
 def relative_error(logits: Iterable[Logits], exact: Sequence[Logits]) -> float:
-    """Returns the largest |difference| / the largest |exact|."""
     return _largest(mine - theirs for mine, theirs in zip(logits, exact, strict=True)) / _largest(exact)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -60,7 +61,8 @@ def compare_outputs(
         difference for difference in compare_answers(answers["hybrid"], reference) if difference.floating
     ]
     errors = {difference.output: difference.error(by_norm=tolerance.by_norm) for difference in judged}
-    worst = max(errors, key=lambda output: _or_infinite(errors[output]), default=None)
+    sizes = {output: math.inf if error is None else error for output, error in errors.items()}
+    worst = max(sizes, key=sizes.__getitem__, default=None)
     lost = compare_answers(answers["hybrid"], answers["dense"])
     feeds = len(probe.feeds)
     proof = OutputsProof(
@@ -117,10 +119,6 @@ def _pooled(
             for states, mask in zip(hidden, read, strict=True)
         ]
     return np.array(texts)
-
-
-def _or_infinite(error: float | None) -> float:
-    return np.inf if error is None else error
 
 
 def _fault(

@@ -158,18 +158,14 @@ class VerifyRequest(Settings, VerifyOptions):
         """Validate settings from arguments or flags. Raises UsageError, also for a limit on a figure that is not
         measured."""
         request = super().parse(settings)
-        request._check_limits()
+        for limit in request.fail_on:
+            if not request.asks(Question.PRUNED):  # such a limit would never fail
+                raise UsageError(
+                    f"--fail-on {limit} needs a question that is left out",
+                    f"It is a figure of the question {str(Question.PRUNED)!r}, and --only is {','.join(request.only)}.",
+                    "Ask that question too, or drop the limit.",
+                )
         return request
 
     def asks(self, question: Question) -> bool:
         return question in self.only
-
-    def _check_limits(self) -> None:
-        """Refuse a limit on a figure that is not measured, because it would never fail."""
-        for limit in self.fail_on:
-            if Question.PRUNED not in self.only:
-                raise UsageError(
-                    f"--fail-on {limit} needs a question that is left out",
-                    f"It is a figure of the question {str(Question.PRUNED)!r}, and --only is {','.join(self.only)}.",
-                    "Ask that question too, or drop the limit.",
-                )

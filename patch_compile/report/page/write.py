@@ -82,7 +82,7 @@ def _questions(sources: Sources) -> list[Section]:
     verify, report = sources.verify, sources.report
     return [
         compiled((verify.compiled if verify else None) or report.agreement, report.kind),
-        pruned((verify.pruned if verify else None) or report, dense_given=report.dense_given),
+        pruned(sources.pruned, dense_given=report.dense_given),
         built(verify.built if verify else None, report.engine),
     ]
 
