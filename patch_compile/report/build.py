@@ -87,13 +87,13 @@ def predicted(report: Report) -> Section:
 
 def _files(report: Report) -> Iterator[Section]:
     if isinstance(report, DecoderReport):
-        said = [
+        texts = [
             (name, text) for name, text in facts(report.generated) if report.dense_given or name != "dense"
         ]
-        yield Section("What the models say", facts=said)
+        yield Section("What the models say", facts=texts)
     file = report.engine or report.onnx
-    what, why = ("engine", "") if report.engine else ("onnx", " (no engine: backend onnx)")
-    made = (what, f"{file.path}, {bytes_of(file.bytes)}{why}")
+    kind, why = ("engine", "") if report.engine else ("onnx", " (no engine: backend onnx)")
+    made = (kind, f"{file.path}, {bytes_of(file.bytes)}{why}")
     yield Section("Files", facts=[made, ("report", str(Path(report.path).parent / PAGE))])
 
 
@@ -136,15 +136,15 @@ def exported(answer: ExportedAnswer) -> Iterator[Section]:
     yield Section(lines=[f"linears: {linears}", f"{answer.format}: {answer.path} ({sizes})"])
 
 
-def reduced(found: ReducedLinear) -> Iterator[Section]:
-    error = "not finite" if found.error is None else f"{found.error:.2e} of the largest output"
+def reduced(linear: ReducedLinear) -> Iterator[Section]:
+    error = "not finite" if linear.error is None else f"{linear.error:.2e} of the largest output"
     verdict = (
-        "rounding explains it" if found.passed else f"rounding explains {found.tolerance:.2e}: it is wrong"
+        "rounding explains it" if linear.passed else f"rounding explains {linear.tolerance:.2e}: it is wrong"
     )
     lines = [
-        f"{' + '.join(found.linears)}, {found.lowering}: error {error}; {verdict}",
-        f"hybrid.onnx, dense.onnx, inputs.npz, outputs.npz: {found.path}",
-        f"run it: {found.command}",
+        f"{' + '.join(linear.linears)}, {linear.lowering}: error {error}; {verdict}",
+        f"hybrid.onnx, dense.onnx, inputs.npz, outputs.npz: {linear.path}",
+        f"run it: {linear.command}",
     ]
     yield Section(lines=lines)
 
@@ -154,10 +154,10 @@ def plugin(result: Mapping[str, Any]) -> Iterator[Section]:
     yield Section(lines=[f"plugin for {result['backend']}, {archs}: {result['path']}"])
 
 
-def _ratio_lines(found: MaskedModel | LearnedAnswer) -> Iterator[str]:
+def _ratio_lines(model: MaskedModel | LearnedAnswer) -> Iterator[str]:
     """Yield the reached ratio, the request, and the linears that gain unless all do."""
-    yield f"ratio: {found.ratio:.4f} (asked: {asked_words(found.asked)}), method {found.method}"
-    if (choice := found.learned.choice) and (line := gain_line(choice.gains)):
+    yield f"ratio: {model.ratio:.4f} (asked: {asked_words(model.asked)}), method {model.method}"
+    if (choice := model.learned.choice) and (line := gain_line(choice.gains)):
         yield line
 
 

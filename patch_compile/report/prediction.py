@@ -80,14 +80,14 @@ def split_words(row: PhaseRow) -> str:
     return f"weight types bring {times(row.by_types)} and tiles {times(row.by_tiles)}"
 
 
-def little_gain_line(found: LittleGain) -> str:
+def little_gain_line(gain: LittleGain) -> str:
     """Returns in words that tiles are not worth their loss, with the better command."""
-    weights = f" --weights {found.weights}" if found.weights else ""
-    unpruned = times(found.unpruned)
+    weights = f" --weights {gain.weights}" if gain.weights else ""
+    unpruned = times(gain.unpruned)
     better = ["the dense model" if unpruned == times(1.0) else f"--ratio 0{weights} ({unpruned})"]
-    if found.tokens:
-        better.append(f"prefill of {found.tokens}+ tokens")
-    return f"tiles bring only {times(found.by_tiles)}: better {', or '.join(better)}"
+    if gain.tokens:
+        better.append(f"prefill of {gain.tokens}+ tokens")
+    return f"tiles bring only {times(gain.by_tiles)}: better {', or '.join(better)}"
 
 
 def reason_words(reason: Reason) -> str:
@@ -172,37 +172,38 @@ def remarks(linears: Sequence[LinearRow], plan: PlanSummary) -> list[str]:
     ]
 
 
-def calibration_words(found: Calibration) -> str:
+def calibration_words(calibration: Calibration) -> str:
     """Returns the measurements of a card and their effect on the assumptions, in words."""
-    clock = f"SM clock {found.clocks['sm_mhz']:g} MHz" if found.clocks else "clocks not recorded"
-    words = {one.name: one.metadata["what"] for one in fields(Assumptions)} | FITTED
+    clock = f"SM clock {calibration.clocks['sm_mhz']:g} MHz" if calibration.clocks else "clocks not recorded"
+    about = {field.name: field.metadata["what"] for field in fields(Assumptions)} | FITTED
     changed = (
-        f"{name} {value:.2f} instead of {getattr(ASSUMED, name):.2f} ({words[name]})"
-        for name, value in found.assumptions.items()
+        f"{name} {value:.2f} instead of {getattr(ASSUMED, name):.2f} ({about[name]})"
+        for name, value in calibration.assumptions.items()
     )
-    shipped = (
-        "; this calibration comes with patch-compile, `bench --calibrate` makes your own" * found.shipped
+    words = (
+        f"predictions of a roofline (docs/explanation/performance.md) whose assumptions were fitted to {calibration.times} "
+        f"times of {calibration.model}, measured on {calibration.gpu} ({clock}, driver {calibration.driver or 'unknown'}, "
+        f"{calibration.backend} {calibration.version}) on {calibration.date[:10]}: {', '.join(changed)}; it misses these "
+        f"times by {calibration.error['after']:.0%} (median), and missed them by {calibration.error['before']:.0%}"
     )
-    return (
-        f"predictions of a roofline (docs/explanation/performance.md) whose assumptions were fitted to {found.times} "
-        f"times of {found.model}, measured on {found.gpu} ({clock}, driver {found.driver or 'unknown'}, {found.backend} "
-        f"{found.version}) on {found.date[:10]}: {', '.join(changed)}; it misses these times by "
-        f"{found.error['after']:.0%} (median), and missed them by {found.error['before']:.0%}{shipped}"
-    )
+    own = "; this calibration comes with patch-compile, `bench --calibrate` makes your own"
+    return words + own * calibration.shipped
 
 
 def tried_line(tried: Sequence[Tried], asked: Asked) -> str:
     """Returns in words why tiles have their size, which is open for a speed, or their kinds, which are open for a ratio."""
-    taken, other = tried
-    goal, here, there = asked_words(asked), taken.figure or 0.0, other.figure
-    if there is None:
-        return f"tile: {taken.value}: tiles of {other.value} do not reach {goal}"
+    taken, alternative = tried
+    goal, figure, other_figure = asked_words(asked), taken.figure or 0.0, alternative.figure
+    if other_figure is None:
+        return f"tile: {taken.value}: tiles of {alternative.value} do not reach {goal}"
     if asked.ratio is not None:
-        only, loses = ("only ", "") if other.value == AUTO else ("", " and lose more quality")
-        why = f"would reach {only}{times(there)}{loses}"
-        return f"kinds: {taken.value}, predicted {times(here)} end to end; {other.value} {why}"
-    with_other = f"with {other.value} too" if here == there else f"{there:.3f} with {other.value}"
-    return f"tile: {taken.value}: {goal} takes a ratio of {here:.3f} with these, and {with_other}"
+        only, loses = ("only ", "") if alternative.value == AUTO else ("", " and lose more quality")
+        why = f"would reach {only}{times(other_figure)}{loses}"
+        return f"kinds: {taken.value}, predicted {times(figure)} end to end; {alternative.value} {why}"
+    with_other = f"with {alternative.value} too"
+    if figure != other_figure:
+        with_other = f"{other_figure:.3f} with {alternative.value}"
+    return f"tile: {taken.value}: {goal} takes a ratio of {figure:.3f} with these, and {with_other}"
 
 
 def goal_words(choice: ChoiceRecord) -> str:

@@ -104,18 +104,18 @@ def parse_limit(spelled: str) -> Limit:
 
     Raises ValueError for anything else.
     """
-    found = _SPEC.fullmatch(spelled.strip())
-    if found is None or found["name"] not in FIGURES:
+    match = _SPEC.fullmatch(spelled.strip())
+    if match is None or match["name"] not in FIGURES:
         raise ValueError(
             f"{spelled!r} is not NAME:LIMIT such as ppl:+5%, ppl:12.5 or top1:90%, with a name of {', '.join(FIGURES)}"
         )
-    figure, percent = FIGURES[found["name"]], bool(found["percent"])
-    if found["plus"] and (figure.base is None or not percent):
+    figure, percent = FIGURES[match["name"]], bool(match["percent"])
+    if match["plus"] and (figure.base is None or not percent):
         raise ValueError(f"{spelled!r}: only ppl takes +x%, which is over the dense model's")
-    if percent and not found["plus"] and figure.name is FigureName.PPL:
-        raise ValueError(f"{spelled!r}: per cent of what? ppl:+{found['number']}% is over the dense model's")
-    value = float(found["number"]) * (0.01 if percent else 1.0)
-    return Limit(figure, value, bool(found["plus"]), spelled.strip())
+    if percent and not match["plus"] and figure.name is FigureName.PPL:
+        raise ValueError(f"{spelled!r}: per cent of what? ppl:+{match['number']}% is over the dense model's")
+    value = float(match["number"]) * (0.01 if percent else 1.0)
+    return Limit(figure, value, bool(match["plus"]), spelled.strip())
 
 
 def check_figures(limits: tuple[Limit, ...], *, decoder: bool, dense_given: bool = True) -> None:

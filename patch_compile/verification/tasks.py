@@ -155,16 +155,17 @@ def _number(value: Any) -> float | None:
 def _samples(results: _Results, task: str) -> int:
     if task in results["n-samples"]:
         return int(results["n-samples"][task]["effective"])
-    return sum(_samples(results, one) for one in results["group_subtasks"].get(task, ()))
+    return sum(_samples(results, subtask) for subtask in results["group_subtasks"].get(task, ()))
 
 
 def _paired(dense: _Results, pruned: _Results, task: str, metric: str, key: str) -> TaskDifference | None:
     """Returns the mean difference per item; None if items have no numbers of their own, or these do not give the score."""
     values = [
-        [item.get(metric) for item in one["samples"].get(task, ()) if item["filter"] == key]
-        for one in (dense, pruned)
+        [item.get(metric) for item in results["samples"].get(task, ()) if item["filter"] == key]
+        for results in (dense, pruned)
     ]
-    if len(values[0]) < 2 or any(not isinstance(v, int | float | np.number) for one in values for v in one):
+    items = [value for of_model in values for value in of_model]
+    if len(values[0]) < 2 or not all(isinstance(value, int | float | np.number) for value in items):
         return None
     unit = _unit(float(np.mean(values[0])), dense["results"][task][f"{metric},{key}"])
     if unit is None:
@@ -183,8 +184,8 @@ def _unit(mean: float, score: float) -> Unit | None:
 
 def _apart(dense: _Results, pruned: _Results, task: str, metric: str, key: str) -> TaskDifference | None:
     """Returns the difference of the two scores with the combined error of both; None if one is not known."""
-    first, second = (_number(one["results"][task][f"{metric},{key}"]) for one in (dense, pruned))
-    errors = [_stderr(one, task, metric, key) for one in (dense, pruned)]
+    first, second = (_number(results["results"][task][f"{metric},{key}"]) for results in (dense, pruned))
+    errors = [_stderr(results, task, metric, key) for results in (dense, pruned)]
     if first is None or second is None or errors[0] is None or errors[1] is None:
         return None
     return TaskDifference(value=second - first, error=math.hypot(errors[0], errors[1]), per_item=False)

@@ -288,12 +288,12 @@ class Verification:
         return with_baselines(self.source, learning, result, perplexity.dense, self.request.baselines, *place)
 
 
-def _outcome(found: VerifyReport) -> Outcome:
-    engine = found.built if isinstance(found.built, EngineCompared) else None
-    judged = [one for one in (found.compiled, engine, *found.checks) if one is not None]
-    if not all(one.passed for one in judged):
+def _outcome(report: VerifyReport) -> Outcome:
+    engine = report.built if isinstance(report.built, EngineCompared) else None
+    judged = [answer for answer in (report.compiled, engine, *report.checks) if answer is not None]
+    if not all(answer.passed for answer in judged):
         return Outcome.FAILED
-    return Outcome.NOT_CHECKED if found.unanswered else Outcome.PASSED
+    return Outcome.NOT_CHECKED if report.unanswered else Outcome.PASSED
 
 
 def _record_of(windows: NDArray[np.int64], text: EvalText) -> VerifiedText:

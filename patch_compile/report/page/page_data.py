@@ -124,15 +124,15 @@ class Sources:
     @property
     def perplexity(self) -> Perplexities | None:
         """None for an encoder and an ONNX file."""
-        found = self.pruned
-        if not isinstance(found, PrunedTokens | DecoderReport):
+        answer = self.pruned
+        if not isinstance(answer, PrunedTokens | DecoderReport):
             return None
         text: EvalText | None = self.verify.text if self.verify else None
-        if isinstance(found, DecoderReport):
-            text = found.text.eval
-        on = found.perplexity.on if isinstance(found, DecoderReport) else found.on
+        if isinstance(answer, DecoderReport):
+            text = answer.text.eval
+        on = answer.perplexity.on if isinstance(answer, DecoderReport) else answer.on
         held_out = text is not None and text.path is not None
-        return Perplexities(found.perplexity.dense, found.perplexity.pruned, str(on), held_out)
+        return Perplexities(answer.perplexity.dense, answer.perplexity.pruned, str(on), held_out)
 
     @property
     def outputs(self) -> OutputsDifference | None:
