@@ -78,36 +78,29 @@ def rendered(sources: Sources) -> str:
     return printable(page)
 
 
-def _questions(sources: Sources) -> list[Section]:
-    verify, report = sources.verify, sources.report
-    return [
-        compiled((verify.compiled if verify else None) or report.agreement, report.kind),
-        pruned(sources.pruned, dense_given=report.dense_given),
-        built(verify.built if verify else None, report.engine),
-    ]
-
-
 def _speed(sources: Sources) -> Section:
-    found, bench = predicted(sources.report), sources.bench
+    speed, bench = predicted(sources.report), sources.bench
     if bench is None:
-        return found
-    return replace(
-        found,
-        tables=[*found.tables, times_table(bench)],
-        lines=[*found.lines, *bench_notes(bench)],
-    )
+        return speed
+    tables, lines = [*speed.tables, times_table(bench)], [*speed.lines, *bench_notes(bench)]
+    return replace(speed, tables=tables, lines=lines)
 
 
 def _parts(sources: Sources) -> dict[str, Any]:
     """Returns the content of the sections, None or empty for sections without content."""
+    verify, report = sources.verify, sources.report
     return {
         "name": sources.name,
         "verdict": verdict(sources),
-        "questions": _questions(sources),
+        "questions": [
+            compiled((verify.compiled if verify else None) or report.agreement, report.kind),
+            pruned(sources.pruned, dense_given=report.dense_given),
+            built(verify.built if verify else None, report.engine),
+        ],
         "baselines": baselines(sources.baselines),
         "speed": _speed(sources),
         "maps": tile_maps(sources.masks),
-        "where": where(sources.verify.where if sources.verify else None),
+        "where": where(verify.where if verify else None),
         "plan": plan(sources),
         "said": said(sources),
         "origin": origin(sources),
