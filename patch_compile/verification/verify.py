@@ -65,7 +65,7 @@ def verify(path: Path, request: VerifyRequest) -> VerifyReport:
     not fit into memory for a question, or another process writes into OUT. A failed check raises nothing: it is the
     `outcome`.
     """
-    from patch_compile.report.page import renew_page
+    from patch_compile.report.page.write import renew_page
 
     progress = Progress()
     with kept_for_writing(path):

@@ -118,15 +118,7 @@ def test_encoders_compare_by_output_error(tmp_path, capsys):
     )
     outs = [tmp_path / f"r{ratio}" for ratio in (0.1, 0.5)]
     for out, ratio in zip(outs, (0.1, 0.5), strict=True):
-        build(
-            {
-                "model": model,
-                "out": out,
-                "ratio": ratio,
-                **texts_in(tmp_path),
-                **TINY,
-            }
-        )
+        build({"model": model, "out": out, "ratio": ratio, **texts_in(tmp_path), **TINY})
     result = compare(outs)
     assert result.quality.measure is Measure.OUTPUT_ERROR and result.quality.dense == 0
     assert [row.increase for row in result.builds] == [None, None]

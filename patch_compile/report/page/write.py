@@ -1,4 +1,4 @@
-"""Writes report.html and the model card, OUT/README.md, from the files in OUT, and renews them when OUT has changed."""
+"""Writes report.html, a page that needs no other file, and the model card, OUT/README.md, from the files in OUT."""
 
 from __future__ import annotations
 
