@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, TypeAlias
 
-from patch_compile.report.page.rendering import asset
+from patch_compile.report.page.write import asset
 
 if TYPE_CHECKING:
     from markupsafe import Markup

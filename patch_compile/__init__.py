@@ -19,15 +19,13 @@ _os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 _PLACES = {
     "masklearn": ("MaskSet",),
     "patch_compile.errors": ("AccuracyError", "PatchCompileError", "SpeedError", "UsageError"),
+    "patch_compile.api.commands": (
+        "bench", "build", "build_plugin", "compare", "compile", "doctor", "export", "import_mask", "inspect", "learn",
+        "plan", "reduce_linear", "run", "verify",
+    ),
     "patch_compile.runtime": (
         "Completion", "Finish", "Generator", "Piece", "Runner", "Sampling", "open_generator",
     ),
-} | {
-    f"patch_compile.api.{name}": (name,)
-    for name in (
-        "bench", "build", "build_plugin", "compare", "compile", "doctor", "export", "import_mask", "inspect", "learn",
-        "plan", "reduce_linear", "run", "verify",
-    )
 }  # fmt: skip
 _PLACE_OF = {name: place for place, names in _PLACES.items() for name in names}
 __all__ = sorted(_PLACE_OF)  # `__init__.pyi` has them with their types

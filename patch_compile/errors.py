@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from contextvars import ContextVar
 
-from masklearn.base.errors import HOW_TO_CORRECT, MaskLearnError, UsageError, member, reading, said
+from masklearn.base.errors import HOW_TO_CORRECT, MaskLearnError, UsageError, reading
 
 __all__ = [
     "HOW_TO_CORRECT",
@@ -15,9 +15,7 @@ __all__ = [
     "PatchCompileError",
     "SpeedError",
     "UsageError",
-    "member",
     "reading",
-    "said",
     "sentence",
 ]
 

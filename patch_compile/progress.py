@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
+from functools import partial
 from time import monotonic
 
 from rich.console import Console
@@ -52,28 +53,24 @@ class Progress:
     def stage(self, name: str, phases: Sequence[str] = (), *, bar: bool = True) -> Iterator[Update]:
         """Show a bar while the stage runs. A line with its seconds remains. phases: names of its phases, in their order."""
         begin = monotonic()
-        shown = (self._bar if self.console.is_terminal else self._lines) if bar else nullcontext
+        uncut = partial(Column, no_wrap=True)  # however narrow the terminal is
         columns = (
-            _whole("{task.description} {task.fields[place]}"),
+            TextColumn("{task.description} {task.fields[place]}", markup=False, table_column=uncut()),
             BarColumn(_BAR),
-            MofNCompleteColumn(table_column=Column(no_wrap=True)),
-            TimeElapsedColumn(table_column=Column(no_wrap=True)),
-            TimeRemainingColumn(table_column=Column(no_wrap=True)),
-            TextColumn("{task.fields[what]}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
+            MofNCompleteColumn(table_column=uncut()),
+            TimeElapsedColumn(table_column=uncut()),
+            TimeRemainingColumn(table_column=uncut()),
+            TextColumn("{task.fields[what]}", markup=False, table_column=uncut(ratio=1)),
         )
         bars = Bars(
             *columns, console=self.console, transient=True, expand=True, speed_estimate_period=_MEMORY
         )
         stage = Stage(bars, name, phases)
-        with tell_seconds(name), shown(stage):
+        display = bars if self.console.is_terminal else self._lines(stage)
+        with tell_seconds(name), display if bar else nullcontext():
             yield stage.update
         self.seconds[name] = round(monotonic() - begin, 1)
         self.console.print(f"{name}: {self.seconds[name]} s", markup=False)
-
-    @contextmanager
-    def _bar(self, stage: Stage) -> Iterator[None]:
-        with stage.bars:
-            yield
 
     @contextmanager
     def _lines(self, stage: Stage) -> Iterator[None]:
@@ -129,11 +126,6 @@ class Stage:
     @property
     def _task(self) -> Task:
         return self.bars.tasks[0]
-
-
-def _whole(text: str) -> TextColumn:
-    """Returns a column that is never cut, however narrow the terminal is."""
-    return TextColumn(text, markup=False, table_column=Column(no_wrap=True))
 
 
 def _span(seconds: float) -> str:

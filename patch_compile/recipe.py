@@ -100,16 +100,16 @@ class Recipe(LearnSettings, BuildOptions):
         the kinds of tiles, of which the best lose least at equal bytes."""
         left = {"tile", "kinds", "weights"} - self.model_fields_set
         if self.goal is None or self.mask is not None:
-            found: dict[str, Any] = {}
+            chosen: dict[str, Any] = {}
             if self.bytes_per_weight is not None and self.leaves_kinds_open:
-                found["kinds"] = AUTO
+                chosen["kinds"] = AUTO
             if self.tile is None:
                 # A split linear is two products if its tiles have all of K.
                 whole_rows = self.lowering == "split" and "tile" not in left
-                found["tile"] = WHOLE_ROWS if whole_rows else DEFAULT_TILE
+                chosen["tile"] = WHOLE_ROWS if whole_rows else DEFAULT_TILE
             if self.lowering == "split" and self.leaves_kinds_open:
-                found["kinds"] = TWO_FOUR.name  # ordinary products know no other kind
-            return found
+                chosen["kinds"] = TWO_FOUR.name  # ordinary products know no other kind
+            return chosen
         left -= {"kinds"} if self.traits.only_two_four else set()
         left -= set() if self.can_choose_types else {"weights"}
         return dict.fromkeys(left - {"tile"}, AUTO)
@@ -135,7 +135,6 @@ class Recipe(LearnSettings, BuildOptions):
 
     @property
     def asked(self) -> Asked:
-        """The amount of pruning as the user gave it."""
         mask, goal = str(self.mask) if self.mask is not None else None, self.goal or SpeedGoal()
         speed = {"speedup": goal.speedup, "budget_ms": goal.budget_ms}
         return Asked(mask=mask, ratio=self.ratio, bytes_per_weight=self.bytes_per_weight, **speed)
@@ -200,12 +199,12 @@ class Recipe(LearnSettings, BuildOptions):
         result: masks of this recipe, to compare baselines with. Their ratio counts if none was asked for, as with given
         masks or a speed; beyond what --ratio takes, their bytes.
         """
-        found = LearnRecipe.parse(self.model_dump(include=set(LearnRecipe.model_fields), exclude_none=True))
-        changed: dict[str, Any] = {}
-        if result is not None and self.ratio is None and self.bytes_per_weight is None:
-            within = result.ratio <= LARGEST_RATIO
-            changed |= {"ratio": result.ratio} if within else {"bytes_per_weight": result.bytes_per_weight}
-        return found.model_copy(update=changed)
+        recipe = LearnRecipe.parse(self.model_dump(include=set(LearnRecipe.model_fields), exclude_none=True))
+        if result is None or self.ratio is not None or self.bytes_per_weight is not None:
+            return recipe
+        within = result.ratio <= LARGEST_RATIO
+        amount = {"ratio": result.ratio} if within else {"bytes_per_weight": result.bytes_per_weight}
+        return recipe.model_copy(update=amount)
 
     def save(self, path: Path, texts: Collection[str] = ("calib", "eval_text")) -> None:
         """Write the effective settings. `build --recipe` with this file reproduces the run, byte for byte on CPUs with the
@@ -308,20 +307,13 @@ class Recipe(LearnSettings, BuildOptions):
         """Refuse settings that do not go with a speed, which needs tiles that are ranked once over all linears."""
         if self.goal is None:
             return
-        for flag, against, why in (
-            (
-                f"--method {self.method}",
-                self.traits.trains(),
-                "Its training steers towards a ratio.",
-            ),
-            ("--per-layer", self.per_layer, "It gives every linear the same ratio."),
-        ):
-            if against:
-                raise UsageError(
-                    f"{flag} does not go with {self.goal}",
-                    why,
-                    "Drop one of the two. `patch-compile plan` says which ratio the speed takes.",
-                )
+        fix = "Drop one of the two. `patch-compile plan` says which ratio the speed takes."
+        if self.traits.trains():
+            why = "Its training steers towards a ratio."
+            raise UsageError(f"--method {self.method} does not go with {self.goal}", why, fix)
+        if self.per_layer:
+            why = "It gives every linear the same ratio."
+            raise UsageError(f"--per-layer does not go with {self.goal}", why, fix)
 
 
 class GraphRecipe(Recipe):

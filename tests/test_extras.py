@@ -76,7 +76,10 @@ def test_a_build_is_run_inspected_and_planned(settings: dict[str, Any]) -> None:
 def test_doctor_names_what_is_left_out() -> None:
     found = json.loads(done("doctor", "--json"))
     (packages,) = (one for one in found["findings"] if one["what"] == "build packages")
-    assert not packages["found"] and "torch" in packages["about"]
+    assert not packages["found"] and packages["about"].startswith("not installed: ")
+    assert "torch" in packages["about"] and packages["fix"] == "pip install 'patch-compile[build]'"
+    assert "learn masks and compile to ONNX: no build packages" in found["cannot"]
+    assert "run ONNX files on ONNX Runtime" in found["can"]
 
 
 @pytest.mark.parametrize(

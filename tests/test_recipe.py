@@ -92,11 +92,6 @@ def test_a_file_that_is_no_recipe(tmp_path, text):
         Recipe.load(tmp_path / "r.yaml")
 
 
-def test_given_masks_are_not_permuted():
-    with refused():
-        Recipe.parse({"model": "m", "mask": "masks.safetensors", "permute": True})
-
-
 def test_the_recipe_of_a_build_writes_nowhere_else(tmp_path):
     """OUT may be somebody else's, and `bench` builds engines with its settings."""
     settings = {"model": "m", "ratio": 0.3, "timing_cache": "/home/me/.bashrc"}
@@ -123,18 +118,6 @@ def test_unplannable_options_are_refused_early(tmp_path):
         stages = [Stage.MASKS, Stage.ONNX] if job.target is None else [Stage.MASKS]
         with refused():
             prepare(job, Progress(), stages=stages, force=False, resume=False)
-
-
-@pytest.mark.parametrize("settings", [{"mask": "m"}, {"ratio": 0.4}, {"speedup": 1.2}])
-def test_all_kinds_are_compiled(tmp_path, settings):
-    recipe = Recipe.parse({"model": tmp_path, "kinds": "auto"} | settings)
-    recipe.check_plannable()
-    assert recipe.kinds == "auto"
-
-
-def test_bytes_are_an_amount_of_pruning(tmp_path):
-    with refused():
-        Recipe.parse({"model": tmp_path, "ratio": 0.3, "bytes_per_weight": 1.4})
 
 
 @pytest.mark.parametrize("threads", [2, 4, 8, 16])

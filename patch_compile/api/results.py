@@ -6,14 +6,18 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from masklearn.base.printable import json_printable
 
 if TYPE_CHECKING:
     from masklearn.masks.maskset import MaskSet
-    from patch_compile.artifacts.command_results import CompiledAnswer, ImportedAnswer, LearnedAnswer
-    from patch_compile.artifacts.compare import CompareReport
+    from patch_compile.artifacts.command_results import (
+        CompareReport,
+        CompiledAnswer,
+        ImportedAnswer,
+        LearnedAnswer,
+    )
     from patch_compile.artifacts.plan import Plan
     from patch_compile.artifacts.plan_of_model import PlanOfModel
     from patch_compile.artifacts.report import Report
@@ -25,11 +29,6 @@ if TYPE_CHECKING:
     from patch_compile.runtime.run import Continuations
 
 
-class _Record(Protocol):
-    def as_json(self) -> dict[str, Any]:
-        """Returns the record as JSON values."""
-
-
 @dataclass(frozen=True, repr=False)
 class Result:
     """Result of a function of the library.
@@ -37,7 +36,7 @@ class Result:
     report: all findings, as `--json` prints them; path: the folder or file that was read or written.
     """
 
-    report: _Record | dict[str, Any]
+    report: Any
     path: Path = Path()
 
     def summary(self) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from enum import StrEnum
+from functools import partial
 from operator import or_
 from pathlib import Path
 from types import GenericAlias, UnionType
@@ -106,16 +107,9 @@ def _declared(
     settings: type | None, only: Sequence[str] | None, own: Collection[str]
 ) -> list[inspect.Parameter]:
     hints = {} if settings is None else get_type_hints(settings, include_extras=True)
-    return [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=getattr(settings, name, _NEEDED),
-            annotation=hints[name],
-        )
-        for name in (hints if only is None else only)
-        if name not in own
-    ]
+    names = (name for name in (hints if only is None else only) if name not in own)
+    declare = partial(inspect.Parameter, kind=inspect.Parameter.KEYWORD_ONLY)
+    return [declare(name, default=getattr(settings, name, _NEEDED), annotation=hints[name]) for name in names]
 
 
 def _option(annotation: Any) -> Option | None:

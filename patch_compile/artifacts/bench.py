@@ -22,7 +22,6 @@ class Contender(StrEnum):
 
     @property
     def folder(self) -> str:
-        """Returns a folder name that is valid on every file system."""
         return self.value.replace(":", "-")
 
 

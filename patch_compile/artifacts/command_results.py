@@ -1,7 +1,8 @@
-"""Results of `learn`, `compile`, `import-mask` and `export`, as `--json` prints them."""
+"""Results of `learn`, `compile`, `import-mask`, `export`, `debug reduce` and `compare`, as `--json` prints them."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, ClassVar, Self
 
 from masklearn import BesideBaselines
@@ -10,6 +11,7 @@ from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.record import TileSummary
 from patch_compile.artifacts.manifest import EvalText, ModelOrigin
 from patch_compile.artifacts.plan import Asked, Lowering, PlanSummary, Skipped, TileCount
+from patch_compile.artifacts.prediction import CardRow, Workload
 from patch_compile.artifacts.record import Record, Seconds, Unit, VersionedRecord, shown
 from patch_compile.artifacts.report import Kind, MaskMetadata, OnnxFile, PrunedModel
 
@@ -30,7 +32,6 @@ class MaskedLinear(Record):
 
     @classmethod
     def of(cls, name: str, mask: LinearMask) -> Self:
-        """Returns the row of a mask."""
         count = TileCount(sparse=int((mask.kinds != DENSE.code).sum()), all=mask.kinds.size)
         return cls(name=name, shape=mask.shape, zeroed=mask.zeroed, tiles=count)
 
@@ -128,3 +129,76 @@ class ReducedLinear(VersionedRecord):
     tolerance: float
     passed: bool
     command: str
+
+
+class Measure(StrEnum):
+    """Measures of quality; lower is better."""
+
+    PERPLEXITY = "perplexity"
+    OUTPUT_ERROR = "output-error"
+
+    @property
+    def words(self) -> str:
+        return "perplexity" if self is Measure.PERPLEXITY else "relative error of the outputs"
+
+
+class QualityOfAll(Record):
+    """Quality that all builds were judged by. on: the text or the inputs; dense: value of the dense model."""
+
+    measure: Measure
+    on: str
+    dense: float
+
+
+class PredictedFor(Record):
+    """Card and workload that speeds are predicted for."""
+
+    card: CardRow
+    workload: Workload
+
+    def __str__(self) -> str:
+        return f"{self.card}, {self.workload}"
+
+
+class PredictedSpeeds(Record):
+    """Predicted speed-ups over the dense model."""
+
+    prefill: Annotated[float, shown("prefill", Unit.TIMES)]
+    decode: Annotated[float, shown("decode", Unit.TIMES)]
+    end_to_end: Annotated[float, shown("end to end", Unit.TIMES)]
+
+
+class BuildRow(Record):
+    """A build in the comparison.
+
+    name: short and unique among the builds; permuted, repaired: done to the weights besides pruning, which affects quality
+    as much as the method; increase: of the perplexity over the dense model's, None for other measures; bytes: of the ONNX
+    file with its data; predicted: None without predictions that all builds have in common.
+    """
+
+    name: Annotated[str, shown("build", Unit.WORDS)]
+    path: str
+    method: str
+    permuted: bool
+    repaired: bool
+    ratio: Annotated[float, shown("ratio", Unit.RATIO)]
+    quality: float
+    increase: Annotated[float | None, shown("against dense", Unit.CHANGE)]
+    bytes: Annotated[int, shown("MB", Unit.MEGABYTES)]
+    predicted: PredictedSpeeds | None
+
+
+class CompareReport(VersionedRecord):
+    """Result of `compare`.
+
+    predicted_for: None if the builds have no card and workload in common; dense_bytes: bytes of the dense model in the form
+    of the builds.
+    """
+
+    SCHEMA: ClassVar[int] = 4
+
+    model: ModelOrigin
+    quality: QualityOfAll
+    predicted_for: PredictedFor | None
+    builds: tuple[BuildRow, ...]
+    dense_bytes: int

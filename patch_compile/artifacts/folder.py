@@ -75,7 +75,6 @@ class OutFolder:
         old folder. The caller must hold OUT exclusively, as for `record`. Raises PatchCompileError if the old folder holds
         files of the user.
         """
-        place = self.path / name
         self.check_replaceable(name)
         folder = self.path / temporary_name(name)
         folder.mkdir()
@@ -83,8 +82,8 @@ class OutFolder:
             yield folder
             flush_tree(folder)
             self.forget(name, name)
-            remove(place)
-            folder.rename(place)
+            remove(self.path / name)
+            folder.rename(self.path / name)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -116,9 +115,12 @@ def kept_for_writing(path: Path) -> Iterator[None]:
     """
     _check_is_build(path)
     check_links(path)
-    with FolderLock(path):
+    lock = FolderLock(path)
+    try:
         remove_temporaries(path)
         yield
+    finally:
+        lock.release()
 
 
 def faulty_files(path: Path, manifest: Manifest) -> Iterator[str]:

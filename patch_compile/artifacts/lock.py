@@ -8,8 +8,6 @@ import fcntl
 import os
 import stat
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from patch_compile.errors import PatchCompileError
 from patch_compile.file_lock import lock_file
@@ -33,7 +31,11 @@ class FolderLock:
         try:
             self._descriptor = _locked(folder / LOCK)
         except BlockingIOError:
-            raise _in_use(folder, refusal or f"Another run is writing into {folder}") from None
+            raise PatchCompileError(
+                f"{refusal or f'Another run is writing into {folder}'} ({_written(folder)})",
+                f"It holds {folder / LOCK}.",
+                "Wait until it is done, or choose another folder.",
+            ) from None
         except OSError as error:
             raise PatchCompileError(
                 f"{folder} cannot be locked",
@@ -41,14 +43,6 @@ class FolderLock:
                 f"See that it can be written to, and that {LOCK} in it is neither a link nor a special file; or choose "
                 "another folder.",
             ) from error
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
 
     def holds(self) -> bool:
         """Returns True if the locked folder was not removed or replaced meanwhile."""
@@ -108,8 +102,8 @@ def _locked(path: Path) -> int:
 
 def _check_plain(descriptor: int) -> None:
     """Raise OSError for a FIFO or device, and for a file with a second name, which may be a file of the user."""
-    found = os.fstat(descriptor)
-    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
         raise OSError(errno.EMLINK, f"{LOCK} is a special file, or a hard link to a file with another name.")
 
 
@@ -118,14 +112,6 @@ def _is_file_of(descriptor: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), path.lstat())
     except FileNotFoundError:
         return False
-
-
-def _in_use(folder: Path, refusal: str) -> PatchCompileError:
-    return PatchCompileError(
-        f"{refusal} ({_written(folder)})",
-        f"It holds {folder / LOCK}.",
-        "Wait until it is done, or choose another folder.",
-    )
 
 
 def _written(folder: Path) -> str:

@@ -101,30 +101,24 @@ class Manifest(FileRecord):
         """Returns the manifest with a stage that ran later, or again. Its files, in `root`, replace its earlier files."""
         files = dict(sorted((self._files_without(name) | stage.files).items()))
         sizes = self.sizes | sizes_of(root, stage.files)
-        unfinished = {one: paths for one, paths in self.unfinished.items() if one != name}
-        return self.model_copy(
-            update={
-                "files": files,
-                "sizes": {path: sizes[path] for path in files if path in sizes},
-                "stages": self.stages | {name: stage},
-                "unfinished": unfinished,
-            }
-        )
+        changed = {
+            "files": files,
+            "sizes": {path: sizes[path] for path in files if path in sizes},
+            "stages": self.stages | {name: stage},
+            "unfinished": {other: paths for other, paths in self.unfinished.items() if other != name},
+        }
+        return self.model_copy(update=changed)
 
     def with_begun(self, name: str, paths: tuple[str, ...]) -> Self:
         """Returns the manifest without a stage, which begins to write these files and folders anew."""
-        begun = {
-            *paths,
-            *self.unfinished.get(name, ()),
-            *(self.stages[name].files if name in self.stages else ()),
+        written = self.stages[name].files if name in self.stages else {}
+        begun = {*paths, *self.unfinished.get(name, ()), *written}
+        changed = {
+            "files": self._files_without(name),
+            "stages": {other: stage for other, stage in self.stages.items() if other != name},
+            "unfinished": self.unfinished | {name: tuple(sorted(begun))},
         }
-        return self.model_copy(
-            update={
-                "files": self._files_without(name),
-                "stages": {one: stage for one, stage in self.stages.items() if one != name},
-                "unfinished": self.unfinished | {name: tuple(sorted(begun))},
-            }
-        )
+        return self.model_copy(update=changed)
 
     def _files_without(self, name: str) -> dict[str, str]:
         gone = self.stages[name].files if name in self.stages else {}
@@ -142,9 +136,11 @@ def write_manifest(
     """Write manifest.json of a run into the folder `root`. evaluated: the text that its models were evaluated on, if any."""
     files = {name: digest for record in stages.values() for name, digest in record.files.items()}
     files[RECIPE] = sha256_of(root / RECIPE)
+    choice = masks.record.choice
+    asked = masks.ratio_asked if choice is None or choice.unit == "ratio" else None
     manifest = Manifest(
         model=model,
-        ratio=Ratio(asked=_asked(masks), reached=masks.ratio),
+        ratio=Ratio(asked=asked, reached=masks.ratio),
         method=masks.method,
         seed=seed,
         text=Texts(calib=masks.record.text, eval=evaluated),
@@ -157,13 +153,7 @@ def write_manifest(
 
 
 def sizes_of(root: Path, names: Iterable[str]) -> dict[str, int]:
-    """Returns the bytes of files in a folder, by name."""
     return {name: (root / name).stat().st_size for name in names}
-
-
-def _asked(masks: MaskSet) -> float | None:
-    choice = masks.record.choice
-    return masks.ratio_asked if choice is None or choice.unit == "ratio" else None
 
 
 def package_versions() -> dict[str, str]:

@@ -26,8 +26,8 @@ def place_of(out: Path) -> Path:
     point, a broken link, a path through a file.
     """
     try:
-        here = Path.cwd()
-        spelled = here / out
+        current_folder = Path.cwd()
+        spelled = current_folder / out
         if spelled.is_symlink() and not spelled.exists():
             raise PatchCompileError(
                 f"{out} is a link to {spelled.readlink()}, and nothing is there",
@@ -35,7 +35,7 @@ def place_of(out: Path) -> Path:
                 "Remove the link, or give the folder itself with -o.",
             )
         place = spelled.resolve()
-        _check_movable(out, place, here)
+        _check_movable(out, place, current_folder)
     except (OSError, RuntimeError, ValueError) as error:
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
         raise PatchCompileError(f"A build can't be put at {out}", reason, "Choose another -o.") from None
@@ -67,7 +67,7 @@ def unfinished_build(out: Path) -> PatchCompileError | None:
     """Returns the error for an OUT that is not finished, by its own name or the name of its unfinished folder; None for any
     other path."""
     place = out.resolve()
-    folder = next((one for one in (place, partial_of(place)) if (one / STATE).is_file()), None)
+    folder = next((path for path in (place, partial_of(place)) if (path / STATE).is_file()), None)
     if folder is None or (place / MANIFEST).is_file():
         return None
     if holder := lock_holder(folder):
@@ -118,15 +118,15 @@ def check_apart(out: Path, inputs: Iterable[Path]) -> None:
     """
     place = place_of(out)
     for path in inputs:
-        found = path.resolve()
+        source = path.resolve()
         for folder in (place, partial_of(place)):
-            if found.is_relative_to(folder):
+            if source.is_relative_to(folder):
                 raise PatchCompileError(
                     f"{path} lies in {folder}",
                     "The run reads it, and would replace the folder.",
                     f"Move it out of {folder.name}, or choose another -o.",
                 )
-        if found.is_dir() and place.is_relative_to(found):
+        if source.is_dir() and place.is_relative_to(source):
             raise PatchCompileError(
                 f"OUT can't be {place}",
                 f"It lies in {path}, which the run reads as a model.",
@@ -199,8 +199,8 @@ def _check_unfinished(place: Path, root: Path, *, held: bool) -> None:
     )
 
 
-def _check_movable(out: Path, place: Path, here: Path) -> None:
-    if here.is_relative_to(place):
+def _check_movable(out: Path, place: Path, current_folder: Path) -> None:
+    if current_folder.is_relative_to(place):
         raise PatchCompileError(
             f"OUT can't be {place}",
             "It is the current folder, or holds it, and a build is renamed into the place of OUT.",

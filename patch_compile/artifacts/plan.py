@@ -48,9 +48,8 @@ class ReasonKind(StrEnum):
     NO_SPARSE_TILE = "no-sparse-tile"
     SMALL_TILES = "small-tiles"  # no slab lies only in 2:4 tiles
     SMALL_LINEAR = "small-linear"  # even with all tiles 2:4 it is predicted no faster than dense
-    LITTLE_SPARSE = (
-        "little-sparse"  # with all tiles 2:4 it would be faster, with the tiles of its mask it is not
-    )
+    # With all tiles 2:4 it would be faster, with the tiles of its mask it is not.
+    LITTLE_SPARSE = "little-sparse"
     PROMPTS = "prompts"  # prompts, or whole texts, lose more time than decode steps gain
     DENSE_PRODUCT = "dense-product"  # one dense product with other linears of its input is faster
     # The next four are reasons for linears of a graph that another program exported.
@@ -62,15 +61,13 @@ class ReasonKind(StrEnum):
     @property
     def by_time(self) -> bool:
         """True if only predicted times decided."""
-        return self in _BY_TIME
-
-
-_BY_TIME = {
-    ReasonKind.SMALL_LINEAR,
-    ReasonKind.LITTLE_SPARSE,
-    ReasonKind.PROMPTS,
-    ReasonKind.DENSE_PRODUCT,
-}
+        kinds = (
+            ReasonKind.SMALL_LINEAR,
+            ReasonKind.LITTLE_SPARSE,
+            ReasonKind.PROMPTS,
+            ReasonKind.DENSE_PRODUCT,
+        )
+        return self in kinds
 
 
 class Reason(Record):
@@ -153,7 +150,6 @@ class Slabs(Record):
 
     @property
     def by_kind(self) -> dict[str, int]:
-        """Returns the number of slabs of each kind by its name."""
         return {DENSE.name: self.dense, TWO_FOUR.name: self.sparse, **self.others}
 
     @property
@@ -163,7 +159,6 @@ class Slabs(Record):
 
     @property
     def all_dense(self) -> Slabs:
-        """Returns as many slabs, all dense."""
         return Slabs(dense=sum(self.by_kind.values()), sparse=0)
 
 

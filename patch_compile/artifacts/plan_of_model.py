@@ -30,12 +30,10 @@ class Memory(Record):
 
     @property
     def fits(self) -> bool:
-        """True if the planned model fits on one card."""
         return self.needed <= self.card
 
     @property
     def cards(self) -> int:
-        """Returns the number of cards that together hold the planned model."""
         return -(-self.needed // self.card)
 
 

@@ -54,9 +54,9 @@ class CardRow(Record):
         name = f"{self.name}, {which} {self.stands_for}" if self.stands_for else self.name
         if self.unpredicted:
             name += f" (no prediction for {', '.join(self.unpredicted)})"
-        if found := self.calibration:
-            whose = "patch-compile's " if found.shipped else ""
-            return f"{name} (calibrated by {whose}times measured on {found.gpu} on {found.date[:10]})"
+        if times := self.calibration:
+            whose = "patch-compile's " if times.shipped else ""
+            return f"{name} (calibrated by {whose}times measured on {times.gpu} on {times.date[:10]})"
         return name
 
 
@@ -73,12 +73,10 @@ class Workload(Record):
 
     @property
     def steps(self) -> int:
-        """Returns the number of decode steps after the prompt."""
         return self.generated - 1
 
     @property
     def prefill_tokens(self) -> int:
-        """Returns the rows of X of a linear for the prompt."""
         return self.batch * self.prompt
 
     def total(self, prefill: float, decode: float) -> float:

@@ -157,7 +157,6 @@ class OutputDifference(Record):
     floating: bool
 
     def error(self, *, by_norm: bool) -> float | None:
-        """Returns `relative` or `largest`."""
         return self.relative if by_norm else self.largest
 
 
@@ -169,16 +168,14 @@ class OutputsDifference(Record):
     @property
     def worst(self) -> OutputDifference:
         """Returns the output that differs most, a floating-point output if there is any."""
-        floating = [one for one in self.outputs if one.floating]
-        return max(
-            floating or self.outputs, key=lambda one: math.inf if one.relative is None else one.relative
-        )
+        outputs = [output for output in self.outputs if output.floating] or self.outputs
+        return max(outputs, key=lambda output: math.inf if output.relative is None else output.relative)
 
     @property
     def relative(self) -> float | None:
         """Returns the largest relative difference, None if any difference is not finite."""
-        found = [one.relative for one in self.outputs if one.relative is not None]
-        return max(found) if len(found) == len(self.outputs) else None
+        errors = [output.relative for output in self.outputs]
+        return None if None in errors else max(error for error in errors if error is not None)
 
 
 class EmbeddingsDifference(Record):

@@ -16,7 +16,7 @@ from patch_compile.artifacts.layout import MANIFEST, RECIPE
 from patch_compile.errors import reading
 
 _VERSION = "schema"
-_Found = TypeVar("_Found")
+_File = TypeVar("_File")
 Seconds = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 """A measured time."""
 
@@ -39,13 +39,11 @@ class Unit(StrEnum):
     PERPLEXITY = "perplexity"
     NATS = "nats per token"
     COUNT = "count"
-    TOKENS = "tokens"
     TIMES = "×"  # a speed-up
     BYTES = "bytes"
     MEGABYTES = "MB"  # of a number of bytes
     MICROSECONDS = "µs"
     MILLISECONDS = "ms"
-    SECONDS = "s"
     MEGAHERTZ = "MHz"
     WATTS = "W"
     CELSIUS = "°C"
@@ -109,20 +107,19 @@ class FileRecord(VersionedRecord):
 
     @classmethod
     def of(cls, out: Path) -> Self | None:
-        """Read the file of OUT, or return None if there is none."""
         path = out / cls.PLACE
         return cls.read(path) if path.is_file() else None
 
     @classmethod
-    def checked(cls, path: Path, kind: TypeAdapter[_Found]) -> _Found:
+    def checked(cls, path: Path, kind: TypeAdapter[_File]) -> _File:
         """Read the file as `kind`, which is this class or a union of its subclasses. Raises as `read` does."""
         out = next((folder for folder in path.parents if (folder / MANIFEST).is_file()), path.parent)
         fix = f"Make it again: {cls.made_by(out)}."
         with reading(path, fix, what=f"is not {cls.WHAT} that this patch-compile reads"):
             content = json_object(read_json(path))
-            found = content.pop(_VERSION, None)
-            if found != cls.SCHEMA:
-                has = "no version" if found is None else f"version {found}"
+            version = content.pop(_VERSION, None)
+            if version != cls.SCHEMA:
+                has = "no version" if version is None else f"version {version}"
                 raise ValueError(f"It has {has}, and this program reads version {cls.SCHEMA}.")
             return kind.validate_python(content)
 

@@ -16,8 +16,6 @@ from patch_compile.artifacts.plan import Asked, LinearRow, PlanSummary, Skipped
 from patch_compile.artifacts.proof import OutputsProof, TokensProof
 from patch_compile.artifacts.record import FileRecord, Record, Seconds
 
-REPORT_SCHEMA = 5
-
 
 class Kind(StrEnum):
     """Kinds of model that builds start from. Decoders are compared by next tokens, the others by their outputs."""
@@ -76,7 +74,7 @@ class BuildReport(FileRecord, MaskedModel):
     and its figures are not of a dense model; engine: None for the backend onnx; seconds: of each stage.
     """
 
-    SCHEMA: ClassVar[int] = REPORT_SCHEMA
+    SCHEMA: ClassVar[int] = 5
     WHAT: ClassVar[str] = "a report"
     PLACE: ClassVar[str] = REPORT
 

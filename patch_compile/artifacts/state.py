@@ -19,10 +19,8 @@ from patch_compile.errors import reading
 
 NAME_MAX = 255  # bytes of a file name on every file system of Linux
 _PATH_MAX = 1024  # bytes of a path in OUT; Linux takes 4095, with the path of OUT before it
-_MAKER = "patch-compile"
-_BESIDE_STAGES = frozenset(
-    {STATE, LOCK, SCRATCH, RECIPE, MANIFEST, PAGE, CARD}
-)  # what a build writes outside of stages
+# What a build writes outside of stages.
+_BESIDE_STAGES = frozenset({STATE, LOCK, SCRATCH, RECIPE, MANIFEST, PAGE, CARD})
 
 
 def _path_in_out(name: str) -> str:
@@ -78,15 +76,15 @@ class WorkspaceState:
             return cls()
         fix = f"Choose another -o, or move {folder} away; remove it if nothing in it is yours."
         with reading(path, fix):
-            found = _STORED.validate_python(read_json(path))
-        return cls(found.stages, found.replaces, found.unfinished)
+            stored = _STORED.validate_python(read_json(path))
+        return cls(stored.stages, stored.replaces, stored.unfinished)
 
     def write(self, folder: Path) -> None:
         """Write state.json. If the process is killed, the old file or the new file is there."""
         replaces = {} if self.replaces is None else {"replaces": self.replaces}
         unfinished = {"unfinished": self.unfinished} if self.unfinished else {}
         stages = {name: asdict(record) for name, record in self.records.items()}
-        write_json(folder / STATE, {"made_by": _MAKER, **replaces, **unfinished, "stages": stages})
+        write_json(folder / STATE, {"made_by": "patch-compile", **replaces, **unfinished, "stages": stages})
 
     @property
     def own_paths(self) -> frozenset[str]:

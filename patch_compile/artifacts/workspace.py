@@ -85,7 +85,6 @@ class Workspace:
 
     @property
     def records(self) -> dict[str, StageRecord]:
-        """Returns the finished stages, by name."""
         return self._state.records
 
     @property
@@ -104,14 +103,18 @@ class Workspace:
         if self._reuse(stage, key, outputs):
             self.reused.append(stage)
             return
-        with self._removal_said(), _disk_errors(self.root):
-            self._clear(stage, outputs)
-            work(self.root)
-            self._check_ours()
-            for name in outputs:  # before state.json says that they are whole
-                flush_tree(self.root / name)
-            files = {name: sha256_of(self.root / name) for name in files_under(self.root, outputs)}
-            self._finish({stage: StageRecord(key, files)})
+        try:
+            with _disk_errors(self.root):
+                self._clear(stage, outputs)
+                work(self.root)
+                self._check_ours()
+                for name in outputs:  # before state.json says that they are whole
+                    flush_tree(self.root / name)
+                files = {name: sha256_of(self.root / name) for name in files_under(self.root, outputs)}
+                self._finish({stage: StageRecord(key, files)})
+        except Exception:
+            self._check_ours()  # an error that follows from the removal of the folder gives way to one that says so
+            raise
 
     def drop(self, stage: str, outputs: list[str]) -> None:
         """Remove a finished stage that this run does not have, with its `outputs` (files or folders)."""
@@ -123,7 +126,6 @@ class Workspace:
             self._finish()
 
     def forget(self) -> None:
-        """Forget the finished stages, so that the next run starts anew."""
         self._state = WorkspaceState(replaces=self._state.replaces, unfinished=sorted(self._state.own_paths))
 
     def _clear(self, stage: str, outputs: list[str]) -> None:
@@ -184,15 +186,6 @@ class Workspace:
         """Let other processes use OUT and its unfinished build. A second call does nothing."""
         while self._locks:
             self._locks.popitem()[1].release()
-
-    @contextmanager
-    def _removal_said(self) -> Iterator[None]:
-        """Replace an error that follows from the removal of the folder by an error that says so."""
-        try:
-            yield
-        except Exception:
-            self._check_ours()
-            raise
 
     def _check_ours(self) -> None:
         """Raise PatchCompileError if the folder was removed or replaced since this process locked it."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import re
 import shlex
 import sys
 import traceback
@@ -19,6 +18,7 @@ import click
 
 from masklearn.base.printable import one_line, printable
 from masklearn.base.threads import settle_threads
+from patch_compile.cli.command import with_flags
 from patch_compile.cli.commands import COMMANDS
 from patch_compile.cli.gone import GONE
 from patch_compile.cli.output import open_closed_streams, writing_output
@@ -29,9 +29,6 @@ from patch_compile.python_process import forbid_current_folder
 _format_warning = warnings.formatwarning
 INTERRUPTED = 130
 INTERNAL = 70  # EX_SOFTWARE of sysexits.h
-
-
-_SETTING = re.compile(r"`([a-z_]+)`")
 
 
 @dataclass
@@ -45,7 +42,6 @@ class _Commands(click.Group):
     """Commands, whose names may have two words."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the group's options, and print help or version."""
         with writing_output():
             return super().parse_args(ctx, args)
         raise click.exceptions.Exit  # the reader of the help text has left
@@ -108,7 +104,8 @@ def main() -> None:
             PatchCompileError("There is not enough memory", "", "Use a smaller model, batch or window.")
         )
     except ModuleNotFoundError as error:
-        code = _complain(_of_package(error)) if _is_foreign(error) else _admit(error, session.debug)
+        ours = (error.name or "patch_compile").partition(".")[0] in ("patch_compile", "masklearn")
+        code = _admit(error, session.debug) if ours else _complain(_of_package(error))
     except Exception as error:
         code = _admit(error, session.debug)
     sys.exit(code or 0)
@@ -127,11 +124,6 @@ def _of_system(error: OSError) -> PatchCompileError:
     )
 
 
-def _is_foreign(error: ModuleNotFoundError) -> bool:
-    """Returns True if the module belongs to another package than ours."""
-    return (error.name or "patch_compile").partition(".")[0] not in ("patch_compile", "masklearn")
-
-
 def _of_package(error: ModuleNotFoundError) -> PatchCompileError:
     """Convert the error of an import that fails because the installation is not complete."""
     return PatchCompileError(
@@ -145,7 +137,7 @@ def _admit(error: Exception, debug: bool) -> int:
     """Report an error that no command expects, which is a fault of this program."""
     if debug:
         click.echo(printable("".join(traceback.format_exception(error))), err=True, nl=False)
-    again = shlex.join(["patch-compile", "--debug", *(one for one in sys.argv[1:] if one != "--debug")])
+    again = shlex.join(["patch-compile", "--debug", *(word for word in sys.argv[1:] if word != "--debug")])
     _complain(
         PatchCompileError(
             f"Internal error: {type(error).__name__}: {str(error).rstrip('.') or 'no message'}",
@@ -183,14 +175,11 @@ def _complain(error: PatchCompileError) -> int:
 
 
 def _by_flags(text: str) -> str:
-    """Returns a text in which settings that masklearn names, such as `eval_text`, are named as options: --eval."""
-    flags = {
-        parameter.name: max(parameter.opts, key=len)
-        for one in COMMANDS
-        for parameter in one.params
-        if isinstance(parameter, click.Option)
-    }
-    return _SETTING.sub(lambda match: flags.get(match[1], match[0]), text)
+    """Returns a text in which settings that masklearn names are named as options."""
+    options = (
+        option for command in COMMANDS for option in command.params if isinstance(option, click.Option)
+    )
+    return with_flags(text, {str(option.name) for option in options})
 
 
 def _indented(text: str) -> str:
@@ -202,7 +191,6 @@ class _PrintableRecord(logging.LogRecord):
     """A log record without terminal escapes. All loggers make it, also loggers of libraries with their own handlers."""
 
     def getMessage(self) -> str:
-        """Returns the message without characters that a terminal would obey."""
         return printable(super().getMessage())
 
 
@@ -210,7 +198,6 @@ class _PrintableFormatter(logging.Formatter):
     """Formats records of libraries, which quote what they read."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Returns the line of a record."""
         return printable(super().format(record))
 
 

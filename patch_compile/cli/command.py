@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
@@ -61,7 +61,6 @@ class _Command(click.Command):
         raise click.exceptions.Exit
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """Returns the parameters, with `--help-all` if there is more to show."""
         return [*super().get_params(ctx), *([_SHOW_ALL] if self.basic else [])]
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -73,27 +72,29 @@ class _Command(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the basic options, or all of them by group."""
-        options = [one for one in self.get_params(ctx) if isinstance(one, click.Option)]
         if not self.basic:
             return super().format_options(ctx, formatter)
-        by_name = sorted(
-            (one for one in options if one.name in self.basic), key=lambda one: self.basic.index(one.name)
-        )
-        titled = {
-            "Basic": [*by_name, *(one for one in options if one in (self.get_help_option(ctx), _SHOW_ALL))]
-        }
+        options = {option.name: option for option in self.get_params(ctx) if isinstance(option, click.Option)}
+        helps = (self.get_help_option(ctx), _SHOW_ALL)
+        basic = [*(options[name] for name in self.basic), *(one for one in options.values() if one in helps)]
+        titled = {"Basic": basic}
         if self._shows_all(ctx):
-            rest = [one for one in options if one not in titled["Basic"]]
+            rest = [option for option in options.values() if option not in basic]
             for group in GROUPS:
                 titled[group or "Output"] = [one for one in rest if self.groups.get(one.name, "") == group]
         for title, shown in titled.items():
-            if records := [record for one in shown if (record := one.get_help_record(ctx))]:
+            if records := [record for option in shown if (record := option.get_help_record(ctx))]:
                 with formatter.section(title):
                     formatter.write_dl(records, col_max=_WIDTH)
         return None
 
     def _shows_all(self, ctx: click.Context) -> bool:
         return not self.basic or HELP_ALL in ctx.meta
+
+
+def with_flags(text: str, settings: Container[str]) -> str:
+    """Returns a text in which these settings, which stand in backticks, such as `eval_text`, are flags: --eval."""
+    return _SETTING.sub(lambda match: flag_of(match[1]) if match[1] in settings else match[0], text)
 
 
 def command(
@@ -107,24 +108,22 @@ def command(
     """
 
     def make(skin: Callable[..., None]) -> click.Command:
-        named = name or function.__name__.replace("_", "-")
+        command_name = name or function.__name__.replace("_", "-")
         options: dict[str, Option] = function.options  # type: ignore[attr-defined]
         declared = inspect.signature(function).parameters
         summary, *rest = (function.text or "").split("\n\n")  # type: ignore[attr-defined]
         words = "\n\n".join([summary, *(one for one in rest if not one.startswith("Raises"))])
-        words = re.sub(
-            "`([a-z_]+)`", lambda match: flag_of(match[1]) if match[1] in options else match[0], words
+        made = click.command(command_name, cls=_Command, short_help=summary, help=with_flags(words, options))(
+            _only_given(skin)
         )
-        made = click.command(named, cls=_Command, short_help=summary, help=words)(_only_given(skin))
         made.params[:0] = [_param(declared[key], option) for key, option in options.items()]
-        made.params.append(
-            click.Option(["--json", "as_json"], is_flag=True, help="Print the result as JSON.")
-        )
+        json_help = "Print the result as JSON."
+        made.params.append(click.Option(["--json", "as_json"], is_flag=True, help=json_help))
         made.basic, made.groups = basic.split(), {key: option.group for key, option in options.items()}
-        for one in made.params:
-            if isinstance(one, click.Option):
-                flag = max(one.opts, key=len).lstrip("-")  # --out, not -o
-                one.envvar = re.sub("[- ]", "_", f"PATCH_COMPILE_{named}_{flag}").upper()
+        for option in made.params:
+            if isinstance(option, click.Option):
+                flag = max(option.opts, key=len).lstrip("-")  # --out, not -o
+                option.envvar = re.sub("[- ]", "_", f"PATCH_COMPILE_{command_name}_{flag}").upper()
         return made
 
     return make

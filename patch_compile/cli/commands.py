@@ -39,9 +39,9 @@ def _compile(as_json: bool, **given: Any) -> None:
     "--all", "every", is_flag=True, help="Print a line for each tensor or linear. [a line for each kind]"
 )
 def _inspect(every: bool, as_json: bool, **given: Any) -> None:
-    found = library.inspect(**given)
-    print_result(found, as_json=as_json, every=every)
-    if found.faults:
+    inspected = library.inspect(**given)
+    print_result(inspected, as_json=as_json, every=every)
+    if inspected.faults:
         raise click.exceptions.Exit(1)
 
 
@@ -96,10 +96,10 @@ def _verify(as_json: bool, **given: Any) -> None:
     # Imported here, because it imports NumPy and pydantic, which `--help` need not wait for.
     from patch_compile.artifacts.verify import Outcome
 
-    found = library.verify(**given)
-    print_result(found, as_json=as_json)
+    verified = library.verify(**given)
+    print_result(verified, as_json=as_json)
     codes = {Outcome.FAILED: AccuracyError.exit_code, Outcome.NOT_CHECKED: NOT_CHECKED}
-    if code := codes.get(found.report.outcome):
+    if code := codes.get(verified.report.outcome):
         raise click.exceptions.Exit(code)
 
 

@@ -140,13 +140,11 @@ def _is_model(path: Path) -> bool:
 
 
 def _inspect_folder(path: Path) -> Inspection:
-    if (path / MANIFEST).is_file():
-        from patch_compile.inspection.folders import inspect_build
+    from patch_compile.inspection.folders import inspect_build, inspect_checkpoint
 
+    if (path / MANIFEST).is_file():
         return inspect_build(path)
     if _is_model(path):
-        from patch_compile.inspection.folders import inspect_checkpoint
-
         return inspect_checkpoint(path)
     if unfinished := unfinished_build(path):
         raise unfinished

@@ -47,7 +47,7 @@ def examine() -> dict[str, Any]:
     """
     findings = [*_machine(), *_gpu(), *_libraries(), *_toolchain(), _plugin_cache(), _plugin_package()]
     can, cannot = _verdict(findings)
-    return {"findings": [asdict(one) for one in findings], "can": can, "cannot": cannot}
+    return {"findings": [asdict(finding) for finding in findings], "can": can, "cannot": cannot}
 
 
 def _machine() -> Iterator[Finding]:
@@ -173,7 +173,7 @@ def _plugin_package() -> Finding:
 
 def _verdict(findings: list[Finding]) -> tuple[list[str], list[str]]:
     """Returns the tasks that the machine can do, and those that it can't with the reason."""
-    have = {one.what for one in findings if one.found}
+    have = {finding.what for finding in findings if finding.found}
     backends = [name for name in (BackendName.TENSORRT, BackendName.TENSORRT_RTX) if name in have]
     builds_plugin = {"nvcc", "C++ compiler", "plugin sources"} <= have
     engines = bool(backends) and (builds_plugin or {"plugin", _PACKAGED} & have)
@@ -188,5 +188,5 @@ def _verdict(findings: list[Finding]) -> tuple[list[str], list[str]]:
         ),
         ("run engines", engines and "GPU" in have, "no GPU" if "GPU" not in have else no_engine),
     )
-    can = [what for what, yes, _ in abilities if yes]
-    return can, [f"{what}: {why}" for what, yes, why in abilities if not yes]
+    can = [task for task, yes, _ in abilities if yes]
+    return can, [f"{task}: {why}" for task, yes, why in abilities if not yes]

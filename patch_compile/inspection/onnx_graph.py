@@ -44,8 +44,29 @@ def inspect_onnx(path: Path) -> Inspection:
 
     Raises PatchCompileError if the file is not a model, or its external data are missing or too short.
     """
+    from patch_compile.onnx_io.external import external_files
+
     with refusing_invalid(path):
-        return _inspected(path)
+        proto = load_proto(path)
+        model, rows, faults = _patch_linears(path, proto, decode=True)
+        files = [path, *external_files(path, proto)]
+    graph = model.graph
+    operators = Counter(node.op_type for node in graph)
+    tensors = (value.const_value for value in graph.initializers.values())
+    facts = {
+        "producer": " ".join(filter(None, (model.producer_name, model.producer_version))),
+        "opsets": dict(model.opset_imports),
+        "inputs": [_spelled(value) for value in graph.inputs],
+        "outputs": [_spelled(value) for value in graph.outputs],
+        "nodes": sum(operators.values()),
+        "operators": dict(operators.most_common()),
+        "PatchLinear": len(rows),
+        "weights": sum(int(tensor.size) for tensor in tensors if tensor),
+        "files": [str(file.name) for file in files],
+        "bytes": sum(file.stat().st_size for file in files),
+    }
+    checked = "each packed linear: shapes fit, every slab is stored once, metadata are 2:4, padding is zero"
+    return Inspection(path, "onnx", facts, rows, checked if rows else "", faults)
 
 
 def index_faults(path: Path) -> list[str]:
@@ -59,7 +80,6 @@ def index_faults(path: Path) -> list[str]:
 
 
 def patch_linears(model: ir.Model) -> Iterator[ir.Node]:
-    """Yield the PatchLinears of the main graph."""
     return (node for node in model.graph if (node.domain, node.op_type) == (DOMAIN, NAME))
 
 
@@ -106,36 +126,6 @@ def _with_all_kinds(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _inspected(path: Path) -> Inspection:
-    from patch_compile.onnx_io.external import external_files
-
-    proto = load_proto(path)
-    model, rows, faults = _patch_linears(path, proto, decode=True)
-    graph = model.graph
-    operators = Counter(node.op_type for node in graph)
-    files = [path, *external_files(path, proto)]
-    facts = {
-        "producer": " ".join(filter(None, (model.producer_name, model.producer_version))),
-        "opsets": dict(model.opset_imports),
-        "inputs": [_spelled(value) for value in graph.inputs],
-        "outputs": [_spelled(value) for value in graph.outputs],
-        "nodes": sum(operators.values()),
-        "operators": dict(operators.most_common()),
-        "PatchLinear": len(rows),
-        "weights": sum(
-            int(value.const_value.size) for value in graph.initializers.values() if value.const_value
-        ),
-        "files": [str(file.name) for file in files],
-        "bytes": sum(file.stat().st_size for file in files),
-    }
-    checked = (
-        "each packed linear: shapes fit, every slab is stored once, metadata are 2:4, padding is zero"
-        if rows
-        else ""
-    )
-    return Inspection(path, "onnx", facts, rows, checked, faults)
-
-
 def _spelled(value: ir.Value) -> str:
     dims = ", ".join(map(str, value.shape)) if value.shape is not None else "?"
     return f"{value.name}: {value.dtype.name.lower() if value.dtype else '?'} [{dims}]"
@@ -157,7 +147,6 @@ class _Attributes(BaseModel):
 
     @property
     def integers(self) -> WeightType | None:
-        """The type of quantised weights, None for 16-bit weights."""
         return QUANTISED.get(self.weights)
 
     @property
@@ -167,12 +156,10 @@ class _Attributes(BaseModel):
 
     @property
     def packed_rows(self) -> int:
-        """Rows of all panels."""
         return -(-self.rows // self.panel_rows) * self.panel_rows
 
     @property
     def epilogue(self) -> str:
-        """Spells what the node computes besides its product."""
         words = [self.activation + "·mul" * self.gated]
         return " + ".join(filter(None, [*words, "residual" * self.residual]))
 
@@ -181,30 +168,30 @@ def _patch_linear(node: ir.Node, *, decode: bool) -> tuple[dict[str, Any], str]:
     """Returns the row of a PatchLinear, and the fault of its packed tensors in words, empty if there is none."""
     why = ""
     try:
-        found = _Attributes(**{name: attribute.value for name, attribute in node.attributes.items()})
+        about = _Attributes(**{name: attribute.value for name, attribute in node.attributes.items()})
     except ValidationError as error:
         first = error.errors()[0]
-        found, why = None, f"its attribute {first['loc'][0]}: {first['msg']}"
-    constants, missing = _constants(node, found) if found else ({}, "")
+        about, why = None, f"its attribute {first['loc'][0]}: {first['msg']}"
+    constants, missing = _constants(node, about) if about else ({}, "")
     tensors = [array for role, array in constants.items() if role != "index"]
     row = {
         "linear": node.name,
-        "shape": [found.out_features, found.in_features] if found else None,
-        "epilogue": found.epilogue if found else None,
-        "weights": found.weights if found else None,
-        "panel rows": found.panel_rows if found else None,
-        **{f"{kind} slabs": len(constants[role]) if constants else None for kind, role in _firsts(found)},
+        "shape": [about.out_features, about.in_features] if about else None,
+        "epilogue": about.epilogue if about else None,
+        "weights": about.weights if about else None,
+        "panel rows": about.panel_rows if about else None,
+        **{f"{kind} slabs": len(constants[role]) if constants else None for kind, role in _firsts(about)},
         "bytes": sum(tensor.nbytes for tensor in tensors) if constants else None,
     }
-    if missing or not found:
+    if missing or not about:
         return row, _why_other_version(node) or missing or why
     x = node.inputs[0].dtype if node.inputs[0] is not None else None
     dtype = x.numpy() if x is not None and x.name.lower() in _SIXTEEN_BITS else None
-    return row, _why_broken(constants, found, dtype, decode=decode)
+    return row, _why_broken(constants, about, dtype, decode=decode)
 
 
-def _firsts(found: _Attributes | None) -> Iterator[tuple[TileKind, str]]:
-    kinds = found.kinds if found else ALWAYS
+def _firsts(about: _Attributes | None) -> Iterator[tuple[TileKind, str]]:
+    kinds = about.kinds if about else ALWAYS
     roles = tensor_names(kinds)
     yield from zip(kinds, (roles[0], *roles[1::2]), strict=True)
 
@@ -218,16 +205,16 @@ def _constants(node: ir.Node, about: _Attributes) -> tuple[dict[str, NDArray[Any
     """Returns the packed tensors and the index by name, or the fault of the node."""
     if why := _why_other_version(node):
         return {}, why
-    found = {}
+    constants = {}
     roles = tensor_names(about.kinds, about.integers)
     for role, value in zip(roles, node.inputs[1 : 1 + len(roles)], strict=False):
         if value is None or value.const_value is None:
             return {}, f"{role} is not a constant"
-        found[role] = value.const_value.numpy()
-    if len(found) < len(roles):
+        constants[role] = value.const_value.numpy()
+    if len(constants) < len(roles):
         return {}, "it has too few inputs"
     index = node.attributes.get("index")
-    return {**found, "index": index_from_attribute(index.value if index else None)}, ""
+    return {**constants, "index": index_from_attribute(index.value if index else None)}, ""
 
 
 def _why_other_types(constants: dict[str, NDArray[Any]], integers: WeightType | None) -> str:

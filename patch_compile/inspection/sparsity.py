@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from masklearn import Pattern, Zeros, nonzero_of, read_zeros, zeros_of
+from masklearn.base.printable import counted
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears_of
@@ -147,7 +148,7 @@ def inspect_sparsity(path: Path, card: PlanCard) -> Inspection:
         **_commands(path, card.name, linears),
         "architecture": checkpoint.config.get("model_type"),
         "covered linears": len(linears),
-        "weights in them": sum(linear.weights for linear in linears),
+        "weights in them": _weights(linears),
         "left dense": dict(coverage.skipped),
     }
     return Inspection(
@@ -184,7 +185,7 @@ def inspect_graph_sparsity(path: Path, card: PlanCard) -> Inspection:
         **_tactic_command(path, linears, graph_linears),
         "producer": model.producer_name,
         "linears": len(linears),
-        "weights in them": sum(linear.weights for linear in linears),
+        "weights in them": _weights(linears),
         "left dense": dict(graph_linears.skipped),
     }
     return Inspection(
@@ -300,11 +301,8 @@ def _unaligned(shape: tuple[int, int], weights: WeightType) -> str:
     """Returns why no 2:4 tactic takes a shape, in words, empty if one does. The multiples are cuSPARSELt's."""
     step = 32 if weights.input_bits == 8 else 16
     odd = [f"{name} = {size}" for name, size in zip("NK", shape, strict=True) if size % step]
-    return (
-        f"{' and '.join(odd)} is no multiple of {step}, as cuSPARSELt needs, and TensorRT most likely too"
-        if odd
-        else ""
-    )
+    why = f"{' and '.join(odd)} is no multiple of {step}, as cuSPARSELt needs, and TensorRT most likely too"
+    return why if odd else ""
 
 
 def _by_tactic(
@@ -317,7 +315,6 @@ def _by_tactic(
 
 
 def _ratio(times: Iterable[tuple[float, float]]) -> float:
-    """Returns the speed-up of several linears together."""
     dense, compiled = map(sum, zip(*times, strict=True))
     return float(dense / compiled)
 
@@ -327,14 +324,15 @@ def _verdict(linears: Sequence[_Linear], stored: str) -> dict[str, str]:
 
     stored: what holds the weights, in a word.
     """
-    weights = sum(linear.weights for linear in linears)
-    zeros = sum(linear.zeros.zeros * linear.weights for linear in linears) / weights
-    tiles = sum(linear.zeros.tiles * linear.weights for linear in linears) / weights
+    zeros = sum(linear.zeros.zeros * linear.weights for linear in linears) / _weights(linears)
+    tiles = _share_in_tiles(linears)
     stopped = Counter(linear.reason for linear in linears if linear.reason).most_common()
-    reasons = [f"{reason} ({_many(count)})" for reason, count in stopped]
+    reasons = [f"{reason} ({counted(count, 'linear')})" for reason, count in stopped]
     if over := [linear.zeros for linear in linears if linear.zeros.pattern in _NEARLY and linear.zeros.over]:
         count, groups = sum(linear.over for linear in over), sum(linear.groups for linear in over)
-        reasons.append(f"{count:,} of {groups:,} groups keep too many weights ({_many(len(over))})")
+        reasons.append(
+            f"{count:,} of {groups:,} groups keep too many weights ({counted(len(over), 'linear')})"
+        )
     if all(linear.zeros.pattern is Pattern.DENSE for linear in linears):
         return {"verdict": "It is not pruned: it has no zeros that could be skipped."}
     return {
@@ -344,8 +342,12 @@ def _verdict(linears: Sequence[_Linear], stored: str) -> dict[str, str]:
     }
 
 
-def _many(linears: int) -> str:
-    return f"{linears} linear{'s' * (linears > 1)}"
+def _weights(linears: Sequence[_Linear]) -> int:
+    return sum(linear.weights for linear in linears)
+
+
+def _share_in_tiles(linears: Sequence[_Linear]) -> float:
+    return sum(linear.zeros.tiles * linear.weights for linear in linears) / _weights(linears)
 
 
 def _gain(linears: Sequence[_Linear]) -> str:
@@ -377,11 +379,8 @@ def _graph_commands(path: Path, card: str, linears: Sequence[_Linear]) -> dict[s
         return {"to prune it for 2:4": _command(*build, "--ratio", "0.4", "--calib", "inputs.npz")}
     if ways.isdisjoint((Way.BOTH, Way.PLUGIN)):
         return {}
-    tiles = sum(linear.zeros.tiles * linear.weights for linear in linears) / sum(
-        linear.weights for linear in linears
-    )
     side = min(linear.zeros.side for linear in linears)
-    ratio = str(math.floor(500 * tiles) / 1000)
+    ratio = str(math.floor(500 * _share_in_tiles(linears)) / 1000)
     return {"run": _command(*build, "--method", "magnitude", "--ratio", ratio, "--tile", f"{side}x{side}")}
 
 

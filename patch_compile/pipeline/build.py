@@ -19,7 +19,7 @@ def build(recipe: Recipe, *, force: bool = False, resume: bool = False) -> Repor
     Raises PatchCompileError if the model cannot be built, and AccuracyError if the hybrid model does not compute the
     same as the pruned model.
     """
-    from patch_compile.report.page import renew_page
+    from patch_compile.report.page.write import renew_page
 
     if process_count() > 1:
         raise PatchCompileError(

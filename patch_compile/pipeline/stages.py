@@ -30,7 +30,7 @@ from patch_compile.artifacts.layout import (
 )
 from patch_compile.artifacts.plan import Plan
 from patch_compile.artifacts.proof import TokensProof
-from patch_compile.artifacts.report import REPORT_SCHEMA, DecoderReport, OutputsReport
+from patch_compile.artifacts.report import DecoderReport, OutputsReport
 from patch_compile.artifacts.stage_files import remove
 from patch_compile.artifacts.workspace import Workspace, key_of
 from patch_compile.debug import LINEARS, tell
@@ -203,7 +203,7 @@ def keys_of(job: Job, dump: PassDump | None = None) -> dict[Stage, str]:
     targets = [target.name for target in job.targets]
     engine = key_of(onnx, job.backend, targets, shapes, plugin, EngineReport.SCHEMA)
     texts = [job.source.calibration_hash, _text_hash(r.eval_text)]
-    proof = key_of(engine, texts, r.eval_windows, r.eval_length, r.seed, REPORT_SCHEMA)
+    proof = key_of(engine, texts, r.eval_windows, r.eval_length, r.seed, DecoderReport.SCHEMA)
     return {Stage.MASKS: masks, Stage.ONNX: onnx, Stage.ENGINE: engine, Stage.PROOF: proof}
 
 

@@ -53,12 +53,14 @@ def benched(report: BenchReport, out: Path) -> Iterator[Section]:
 
 def times_table(report: BenchReport) -> Table:
     """Returns the times of each model at each size, the speed-up over dense, and the prediction if the card is known."""
-    during = report.clocks and report.clocks.during
+    device, during = report.device, report.clocks and report.clocks.during
     clocks = ", ".join(map(" ".join, facts(during))) if during else ""
     runs = next((row.hybrid.runs for row in report.rows), 0)
     caption = (
-        f"Measured on {report.device.name}: {_timed_words(report)}. Medians of {runs} runs; p10 … p90: the middle 80 % of "
-        "the hybrid model's runs, or of the rounds; spread: its range over the median, of the worst model."
+        f"Measured on {device.name}: engines of {report.runner.words} {device.backend_version}, by the GPU's clock (CUDA "
+        "events): inputs are there before and outputs stay there; a prompt runs as it is queued, a decode step as a CUDA "
+        f"graph, as the runtime runs them; nothing is sampled. Medians of {runs} runs; p10 … p90: the middle 80 % of the "
+        "hybrid model's runs, or of the rounds; spread: its range over the median, of the worst model."
         + (f" While it ran: {clocks}." if clocks else "")
     )
     return table_of(report.rows, _COLUMNS, caption)
@@ -93,15 +95,6 @@ _COLUMNS: Columns = {
 }
 
 
-def _timed_words(report: BenchReport) -> str:
-    device, library = report.device, report.runner.words
-    return (
-        f"engines of {library} {device.backend_version}, by the GPU's clock (CUDA events): inputs are there before and "
-        "outputs stay there; a prompt runs as it is queued, a decode step as a CUDA graph, as the runtime runs them; "
-        "nothing is sampled"
-    )
-
-
 def bench_notes(report: BenchReport) -> Iterator[str]:
     if noise := sum(low <= 1 <= high for row in report.rows for low, high in [row.speedup_p10_p90 or (0, 0)]):
         yield (
@@ -119,13 +112,13 @@ def bench_notes(report: BenchReport) -> Iterator[str]:
 
 def _clock_warnings(clocks: Clocks) -> Iterator[str]:
     for name, lock in _LOCKS.items() if clocks.during else ():
-        seen, one = getattr(clocks.during, name), ClockRanges.shown_fields()[name]
-        moved = (seen.max - seen.min) / seen.median
+        clock, field = getattr(clocks.during, name), ClockRanges.shown_fields()[name]
+        moved = (clock.max - clock.min) / clock.median
         if moved > _STEADY:
             yield (
-                f"the {one.title} moved by {moved:.0%} while times were taken ({spelled(seen, one.unit)}); the models took "
-                f"turns, so their ratios hold better than the times: lock it with nvidia-smi {lock}"
+                f"the {field.title} moved by {moved:.0%} while times were taken ({spelled(clock, field.unit)}); the models "
+                f"took turns, so their ratios hold better than the times: lock it with nvidia-smi {lock}"
             )
     if clocks.slowed:
-        reasons = ", ".join(dict.fromkeys(_SLOWED[one] for one in clocks.slowed))
+        reasons = ", ".join(dict.fromkeys(_SLOWED[reason] for reason in clocks.slowed))
         yield f"the GPU's clocks were held down while times were taken, by {reasons}"

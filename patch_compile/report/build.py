@@ -1,17 +1,22 @@
-"""Sections of the results of `build`, `learn`, `compile`, `import-mask`, `export` and `plugin`."""
+"""Sections of the results of all commands but `plan`, `verify`, `bench` and those that inspect."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from patch_compile.artifacts.command_results import (
+    BuildRow,
+    CompareReport,
     CompiledAnswer,
     ExportedAnswer,
     ImportedAnswer,
     LearnedAnswer,
+    Measure,
+    PredictedSpeeds,
     ReducedLinear,
 )
 from patch_compile.artifacts.layout import MASKS, MODEL, PAGE
@@ -27,7 +32,7 @@ from patch_compile.report.linears import (
     split_lines,
     types_line,
 )
-from patch_compile.report.loss import limits_words, loss_of_build
+from patch_compile.report.loss import limits_words, loss_of
 from patch_compile.report.number_format import bytes_of
 from patch_compile.report.plan import whole_table
 from patch_compile.report.prediction import (
@@ -39,7 +44,7 @@ from patch_compile.report.prediction import (
     rivals_words,
 )
 from patch_compile.report.quality import baselines, output_warnings
-from patch_compile.report.section import Section, facts
+from patch_compile.report.section import Column, Columns, Section, columns_of, facts, table_of
 from patch_compile.report.verify import built, compiled, pruned
 
 _NOT_COMPILED = "`build` decides for its target how each linear is compiled"
@@ -60,7 +65,8 @@ def finished(report: Report) -> Iterator[Section]:
     fused = f"fused into their linears: {fused_words(report.linears)}"
     yield Section(lines=list(filter(None, (*how, *_ratio_lines(report), choice, fused))))
     yield compiled(report.agreement, report.kind)
-    loss, asked = loss_of_build(report), pruned(report, dense_given=report.dense_given)
+    loss = loss_of(report) if report.dense_given else None
+    asked = pruned(report, dense_given=report.dense_given)
     yield replace(asked, lines=[*asked.lines, limits_words(loss, report)]) if loss else asked
     yield built(None, report.engine) if report.engine else Section()
     yield predicted(report)
@@ -81,13 +87,13 @@ def predicted(report: Report) -> Section:
 
 def _files(report: Report) -> Iterator[Section]:
     if isinstance(report, DecoderReport):
-        said = [
+        texts = [
             (name, text) for name, text in facts(report.generated) if report.dense_given or name != "dense"
         ]
-        yield Section("What the models say", facts=said)
+        yield Section("What the models say", facts=texts)
     file = report.engine or report.onnx
-    what, why = ("engine", "") if report.engine else ("onnx", " (no engine: backend onnx)")
-    made = (what, f"{file.path}, {bytes_of(file.bytes)}{why}")
+    kind, why = ("engine", "") if report.engine else ("onnx", " (no engine: backend onnx)")
+    made = (kind, f"{file.path}, {bytes_of(file.bytes)}{why}")
     yield Section("Files", facts=[made, ("report", str(Path(report.path).parent / PAGE))])
 
 
@@ -125,34 +131,64 @@ def imported(answer: ImportedAnswer) -> Iterator[Section]:
 
 
 def exported(answer: ExportedAnswer) -> Iterator[Section]:
-    """Yield the result of `export`: the linears by type, and the folder with its size."""
     linears = ", ".join(f"{count} {kind}" for kind, count in answer.linears.items())
     sizes = f"{bytes_of(answer.bytes)}, {bytes_of(answer.model_bytes)} in {MODEL}"
     yield Section(lines=[f"linears: {linears}", f"{answer.format}: {answer.path} ({sizes})"])
 
 
-def reduced(found: ReducedLinear) -> Iterator[Section]:
-    """Yield the result of `debug reduce`: the error of the linear, the folder, and a command that runs it."""
-    error = "not finite" if found.error is None else f"{found.error:.2e} of the largest output"
+def reduced(linear: ReducedLinear) -> Iterator[Section]:
+    error = "not finite" if linear.error is None else f"{linear.error:.2e} of the largest output"
     verdict = (
-        "rounding explains it" if found.passed else f"rounding explains {found.tolerance:.2e}: it is wrong"
+        "rounding explains it" if linear.passed else f"rounding explains {linear.tolerance:.2e}: it is wrong"
     )
     lines = [
-        f"{' + '.join(found.linears)}, {found.lowering}: error {error}; {verdict}",
-        f"hybrid.onnx, dense.onnx, inputs.npz, outputs.npz: {found.path}",
-        f"run it: {found.command}",
+        f"{' + '.join(linear.linears)}, {linear.lowering}: error {error}; {verdict}",
+        f"hybrid.onnx, dense.onnx, inputs.npz, outputs.npz: {linear.path}",
+        f"run it: {linear.command}",
     ]
     yield Section(lines=lines)
 
 
 def plugin(result: Mapping[str, Any]) -> Iterator[Section]:
-    """Yield the result of `plugin`: the path of the library."""
     archs = ", ".join(f"sm{arch}" for arch in result["archs"])
     yield Section(lines=[f"plugin for {result['backend']}, {archs}: {result['path']}"])
 
 
-def _ratio_lines(found: MaskedModel | LearnedAnswer) -> Iterator[str]:
+def _ratio_lines(model: MaskedModel | LearnedAnswer) -> Iterator[str]:
     """Yield the reached ratio, the request, and the linears that gain unless all do."""
-    yield f"ratio: {found.ratio:.4f} (asked: {asked_words(found.asked)}), method {found.method}"
-    if (choice := found.learned.choice) and (line := gain_line(choice.gains)):
+    yield f"ratio: {model.ratio:.4f} (asked: {asked_words(model.asked)}), method {model.method}"
+    if (choice := model.learned.choice) and (line := gain_line(choice.gains)):
         yield line
+
+
+def compared(report: CompareReport) -> Iterator[Section]:
+    quality = report.quality
+    title = f"{report.model.name}: {quality.measure.words} on {quality.on}"
+    columns: Columns = {
+        **columns_of(BuildRow, "name"),
+        Column("method", words=True): _method_words,
+        **columns_of(BuildRow, "ratio"),
+        "perplexity" if quality.measure is Measure.PERPLEXITY else "error": _quality_words,
+        **columns_of(BuildRow, "increase", "bytes"),
+        **columns_of(PredictedSpeeds, over="predicted", of=attrgetter("predicted")),
+    }
+    line = "predicted speeds are left out: builds lack them, or have them for different cards or workloads"
+    if report.predicted_for:
+        line = f"predicted: speed-up over dense on {report.predicted_for}"
+    yield Section(title, tables=[table_of([_dense(report), *report.builds], columns)], lines=[line])
+
+
+def _dense(report: CompareReport) -> BuildRow:
+    speeds = PredictedSpeeds(prefill=1.0, decode=1.0, end_to_end=1.0)
+    return BuildRow(
+        name="dense", path="", method="", permuted=False, repaired=False, ratio=0.0, quality=report.quality.dense,
+        increase=None, bytes=report.dense_bytes, predicted=speeds if report.predicted_for else None,
+    )  # fmt: skip
+
+
+def _method_words(build: BuildRow) -> str:
+    return ", ".join([build.method, *["permuted"] * build.permuted, *["repaired"] * build.repaired])
+
+
+def _quality_words(build: BuildRow) -> str:
+    return f"{build.quality:.2f}" if build.quality >= 10 else f"{build.quality:.3f}"

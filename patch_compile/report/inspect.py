@@ -16,42 +16,42 @@ _LISTED = 12  # entries of a list or mapping that are shown on a line
 _WORDS = "pattern", "path", "reason"  # columns whose words tell rows of a kind apart
 
 
-def inspected(found: Inspection, *, every: bool = False) -> Iterator[Section]:
+def inspected(inspection: Inspection, *, every: bool = False) -> Iterator[Section]:
     """Yield facts, the table, and the checks. every: gives each row a line; otherwise rows of a kind share a line."""
-    rows = found.rows if every else list(_folded(found.rows))
+    rows = inspection.rows if every else list(_folded(inspection.rows))
     headings = [Column(name, words=not i or name in _WORDS) for i, name in enumerate(rows[0] if rows else ())]
     cells = [[_spelled(value, name) for name, value in row.items()] for row in rows]
-    checked = [f"checked: {found.checked}"] if found.checked and not found.faults else []
+    checked = [f"checked: {inspection.checked}"] if inspection.checked and not inspection.faults else []
     yield Section(
-        f"{found.path}: {found.kind}",
-        facts=[(name, _spelled(value, name)) for name, value in found.facts.items()],
+        f"{inspection.path}: {inspection.kind}",
+        facts=[(name, _spelled(value, name)) for name, value in inspection.facts.items()],
         tables=[Table(headings, cells)],
-        lines=[*(f"broken: {fault}" for fault in found.faults), *checked],
+        lines=[*(f"broken: {fault}" for fault in inspection.faults), *checked],
     )
 
 
 def examined(result: Mapping[str, Any]) -> Iterator[Section]:
     """Yield the installed parts, the missing parts with their fixes, and the abilities of this machine."""
-    found: list[tuple[str, str]] = []
-    for one in result["findings"]:
-        found.append((f"{'ok' if one['found'] else '--'}  {one['what']}", one["about"]))
-        if one["fix"]:
-            found.append(("", f"→ {one['fix']}"))
+    facts: list[tuple[str, str]] = []
+    for finding in result["findings"]:
+        facts.append((f"{'ok' if finding['found'] else '--'}  {finding['what']}", finding["about"]))
+        if finding["fix"]:
+            facts.append(("", f"→ {finding['fix']}"))
     can = (f"{word} {line}" for word in ("can", "cannot") for line in result[word])
-    yield Section(facts=found, lines=list(can))
+    yield Section(facts=facts, lines=list(can))
 
 
-def generated(found: Continuations) -> Iterator[Section]:
-    for prompt, one in zip(found.prompts, found.completions, strict=True):
-        yield Section(text=f"{prompt}\n→ {one.text}\n\n")
-    yield Section(lines=[times_line(found)])
+def generated(continuations: Continuations) -> Iterator[Section]:
+    for prompt, completion in zip(continuations.prompts, continuations.completions, strict=True):
+        yield Section(text=f"{prompt}\n→ {completion.text}\n\n")
+    yield Section(lines=[times_line(continuations)])
 
 
-def times_line(found: Continuations) -> str:
+def times_line(continuations: Continuations) -> str:
     """Returns the time to the first token, and the time of a step between tokens, in words."""
-    tokens = sum(len(one.tokens) for one in found.completions)
-    first = f"{tokens} tokens in {found.all:.2f} s, the first after {found.first_token * 1e3:.0f} ms"
-    step = found.ms_per_step
+    tokens = sum(len(completion.tokens) for completion in continuations.completions)
+    first = f"{tokens} tokens in {continuations.all:.2f} s, the first after {continuations.first_token * 1e3:.0f} ms"
+    step = continuations.ms_per_step
     return first if step is None else f"{first}, then {step:.1f} ms a step"
 
 
@@ -97,8 +97,8 @@ def _spelled(value: Any, name: str) -> str:
         return "×".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
     if isinstance(value, Mapping):
         value = [
-            f"{key or 'ai.onnx'}{':' * isinstance(one, str)} {_spelled(one, str(key))}"
-            for key, one in value.items()
+            f"{key or 'ai.onnx'}{':' * isinstance(entry, str)} {_spelled(entry, str(key))}"
+            for key, entry in value.items()
         ]
     if isinstance(value, (list, tuple)):
         shown = ", ".join(map(str, value[:_LISTED])) or "none"

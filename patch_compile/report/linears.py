@@ -56,7 +56,6 @@ def linears_table(linears: Sequence[LinearRow], phases: Collection[str] = ()) ->
 
 
 def masks_table(linears: Sequence[MaskedLinear]) -> Table:
-    """Returns a row for each kind of linear, without the figures that only a build knows."""
     return table_of_linears(_by_kind(linears), {**NAME, **_COUNT, **SHAPE, **_RATIO})
 
 
@@ -82,23 +81,22 @@ def _by_kind(linears: Sequence[LinearRow] | Sequence[MaskedLinear]) -> list[Line
 
 
 def _weights(row: Linears) -> int:
-    return sum(math.prod(one.shape) for one in row.linears)
+    return sum(math.prod(linear.shape) for linear in row.linears)
 
 
 def _ratio(row: Linears) -> str:
     weights = _weights(row)
-    return spelled(sum(one.zeroed for one in row.linears) / weights, Unit.RATIO) if weights else ""
+    return spelled(sum(linear.zeroed for linear in row.linears) / weights, Unit.RATIO) if weights else ""
 
 
 def _pruned_tiles(row: Linears) -> str:
-    return f"{sum(one.tiles.sparse for one in row.linears)}/{sum(one.tiles.all for one in row.linears)}"
+    return f"{sum(linear.tiles.sparse for linear in row.linears)}/{sum(linear.tiles.all for linear in row.linears)}"
 
 
 _RATIO: Columns = {"ratio": _ratio, "pruned tiles": _pruned_tiles}
 
 
 def share_columns(linears: Sequence[LinearRow]) -> Columns:
-    """Returns the column of the share of weights in pruned tiles, by kind if some are not 2:4."""
     return {"tiles": _shares} if has_other_kinds(linears) else {"p": _share}
 
 
@@ -108,8 +106,8 @@ def share_legend(linears: Sequence[LinearRow]) -> str:
 
 def _shares(row: Linears) -> str:
     counts: Counter[str] = Counter()
-    for one in row.linears:
-        counts.update(one.slabs.by_kind)
+    for linear in row.linears:
+        counts.update(linear.slabs.by_kind)
     return " ".join(
         f"{kind}\N{NO-BREAK SPACE}{n / counts.total():.2f}"
         for kind, n in counts.items()
@@ -119,7 +117,7 @@ def _shares(row: Linears) -> str:
 
 def _share(row: Linears) -> str:
     weights = _weights(row)
-    return f"{2 * sum(one.zeroed for one in row.linears) / weights:.2f}" if weights else ""
+    return f"{2 * sum(linear.zeroed for linear in row.linears) / weights:.2f}" if weights else ""
 
 
 def has_other_kinds(linears: Sequence[LinearRow]) -> bool:
@@ -129,34 +127,34 @@ def has_other_kinds(linears: Sequence[LinearRow]) -> bool:
 def time_columns(phases: Collection[str]) -> Columns:
     """Returns the columns of predicted times, empty where none are known."""
     return {
-        Column(one.title, f"{phase.title if len(phases) > 1 else ONE_PASS}, {phase.unit}"): partial(
-            _time, phase.name, one
+        Column(field.title, f"{phase.title if len(phases) > 1 else ONE_PASS}, {phase.unit}"): partial(
+            _time, phase.name, field
         )
         for phase in LinearTimes.shown_fields().values()
         if phase.name in phases
-        for one in Times.shown_fields().values()
+        for field in Times.shown_fields().values()
     }
 
 
-def _time(phase: str, one: Shown, row: Linears) -> str:
-    times = (
-        [getattr(linear.predicted, phase) for linear in row.linears if linear.predicted] if row.shape else []
-    )
-    return spelled(fmean(getattr(each, one.name) for each in times), one.unit, bare=True) if times else ""
+def _time(phase: str, field: Shown, row: Linears) -> str:
+    times = [getattr(linear.predicted, phase) for linear in row.linears if linear.predicted]
+    if not row.shape or not times:
+        return ""
+    return spelled(fmean(getattr(each, field.name) for each in times), field.unit, bare=True)
 
 
-def map_of_tiles(found: TileSummary) -> Section:
+def map_of_tiles(summary: TileSummary) -> Section:
     """Returns a map: per cent of pruned tiles, with kinds as rows and blocks as columns."""
-    if not found.blocks:
+    if not summary.blocks:
         return Section()
     headings: list[Column | str] = [
         Column("% of tiles pruned", words=True),
         "all",
-        *(str(first) for first, _ in found.blocks),
+        *(str(first) for first, _ in summary.blocks),
     ]
     rows = [
         [name, *map(_shaded, (row.share, *row.by_depth))]
-        for name, row in (*((kind.kind, kind) for kind in found.kinds), ("all", found.all))
+        for name, row in (*((kind.kind, kind) for kind in summary.kinds), ("all", summary.all))
     ]
     legend = "columns: all blocks, then groups of neighbouring blocks by the first of them"
     return Section(tables=[Table(headings, rows)], lines=[legend])
@@ -227,9 +225,7 @@ def types_line(counts: Counter[str], taken: float | None = None) -> str:
     """Returns the types of the linears' weights in words, empty if none is quantised. taken: bytes of a packed weight."""
     if not counts:
         return ""
-    size = (
-        ""
-        if taken is None
-        else f"; a packed weight takes {taken:.3f} bytes on average, a dense 16-bit weight 2"
-    )
-    return f"weights: {types_words(counts)}{size}"
+    words = f"weights: {types_words(counts)}"
+    if taken is None:
+        return words
+    return f"{words}; a packed weight takes {taken:.3f} bytes on average, a dense 16-bit weight 2"

@@ -9,8 +9,9 @@ from typing import Literal
 
 from masklearn import LearnOptions, Repair, method_names, usual_windows
 from masklearn.quant.table import weight_type
-from patch_compile.artifacts.proof import EmbeddingsDifference, OutputsDifference
+from patch_compile.artifacts.proof import EmbeddingsDifference
 from patch_compile.artifacts.report import DecoderReport, Kind, MaskedModel, Report
+from patch_compile.artifacts.verify import PrunedOutputs, PrunedTokens
 from patch_compile.report.number_format import joined, percent
 
 Colour = Literal["green", "yellow", "red", "grey"]
@@ -50,43 +51,30 @@ class Loss:
         return "green" if self.value <= self.green else "yellow"
 
 
-def perplexity_loss(dense: float, pruned: float) -> Loss:
-    """Returns the increase over the dense model."""
-    return Loss(pruned / dense - 1, 0.05, 0.20, power=2.0)
+def loss_of(answer: PrunedTokens | PrunedOutputs | Report) -> Loss | None:
+    """Returns the loss that `verify` or the build measured, None on random inputs, which say little.
 
+    It is the increase of perplexity over the dense model; the mean distance of an embedding from the dense model's, as a
+    share of the distance of different texts; or the relative error of the output that moves most.
+    """
+    if isinstance(answer, PrunedTokens | DecoderReport):
+        return Loss(answer.perplexity.pruned / answer.perplexity.dense - 1, 0.05, 0.20, power=2.0)
+    if answer.inputs.random:
+        return None
+    if embeddings := answer.embeddings:
+        apart = 1.0 - embeddings.different
+        value = (1.0 - embeddings.mean) / apart if apart > 0.0 else math.inf
 
-def output_loss(found: OutputsDifference) -> Loss:
-    """Returns the relative error of the output that moves most."""
-    worst = found.worst.relative
+        def cosine(limit: float) -> str:
+            return f"{1.0 - limit * apart:.3f}"
+
+        return Loss(value, 0.05, 0.20, power=2.0, spell=cosine, better="from", worse="below")
+    worst = (answer if isinstance(answer, PrunedOutputs) else answer.difference).worst.relative
     return Loss(math.inf if worst is None else worst, 0.02, 0.10, power=1.0)
 
 
-def embedding_loss(found: EmbeddingsDifference) -> Loss:
-    """Returns the mean distance of an embedding from the dense model's, as a share of the distance of different texts."""
-    apart = 1.0 - found.different
-    value = (1.0 - found.mean) / apart if apart > 0.0 else math.inf
-
-    def cosine(limit: float) -> str:
-        return f"{1.0 - limit * apart:.3f}"
-
-    return Loss(value, 0.05, 0.20, power=2.0, spell=cosine, better="from", worse="below")
-
-
-def embedding_words(found: EmbeddingsDifference) -> str:
-    """Returns what was compared: texts, and how their embeddings are made."""
-    return f"{found.texts} texts, {_POOLED[found.pooling]}"
-
-
-def loss_of_build(report: Report) -> Loss | None:
-    """Returns the loss that the build measured. None if it was measured on random inputs, which say little, or without the
-    dense model."""
-    if not report.dense_given:
-        return None
-    if isinstance(report, DecoderReport):
-        return perplexity_loss(report.perplexity.dense, report.perplexity.pruned)
-    if report.inputs.random:
-        return None
-    return embedding_loss(report.embeddings) if report.embeddings else output_loss(report.difference)
+def embedding_words(embeddings: EmbeddingsDifference) -> str:
+    return f"{embeddings.texts} texts, {_POOLED[embeddings.pooling]}"
 
 
 def limits_words(loss: Loss, model: MaskedModel) -> str:
@@ -101,24 +89,24 @@ def limits_words(loss: Loss, model: MaskedModel) -> str:
 def _advice(loss: Loss, model: MaskedModel) -> str:
     """Returns what loses less: the settings in which the build is cheaper than the usual, then less pruning."""
     usual, learned = LearnOptions(), model.learned
-    found = []
+    steps = []
     if model.method in method_names(trained=False) and model.method != usual.method:
-        found.append(f"--method {usual.method}")
+        steps.append(f"--method {usual.method}")
     repaired = learned.repair is not None and Repair(learned.repair.method) is not Repair.NONE
     if not repaired and model.kind is not Kind.ONNX:
-        found.append(f"--repair {Repair.DISTILL}")
+        steps.append(f"--repair {Repair.DISTILL}")
     if text := learned.text:
         enough = usual_windows(max(row.shape[1] for row in model.linears), text.length)
         if text.windows < enough:
-            found.append(f"--windows {enough} instead of {text.windows}")
+            steps.append(f"--windows {enough} instead of {text.windows}")
     if not model.asked.ratio and model.ratio == 0.0:
-        return f"try {joined(found)}" if found else "no tile is pruned"
+        return f"try {joined(steps)}" if steps else "no tile is pruned"
     ratio = _enough(loss, model)
-    if ratio is None and not found:
+    if ratio is None and not steps:
         return "prune less"
-    if ratio == 0.0 and not found:
+    if ratio == 0.0 and not steps:
         return "leave the linears dense that matter most (--exclude)"
-    return f"try {joined([*found, *([f'--ratio {ratio:g}'] if ratio else [])])}"
+    return f"try {joined([*steps, *([f'--ratio {ratio:g}'] if ratio else [])])}"
 
 
 def _enough(loss: Loss, model: MaskedModel) -> float | None:

@@ -51,7 +51,6 @@ def change(new: float, old: float) -> str:
 
 
 def perplexity(value: float) -> str:
-    """Returns two decimals, fewer for large values."""
     return f"{value:.2f}" if value < 100 else f"{value:,.0f}"
 
 
@@ -70,10 +69,6 @@ def bytes_of(size: float) -> str:
         if size >= unit:
             return f"{number(size / unit)} {word}"
     return f"{size:.0f} bytes"
-
-
-def count(value: int) -> str:
-    return f"{value:,}"
 
 
 def seconds(value: float) -> str:
@@ -120,16 +115,14 @@ _UNITS: dict[Unit, Callable[[Any], str]] = {
     Unit.CHANGE: lambda share: change(1.0 + share, 1.0),
     Unit.SHARE: lambda share: percent(share, 1),
     Unit.PERPLEXITY: perplexity,
-    Unit.COUNT: count,
-    Unit.TOKENS: count,
+    Unit.COUNT: "{:,}".format,
     Unit.TIMES: times,
     Unit.BYTES: bytes_of,
     Unit.MEGABYTES: lambda size: milliseconds(size / 1e6),
     Unit.MICROSECONDS: milliseconds,
     Unit.MILLISECONDS: lambda time: milliseconds(float(time)),
-    Unit.SECONDS: seconds,
     **dict.fromkeys((Unit.MEGAHERTZ, Unit.WATTS, Unit.CELSIUS), str),
 }
 _NAMED = {
-    Unit.NATS, Unit.MEGABYTES, Unit.MICROSECONDS, Unit.MILLISECONDS, Unit.MEGAHERTZ, Unit.WATTS, Unit.CELSIUS, Unit.TOKENS,
+    Unit.NATS, Unit.MEGABYTES, Unit.MICROSECONDS, Unit.MILLISECONDS, Unit.MEGAHERTZ, Unit.WATTS, Unit.CELSIUS,
 }  # fmt: skip

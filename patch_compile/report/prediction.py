@@ -60,7 +60,6 @@ def predicted_times(row: PhaseRow) -> str:
 
 
 def interval(row: PhaseRow) -> str:
-    """Returns the ends of a predicted speed-up: (1.22–1.41)."""
     return f"({row.low:.2f}–{row.high:.2f})"
 
 
@@ -81,19 +80,19 @@ def split_words(row: PhaseRow) -> str:
     return f"weight types bring {times(row.by_types)} and tiles {times(row.by_tiles)}"
 
 
-def little_gain_line(found: LittleGain) -> str:
+def little_gain_line(gain: LittleGain) -> str:
     """Returns in words that tiles are not worth their loss, with the better command."""
-    weights = f" --weights {found.weights}" if found.weights else ""
-    unpruned = times(found.unpruned)
+    weights = f" --weights {gain.weights}" if gain.weights else ""
+    unpruned = times(gain.unpruned)
     better = ["the dense model" if unpruned == times(1.0) else f"--ratio 0{weights} ({unpruned})"]
-    if found.tokens:
-        better.append(f"prefill of {found.tokens}+ tokens")
-    return f"tiles bring only {times(found.by_tiles)}: better {', or '.join(better)}"
+    if gain.tokens:
+        better.append(f"prefill of {gain.tokens}+ tokens")
+    return f"tiles bring only {times(gain.by_tiles)}: better {', or '.join(better)}"
 
 
 def reason_words(reason: Reason) -> str:
     on = f"on {reason.card}"
-    slower = _slower_words(reason.slower) if reason.slower else ""
+    slower = _SLOWER[reason.slower.way].format(reason.slower.speedup) if reason.slower else ""
     tile = spell_tile(reason.tile) if reason.tile else ""
     return {
         ReasonKind.NOT_COVERED: "it is not covered",
@@ -118,26 +117,18 @@ def lowering_words(row: LinearRow) -> str:
 
 
 def mask_line(name: str, mask: LinearMask) -> str:
-    """Returns how many weights of a linear lie in tiles of each kind."""
     kinds = ", ".join(f"{count} {kind.name}" for kind, count in mask.by_kind().items())
     return f"{name} {list(mask.shape)} in tiles of {spell_tile(mask.tile)}: weights {kinds}"
 
 
 def decision_line(row: LinearRow) -> str:
-    """Returns how a linear is compiled and, if it is not `plugin`, why."""
-    slabs = {"dense": row.slabs.dense, "2:4": row.slabs.sparse, **row.slabs.others}
-    counted = ", ".join(f"{count} {kind}" for kind, count in slabs.items() if count)
+    slabs = ", ".join(f"{count} {kind}" for kind, count in row.slabs.by_kind.items() if count)
     why = f": {reason_words(row.reason)}" if row.reason else ""
-    return f"{row.name} {list(row.shape)}, {row.weights}, slabs {counted}: {row.lowering}{why}"
+    return f"{row.name} {list(row.shape)}, {row.weights}, slabs {slabs}: {row.lowering}{why}"
 
 
 def has_quantised(linears: Iterable[LinearRow]) -> bool:
     return any(weight_type(row.weights).quantised for row in linears)
-
-
-def _slower_words(slower: Slower) -> str:
-    """Returns in words the slowdown of a hybrid product that a card's tensor cores cause."""
-    return _SLOWER[slower.way].format(slower.speedup)
 
 
 def node_words(node: Node, linear: str) -> str:
@@ -147,8 +138,8 @@ def node_words(node: Node, linear: str) -> str:
     """
     first = _ACTIVATIONS[node.activation]
     if node.gated:
-        (other,) = (name for name in node.linears if name != linear)
-        first += f"·mul with {other.removeprefix(shared_path(linear, other))}"
+        (partner,) = (name for name in node.linears if name != linear)
+        first += f"·mul with {partner.removeprefix(shared_path(linear, partner))}"
     elif len(node.linears) > 1:
         first = f"one product of {node.name.removeprefix(shared_path(*node.linears[:2]))}"
     return " + ".join(filter(None, (first, "residual" * node.residual)))
@@ -158,12 +149,12 @@ def reason_lines(linears: Iterable[LinearRow]) -> Iterator[str]:
     """Yield one line for each lowering and reason, with the kinds of linear that have it."""
     linears = list(linears)
     short = short_kinds(dict.fromkeys(kind_of(row.name) for row in linears))
-    found: dict[tuple[str, Reason], Counter[str]] = {}
+    counts: dict[tuple[str, Reason], Counter[str]] = {}
     for row in linears:
         if row.reason:
             lowering = f"dense {row.weights}" if row.node else row.lowering  # a node of dense slabs
-            found.setdefault((lowering, row.reason), Counter())[short[kind_of(row.name)]] += 1
-    for (lowering, reason), kinds in found.items():
+            counts.setdefault((lowering, row.reason), Counter())[short[kind_of(row.name)]] += 1
+    for (lowering, reason), kinds in counts.items():
         many = ", ".join(f"{kind} ×{count}" for kind, count in kinds.items())
         yield f"{lowering}: {many}: {reason_words(reason)}"
 
@@ -181,39 +172,38 @@ def remarks(linears: Sequence[LinearRow], plan: PlanSummary) -> list[str]:
     ]
 
 
-def calibration_words(found: Calibration) -> str:
+def calibration_words(calibration: Calibration) -> str:
     """Returns the measurements of a card and their effect on the assumptions, in words."""
-    clock = f"SM clock {found.clocks['sm_mhz']:g} MHz" if found.clocks else "clocks not recorded"
-    words = {one.name: one.metadata["what"] for one in fields(Assumptions)} | FITTED
+    clock = f"SM clock {calibration.clocks['sm_mhz']:g} MHz" if calibration.clocks else "clocks not recorded"
+    about = {field.name: field.metadata["what"] for field in fields(Assumptions)} | FITTED
     changed = (
-        f"{name} {value:.2f} instead of {getattr(ASSUMED, name):.2f} ({words[name]})"
-        for name, value in found.assumptions.items()
+        f"{name} {value:.2f} instead of {getattr(ASSUMED, name):.2f} ({about[name]})"
+        for name, value in calibration.assumptions.items()
     )
-    own = (
-        "; this calibration comes with patch-compile, `bench --calibrate` makes your own"
-        if found.shipped
-        else ""
+    words = (
+        f"predictions of a roofline (docs/explanation/performance.md) whose assumptions were fitted to {calibration.times} "
+        f"times of {calibration.model}, measured on {calibration.gpu} ({clock}, driver {calibration.driver or 'unknown'}, "
+        f"{calibration.backend} {calibration.version}) on {calibration.date[:10]}: {', '.join(changed)}; it misses these "
+        f"times by {calibration.error['after']:.0%} (median), and missed them by {calibration.error['before']:.0%}"
     )
-    return (
-        f"predictions of a roofline (docs/explanation/performance.md) whose assumptions were fitted to {found.times} "
-        f"times of {found.model}, measured on {found.gpu} ({clock}, driver {found.driver or 'unknown'}, {found.backend} "
-        f"{found.version}) on {found.date[:10]}: {', '.join(changed)}; it misses these times by "
-        f"{found.error['after']:.0%} (median), and missed them by {found.error['before']:.0%}{own}"
-    )
+    own = "; this calibration comes with patch-compile, `bench --calibrate` makes your own"
+    return words + own * calibration.shipped
 
 
 def tried_line(tried: Sequence[Tried], asked: Asked) -> str:
     """Returns in words why tiles have their size, which is open for a speed, or their kinds, which are open for a ratio."""
-    taken, other = tried
-    goal, here, there = asked_words(asked), taken.figure or 0.0, other.figure
-    if there is None:
-        return f"tile: {taken.value}: tiles of {other.value} do not reach {goal}"
+    taken, alternative = tried
+    goal, figure, other_figure = asked_words(asked), taken.figure or 0.0, alternative.figure
+    if other_figure is None:
+        return f"tile: {taken.value}: tiles of {alternative.value} do not reach {goal}"
     if asked.ratio is not None:
-        only, loses = ("only ", "") if other.value == AUTO else ("", " and lose more quality")
-        why = f"would reach {only}{times(there)}{loses}"
-        return f"kinds: {taken.value}, predicted {times(here)} end to end; {other.value} {why}"
-    with_other = f"with {other.value} too" if here == there else f"{there:.3f} with {other.value}"
-    return f"tile: {taken.value}: {goal} takes a ratio of {here:.3f} with these, and {with_other}"
+        only, loses = ("only ", "") if alternative.value == AUTO else ("", " and lose more quality")
+        why = f"would reach {only}{times(other_figure)}{loses}"
+        return f"kinds: {taken.value}, predicted {times(figure)} end to end; {alternative.value} {why}"
+    with_other = f"with {alternative.value} too"
+    if figure != other_figure:
+        with_other = f"{other_figure:.3f} with {alternative.value}"
+    return f"tile: {taken.value}: {goal} takes a ratio of {figure:.3f} with these, and {with_other}"
 
 
 def goal_words(choice: ChoiceRecord) -> str:
@@ -242,14 +232,13 @@ def choice_line(choice: ChoiceRecord | None) -> str:
 
 
 def asked_words(asked: Asked) -> str:
-    """Returns the amount of pruning in words, as the user gave it."""
     if asked.mask is not None:
         return f"masks of {asked.mask}"
     if asked.bytes_per_weight is not None:
         return f"{asked.bytes_per_weight:g} bytes per weight"
-    return (
-        f"ratio {asked.ratio}" if asked.ratio is not None else str(SpeedGoal(asked.speedup, asked.budget_ms))
-    )
+    if asked.ratio is not None:
+        return f"ratio {asked.ratio}"
+    return str(SpeedGoal(asked.speedup, asked.budget_ms))
 
 
 def gain_line(gains: GainRecord | None) -> str:

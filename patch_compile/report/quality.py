@@ -10,7 +10,7 @@ from masklearn import Baseline, BesideBaselines
 from masklearn.base.printable import counted
 from patch_compile.artifacts.record import Unit
 from patch_compile.artifacts.report import Kind, OutputsReport
-from patch_compile.artifacts.verify_schema import (
+from patch_compile.artifacts.verify import (
     ErrorAttribution,
     LinearError,
     TaskRow,
@@ -21,10 +21,8 @@ from patch_compile.report.section import Column, Columns, Section, columns_of, t
 
 _LISTED = 12  # linears that are shown
 _MUCH = 0.5  # relative error of an output; unrelated outputs of one size are 1.4 apart
-_MANY, _HARDLY = (
-    0.1,
-    0.002,
-)  # share of zeroed weights, and the relative error of an output that is suspiciously small then
+# Share of zeroed weights, and the relative error of an output that is suspiciously small then.
+_MANY, _HARDLY = 0.1, 0.002
 _VAGUE = 0.1  # share of the largest output that rounding may move
 _WHERE = (
     "Error: how far pruning moves the output of the linear, as a share of that output, on the dense model's inputs; share: "
@@ -38,21 +36,21 @@ _ABOUT: dict[str, str] = {
 }
 
 
-def where(found: ErrorAttribution | None) -> Section:
-    if found is None or not found.linears:
+def where(errors: ErrorAttribution | None) -> Section:
+    if errors is None or not errors.linears:
         return Section()
-    rows = sorted(found.linears, key=lambda row: row.share, reverse=True)[:_LISTED]
+    rows = sorted(errors.linears, key=lambda row: row.share, reverse=True)[:_LISTED]
     listed = percent(sum(row.share for row in rows))
     caption = (
-        f"The {len(rows)} of {len(found.linears)} linears that most of the error comes from: {listed} of the squared "
+        f"The {len(rows)} of {len(errors.linears)} linears that most of the error comes from: {listed} of the squared "
         "errors of all"
     )
     lines = [_WHERE]
-    if blocks := found.blocks:
+    if blocks := errors.blocks:
         some = [blocks[i] for i in sorted({*range(0, len(blocks), -(-len(blocks) // 8)), len(blocks) - 1})]
         depth = ", ".join(f"{row.block}: {percent(row.error, 1)}" for row in some)
         lines.append(f"Relative error of the output of blocks: {depth}.")
-    cut = [row for row in found.linears if row.overflow is not None]
+    cut = [row for row in errors.linears if row.overflow is not None]
     if cut:
         worst = max(cut, key=lambda row: row.overflow or 0.0)
         cutting = sum(bool(row.overflow) for row in cut)
@@ -68,10 +66,10 @@ def where(found: ErrorAttribution | None) -> Section:
     )
 
 
-def baselines(found: BesideBaselines | None) -> Section:
-    if found is None:
+def baselines(table: BesideBaselines | None) -> Section:
+    if table is None:
         return Section()
-    dense = next((row.perplexity for row in found.rows if row.name == Baseline.DENSE), None)
+    dense = next((row.perplexity for row in table.rows if row.name == Baseline.DENSE), None)
     columns: Columns = {
         Column("model", words=True): attrgetter("name"),
         "perplexity": lambda row: perplexity(row.perplexity),
@@ -80,21 +78,21 @@ def baselines(found: BesideBaselines | None) -> Section:
         "bytes of a weight": lambda row: spelled(row.bytes_per_weight, Unit.RATIO) if row.deployable else "",
         "time to learn": lambda row: seconds(row.seconds) if row.seconds else "",
         Column("description", words=True): lambda row: (
-            "this result" if row is found.result else _ABOUT.get(row.name, "")
+            "this result" if row is table.result else _ABOUT.get(row.name, "")
         ),
     }
-    on = f"Perplexity on {counted(found.windows, 'window')} of {found.length} tokens, {found.dtype}"
+    on = f"Perplexity on {counted(table.windows, 'window')} of {table.length} tokens, {table.dtype}"
     how = "baselines are the same model pruned in simpler ways, with SparseGPT's weights and without repair."
-    only_dense = all(row is found.result or row.name == Baseline.DENSE for row in found.rows)
-    lines = [f"{on}." if only_dense else f"{on}; {how}", *_losses(found), *beaten_lines(found)]
+    only_dense = all(row is table.result or row.name == Baseline.DENSE for row in table.rows)
+    lines = [f"{on}." if only_dense else f"{on}; {how}", *_losses(table), *beaten_lines(table)]
     title = "Perplexity" if only_dense else "Baselines"
-    return Section(title, id="baselines", tables=[table_of(found.rows, columns)], lines=lines)
+    return Section(title, id="baselines", tables=[table_of(table.rows, columns)], lines=lines)
 
 
-def _losses(found: BesideBaselines) -> Iterator[str]:
+def _losses(table: BesideBaselines) -> Iterator[str]:
     """Yield how much of the loss is rounding's and how much pruning's, if dense weights of the same types were measured."""
-    values = {row.name: row.perplexity for row in found.rows[1:]}
-    dense, rounded, result = values.get(Baseline.DENSE), values.get(Baseline.ROUNDED), found.result.perplexity
+    values = {row.name: row.perplexity for row in table.rows[1:]}
+    dense, rounded, result = values.get(Baseline.DENSE), values.get(Baseline.ROUNDED), table.result.perplexity
     if dense is None or rounded is None or not all(map(math.isfinite, (dense, rounded, result))):
         return
     yield (
@@ -103,22 +101,22 @@ def _losses(found: BesideBaselines) -> Iterator[str]:
     )
 
 
-def beaten_lines(found: BesideBaselines) -> Iterator[str]:
-    result = found.result
-    for row in found.rows[1:]:
-        if row.name in found.beaten_by:
+def beaten_lines(table: BesideBaselines) -> Iterator[str]:
+    result = table.result
+    for row in table.rows[1:]:
+        if row.name in table.beaten_by:
             yield (
                 f"{result.name} is worse than {row.name} and takes as many bytes or more ({result.bytes_per_weight:.3f} a "
                 f"weight against {row.bytes_per_weight:.3f})"
             )
 
 
-def tasks(found: TaskScores | None) -> Section:
-    if found is None:
+def tasks(scores: TaskScores | None) -> Section:
+    if scores is None:
         return Section()
-    caption = f"{found.harness} on transformers; ± is one standard error"
-    lines = [*_asked(found), *filter(None, map(_difference, found.rows))]
-    return Section("Tasks", id="tasks", tables=[table_of(found.rows, _TASK_COLUMNS, caption)], lines=lines)
+    caption = f"{scores.harness} on transformers; ± is one standard error"
+    lines = [*_asked(scores), *filter(None, map(_difference, scores.rows))]
+    return Section("Tasks", id="tasks", tables=[table_of(scores.rows, _TASK_COLUMNS, caption)], lines=lines)
 
 
 def _metric(row: TaskRow) -> str:
@@ -147,29 +145,29 @@ _TASK_COLUMNS: Columns = {
 }
 
 
-def _asked(found: TaskScores) -> Iterator[str]:
+def _asked(scores: TaskScores) -> Iterator[str]:
     """Yield remarks on how the tasks were asked."""
-    if found.chat_template:
+    if scores.chat_template:
         yield "tasks: asked as plain text; the model has a chat template, which is not applied"
-    if found.cut:
-        yield f"tasks: the first {found.limit} documents of {', '.join(found.cut)}, not all"
+    if scores.cut:
+        yield f"tasks: the first {scores.limit} documents of {', '.join(scores.cut)}, not all"
 
 
 def _difference(row: TaskRow) -> str:
     """Returns a remark on two scores that are less than two standard errors apart, or an empty string."""
-    found = row.difference
-    if found is None:
+    difference = row.difference
+    if difference is None:
         return ""
     name, items = f"{row.task}, {_metric(row)}", f"at {row.samples} items"
-    if found.value == found.error == 0:
+    if difference.value == difference.error == 0:
         return f"{name}: dense and pruned model are the same on every one of {row.samples} items"
-    unit = f" {found.unit}" if found.unit else ""
-    by = f"{abs(found.value):.3g}{unit}{' per item' if found.per_item else ''}"
+    unit = f" {difference.unit}" if difference.unit else ""
+    by = f"{abs(difference.value):.3g}{unit}{' per item' if difference.per_item else ''}"
     size = f"{name}: dense and pruned model differ by {by}"
-    if abs(found.value) <= found.error:
-        return f"{size}, within the standard error of {found.error:.3g}: not distinguishable {items}"
-    if abs(found.value) < 2 * found.error:
-        errors = abs(found.value) / found.error
+    if abs(difference.value) <= difference.error:
+        return f"{size}, within the standard error of {difference.error:.3g}: not distinguishable {items}"
+    if abs(difference.value) < 2 * difference.error:
+        errors = abs(difference.value) / difference.error
         return f"{size}, {errors:.1f} standard errors: hardly distinguishable {items}"
     return ""
 
@@ -182,9 +180,9 @@ def output_warnings(report: OutputsReport) -> Iterator[str]:
     worst = report.difference.worst
     moved_far = worst.relative is None or (worst.relative >= _MUCH and report.embeddings is None)
     if worst.floating and moved_far:
-        far = (
-            "beyond all finite numbers" if worst.relative is None else f"by {worst.relative:.0%} of its norm"
-        )
+        far = "beyond all finite numbers"
+        if worst.relative is not None:
+            far = f"by {worst.relative:.0%} of its norm"
         yield f"Pruning moved the output {worst.output!r} {far}. {_how_to_lose_less(report)}"
     zeroed, moved = report.ratio, worst.relative
     if worst.floating and zeroed >= _MANY and moved is not None and moved < _HARDLY:

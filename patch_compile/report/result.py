@@ -8,20 +8,28 @@ from typing import Any
 
 from patch_compile.artifacts.bench import BenchReport
 from patch_compile.artifacts.command_results import (
+    CompareReport,
     CompiledAnswer,
     ExportedAnswer,
     ImportedAnswer,
     LearnedAnswer,
     ReducedLinear,
 )
-from patch_compile.artifacts.compare import CompareReport
 from patch_compile.artifacts.plan_of_model import PlanOfModel
 from patch_compile.artifacts.report import DecoderReport, OutputsReport
 from patch_compile.artifacts.verify import VerifyReport
 from patch_compile.inspection import Inspection
 from patch_compile.report.bench import benched
-from patch_compile.report.build import compiled_model, exported, finished, imported, learned, plugin, reduced
-from patch_compile.report.compare import compared
+from patch_compile.report.build import (
+    compared,
+    compiled_model,
+    exported,
+    finished,
+    imported,
+    learned,
+    plugin,
+    reduced,
+)
 from patch_compile.report.inspect import examined, generated, inspected
 from patch_compile.report.number_format import bytes_of
 from patch_compile.report.plan import planned

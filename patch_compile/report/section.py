@@ -84,7 +84,6 @@ class Section:
 
     @property
     def holds(self) -> bool:
-        """True if it has any content."""
         return bool(self.facts or self.lines or self.text or any(table.rows for table in self.tables))
 
     @property
@@ -95,9 +94,9 @@ class Section:
 def facts(*records: Record) -> Iterator[Fact]:
     """Yield title and value of the fields that have a title, if they are known."""
     for record in records:
-        for one in record.shown_fields().values():
-            if (value := getattr(record, one.name)) is not None:
-                yield one.title, spelled(value, one.unit)
+        for field in record.shown_fields().values():
+            if (value := getattr(record, field.name)) is not None:
+                yield field.title, spelled(value, field.unit)
 
 
 def columns_of(
@@ -106,12 +105,14 @@ def columns_of(
     """Returns columns of fields, of all that have a title if none is named. of: returns the record of a row, or None."""
     fields = record.shown_fields()
     chosen = [fields[name] for name in names or fields]
-    return {Column(one.title, over, one.unit is Unit.WORDS): partial(_cell, of, one) for one in chosen}
+    return {
+        Column(field.title, over, field.unit is Unit.WORDS): partial(_cell, of, field) for field in chosen
+    }
 
 
-def _cell(of: Callable[[Any], Any], one: Shown, row: Any) -> str:
-    value = getattr(of(row), one.name, None)
-    return "" if value is None else spelled(value, one.unit, bare=True)
+def _cell(of: Callable[[Any], Any], field: Shown, row: Any) -> str:
+    value = getattr(of(row), field.name, None)
+    return "" if value is None else spelled(value, field.unit, bare=True)
 
 
 def table_of(rows: Iterable[Any], columns: Columns, caption: str = "", sums: Any = None) -> Table:

@@ -59,27 +59,27 @@ def show(sections: Iterable[Section]) -> None:
 def _parts(sections: Iterable[Section], width: int) -> Iterator[str | RichTable]:
     """Yield lines and tables. Names in them may come from files that anybody wrote, so all text is made printable."""
     begun = False
-    for one in sections:
-        if begun and one.title:
+    for section in sections:
+        if begun and section.title:
             yield ""
-        for part in _section(one, width):
+        for part in _section(section, width):
             begun = True
             yield part
 
 
-def _section(one: Section, width: int) -> Iterator[str | RichTable]:
-    if one.title:
-        yield one_line(f"{one.title} {one.answered}".rstrip())
-    label = min(max((cell_len(what) for what, _ in one.facts), default=0), _LABEL)
-    for what, value in one.facts:
-        yield f"  {one_line(what):{label}}  {one_line(value)}"
-    for table in one.tables:
+def _section(section: Section, width: int) -> Iterator[str | RichTable]:
+    if section.title:
+        yield one_line(f"{section.title} {section.answered}".rstrip())
+    label = min(max((cell_len(name) for name, _ in section.facts), default=0), _LABEL)
+    for name, value in section.facts:
+        yield f"  {one_line(name):{label}}  {one_line(value)}"
+    for table in section.tables:
         if table.caption:
             yield one_line(table.caption)
         yield from _tables(table, width)
-    yield from map(one_line, one.lines)
-    yield from map(printable, one.text.splitlines())
-    for folded in one.folded:
+    yield from map(one_line, section.lines)
+    yield from map(printable, section.text.splitlines())
+    for folded in section.folded:
         yield from _section(folded, width)
 
 

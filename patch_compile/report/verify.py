@@ -22,8 +22,7 @@ from patch_compile.artifacts.proof import (
     WindowAgreement,
 )
 from patch_compile.artifacts.report import DecoderReport, Kind, OutputsReport
-from patch_compile.artifacts.verify import Question, VerifyReport
-from patch_compile.artifacts.verify_schema import (
+from patch_compile.artifacts.verify import (
     ComparedRun,
     EngineCompared,
     EngineNotRun,
@@ -34,6 +33,8 @@ from patch_compile.artifacts.verify_schema import (
     PrunedOutputs,
     PrunedPerplexity,
     PrunedTokens,
+    Question,
+    VerifyReport,
 )
 from patch_compile.report.loss import GIVE_DENSE, NO_DENSE, embedding_words
 from patch_compile.report.number_format import (
@@ -73,52 +74,49 @@ _NOT_RUN = {
 }
 
 
-def verified(found: VerifyReport, out: Path) -> Iterator[Section]:
-    yield compiled(found.compiled, found.kind)
-    yield pruned(found.pruned, dense_given=found.dense_given)
-    yield built(found.built)
-    yield from (
-        where(found.where),
-        baselines(found.baselines),
-        tasks(found.tasks),
-    )
-    checks = [(one.ask, f"{'holds' if one.passed else 'FAILS'}: {limit_words(one)}") for one in found.checks]
-    yield Section("Limits" * bool(checks), facts=checks)
-    unknown = f": {unanswered_words(found)}" if found.unanswered else ""
-    took = seconds(sum(found.seconds.values()))
+def verified(report: VerifyReport, out: Path) -> Iterator[Section]:
+    yield compiled(report.compiled, report.kind)
+    yield pruned(report.pruned, dense_given=report.dense_given)
+    yield built(report.built)
+    yield from (where(report.where), baselines(report.baselines), tasks(report.tasks))
+    judged = {True: "holds", False: "FAILS"}
+    limits = [(check.ask, f"{judged[check.passed]}: {limit_words(check)}") for check in report.checks]
+    yield Section("Limits" * bool(limits), facts=limits)
+    unknown = f": {unanswered_words(report)}" if report.unanswered else ""
+    took = seconds(sum(report.seconds.values()))
     files = f"answers, inputs and outputs: {out / VERIFY_FOLDER}"
-    yield Section(found.outcome.words, answer=f"in {took}{unknown}", lines=[files])
+    yield Section(report.outcome.words, answer=f"in {took}{unknown}", lines=[files])
 
 
-def compiled(found: OnnxCheck | Agreement | None, kind: Kind) -> Section:
+def compiled(answer: OnnxCheck | Agreement | None, kind: Kind) -> Section:
     """Returns the question whether the ONNX file computes the same as the pruned model, with its answer."""
     model = "ONNX" if kind is Kind.ONNX else "checkpoint"
     about = f"The hybrid ONNX against the pruned {model}, on the same inputs: only rounding may part them."
     asked = Section("Compiled right?", about=about)
     of = "logit" if kind is Kind.DECODER else "output"
-    if found is None:
+    if answer is None:
         return replace(asked, answer="not asked", mark="open")
-    if isinstance(found, Agreement):
-        told = [
-            *_error_facts(found.error, found.tolerance, of),
-            *_window(found.window),
+    if isinstance(answer, Agreement):
+        details = [
+            *_error_facts(answer.error, answer.tolerance, of),
+            *_window(answer.window),
             ("checked by", "the build"),
         ]
-        return replace(asked, answer="yes", mark="yes", facts=told)
-    errors = [*_error_facts(found.error, found.tolerance, of), *([] if found.passed else _place(found))]
-    return replace(_judged(asked, found.passed, found.runs), facts=[*errors, ("checked by", "verify")])
+        return replace(asked, answer="yes", mark="yes", facts=details)
+    errors = [*_error_facts(answer.error, answer.tolerance, of), *([] if answer.passed else _place(answer))]
+    return replace(_judged(asked, answer.passed, answer.runs), facts=[*errors, ("checked by", "verify")])
 
 
-def _window(found: WindowAgreement | None) -> Iterator[Fact]:
-    if found:
-        made, expected = perplexity(found.hybrid), perplexity(found.pruned)
+def _window(window: WindowAgreement | None) -> Iterator[Fact]:
+    if window:
+        made, expected = perplexity(window.hybrid), perplexity(window.pruned)
         yield "first window", f"perplexity {made} by ONNX Runtime, {expected} by the pruned checkpoint"
 
 
-def _place(found: OnnxCheck) -> Iterator[Fact]:
-    first = found.first_difference
-    if found.output:
-        yield "differs most", found.output
+def _place(check: OnnxCheck) -> Iterator[Fact]:
+    first = check.first_difference
+    if check.output:
+        yield "differs most", check.output
     elif first is None:
         yield "first difference", _NO_TENSOR
     else:
@@ -148,7 +146,10 @@ def pruned(
         case DecoderReport(perplexity=ppl):
             more = ("largest logit error", f"{percent(found.agreement.dense_error, 1)} of the largest logit")
             words = found.last_words
-            last = [("last words found", f"{_shares(words)}; {found_words(words)}")] if words else []
+            last = []
+            if words:
+                shares = f"{percent(words.dense)} dense, {percent(words.pruned)} pruned"
+                last = [("last words found", f"{shares}; {found_words(words)}")]
             return _tokens(asked, ppl, [*facts(found.difference), *last, more], ppl.on)
         case PrunedOutputs():
             return _outputs(asked, found, found.inputs, found.embeddings)
@@ -160,17 +161,13 @@ def _tokens(
     asked: Section, ppl: PrunedPerplexity | BuildPerplexity, figures: Sequence[Fact], on: TextWindows
 ) -> Section:
     both = ("perplexity", ", ".join(f"{value} {model}" for model, value in facts(ppl)))
-    told = [both, *figures, ("measured on", str(on))]
-    return replace(asked, answer=f"{change(ppl.pruned, ppl.dense)} perplexity", facts=told)
+    details = [both, *figures, ("measured on", str(on))]
+    return replace(asked, answer=f"{change(ppl.pruned, ppl.dense)} perplexity", facts=details)
 
 
-def _shares(found: LastWords) -> str:
-    return f"{percent(found.dense)} dense, {percent(found.pruned)} pruned"
-
-
-def found_words(found: LastWords) -> str:
+def found_words(words: LastWords) -> str:
     """Returns how many texts were asked, and how far chance moves the difference of the models."""
-    return f"{found.texts} texts, difference ± {percent(found.error)}"
+    return f"{words.texts} texts, difference ± {percent(words.error)}"
 
 
 def _outputs(
@@ -179,38 +176,37 @@ def _outputs(
     inputs: ComparedInputs,
     embeddings: EmbeddingsDifference | None,
 ) -> Section:
-    told = [
-        (one.output, f"{_share(one.relative)} {'of its norm' if one.floating else 'of elements differ'}")
-        for one in difference.outputs[:_OUTPUTS]
-    ]
+    of = {True: "of its norm", False: "of elements differ"}
+    shown = difference.outputs[:_OUTPUTS]
+    details = [(output.output, f"{_share(output.relative)} {of[output.floating]}") for output in shown]
     if others := difference.outputs[_OUTPUTS:]:
         most = OutputsDifference(outputs=others).relative
-        told.append((f"{len(others)} more outputs", f"{_share(most)} at most"))
-    told.append(("measured on", str(inputs)))
+        details.append((f"{len(others)} more outputs", f"{_share(most)} at most"))
+    details.append(("measured on", str(inputs)))
     if inputs.random:
-        return replace(asked, answer="not known: random inputs", mark="open", facts=told)
+        return replace(asked, answer="not known: random inputs", mark="open", facts=details)
     if embeddings:
         answer = f"cosine {embeddings.mean:.3f} to dense embeddings"
-        told = [("embeddings", embedding_words(embeddings)), *facts(embeddings), *told]
-        return replace(asked, answer=answer, facts=told)
-    return replace(asked, answer=f"{_share(difference.relative)} output error", facts=told)
+        details = [("embeddings", embedding_words(embeddings)), *facts(embeddings), *details]
+        return replace(asked, answer=answer, facts=details)
+    return replace(asked, answer=f"{_share(difference.relative)} output error", facts=details)
 
 
 def _share(relative: float | None) -> str:
     return "not finite" if relative is None else percent(relative, 1)
 
 
-def built(found: EngineCompared | EngineNotRun | None, engine: BuiltEngine | None = None) -> Section:
+def built(check: EngineCompared | EngineNotRun | None, engine: BuiltEngine | None = None) -> Section:
     """Returns the question whether the engine computes the same as the ONNX file, with its answer."""
     about = "The engine against the hybrid ONNX: the effect of the builder's kernels on the numbers."
     asked = Section("Built right?", about=about)
     about_engine = list(_engine(engine)) if engine else []
-    if isinstance(found, EngineCompared):
-        errors = _error_facts(found.error, found.tolerance, "output")
-        return replace(_judged(asked, found.passed, found.runs), facts=[*errors, *about_engine])
+    if isinstance(check, EngineCompared):
+        errors = _error_facts(check.error, check.tolerance, "output")
+        return replace(_judged(asked, check.passed, check.runs), facts=[*errors, *about_engine])
     why = "not asked"
-    if found:
-        why = _NOT_RUN.get(found.reason) or found.error or "this machine cannot run it"
+    if check:
+        why = _NOT_RUN.get(check.reason) or check.error or "this machine cannot run it"
     elif engine:
         why = "an engine runs only on a GPU; there, patch-compile verify compares it"
     return replace(asked, answer="not checked", mark="open", facts=[*about_engine, ("why", why)])
@@ -291,10 +287,10 @@ def limit_words(check: LimitCheck) -> str:
     return f"{of.title} is {value}, {side} {spelled(check.limit, of.unit)} is asked"
 
 
-def unanswered_words(found: VerifyReport) -> str:
+def unanswered_words(report: VerifyReport) -> str:
     """Returns the questions that have no answer as a clause, empty if there are none."""
-    unanswered, parts = set(found.unanswered), []
-    no_engine = isinstance(found.built, EngineNotRun) and found.built.reason is NotRun.NO_ENGINE
+    unanswered, parts = set(report.unanswered), []
+    no_engine = isinstance(report.built, EngineNotRun) and report.built.reason is NotRun.NO_ENGINE
     if no_engine and Question.BUILT in unanswered:
         unanswered.remove(Question.BUILT)
         parts = ["there is no engine to check"]

@@ -8,13 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from masklearn.base.errors import member
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.layout import ENGINE, ENGINE_FOLDER, MANIFEST, MODEL, ONNX, ONNX_FOLDER, RECIPE
 from patch_compile.artifacts.place import no_build
 from patch_compile.artifacts.recipe_file import read_recipe
 from patch_compile.engine.backend import Runner, load_backend
 from patch_compile.engine.plan_program import is_engine
-from patch_compile.errors import PatchCompileError, member, sentence
+from patch_compile.errors import PatchCompileError, sentence
 from patch_compile.runtime.decoder import Decoder, Limits
 from patch_compile.runtime.engine_fit import EngineFacts, HostCode, engine_facts, host_code, why_not
 from patch_compile.runtime.generator import Generator

@@ -26,7 +26,7 @@ from patch_compile.artifacts.prediction import Calibration
 from patch_compile.artifacts.workspace import key_of
 from patch_compile.errors import PatchCompileError, sentence
 from patch_compile.progress import Progress, quiet_libraries
-from patch_compile.report.page import renew_page
+from patch_compile.report.page.write import renew_page
 from patch_compile.sources.open import source_of
 from patch_compile.timing.device import Place, find_place
 from patch_compile.timing.models import engine_files

@@ -51,7 +51,7 @@ def with_baselines(
     result: row of the result; dense: perplexity of the dense model on `windows` `[count, length]`; check: raises an error
     if a file of the model was changed meanwhile.
     """
-    cache = baselines_cache()
+    cache = cache_folder("baselines")
     texts = InputSnapshot.of(lambda: () if recipe.calib is None else open_text(recipe.calib).files)
     keys: dict[Baseline, str] = {
         name: _key(name, source, recipe, windows) for name in Baseline if name is not Baseline.DENSE
@@ -79,11 +79,6 @@ def with_baselines(
     )
     others = [plain, *(rows[name] for name in keys if name in rows)]
     return beside_baselines(result, others, windows)
-
-
-def baselines_cache() -> Path:
-    """Returns the folder of cached rows; see `cache_folder`."""
-    return cache_folder("baselines")
 
 
 def _key(name: Baseline, source: Weights, recipe: LearnRecipe, windows: NDArray[np.int64]) -> str:

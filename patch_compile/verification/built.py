@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patch_compile.artifacts.layout import ENGINE
-from patch_compile.artifacts.verify_schema import EngineCompared, EngineNotRun, NotRun
+from patch_compile.artifacts.verify import EngineCompared, EngineNotRun, NotRun
 from patch_compile.engine.backend import Runner
 from patch_compile.errors import PatchCompileError
 from patch_compile.progress import Progress

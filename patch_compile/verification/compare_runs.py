@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patch_compile.artifacts.proof import AskedTolerance, Tolerance, ToleranceOrigin
-from patch_compile.artifacts.verify_schema import ComparedRun, ErrorStats, OnnxCheck
+from patch_compile.artifacts.verify import ComparedRun, ErrorStats, OnnxCheck
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.session import errors_of_runs
 from patch_compile.onnx_io.tensor_names import ATTENTION_MASK, INPUT_IDS, LOGITS
@@ -181,7 +181,6 @@ def measured_tolerance(
 
 
 def relative_error(logits: Iterable[Logits], exact: Sequence[Logits]) -> float:
-    """Returns the largest |difference| / the largest |exact|."""
     return _largest(mine - theirs for mine, theirs in zip(logits, exact, strict=True)) / _largest(exact)
 
 

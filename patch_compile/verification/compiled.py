@@ -6,7 +6,7 @@ OUT/verify/hybrid.json`, `polygraphy run … --load-inputs OUT/verify/inputs.jso
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from patch_compile.artifacts.layout import (
     VERIFY_INPUTS_NAME,
 )
 from patch_compile.artifacts.proof import AskedTolerance
-from patch_compile.artifacts.verify_schema import FirstDifference, OnnxCheck
+from patch_compile.artifacts.verify import FirstDifference, OnnxCheck
 from patch_compile.onnx_io.decoded import decoded_onnx
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.runnable import runnable_onnx
@@ -71,7 +71,9 @@ def compiled_right(
             with with_choices(decoded) as (graph, choices):
                 update("running", 0, 1)
                 decoder = OnnxDecoder(graph, mapped=not source.fits_in_memory)
-                feeds = feeds_of(decoder, _probes(windows, request.lengths))
+                # From different windows as far as there are enough.
+                probes = (windows[i % len(windows), : n + 1] for i, n in enumerate(request.lengths))
+                feeds = feeds_of(decoder, probes)
                 runs = run_graph("hybrid ONNX", decoder, feeds, choices)
                 del decoder
         with progress.stage("pruned reference"):
@@ -84,14 +86,6 @@ def compiled_right(
         with progress.stage("looking for the first tensor that differs"):
             first = _first_difference(source, masks, out, (hybrid, decoded), runs.feeds, answer, scratch)
     return answer.model_copy(update={"first_difference": first})
-
-
-def _probes(windows: NDArray[np.int64], lengths: Sequence[int]) -> Iterator[NDArray[np.int64]]:
-    """Yield tokens for a prefill of each length and one decode step, from different windows as far as there are
-    enough."""
-    for number, length in enumerate(lengths):
-        window = windows[number % len(windows)]
-        yield window[: length + 1]
 
 
 def _save(folder: Path, hybrid: GraphRuns, reference: Runs) -> None:

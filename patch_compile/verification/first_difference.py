@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.name_globs import depth_of
-from patch_compile.artifacts.verify_schema import FirstDifference
+from patch_compile.artifacts.verify import FirstDifference
 from patch_compile.debug import TENSORS, tell
 from patch_compile.onnx_io.feeds import Feed
 from patch_compile.onnx_io.proto import load_proto

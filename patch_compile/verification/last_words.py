@@ -33,13 +33,13 @@ def last_words(tokenizer: Any, longest: int | None) -> list[LastWord]:
     """Returns the texts of the task that the tokenizer can spell. longest: number of tokens that the model can read,
     None for any number."""
     lines = _ITEMS.read_text(encoding="utf-8").splitlines()
-    found = []
+    texts = []
     for text in (json.loads(line)["text"] for line in lines):
         before, whole = (token_ids(tokenizer, part) for part in (text.rpartition(" ")[0], text))
         fits = len(before) < len(whole) and (longest is None or len(whole) <= longest)
         if fits and tokenizer.unk_token_id not in whole:
-            found.append(LastWord(whole, len(before)))
-    return found
+            texts.append(LastWord(whole, len(before)))
+    return texts
 
 
 def right_words(model: Callable[[Tokens], Logits], items: Sequence[LastWord]) -> list[bool]:
@@ -82,5 +82,5 @@ def compare_words(dense: Sequence[bool], pruned: Sequence[bool]) -> LastWords | 
 
 def _error(values: ArrayLike) -> float:
     """Returns the standard error of a mean."""
-    found = np.asarray(values, np.float64)
-    return float(found.std(ddof=1) / math.sqrt(found.size))
+    array = np.asarray(values, np.float64)
+    return float(array.std(ddof=1) / math.sqrt(array.size))

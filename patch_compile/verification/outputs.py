@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -56,21 +57,17 @@ def compare_outputs(
         rounding = source.rounding(pruned, hybrid, packed, probe, reference, scratch)
     tolerance = tolerance_of(source.recipe.dtype, rounding)
     # Any rounding may flip outputs that are not floating-point numbers, such as an argmax.
-    judged = [
-        difference for difference in compare_answers(answers["hybrid"], reference) if difference.floating
-    ]
-    errors = {difference.output: difference.error(by_norm=tolerance.by_norm) for difference in judged}
-    worst = max(errors, key=lambda output: _or_infinite(errors[output]), default=None)
+    differences = compare_answers(answers["hybrid"], reference)
+    errors = {one.output: one.error(by_norm=tolerance.by_norm) for one in differences if one.floating}
+    sizes = {output: math.inf if error is None else error for output, error in errors.items()}
+    worst = max(sizes, key=sizes.__getitem__, default=None)
     lost = compare_answers(answers["hybrid"], answers["dense"])
     feeds = len(probe.feeds)
     proof = OutputsProof(
         text=ProofText(eval=probe.text) if probe.text else None,
         inputs=ComparedInputs(given=probe.origin, compared=feeds),
         agreement=Agreement(
-            error=errors[worst] if worst else 0.0,
-            tolerance=tolerance,
-            output=worst,
-            feeds=feeds,
+            error=errors[worst] if worst else 0.0, tolerance=tolerance, output=worst, feeds=feeds
         ),
         difference=OutputsDifference(outputs=tuple(lost)),
         embeddings=_embeddings(source, probe.feeds, answers["hybrid"], answers["dense"]),
@@ -117,10 +114,6 @@ def _pooled(
             for states, mask in zip(hidden, read, strict=True)
         ]
     return np.array(texts)
-
-
-def _or_infinite(error: float | None) -> float:
-    return np.inf if error is None else error
 
 
 def _fault(

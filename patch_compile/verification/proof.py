@@ -35,7 +35,7 @@ from patch_compile.errors import AccuracyError
 from patch_compile.onnx_io.decoded import decoded_onnx
 from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.onnx_io.tensor_names import INPUT_IDS, TOKEN_INPUTS
-from patch_compile.progress import Progress, Update
+from patch_compile.progress import Progress
 from patch_compile.report.verify import tolerance_words
 from patch_compile.runtime.decoder import pad_left, positions_of
 from patch_compile.runtime.onnx_decoder import OnnxDecoder
@@ -133,24 +133,30 @@ def _prove_next_tokens(
     with progress.stage("pruned reference"):
         agreement, reference = _agreement(source, pruned, hybrid)
     with progress.stage("dense reference"):
-        dense = _dense_answers(source, hybrid.probes, reference, prompt, texts)
+        dense_error, continuation, right = _dense_answers(source, hybrid.probes, reference, prompt, texts)
     with progress.stage("pruned against dense") as update:
-        found = _predictions(source, pruned, windows, update, scratch)
-    count, length = windows.shape
+        both = source.checkpoint, Checkpoint.open(pruned)
+        compared = compare_models(
+            *both, (), windows, source.recipe.device, update, scratch, with_logits=False
+        )
+    predictions = compared.predictions
+    assert predictions is not None, "a decoder predicts"
+    (dense, masked), (count, length) = predictions.perplexity, windows.shape
     on = TextWindows(name=text.name, windows=count, length=length, dtype="float32", runner="checkpoints")
     return TokensProof(
         text=ProofText(eval=text),
-        perplexity=BuildPerplexity(dense=found.perplexity[0], pruned=found.perplexity[1], on=on),
-        agreement=agreement.model_copy(update={"dense_error": dense.error}),
+        perplexity=BuildPerplexity(dense=dense, pruned=masked, on=on),
+        agreement=agreement.model_copy(update={"dense_error": dense_error}),
         difference=PredictionsDifference(
-            kl=found.kl / found.tokens, top1_agreement=found.same_top1 / found.tokens
+            kl=predictions.kl / predictions.tokens,
+            top1_agreement=predictions.same_top1 / predictions.tokens,
         ),
         generated=Sentence(
             prompt=PROMPT,
-            dense=_text(tokenizer, dense.continuation),
+            dense=_text(tokenizer, continuation),
             hybrid=_text(tokenizer, hybrid.continuation),
         ),
-        last_words=compare_words(dense.right, hybrid.right),
+        last_words=compare_words(right, hybrid.right),
     )
 
 
@@ -187,19 +193,14 @@ def _agreement(source: TokenSource, pruned: Path, hybrid: _Study) -> tuple[Agree
     return with_window(found, hybrid.window, window, dtype, partial(measure, hybrid.window, window)), probes
 
 
-@dataclass(frozen=True)
-class _Dense:
-    """Answers of the dense model. error: against the pruned model's logits; the others: see `_Study`."""
-
-    error: float
-    continuation: list[int]
-    right: list[bool]
-
-
 def _dense_answers(
     source: TokenSource, probes: GraphRuns, reference: PrunedRuns, prompt: _Prompt, texts: Sequence[LastWord]
-) -> _Dense:
-    """Ask the dense model, which transformers runs. reference: the pruned model's answers to the probes."""
+) -> tuple[float, list[int], list[bool]]:
+    """Ask the dense model, which transformers runs.
+
+    Returns its error against the pruned model's logits, its continuation, and whether it found each last word, as `_Study`
+    has them. reference: the pruned model's answers to the probes.
+    """
     logits = source.reference_logits(source.model)
     cache = {name: value for name, value in probes.feeds[0].items() if name not in TOKEN_INPUTS}  # is empty
 
@@ -212,17 +213,7 @@ def _dense_answers(
         return int(of_tokens(np.array([prompt.ids + new], np.int64))[0, -1].argmax())
 
     error = relative_error(map(logits, probes.feeds), reference.logits)
-    return _Dense(error, prompt.continued(following), right_words(of_tokens, texts))
-
-
-def _predictions(
-    source: TokenSource, pruned: Path, windows: NDArray[np.int64], progress: Update, scratch: Path
-) -> Predictions:
-    """Compare the predictions of both checkpoints on all windows."""
-    dense, other, device = source.checkpoint, Checkpoint.open(pruned), source.recipe.device
-    found = compare_models(dense, other, (), windows, device, progress, scratch, with_logits=False)
-    assert found.predictions is not None, "a decoder predicts"
-    return found.predictions
+    return error, prompt.continued(following), right_words(of_tokens, texts)
 
 
 def check_agreement(

@@ -14,7 +14,7 @@ from masklearn.masks.name_globs import depth_of, kind_of, short_kinds
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.store import WeightStore
 from patch_compile.artifacts.proof import TextWindows
-from patch_compile.artifacts.verify_schema import (
+from patch_compile.artifacts.verify import (
     BlockError,
     ErrorAttribution,
     LinearError,
@@ -46,22 +46,22 @@ def compare_checkpoints(
         return compare_models(dense, other, list(masks), windows, device, update, scratch)
 
 
-def predictions_answer(found: Predictions, logits: LogitErrors, on: TextWindows) -> PrunedTokens:
+def predictions_answer(predictions: Predictions, logits: LogitErrors, on: TextWindows) -> PrunedTokens:
     """Returns the effect of pruning on predictions. on: the windows that were compared."""
-    dense, pruned = found.perplexity
+    dense, pruned = predictions.perplexity
     return PrunedTokens(
         perplexity=PrunedPerplexity(dense=dense, pruned=pruned),
-        kl=found.kl / found.tokens,
-        top1_agreement=found.same_top1 / found.tokens,
+        kl=predictions.kl / predictions.tokens,
+        top1_agreement=predictions.same_top1 / predictions.tokens,
         logits=LogitErrorStats(**logits.stats()),
-        tokens=found.tokens,
+        tokens=predictions.tokens,
         on=on,
     )
 
 
-def where_answer(found: Comparison) -> ErrorAttribution:
+def where_answer(comparison: Comparison) -> ErrorAttribution:
     """Returns the errors of linears and blocks in the order of the model."""
-    relative = {name: _relative(*pair) for name, pair in found.linears.items()}
+    relative = {name: _relative(*pair) for name, pair in comparison.linears.items()}
     total = sum(error * error for error in relative.values()) or 1.0
     short = short_kinds(dict.fromkeys(map(kind_of, relative)))
     linears = (
@@ -71,11 +71,11 @@ def where_answer(found: Comparison) -> ErrorAttribution:
             kind=short[kind_of(name)],
             error=error,
             share=error * error / total,
-            overflow=found.overflows.get(name),
+            overflow=comparison.overflows.get(name),
         )
         for name, error in relative.items()
     )
-    blocks = (BlockError(block=number, error=error) for number, error in enumerate(found.blocks))
+    blocks = (BlockError(block=number, error=error) for number, error in enumerate(comparison.blocks))
     return ErrorAttribution(linears=tuple(linears), blocks=tuple(blocks))
 
 

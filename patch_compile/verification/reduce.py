@@ -28,7 +28,6 @@ from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.onnx_io.session import WRONG_OPTIMIZERS, open_session, run_session
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
-from patch_compile.sources.base import ProvenSource
 from patch_compile.sources.open import check_unchanged, open_source
 from patch_compile.sources.rounding import rounding_tolerance
 from patch_compile.verification.first_difference import error_of, tensors_of, write_dense_reference
@@ -54,8 +53,14 @@ def reduce_linear(out: Path, linear: str, folder: Path) -> ReducedLinear:
     if not (out / ONNX).is_file() and (partial_of(out) / ONNX).is_file():
         out = partial_of(out)
     row = _row(out, linear)
-    _check_new(folder)
-    progress, source = Progress(), _source(out)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise PatchCompileError(
+            f"{folder} is not empty", "The files of the linear go there.", "Give another --out."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    progress, source = Progress(), open_source(Recipe.of_build(out))
+    if (out / MANIFEST).is_file():
+        check_unchanged(source, OutFolder.open(out))
     with tempfile.TemporaryDirectory() as folder_name:
         scratch = Path(folder_name)
         hybrid, reference = runnable_onnx(out / ONNX, scratch), scratch / "reference.onnx"
@@ -105,21 +110,6 @@ def _row(out: Path, linear: str) -> LinearRow:
         f"Linears that can be reduced: {packed}{', …' if len(plan.packed) > 3 else ''}.",
         f"Give --linear a name in {PLAN} whose lowering is plugin or split.",
     )
-
-
-def _check_new(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise PatchCompileError(
-            f"{folder} is not empty", "The files of the linear go there.", "Give another --out."
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-
-
-def _source(out: Path) -> ProvenSource:
-    source = open_source(Recipe.of_build(out))
-    if (out / MANIFEST).is_file():
-        check_unchanged(source, OutFolder.open(out))
-    return source
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from pydantic import BeforeValidator, ConfigDict, PlainSerializer
 from masklearn import Baseline, parse_baselines
 from masklearn.base.option import listed
 from masklearn.base.settings import Settings
-from patch_compile.artifacts.verify import Question
-from patch_compile.artifacts.verify_schema import (
+from patch_compile.artifacts.verify import (
     FigureName,
     LimitCheck,
     PrunedOutputs,
     PrunedTokens,
     QualityLoss,
+    Question,
 )
 from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.options import VerifyOptions
@@ -104,18 +104,18 @@ def parse_limit(spelled: str) -> Limit:
 
     Raises ValueError for anything else.
     """
-    found = _SPEC.fullmatch(spelled.strip())
-    if found is None or found["name"] not in FIGURES:
+    match = _SPEC.fullmatch(spelled.strip())
+    if match is None or match["name"] not in FIGURES:
         raise ValueError(
             f"{spelled!r} is not NAME:LIMIT such as ppl:+5%, ppl:12.5 or top1:90%, with a name of {', '.join(FIGURES)}"
         )
-    figure, percent = FIGURES[found["name"]], bool(found["percent"])
-    if found["plus"] and (figure.base is None or not percent):
+    figure, percent = FIGURES[match["name"]], bool(match["percent"])
+    if match["plus"] and (figure.base is None or not percent):
         raise ValueError(f"{spelled!r}: only ppl takes +x%, which is over the dense model's")
-    if percent and not found["plus"] and figure.name is FigureName.PPL:
-        raise ValueError(f"{spelled!r}: per cent of what? ppl:+{found['number']}% is over the dense model's")
-    value = float(found["number"]) * (0.01 if percent else 1.0)
-    return Limit(figure, value, bool(found["plus"]), spelled.strip())
+    if percent and not match["plus"] and figure.name is FigureName.PPL:
+        raise ValueError(f"{spelled!r}: per cent of what? ppl:+{match['number']}% is over the dense model's")
+    value = float(match["number"]) * (0.01 if percent else 1.0)
+    return Limit(figure, value, bool(match["plus"]), spelled.strip())
 
 
 def check_figures(limits: tuple[Limit, ...], *, decoder: bool, dense_given: bool = True) -> None:
@@ -158,18 +158,14 @@ class VerifyRequest(Settings, VerifyOptions):
         """Validate settings from arguments or flags. Raises UsageError, also for a limit on a figure that is not
         measured."""
         request = super().parse(settings)
-        request._check_limits()
+        for limit in request.fail_on:
+            if not request.asks(Question.PRUNED):  # such a limit would never fail
+                raise UsageError(
+                    f"--fail-on {limit} needs a question that is left out",
+                    f"It is a figure of the question {str(Question.PRUNED)!r}, and --only is {','.join(request.only)}.",
+                    "Ask that question too, or drop the limit.",
+                )
         return request
 
     def asks(self, question: Question) -> bool:
         return question in self.only
-
-    def _check_limits(self) -> None:
-        """Refuse a limit on a figure that is not measured, because it would never fail."""
-        for limit in self.fail_on:
-            if Question.PRUNED not in self.only:
-                raise UsageError(
-                    f"--fail-on {limit} needs a question that is left out",
-                    f"It is a figure of the question {str(Question.PRUNED)!r}, and --only is {','.join(self.only)}.",
-                    "Ask that question too, or drop the limit.",
-                )

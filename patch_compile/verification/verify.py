@@ -32,15 +32,18 @@ from patch_compile.artifacts.manifest import EvalText, package_versions
 from patch_compile.artifacts.plan import Plan
 from patch_compile.artifacts.proof import TextWindows
 from patch_compile.artifacts.report import read_report
-from patch_compile.artifacts.verify import Outcome, Question, VerifiedText, VerifyReport
-from patch_compile.artifacts.verify_schema import (
+from patch_compile.artifacts.verify import (
     ComparedRun,
     EngineCompared,
     EngineNotRun,
     NotRun,
     OnnxCheck,
+    Outcome,
     PrunedOutputs,
     PrunedPerplexity,
+    Question,
+    VerifiedText,
+    VerifyReport,
 )
 from patch_compile.artifacts.workspace import key_of
 from patch_compile.errors import PatchCompileError
@@ -62,26 +65,25 @@ def verify(path: Path, request: VerifyRequest) -> VerifyReport:
     not fit into memory for a question, or another process writes into OUT. A failed check raises nothing: it is the
     `outcome`.
     """
-    with kept_for_writing(path):
-        return _verify(path, request)
+    from patch_compile.report.page.write import renew_page
 
-
-def _verify(path: Path, request: VerifyRequest) -> VerifyReport:
     progress = Progress()
-    with progress.stage("manifest"):
-        out = OutFolder.open(path)
-    _check_whole(out)
-    recipe = _recipe(out, request)
-    source = open_source(recipe)
-    recipe.check_held_out()
-    quiet_libraries([getattr(recipe, name) for name in source.format.texts], hubs=bool(request.tasks))
-    with out.replacing(VERIFY_FOLDER) as folder:
-        (folder / SCRATCH).mkdir()
-        found = Verification(out, source, request, folder, progress).report()
-        found.write(folder / VERIFY_NAME)
-        shutil.rmtree(folder / SCRATCH)
-    _record_answers(out, request)
-    return found
+    with kept_for_writing(path):
+        with progress.stage("manifest"):
+            out = OutFolder.open(path)
+        _check_whole(out)
+        recipe = _recipe(out, request)
+        source = open_source(recipe)
+        recipe.check_held_out()
+        quiet_libraries([getattr(recipe, name) for name in source.format.texts], hubs=bool(request.tasks))
+        with out.replacing(VERIFY_FOLDER) as folder:
+            (folder / SCRATCH).mkdir()
+            report = Verification(out, source, request, folder, progress).report()
+            report.write(folder / VERIFY_NAME)
+            shutil.rmtree(folder / SCRATCH)
+        out.record_folder(VERIFY_FOLDER, key_of(request.model_dump(mode="json")))
+        renew_page(out.path)  # it shows the answers
+    return report
 
 
 def _check_whole(out: OutFolder) -> None:
@@ -97,17 +99,8 @@ def _check_whole(out: OutFolder) -> None:
 
 
 def _recipe(out: OutFolder, request: VerifyRequest) -> Recipe:
-    """Returns the settings of the build, with the text of the request."""
     given = request.model_dump(include={"eval_text", "eval_windows", "eval_length"}, exclude_none=True)
     return Recipe.parse(Recipe.of_build(out.path).model_dump(exclude_none=True) | given)
-
-
-def _record_answers(out: OutFolder, request: VerifyRequest) -> None:
-    """Add the files to the manifest, and update the page, which shows the answers."""
-    from patch_compile.report.page import renew_page
-
-    out.record_folder(VERIFY_FOLDER, key_of(request.model_dump(mode="json")))
-    renew_page(out.path)
 
 
 @dataclass(frozen=True)
@@ -156,7 +149,6 @@ class Verification:
 
     @property
     def _scratch(self) -> Path:
-        """Folder for files that are removed at the end."""
         return self.folder / SCRATCH
 
     @property
@@ -165,7 +157,6 @@ class Verification:
 
     @property
     def _of_text(self) -> TextSource | None:
-        """The source, if its blocks can be run on text."""
         return self.source if isinstance(self.source, TextSource) else None
 
     @cached_property
@@ -208,7 +199,11 @@ class Verification:
         if request.asks(Question.COMPILED) or request.asks(Question.BUILT):
             _check_long_enough(windows, max(request.lengths) + 1)
         yield "text", _record_of(windows, text)
-        yield from self._used()  # first, because a task or a prompt may be refused
+        if request.tasks:  # first, because a task may be refused
+            from patch_compile.verification.tasks import run_tasks
+
+            with self.progress.stage("tasks", bar=False):  # the harness shows its own
+                yield "tasks", run_tasks(out, source.recipe, request)
         if request.asks(Question.COMPILED):
             from patch_compile.verification.compiled import compiled_right
 
@@ -236,15 +231,6 @@ class Verification:
             engine = (self.out.path / ENGINE).is_file()  # only engines of decoders have a runtime here
             yield "built", EngineNotRun(reason=NotRun.NO_RUNTIME if engine else NotRun.NO_ENGINE)
 
-    def _used(self) -> Answers:
-        """Run both models on tasks."""
-        request = self.request
-        if request.tasks:
-            from patch_compile.verification.tasks import run_tasks
-
-            with self.progress.stage("tasks", bar=False):  # the harness shows its own
-                yield "tasks", run_tasks(self.out.path, self.source.recipe, request)
-
     def _proven(self) -> Answers:
         from patch_compile.verification.outputs import compare_outputs
 
@@ -256,23 +242,12 @@ class Verification:
         if proof.text:
             yield "text", VerifiedText(**proof.text.eval.as_json())
         if asks(Question.COMPILED):
-            yield (
-                "compiled",
-                OnnxCheck(
-                    passed=fault is None,
-                    error=agreement.error,
-                    tolerance=agreement.tolerance,
-                    output=agreement.output,
-                    runs=(ComparedRun(phase="whole", error=agreement.error),),
-                ),
-            )
+            run = ComparedRun(phase="whole", error=agreement.error)
+            same = {name: getattr(agreement, name) for name in ("error", "tolerance", "output")}
+            yield "compiled", OnnxCheck(passed=fault is None, runs=(run,), **same)
         if asks(Question.PRUNED):
-            yield (
-                "pruned",
-                PrunedOutputs(
-                    outputs=proof.difference.outputs, inputs=proof.inputs, embeddings=proof.embeddings
-                ),
-            )
+            outputs = proof.difference.outputs
+            yield "pruned", PrunedOutputs(outputs=outputs, inputs=proof.inputs, embeddings=proof.embeddings)
 
     def _compared(self, source: TextSource, windows: NDArray[np.int64], text: str) -> Answers:
         """Answer the questions about pruning: how much quality it cost, where it went, and the baselines."""
@@ -313,26 +288,20 @@ class Verification:
         return with_baselines(self.source, learning, result, perplexity.dense, self.request.baselines, *place)
 
 
-def _outcome(found: VerifyReport) -> Outcome:
-    engine = found.built if isinstance(found.built, EngineCompared) else None
-    judged = [one for one in (found.compiled, engine, *found.checks) if one is not None]
-    if not all(one.passed for one in judged):
+def _outcome(report: VerifyReport) -> Outcome:
+    engine = report.built if isinstance(report.built, EngineCompared) else None
+    judged = [answer for answer in (report.compiled, engine, *report.checks) if answer is not None]
+    if not all(answer.passed for answer in judged):
         return Outcome.FAILED
-    return Outcome.NOT_CHECKED if found.unanswered else Outcome.PASSED
+    return Outcome.NOT_CHECKED if report.unanswered else Outcome.PASSED
 
 
 def _record_of(windows: NDArray[np.int64], text: EvalText) -> VerifiedText:
     """Returns name, path and size of a text, and the sha256 of its tokens in the format of calibration records."""
     digest = hashlib.sha256(windows.astype("<i8").tobytes()).hexdigest()
     count, length = windows.shape
-    return VerifiedText(
-        name=text.name,
-        path=text.path,
-        sha256=digest,
-        windows=count,
-        length=length,
-        tokens=count * length,
-    )
+    size = {"windows": count, "length": length, "tokens": count * length}
+    return VerifiedText(name=text.name, path=text.path, sha256=digest, **size)
 
 
 def _check_long_enough(windows: NDArray[np.int64], longest: int) -> None:

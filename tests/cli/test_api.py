@@ -13,15 +13,9 @@ from transformers import BertConfig, BertModel
 
 import patch_compile
 from masklearn.base.option import Option
-from patch_compile.api.build import build
-from patch_compile.api.compare import compare
-from patch_compile.api.inspect import inspect
-from patch_compile.api.learn import learn
-from patch_compile.api.plan import plan
+from patch_compile.api.commands import build, compare, inspect, learn, plan, run, verify
 from patch_compile.api.results import Result
-from patch_compile.api.run import run
 from patch_compile.api.signature import takes
-from patch_compile.api.verify import verify
 from patch_compile.artifacts.layout import MASKS, ONNX, RECIPE
 from tests.commands import flags_of, run_here
 from tests.refusals import refused

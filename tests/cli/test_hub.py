@@ -38,12 +38,6 @@ def test_a_plan_fetches_only_the_config(hub: Hub, tmp_path: Path) -> None:
     assert ours["model"] == PINNED and ours["whole"] == theirs["whole"]
 
 
-def test_the_library_takes_hub_ids_too(hub: Hub, tmp_path: Path) -> None:
-    code = "import patch_compile; print(patch_compile.plan('tiny/llama@main', ratio=0.4, target='a6000').report.model)"
-    done = run_python(code, hub.environment(tmp_path / "hf"))
-    assert done == PINNED
-
-
 def test_builds_run_offline_from_the_cache(hub: Hub, text_file: Path, tmp_path: Path) -> None:
     flags = ["--method", "wanda", "--tile", "64x64", "--windows", 2, "--length", 24, "--calib", text_file]
     other = tmp_path / "other.txt"
@@ -98,9 +92,10 @@ def test_an_interrupted_download_leaves_plans_possible(hub: Hub, tmp_path: Path)
 
 
 def test_a_fetch_ignores_the_switches_of_libraries(hub: Hub, tmp_path: Path) -> None:
+    """By the library, which takes hub ids too."""
     code = (
         "import patch_compile; from patch_compile.progress import quiet_libraries; quiet_libraries(); "
-        "print(patch_compile.plan('tiny/llama', ratio=0.4).report.model); "
+        "print(patch_compile.plan('tiny/llama@main', ratio=0.4).report.model); "
         "from huggingface_hub import constants, utils; "
         "print(constants.HF_HUB_OFFLINE, utils.are_progress_bars_disabled())"
     )

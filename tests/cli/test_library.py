@@ -1,4 +1,4 @@
-"""`import patch_compile` gives the functions, and imports nothing heavy."""
+"""`import patch_compile` and `import masklearn` give all public names, and import nothing heavy."""
 
 import pkgutil
 import subprocess
@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+import masklearn
 import patch_compile
 from tests.commands import run_here
 from tests.refusals import refusal, refused
@@ -23,19 +24,20 @@ def test_no_module_has_the_name_of_a_function():
     assert "pipeline" in modules and not modules & set(patch_compile.__all__)
 
 
-def test_every_name_is_there():
-    names = fresh(
-        "import patch_compile\n"
-        "for name in dir(patch_compile): print(name, bool(getattr(patch_compile, name).__doc__))"
+@pytest.mark.parametrize("package", [patch_compile, masklearn], ids=lambda package: package.__name__)
+def test_every_name_is_there(package):
+    name = package.__name__
+    documented = fresh(
+        f"import {name}\nfor name in {name}.__all__: print(name, bool(getattr({name}, name).__doc__), name in dir({name}))"
     )
-    assert names.splitlines() == [f"{name} True" for name in patch_compile.__all__]
+    assert documented.splitlines() == [f"{name} True True" for name in package.__all__]
     with pytest.raises(AttributeError, match="no attribute 'prayer'"):
-        patch_compile.prayer  # noqa: B018
+        package.prayer  # noqa: B018
 
 
 def test_help_shows_a_function_and_its_options():
     shown = fresh("import patch_compile; help(patch_compile.plan)")
-    assert shown.startswith("Help on function plan in module patch_compile.api.plan:")
+    assert shown.startswith("Help on function plan in module patch_compile.api.commands:")
     assert "- `ratio`: Share of weights set to zero" in shown
 
 
@@ -52,10 +54,10 @@ def test_errors_of_the_library_speak_of_arguments(tmp_path):
     refusal(run_here("build", "m"))
 
 
-def test_importing_is_light():
+@pytest.mark.parametrize("module", ["patch_compile.api.commands", "masklearn"])
+def test_importing_is_light(module):
     heavy = "{'torch', 'transformers', 'onnx', 'onnxruntime', 'numpy', 'pydantic', 'tensorrt_rtx', 'rich', 'click'}"
-    code = f"import sys, patch_compile, patch_compile.api.build; print(sorted({heavy} & set(sys.modules)))"
-    assert fresh(code) == "[]"
+    assert fresh(f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))") == "[]"
 
 
 def test_onnx_runtime_collects_nothing_about_the_user(tmp_path, monkeypatch):

@@ -5,14 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from patch_compile.api.results import Result
-from patch_compile.artifacts.compare import Measure
+from patch_compile.artifacts.command_results import Measure
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.proof import BuildPerplexity, TextWindows
 from patch_compile.artifacts.record import write_json
-from patch_compile.cli.app import cli
 from patch_compile.comparison import compare
 from patch_compile.report.terminal import show
 from tests.builds import TINY, build
@@ -120,28 +118,9 @@ def test_encoders_compare_by_output_error(tmp_path, capsys):
     )
     outs = [tmp_path / f"r{ratio}" for ratio in (0.1, 0.5)]
     for out, ratio in zip(outs, (0.1, 0.5), strict=True):
-        build(
-            {
-                "model": model,
-                "out": out,
-                "ratio": ratio,
-                **texts_in(tmp_path),
-                **TINY,
-            }
-        )
+        build({"model": model, "out": out, "ratio": ratio, **texts_in(tmp_path), **TINY})
     result = compare(outs)
     assert result.quality.measure is Measure.OUTPUT_ERROR and result.quality.dense == 0
     assert [row.increase for row in result.builds] == [None, None]
     show(Result(result).sections())
     assert "bert: relative error of the outputs on" in capsys.readouterr().out
-
-
-def test_the_command(root):
-    outs = [str(root / f"r{ratio}") for ratio in RATIOS]
-    done = CliRunner().invoke(cli.commands["compare"], [*outs, "--json"], catch_exceptions=False)
-    assert done.exit_code == 0 and [row["name"] for row in json.loads(done.stdout)["builds"]] == [
-        "r0.1",
-        "r0.3",
-        "r0.5",
-    ]
-    assert CliRunner().invoke(cli.commands["compare"], []).exit_code == 2

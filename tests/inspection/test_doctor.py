@@ -41,15 +41,3 @@ def test_a_plugin_in_the_cache_needs_no_compiler(monkeypatch, tmp_path):
     build_plugin("tensorrt-rtx")
     monkeypatch.setenv("CUDACXX", str(tmp_path / "nvcc"))
     assert any(line.startswith("build engines") for line in examine()["can"])
-
-
-def test_a_plain_installation_cannot_build(monkeypatch):
-    monkeypatch.setattr(
-        "masklearn.base.extras.is_installed", lambda package: package not in ("torch", "scipy")
-    )
-    result = examine()
-    found = by_name(result)["build packages"]
-    assert found["about"] == "not installed: scipy, torch"
-    assert found["fix"] == "pip install 'patch-compile[build]'"
-    assert "learn masks and compile to ONNX: no build packages" in result["cannot"]
-    assert "run ONNX files on ONNX Runtime" in result["can"]

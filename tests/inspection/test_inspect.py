@@ -5,7 +5,6 @@ import json
 import os
 import re
 import resource
-import struct
 
 import numpy as np
 import onnx
@@ -321,41 +320,12 @@ def test_nothing_there(tmp_path):
 HOSTILE = "\x1b[2J\x9b31m\u202e\r\x07"
 
 
-def hostile_tensors(path):
-    data = {"t" + HOSTILE: np.zeros(4, np.uint8), "u" + HOSTILE: np.zeros(4, np.uint8)}
-    save_file(data, path / "x.safetensors", {"made by" + HOSTILE: "nobody\nchecked: all is well" + HOSTILE})
-    return path / "x.safetensors"
-
-
-def hostile_broken_tensors(path):
-    header = json.dumps({"t" + HOSTILE: {"dtype": HOSTILE, "shape": [1], "data_offsets": [0, 1]}}).encode()
-    (path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"0")
-    return path / "x.safetensors"
-
-
-def hostile_config(path):
-    (path / "config.json").write_text(json.dumps({"model_type": HOSTILE, "auto_map": {}}))
-    save_file({"t": np.zeros(4, np.uint8)}, path / "model.safetensors")
-    return path
-
-
-def hostile_onnx(path):
-    node = onnx.helper.make_node("Relu", ["x" + HOSTILE], ["y"], "n" + HOSTILE)
-    value = onnx.helper.make_tensor_value_info("x" + HOSTILE, 1, ["batch" + HOSTILE])
-    out = onnx.helper.make_tensor_value_info("y", 1, ["batch"])
-    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [value], [out]), producer_name=HOSTILE)
-    onnx.save(model, path / "x.onnx")
-    return path / "x.onnx"
-
-
-@pytest.mark.parametrize(
-    "make",
-    [hostile_tensors, hostile_broken_tensors, hostile_config, hostile_onnx],
-    ids=lambda make: make.__name__,
-)
 @pytest.mark.parametrize("options", [(), ("--json",)], ids=["words", "json"])
-def test_a_terminal_obeys_nothing_that_a_file_says(tmp_path, make, options):
-    done = run_here("inspect", make(tmp_path), *options)
+def test_a_terminal_obeys_nothing_that_a_file_says(tmp_path, options):
+    data = {"t" + HOSTILE: np.zeros(4, np.uint8), "u" + HOSTILE: np.zeros(4, np.uint8)}
+    path = tmp_path / "x.safetensors"
+    save_file(data, path, {"made by" + HOSTILE: "nobody\nchecked: all is well" + HOSTILE})
+    done = run_here("inspect", path, *options)
     said = done.stdout + done.stderr
     assert "[2J" in said and not set(said) & set(HOSTILE) - set("[2J31m")
     assert not re.search(r"^checked: all is well", said, re.MULTILINE)

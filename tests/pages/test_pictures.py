@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 
 from docs.svg import Box
-from patch_compile.report.page import write_page
 from tests.pages.page import ROOT
 from tests.report.page.conftest import browser as browser
-from tests.report.page.outs import Out, llama_shapes
+from tests.report.page.outs import Out, llama_shapes, write_page
 
 pytestmark = pytest.mark.browser
 DOCS = ROOT / "docs/explanation"

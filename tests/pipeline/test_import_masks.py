@@ -11,7 +11,7 @@ from masklearn.model.coverage import covered_linears_of
 from patch_compile.api.results import Result
 from patch_compile.artifacts.report import read_report
 from patch_compile.cli.app import cli
-from patch_compile.comparison.compare import compare
+from patch_compile.comparison import compare
 from patch_compile.errors import PatchCompileError
 from patch_compile.pipeline.learn import learn
 from patch_compile.recipe import Recipe

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from patch_compile.api.plan import plan
+from patch_compile.api.commands import plan
 from patch_compile.api.results import (
     Compared,
     Compiled,
@@ -20,10 +20,12 @@ from patch_compile.api.results import (
     Result,
     Verified,
 )
-from patch_compile.artifacts.command_results import CompiledAnswer, ExportedAnswer, ImportedAnswer
-from patch_compile.artifacts.compare import (
+from patch_compile.artifacts.command_results import (
     BuildRow,
     CompareReport,
+    CompiledAnswer,
+    ExportedAnswer,
+    ImportedAnswer,
     Measure,
     PredictedFor,
     PredictedSpeeds,
@@ -34,14 +36,13 @@ from patch_compile.artifacts.prediction import CardRow, Workload
 from patch_compile.artifacts.proof import OutputDifference, OutputsDifference
 from patch_compile.artifacts.report import Kind, read_report
 from patch_compile.inspection import Inspection
-from patch_compile.report.page import write_page
 from patch_compile.report.terminal import show
 from tests.artifacts.benched import benched
 from tests.artifacts.examples import EMBEDDINGS, TOLERANCE, outputs_report
 from tests.conftest import write_model
 from tests.report.answers import answer, beside_baselines
 from tests.report.page.found import verified
-from tests.report.page.outs import Out, llama_shapes
+from tests.report.page.outs import Out, llama_shapes, write_page
 from tests.report.words import all_words
 
 GOLDEN = Path(__file__).parent / "golden"

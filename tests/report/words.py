@@ -33,8 +33,7 @@ from patch_compile.artifacts.proof import (
     ToleranceOrigin,
 )
 from patch_compile.artifacts.report import Kind
-from patch_compile.artifacts.verify import Question
-from patch_compile.artifacts.verify_schema import EngineNotRun, FirstDifference, NotRun
+from patch_compile.artifacts.verify import EngineNotRun, FirstDifference, NotRun, Question
 from patch_compile.planning.lowering import plan_linear
 from patch_compile.report.bench import bench_notes
 from patch_compile.report.learned import learned_lines, mosaic_line

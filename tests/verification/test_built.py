@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from patch_compile.artifacts.verify_schema import EngineCompared
+from patch_compile.artifacts.verify import EngineCompared
 from patch_compile.engine.backend import Runner
 from patch_compile.progress import Progress
 from patch_compile.runtime.decoder import Limits

@@ -1,7 +1,7 @@
 import pytest
 
 from patch_compile.artifacts.proof import TextWindows
-from patch_compile.artifacts.verify_schema import LogitErrorStats, PrunedPerplexity, PrunedTokens
+from patch_compile.artifacts.verify import LogitErrorStats, PrunedPerplexity, PrunedTokens
 from patch_compile.verification.request import check_figures, parse_limit
 from tests.refusals import refused
 

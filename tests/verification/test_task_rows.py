@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from patch_compile.artifacts.verify_schema import TaskDifference, TaskRow, TaskScores
+from patch_compile.artifacts.verify import TaskDifference, TaskRow, TaskScores
 from patch_compile.report.quality import tasks
-from patch_compile.verification.task_rows import rows_of
+from patch_compile.verification.tasks import rows_of
 
 
 def results(acc: list[float], **figures: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from transformers import AutoTokenizer
 
-from patch_compile.artifacts.verify_schema import TaskScores
+from patch_compile.artifacts.verify import TaskScores
 from patch_compile.recipe import Recipe
 from patch_compile.report.quality import tasks
 from patch_compile.verification.request import VerifyRequest

@@ -20,8 +20,8 @@ from masklearn.model.models import load_model
 from masklearn.quality.perplexity import perplexity
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.report import Kind
-from patch_compile.artifacts.verify import Outcome, Question, VerifyReport
-from patch_compile.artifacts.verify_schema import EngineNotRun, NotRun
+from patch_compile.artifacts.verify import EngineNotRun, NotRun, Outcome, Question, VerifyReport
+from patch_compile.cache_folder import cache_folder
 from patch_compile.cli.app import cli
 from patch_compile.errors import NOT_CHECKED
 from patch_compile.report.terminal import show
@@ -299,17 +299,8 @@ def test_bf16_builds_are_compared_as_they_round(settings):
     assert found.passed and found.compiled.error > 1e-4
 
 
-@pytest.mark.parametrize(
-    "broken",
-    [
-        pytest.param(lambda out: (out / "masks.safetensors").unlink(), id="masks.safetensors is missing"),
-        pytest.param(
-            lambda out: (out / "plan.json").write_text("{}"), id="plan.json is not the file that was written"
-        ),
-    ],
-)
-def test_changed_outs_name_the_file(out, broken):
-    broken(out)
+def test_a_changed_out_is_refused(out):
+    (out / "plan.json").write_text("{}")
     with refused():
         verify(out, asked())
 
@@ -368,4 +359,4 @@ def test_changing_models_get_no_answer(built, out, monkeypatch, name):
     monkeypatch.setattr(baselines, "run_baselines", change_and_run)
     with refused():
         verify(out, asked(only="pruned", baselines="uniform-2:4"))
-    assert not list(baselines.baselines_cache().glob("*.json")) and not (out / "verify").exists()
+    assert not list(cache_folder("baselines").glob("*.json")) and not (out / "verify").exists()

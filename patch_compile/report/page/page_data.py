@@ -14,13 +14,12 @@ from masklearn.model.hub import model_name
 from patch_compile.artifacts.bench import BenchReport, BenchRow
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.layout import MASKS, RECIPE, REPORT
-from patch_compile.artifacts.manifest import Manifest
+from patch_compile.artifacts.manifest import EvalText, Manifest
 from patch_compile.artifacts.prediction import WholeRow
 from patch_compile.artifacts.proof import EmbeddingsDifference, OutputsDifference
 from patch_compile.artifacts.recipe_file import read_recipe
-from patch_compile.artifacts.report import DecoderReport, Kind, Report, read_report
-from patch_compile.artifacts.verify import VerifyReport
-from patch_compile.artifacts.verify_schema import PrunedOutputs, PrunedTokens
+from patch_compile.artifacts.report import DecoderReport, Kind, OutputsReport, Report, read_report
+from patch_compile.artifacts.verify import PrunedOutputs, PrunedTokens, VerifyReport
 from patch_compile.errors import PatchCompileError
 from patch_compile.report.number_format import joined
 
@@ -118,43 +117,32 @@ class Sources:
         return self.verify.baselines if self.verify else None
 
     @property
-    def predictions(self) -> PrunedTokens | None:
-        found = self.verify.pruned if self.verify else None
-        return found if isinstance(found, PrunedTokens) else None
+    def pruned(self) -> PrunedTokens | PrunedOutputs | Report:
+        """Returns the measurements of `verify` if there are any, else of the build."""
+        return (self.verify.pruned if self.verify else None) or self.report
 
     @property
     def perplexity(self) -> Perplexities | None:
-        """Returns the measurements of `verify` if there are any, else of the build; None for an encoder."""
-        if found := self.predictions:
-            read = self.verify.text if self.verify else None
-            held_out = read is not None and read.path is not None
-            return Perplexities(found.perplexity.dense, found.perplexity.pruned, str(found.on), held_out)
-        if not isinstance(self.report, DecoderReport):
+        """None for an encoder and an ONNX file."""
+        answer = self.pruned
+        if not isinstance(answer, PrunedTokens | DecoderReport):
             return None
-        built = self.report.perplexity
-        return Perplexities(built.dense, built.pruned, str(built.on), self.report.text.eval.path is not None)
+        text: EvalText | None = self.verify.text if self.verify else None
+        if isinstance(answer, DecoderReport):
+            text = answer.text.eval
+        on = answer.perplexity.on if isinstance(answer, DecoderReport) else answer.on
+        held_out = text is not None and text.path is not None
+        return Perplexities(answer.perplexity.dense, answer.perplexity.pruned, str(on), held_out)
 
     @property
     def outputs(self) -> OutputsDifference | None:
-        if isinstance(self.report, DecoderReport):
-            return None
-        found = self.verify.pruned if self.verify else None
-        if isinstance(found, PrunedOutputs):
-            return found
-        return self.report.difference
+        if isinstance(self.pruned, OutputsReport):
+            return self.pruned.difference
+        return self.pruned if isinstance(self.pruned, PrunedOutputs) else None
 
     @property
     def embeddings(self) -> EmbeddingsDifference | None:
-        """Returns the comparison of an encoder's embeddings, of `verify` if there is one, else of the build."""
-        found = self.outputs if isinstance(self.outputs, PrunedOutputs) else self.report
-        return None if isinstance(found, DecoderReport) else found.embeddings
-
-    @property
-    def on_random_inputs(self) -> bool:
-        """Returns True if the outputs were compared on random inputs, which say little about the loss."""
-        found = self.verify.pruned if self.verify else None
-        answered = found if isinstance(found, PrunedOutputs) else self.report
-        return not isinstance(answered, DecoderReport) and answered.inputs.random
+        return self.pruned.embeddings if isinstance(self.pruned, PrunedOutputs | OutputsReport) else None
 
     @property
     def measured(self) -> list[tuple[BenchRow, float]]:

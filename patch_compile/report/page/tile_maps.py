@@ -58,32 +58,31 @@ def tile_maps(masks: MaskSet) -> dict[str, Any] | None:
     maps = [_map(name, shapes[name], sizes[name], codes) for name, codes in masks.kind_maps().items()]
     if not maps:
         return None
-    depths = sorted(
-        {depth_of(one.name) for one in maps}, key=lambda depth: math.inf if depth is None else depth
-    )
+    by_depth: dict[int | None, list[TileMap]] = {}
     kinds: dict[str, list[TileMap]] = {}
-    for one in maps:
-        kinds.setdefault(kind_of(one.name), []).append(one)
+    for tile_map in maps:
+        by_depth.setdefault(depth_of(tile_map.name), []).append(tile_map)
+        kinds.setdefault(kind_of(tile_map.name), []).append(tile_map)
+    depths = sorted(by_depth, key=lambda depth: math.inf if depth is None else depth)
     labels = short_kinds(kinds)
     rows = [
         {
             "kind": labels[kind],
             "name": kind,
             "share": _share(alike),
-            "cells": [[one for one in alike if depth_of(one.name) == depth] for depth in depths],
+            "cells": [[one for one in by_depth[depth] if kind_of(one.name) == kind] for depth in depths],
         }
         for kind, alike in kinds.items()
     ]
-    by_depth = [_share([one for one in maps if depth_of(one.name) == depth]) for depth in depths]
-    squeezed = any(not _FLATTEST <= one.shape[0] / one.shape[1] <= _TALLEST for one in maps)
-    there = {name for one in maps for name, _ in one.paths} or {TWO_FOUR.name}
+    squeezed = any(not _FLATTEST <= tile_map.shape[0] / tile_map.shape[1] <= _TALLEST for tile_map in maps)
+    present = {name for tile_map in maps for name, _ in tile_map.paths} or {TWO_FOUR.name}
     return {
         "depths": depths,
         "rows": rows,
-        "all": by_depth,
+        "all": [_share(by_depth[depth]) for depth in depths],
         "share": _share(maps),
         "squeezed": squeezed,
-        "kinds": [name for name in PRUNED if name in there],
+        "kinds": [name for name in PRUNED if name in present],
     }
 
 
@@ -111,12 +110,12 @@ def _map(name: str, shape: tuple[int, int], tile: tuple[int, int], codes: NDArra
     areas, pruned = tile_weights(shape, tile), codes != DENSE.code
     share = float(areas[pruned].sum() / areas.sum())
     counts = {kind.name: int((codes == kind.code).sum()) for kind in PRUNED.values()}
-    there = {name: count for name, count in counts.items() if count}
-    paths = tuple((kind, tile_path(codes == PRUNED[kind].code)) for kind in there)
+    present = {name: count for name, count in counts.items() if count}
+    paths = tuple((kind, tile_path(codes == PRUNED[kind].code)) for kind in present)
     size = (shape[1] / min(tile[1], shape[1]), shape[0] / min(tile[0], shape[0]))
     tall = min(max(shape[0] / shape[1], _FLATTEST), _TALLEST)
     width = min(1.0, _HEIGHT / tall)
-    counted = ", ".join(f"{count} {kind}" for kind, count in there.items()) or f"0 {TWO_FOUR}"
+    counted = ", ".join(f"{count} {kind}" for kind, count in present.items()) or f"0 {TWO_FOUR}"
     about = (
         f"{name}, {shape_of(shape)} in tiles of {spell_tile(tile)}: {counted} of {codes.size} tiles, "
         f"{percent(share)} of its weights"
@@ -125,6 +124,6 @@ def _map(name: str, shape: tuple[int, int], tile: tuple[int, int], codes: NDArra
 
 
 def _share(maps: Sequence[TileMap]) -> float | None:
-    weights = [math.prod(one.shape) for one in maps]
-    pruned = sum(one.share * n for one, n in zip(maps, weights, strict=True))
+    weights = [math.prod(tile_map.shape) for tile_map in maps]
+    pruned = sum(tile_map.share * n for tile_map, n in zip(maps, weights, strict=True))
     return pruned / sum(weights) if weights else None

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from masklearn.masks.kinds.base import BYTES_DENSE
 from masklearn.quant.table import weight_type
 from patch_compile.artifacts.bench import Phase
 from patch_compile.artifacts.prediction import PAYS
 from patch_compile.artifacts.report import DecoderReport, Kind, OutputsReport
-from patch_compile.artifacts.verify import Outcome, VerifyReport
-from patch_compile.artifacts.verify_schema import EngineCompared
+from patch_compile.artifacts.verify import EngineCompared, Outcome, VerifyReport
 from patch_compile.planning.roofline.linear_roofline import speedup_limit
 from patch_compile.report.bench import IN_PHASE
 from patch_compile.report.linears import compiled_types, types_words
@@ -20,12 +19,9 @@ from patch_compile.report.loss import (
     GIVE_DENSE,
     NO_DENSE,
     Colour,
-    Loss,
-    embedding_loss,
     embedding_words,
     limits_words,
-    output_loss,
-    perplexity_loss,
+    loss_of,
 )
 from patch_compile.report.number_format import (
     bytes_of,
@@ -37,18 +33,17 @@ from patch_compile.report.number_format import (
     perplexity,
     times,
 )
-from patch_compile.report.page.page_data import Perplexities, Sources
+from patch_compile.report.page.page_data import Sources
 from patch_compile.report.prediction import asked_words, interval, predicted_times, split_words
 from patch_compile.report.quality import beaten_lines, output_warnings
 from patch_compile.report.verify import found_words, limit_words, unanswered_words
 
-_ASKED = ("Right?", "How much lost?", "How fast?")
 _FASTER = 1.05  # speed-up from which the light is green
 
 
 @dataclass(frozen=True)
 class Light:
-    """One light. answer: a word or a figure; why: the facts that decided the colour, in sentences."""
+    """A light. answer: a word or a figure; why: the facts that decided the colour, in sentences."""
 
     asked: str
     colour: Colour
@@ -57,10 +52,8 @@ class Light:
 
 
 def lights(sources: Sources) -> list[Light]:
-    return [
-        Light(asked, *found)
-        for asked, found in zip(_ASKED, (_right(sources), _lost(sources), _fast(sources)), strict=True)
-    ]
+    answers = {"Right?": _right, "How much lost?": _lost, "How fast?": _fast}
+    return [Light(asked, *answer(sources)) for asked, answer in answers.items()]
 
 
 def _right(sources: Sources) -> tuple[Colour, str, str]:
@@ -78,37 +71,33 @@ def _right(sources: Sources) -> tuple[Colour, str, str]:
 
 
 def _lost(sources: Sources) -> tuple[Colour, str, str]:
-    checks = sources.verify.checks if sources.verify else ()
+    colour, limit = _judged(sources)
     if not sources.report.dense_given:
-        failed = [check.ask for check in checks if not check.passed]
-        beyond = f" It is beyond the limit {joined(failed)}." if failed else ""
-        return "red" if failed else "grey", "Not known: no dense model", f"{NO_DENSE} {GIVE_DENSE}{beyond}"
+        return colour, "Not known: no dense model", f"{NO_DENSE} {GIVE_DENSE}{limit}"
     if (found := sources.perplexity) is not None:
-        colour, limit = _judged(sources, perplexity_loss(found.dense, found.pruned))
-        return colour, f"{change(found.pruned, found.dense)} perplexity", f"{_from_to(found)}{limit}"
+        on = "held-out text" if found.held_out else "text that the model wrote"
+        why = f"Perplexity on {on}: {perplexity(found.dense)} dense, {perplexity(found.pruned)} pruned."
+        return colour, f"{change(found.pruned, found.dense)} perplexity", f"{why}{limit}"
     assert sources.outputs is not None  # a model has perplexities or outputs
-    if sources.on_random_inputs and all(check.passed for check in checks):
-        return "grey", "Not known: random inputs", "Give real inputs to `build`, with --calib inputs.npz."
+    if colour == "grey":
+        return colour, "Not known: random inputs", "Give real inputs to `build`, with --calib inputs.npz."
     if (embeddings := sources.embeddings) is not None:
-        colour, limit = _judged(sources, embedding_loss(embeddings))
-        about = f"Cosine to the dense embeddings: {embedding_words(embeddings)}."
-        return colour, f"{embeddings.mean:.3f} cosine to dense", f"{about}{limit}"
+        why = f"Cosine to the dense embeddings: {embedding_words(embeddings)}."
+        return colour, f"{embeddings.mean:.3f} cosine to dense", f"{why}{limit}"
     worst = sources.outputs.worst
-    colour, limit = _judged(sources, output_loss(sources.outputs))
     answer = "not finite" if worst.relative is None else f"{percent(worst.relative, 1)} output error"
     return colour, answer, f"The output that moves most is {worst.output}.{limit}"
 
 
-def _from_to(found: Perplexities) -> str:
-    on = "held-out text" if found.held_out else "text that the model wrote"
-    return f"Perplexity on {on}: {perplexity(found.dense)} dense, {perplexity(found.pruned)} pruned."
-
-
-def _judged(sources: Sources, loss: Loss) -> tuple[Colour, str]:
-    """Returns the colour of a loss, and what it is held to: the user's limits if there are any."""
+def _judged(sources: Sources) -> tuple[Colour, str]:
+    """Returns the colour of the loss, grey if it is not known, and what it is held to: the user's limits if there are
+    any."""
     checks = sources.verify.checks if sources.verify else ()
     if failed := [check.ask for check in checks if not check.passed]:
         return "red", f" It is beyond the limit {joined(failed)}."
+    loss = loss_of(sources.pruned) if sources.report.dense_given else None
+    if loss is None:
+        return "grey", ""
     rivals = sources.baselines.beaten_by if sources.baselines else ()
     simpler = f" A simpler way of pruning loses less: {joined(rivals)}." if rivals else ""
     if checks:
@@ -120,28 +109,19 @@ def _judged(sources: Sources, loss: Loss) -> tuple[Colour, str]:
 
 def _fast(sources: Sources) -> tuple[Colour, str, str]:
     if measured := sources.measured_first:
-        found = {phase: speedup for phase, (_, speedup) in measured.items()}
+        speedups = {phase: measured[phase][1] for phase in Phase if phase in measured}
         assert sources.bench is not None
-        low, high = min(found.values()), max(found.values())
-        answer = times(low) if len(found) == 1 else f"{times(low)} to {times(high)}"
-        in_order = [phase for phase in (Phase.PREFILL, Phase.DECODE, Phase.WHOLE) if phase in found]
-        each = joined([f"{times(found[phase])} {IN_PHASE[phase]}" for phase in in_order])
+        low, high = min(speedups.values()), max(speedups.values())
+        answer = times(low) if len(speedups) == 1 else f"{times(low)} to {times(high)}"
+        each = joined([f"{times(speedup)} {IN_PHASE[phase]}" for phase, speedup in speedups.items()])
         why = f"Measured on {sources.bench.device.name} against the dense engine: {each}."
         return _speed_colour(low, high), answer, why
     whole, card = sources.whole, sources.report.plan.card
     if whole is None or card is None:
         return "grey", "Not known", "No speed is predicted for this model and target, and none was measured."
-    each_phase = {phase: getattr(whole, phase).speedup for phase in sources.phases}
-    slower = [
-        f"{IN_PHASE[phase]} ({times(speedup)})" for phase, speedup in each_phase.items() if speedup < 1.0
-    ]
-    but = f" Slower {joined(slower)}." if slower else ""
     split = f": {words}" if (words := split_words(whole.end_to_end)) else ""
-    return (
-        "grey",
-        f"{predicted_times(whole.end_to_end)} predicted",
-        f"Predicted for {card.name}, not measured{split}.{but}",
-    )
+    why = f"Predicted for {card.name}, not measured{split}."
+    return "grey", f"{predicted_times(whole.end_to_end)} predicted", why
 
 
 def _speed_colour(low: float, high: float) -> Colour:
@@ -152,8 +132,6 @@ def _speed_colour(low: float, high: float) -> Colour:
 
 
 _PHASES = {"prefill": "Prefill", "decode": "Decode", "end_to_end": "End to end"}
-# The limit of the dense product in each phase.
-_BOUND = {"prefill": "tensor", "decode": "bytes"}
 
 
 @dataclass(frozen=True)
@@ -166,12 +144,8 @@ class KeyFigure:
 
 
 def key_figures(sources: Sources) -> list[KeyFigure]:
-    return [
-        *_ratio_figure(sources),
-        *_quality_figure(sources),
-        *_size_figure(sources),
-        *_speed_figures(sources),
-    ]
+    parts = _ratio_figure, _quality_figure, _size_figure, _speed_figures
+    return [figure for part in parts for figure in part(sources)]
 
 
 def _ratio_figure(sources: Sources) -> Iterator[KeyFigure]:
@@ -189,17 +163,11 @@ def _quality_figure(sources: Sources) -> Iterator[KeyFigure]:
             yield KeyFigure("Perplexity", perplexity(found.pruned), about)
         return
     if found is not None:
-        about = [
-            f"dense {perplexity(found.dense)}, {change(found.pruned, found.dense)}",
-            found.how,
-        ]
+        about = [f"dense {perplexity(found.dense)}, {change(found.pruned, found.dense)}", found.how]
         yield KeyFigure("Perplexity", perplexity(found.pruned), about)
         if isinstance(sources.report, DecoderReport) and (words := sources.report.last_words):
-            yield KeyFigure(
-                "Last words found",
-                percent(words.pruned),
-                [f"dense {percent(words.dense)}", found_words(words)],
-            )
+            about = [f"dense {percent(words.dense)}", found_words(words)]
+            yield KeyFigure("Last words found", percent(words.pruned), about)
         return
     assert sources.outputs is not None  # a model has perplexities or outputs
     worst = sources.outputs.worst
@@ -239,21 +207,16 @@ def _speed_figures(sources: Sources) -> Iterator[KeyFigure]:
             about = [f"predicted {interval(row)}, {card.name}", *filter(None, [split_words(row)]), *beside]
             yield KeyFigure(label, times(row.speedup), about)
         elif beside:
-            about = [
-                "neither predicted nor measured",
-                f"with {_in_tiles(sources)}",
-            ]
+            about = ["neither predicted nor measured", f"with {_in_tiles(sources)}"]
             yield KeyFigure(label, f"≤ {times(limit)}", about)
 
 
 def _limit_of(sources: Sources, phase: str) -> float:
-    if phase not in _BOUND:
-        return 0.0
-    if _BOUND[phase] == "bytes":
+    """Returns the limit that follows from the masks, 0 without one: the card decides how much faster int8 products are."""
+    if phase == "decode":
         return BYTES_DENSE / sources.masks.packed_bytes_per_weight
-    if any(weight_type(row.weights).input_bits == 8 for row in sources.report.linears):
-        return 0.0  # how much faster int8 products are depends on the card
-    return speedup_limit(sources.share, _BOUND[phase])
+    int8 = any(weight_type(row.weights).input_bits == 8 for row in sources.report.linears)
+    return 0.0 if phase != "prefill" or int8 else speedup_limit(sources.share, "tensor")
 
 
 def _in_tiles(sources: Sources) -> str:
@@ -273,20 +236,15 @@ class Notice:
     command: str = ""
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """The verdict. lead: a sentence on the build; warnings: the most important first."""
-
-    lead: str
-    lights: list[Light]
-    figures: list[KeyFigure]
-    warnings: list[Notice]
-
-
-def verdict(sources: Sources) -> Verdict:
+def verdict(sources: Sources) -> dict[str, Any]:
+    """Returns the top of the page for the template. lead: a sentence on the build; warnings: the most important first."""
     order = {"fault": 0, "caution": 1, "next": 2}
-    warnings = sorted(_warnings(sources), key=lambda one: order[one.level])
-    return Verdict(_built(sources), lights(sources), key_figures(sources), warnings)
+    return {
+        "lead": _built(sources),
+        "lights": lights(sources),
+        "figures": key_figures(sources),
+        "warnings": sorted(_warnings(sources), key=lambda notice: order[notice.level]),
+    }
 
 
 def _built(sources: Sources) -> str:
@@ -318,11 +276,8 @@ def _warnings(sources: Sources) -> Iterator[Notice]:
         for line in beaten_lines(sources.baselines) if sources.baselines else ():
             yield Notice("caution", f"{line[:1].upper()}{line[1:]}.")
     if sources.bench is None and sources.report.engine:
-        yield Notice(
-            "next",
-            "No time was measured. On the machine that the engine is for:",
-            f"patch-compile bench {sources.out}",
-        )
+        why = "No time was measured. On the machine that the engine is for:"
+        yield Notice("next", why, f"patch-compile bench {sources.out}")
 
 
 def _of_ratio(sources: Sources) -> Iterator[Notice]:
@@ -337,31 +292,24 @@ def _of_ratio(sources: Sources) -> Iterator[Notice]:
 def _of_speed(sources: Sources) -> Iterator[Notice]:
     whole, card = sources.whole, sources.report.plan.card
     if whole is not None and card is not None:
-        slower = [phase for phase in sources.phases if getattr(whole, phase).speedup < 1.0]
+        slower = [IN_PHASE[phase] for phase in sources.phases if getattr(whole, phase).speedup < 1.0]
         if slower:
-            where = f"{joined([IN_PHASE[one] for one in slower])} on {card.name}"
+            where = f"{joined(slower)} on {card.name}"
             auto = sources.recipe.get("lowering") == "auto"
             how = "" if auto else " Linears that gain nothing by it stay dense with"
-            yield Notice(
-                "caution",
-                f"The plan is predicted slower than the dense model {where}.{how}",
-                "" if auto else "--lowering auto",
-            )
+            text = f"The plan is predicted slower than the dense model {where}.{how}"
+            yield Notice("caution", text, "" if auto else "--lowering auto")
         gained = whole.end_to_end
         if sources.report.ratio and gained.by_tiles < PAYS:
-            yield Notice(
-                "caution",
+            text = (
                 f"Pruning is not worth its loss: of {times(gained.speedup)}, tiles bring {times(gained.by_tiles)}. Without "
-                f"it the same build is predicted at {times(gained.by_types)}:",
-                "--ratio 0",
+                f"it the same build is predicted at {times(gained.by_types)}:"
             )
+            yield Notice("caution", text, "--ratio 0")
     for row, speedup in sources.measured:
         if speedup < 1.0:
-            yield Notice(
-                "caution",
-                f"Measured slower than the dense engine {IN_PHASE[row.phase]} with batch {row.batch}: "
-                f"{times(speedup)}.",
-            )
+            size = f"{IN_PHASE[row.phase]} with batch {row.batch}"
+            yield Notice("caution", f"Measured slower than the dense engine {size}: {times(speedup)}.")
 
 
 def _of_verify(verify: VerifyReport) -> Iterator[Notice]:

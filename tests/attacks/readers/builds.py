@@ -20,16 +20,15 @@ from patch_compile.artifacts.report import read_report
 from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.artifacts.state import WorkspaceState, is_workspace
 from patch_compile.artifacts.verify import VerifyReport
-from patch_compile.comparison.compare import compare
+from patch_compile.comparison import compare
 from patch_compile.inspection.folders import inspect_build
 from patch_compile.planning.measured import measured_cards
 from patch_compile.recipe import Recipe
-from patch_compile.report.page import write_page
 from tests.artifacts.benched import benched
 from tests.attacks.mutations import change_json, change_yaml
 from tests.attacks.reader import placed, reader
 from tests.report.page.found import verified
-from tests.report.page.outs import Out
+from tests.report.page.outs import Out, write_page
 
 _RECORDS = {
     '"stages":': Manifest, '"plugin":': EngineReport, '"asked":': VerifyReport, '"rows":': BenchReport, '"totals":': Plan,

@@ -5,8 +5,7 @@ import numpy as np
 from masklearn import BaselineRow, BesideBaselines
 from patch_compile.artifacts.proof import TextWindows
 from patch_compile.artifacts.report import Kind
-from patch_compile.artifacts.verify import Outcome, Question, VerifiedText, VerifyReport
-from patch_compile.artifacts.verify_schema import (
+from patch_compile.artifacts.verify import (
     BlockError,
     ComparedRun,
     EngineNotRun,
@@ -18,11 +17,15 @@ from patch_compile.artifacts.verify_schema import (
     LogitErrorStats,
     NotRun,
     OnnxCheck,
+    Outcome,
     PrunedPerplexity,
     PrunedTokens,
+    Question,
     TaskDifference,
     TaskRow,
     TaskScores,
+    VerifiedText,
+    VerifyReport,
 )
 from tests.artifacts.examples import TOLERANCE
 from tests.report.page.outs import Out

@@ -15,6 +15,7 @@ from masklearn.masks.name_globs import depth_of
 from masklearn.masks.record import ChoiceRecord, MaskRecord, TextRecord, summarise_tiles
 from masklearn.masks.tiles import sparse_groups, tile_weights
 from patch_compile.artifacts.bench import BenchReport
+from patch_compile.artifacts.layout import PAGE
 from patch_compile.artifacts.manifest import Manifest, Ratio, Texts
 from patch_compile.artifacts.plan import (
     Asked,
@@ -30,6 +31,8 @@ from patch_compile.artifacts.plan import (
     Totals,
 )
 from patch_compile.artifacts.verify import VerifyReport
+from patch_compile.report.page.page_data import Sources
+from patch_compile.report.page.write import rendered
 from tests.artifacts.examples import EVAL, PLAN, decoder_report, linear_row
 
 TILE = (128, 128)
@@ -166,3 +169,10 @@ def _scores(areas: dict[str, Any]) -> dict[str, Any]:
 CALIB = TextRecord(
     source="file", name="calib.txt", sha256="9f" * 32, tokens=262144, windows=32, length=512, seed=0
 )
+
+
+def write_page(out: Path) -> Path:
+    """Write OUT/report.html, and leave the manifest as it is."""
+    page = out / PAGE
+    page.write_text(rendered(Sources.read(out)), encoding="utf-8")
+    return page

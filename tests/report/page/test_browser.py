@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from patch_compile.report.page import write_page
 from tests.artifacts.benched import benched
 from tests.report.page.contrast import contrast
 from tests.report.page.found import verified
-from tests.report.page.outs import LLAMA_2_7B, SMOLLM2, Out
+from tests.report.page.outs import LLAMA_2_7B, SMOLLM2, Out, write_page
 
 pytestmark = pytest.mark.browser
 

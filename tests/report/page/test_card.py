@@ -8,9 +8,8 @@ import yaml
 from masklearn.model.folder import CardFacts, hub_name, read_card
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.layout import CARD, PAGE
-from patch_compile.report.page import renew_page
-from patch_compile.report.page.card import model_card
 from patch_compile.report.page.page_data import Sources
+from patch_compile.report.page.write import model_card, renew_page
 from tests.report.page.outs import Out, llama_shapes
 
 BASE = """---

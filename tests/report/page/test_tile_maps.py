@@ -11,8 +11,8 @@ from masklearn.masks.kinds.table import DENSE, KINDS, PRUNED
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.tiles import WHOLE
 from patch_compile.report.number_format import kind_class
-from patch_compile.report.page.rendering import asset
 from patch_compile.report.page.tile_maps import tile_maps, tile_path
+from patch_compile.report.page.write import asset
 from tests.mosaics import mosaic
 from tests.report.page.outs import Out
 

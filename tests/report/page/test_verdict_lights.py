@@ -13,11 +13,9 @@ from patch_compile.artifacts.proof import (
     OutputsDifference,
 )
 from patch_compile.artifacts.report import BuildReport, Kind
-from patch_compile.artifacts.verify import VerifyReport
-from patch_compile.artifacts.verify_schema import EngineCompared, PrunedPerplexity
+from patch_compile.artifacts.verify import EngineCompared, PrunedPerplexity, VerifyReport
 from patch_compile.report.page.page_data import Sources
 from patch_compile.report.page.verdict import Light, lights
-from tests.artifacts.benched import benched
 from tests.artifacts.examples import PROOF, TOLERANCE, outputs_report
 from tests.report.page.found import baselines, compiled, verified
 from tests.report.page.outs import Out, llama_shapes
@@ -57,12 +55,6 @@ def as_encoder(out: Out, embeddings: EmbeddingsDifference) -> Out:
 class TestRight:
     def engine(self, passed: bool) -> EngineCompared:
         return EngineCompared(engine="e", passed=passed, error=0.1, tolerance=TOLERANCE, runs=())
-
-    def test_unrun_engines_leave_the_question_open(self, out: Out) -> None:
-        for found in ((), (verified(out),)):
-            right, _, _ = lit(out, *found)
-            assert (right.colour, right.answer) == ("yellow", "Not all checked")
-            assert "The engine was not run yet" in right.why
 
     def test_all_was_compared(self, out: Out) -> None:
         right, _, _ = lit(out, verified(out).model_copy(update={"built": self.engine(True)}))
@@ -126,31 +118,3 @@ class TestLost:
     def test_a_simpler_way_that_loses_less_is_named(self, out: Out) -> None:
         _, lost, _ = lit(out, with_perplexity(verified(out), 10.1, baselines=baselines()))
         assert lost.colour == "yellow" and "A simpler way of pruning loses less: uniform-2:4." in lost.why
-
-
-class TestFast:
-    def predicted(self, out: Out, **speedups: float) -> Light:
-        for phase, speedup in speedups.items():
-            out.report["plan"]["whole"][phase] |= {"speedup": speedup}
-        return lit(out)[2]
-
-    def test_a_prediction_is_called_one(self, out: Out) -> None:
-        fast = self.predicted(out, prefill=1.2, decode=1.3, end_to_end=1.25)
-        assert (fast.colour, fast.answer) == (
-            "grey",
-            "1.25× (0.97–1.13) predicted",
-        ) and "not measured" in fast.why
-
-    def test_slower_in_a_phase(self, out: Out) -> None:
-        fast = self.predicted(out, prefill=0.81, end_to_end=1.11)
-        assert fast.colour == "grey" and "Slower in prefill (0.81×)." in fast.why
-
-    def test_measured_gpu_times_count(self, out: Out) -> None:
-        _, _, fast = lit(out, None, benched())
-        assert (fast.colour, fast.answer) == ("yellow", "0.86× to 1.15×")
-        assert "Measured on NVIDIA GeForce RTX 3090" in fast.why
-        assert "0.86× in prefill and 1.15× in decode" in fast.why
-
-    def test_nothing_is_known(self, out: Out) -> None:
-        out.report["plan"] |= {"whole": None, "card": None, "workload": None, "unpredicted": "no-card"}
-        assert (lit(out)[2].colour, lit(out)[2].answer) == ("grey", "Not known")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from patch_compile.artifacts.compare import (
+from patch_compile.artifacts.command_results import (
     BuildRow,
     CompareReport,
     Measure,
@@ -41,11 +41,8 @@ def compare(paths: Sequence[Path]) -> CompareReport:
         )
     reports = {name: report for name, (_, report) in builds.items()}
     _check_comparable(reports)
-    first, predicted_for = (
-        next(iter(reports.values())),
-        _predicted_for([report.plan for report in reports.values()]),
-    )
-    totals = first.plan.totals
+    first = next(iter(reports.values()))
+    totals, predicted_for = first.plan.totals, _predicted_for([report.plan for report in reports.values()])
     return CompareReport(
         model=first.model,
         quality=_quality(first)[1],
