@@ -51,7 +51,7 @@ def build(
     """
     from patch_compile.artifacts.plan import Asked
     from patch_compile.errors import UsageError
-    from patch_compile.pipeline.build import build as run
+    from patch_compile.pipeline import build as pipeline
     from patch_compile.recipe import Recipe, settings_from
 
     python = None if service is None else with_python("service", service, (EDGELLM,))[1]
@@ -70,9 +70,7 @@ def build(
             )
         parsed = Recipe.parse(settings if service is None else {"backend": "onnx"} | settings)
     if service is None:
-        report = run(parsed, force=force, resume=resume)
-        return FinishedBuild(report, Path(report.path).parent)
-    from patch_compile.pipeline.for_edgellm import build_for_edgellm
-
-    report = build_for_edgellm(parsed, python, force=force, resume=resume)
+        report = pipeline.build(parsed, force=force, resume=resume)
+    else:
+        report = pipeline.build_for_edgellm(parsed, python, force=force, resume=resume)
     return FinishedBuild(report, Path(report.path).parent)

@@ -18,7 +18,7 @@ from patch_compile.engine.check import check_programs
 from patch_compile.engine.expectation import PlanExpectation
 from patch_compile.engine.network import BuildJob, Cancellation, OnBuildStep, sparse_tactics, write_engine
 from patch_compile.engine.options import HARDWARE, VERSIONS, EngineOptions
-from patch_compile.engine.plan_program import PlanProgram, read_programs
+from patch_compile.engine.plan_program import PlanProgram, inspect_engine, read_programs
 from patch_compile.engine.plugin_library import load_plugin
 from patch_compile.engine.profiles import Profile
 from patch_compile.errors import PatchCompileError, UsageError
@@ -113,8 +113,6 @@ def check_engine(
     """
     names = tuple(target.name for target in targets)
     if backend.name == BackendName.TENSORRT:
-        from patch_compile.engine.inspector import inspect_engine
-
         # The engine was just built here, so the code of a plugin inside it may run.
         programs = inspect_engine(backend, engine, names, host_code=True)
     else:

@@ -1,8 +1,9 @@
-"""Decides, before masks are learned, over which linears a ratio counts, and checks that a speed can be reached."""
+"""Decides, before masks are learned, over which linears a ratio counts; checks that a speed can be reached, and that pruned
+tiles are worth their loss."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from math import prod
@@ -17,8 +18,10 @@ from masklearn.masks.maskset import MaskSet
 from masklearn.masks.name_globs import spell_by_name
 from masklearn.masks.record import GainRecord
 from masklearn.masks.tiles import spell_tile
-from masklearn.quant.table import INT4, W8A8
-from patch_compile.artifacts.plan_of_model import Tried
+from masklearn.quant.table import INT4, W8A8, weight_type
+from patch_compile.artifacts.plan import LittleGain
+from patch_compile.artifacts.plan_of_model import RegimePoint, Tried
+from patch_compile.artifacts.prediction import PAYS
 from patch_compile.errors import PatchCompileError, SpeedError
 from patch_compile.planning.gains import ALL_SPARSE, GainGoal, WhereItGains
 from patch_compile.planning.lowering import AUTO, asked_lowerings
@@ -290,3 +293,38 @@ def _check_gain(task: PlanTask, gains: GainGoal, row: GainRecord, costs: CostMod
         f"{when} each would be compiled dense, and pruning would lose quality for nothing ({reasons}).",
         f"Choose another {others}, or --lowering plugin, which prunes everywhere and packs all that is pruned.",
     )
+
+
+def little_gain(
+    task: PlanTask, plans: Mapping[str, LinearPlan], costs: CostModel, points: Collection[RegimePoint]
+) -> LittleGain | None:
+    """Returns what is better than pruned tiles that gain less than `PAYS`; None if they gain more, or no tile is pruned.
+
+    points: predictions of these plans for other numbers of tokens.
+    """
+    assert task.outline is not None
+    if not any(plan.zeroed for plan in plans.values()):
+        return None
+    gained = predict_whole(plans.values(), task.outline, costs).end_to_end
+    if gained.by_tiles >= PAYS:
+        return None
+    speedup, weights = max(_unpruned(task, costs))
+    if gained.by_types >= max(1.0, speedup / PAYS):
+        speedup, weights = gained.by_types, None
+    return LittleGain(
+        by_tiles=gained.by_tiles,
+        weights=weights,
+        unpruned=speedup,
+        tokens=next((point.tokens for point in points if point.by_tiles >= PAYS), None),
+    )
+
+
+def _unpruned(task: PlanTask, costs: CostModel) -> Iterator[tuple[float, str | None]]:
+    """Yield the speed-up without pruned tiles with each type that all linears can have, and the type."""
+    linears, outline = task.linears, task.outline
+    assert outline is not None
+    for name in task.types_of_lowering:
+        if all(weight_type(name).fits(columns) for _, columns in linears.values()):
+            other = task.with_settings(weights=name, kinds=TWO_FOUR.name)
+            plans = other.plan_at(dict.fromkeys(linears, 0.0), costs)
+            yield predict_whole(plans.values(), outline, costs).end_to_end.speedup, name

@@ -26,6 +26,7 @@ from patch_compile.hardware.cards import parse_targets
 from patch_compile.hardware.gpu import local_gpu
 from patch_compile.onnx_export.architectures import check_exportable
 from patch_compile.pipeline.choose import (
+    little_gain,
     plans_as_asked,
     plans_for_ratio,
     ratio_of,
@@ -33,7 +34,6 @@ from patch_compile.pipeline.choose import (
     with_assumed_types,
 )
 from patch_compile.pipeline.summary import skipped_of
-from patch_compile.pipeline.worth import little_gain
 from patch_compile.planning.cards import DEFAULT_TARGET, PlanCard, card_of, card_of_gpu, find_card
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import AUTO, LinearPlan

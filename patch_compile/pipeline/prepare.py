@@ -19,13 +19,13 @@ from patch_compile.artifacts.place import check_apart, check_free_space, check_o
 from patch_compile.errors import PatchCompileError, SpeedError
 from patch_compile.pipeline.choose import (
     chooser_of,
+    little_gain,
     plans_as_asked,
     settle_open,
     with_assumed_types,
     with_pairs,
 )
 from patch_compile.pipeline.resumed import check_resumed
-from patch_compile.pipeline.worth import little_gain
 from patch_compile.planning.cards import DEFAULT_TARGET, card_of, card_of_gpu, find_card
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import AUTO, asked_lowerings, lowerings_of, with_static_scales

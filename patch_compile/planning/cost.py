@@ -13,8 +13,13 @@ from patch_compile.artifacts.prediction import Workload
 from patch_compile.hardware.cards import RatedCard
 from patch_compile.planning.cards import PlanCard
 from patch_compile.planning.roofline.assumptions import Assumptions
-from patch_compile.planning.roofline.int8_inputs import dense_fp8_time, dense_w8a8_time, quantise_time
-from patch_compile.planning.roofline.library_product import first_bytes, library_time
+from patch_compile.planning.roofline.library_product import (
+    dense_fp8_time,
+    dense_w8a8_time,
+    first_bytes,
+    library_time,
+    quantise_time,
+)
 from patch_compile.planning.roofline.linear_roofline import DENSE_PATH, Linear, Prediction, predict
 from patch_compile.planning.roofline.rest import gating_time
 

@@ -4,8 +4,7 @@ import pytest
 
 from patch_compile.engine.check import PlanMismatchError, check_programs
 from patch_compile.engine.expectation import PlanExpectation
-from patch_compile.engine.inspector import program_from_json
-from patch_compile.engine.plan_program import PLUGIN, PlanTensor
+from patch_compile.engine.plan_program import PLUGIN, PlanTensor, program_from_json
 from tests.refusals import refused
 
 

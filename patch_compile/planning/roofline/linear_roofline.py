@@ -16,14 +16,15 @@ from patch_compile.hardware.cards import RatedCard
 from patch_compile.packing.slab_kinds import SLAB_K
 from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
 from patch_compile.planning.roofline.choice import choose_schedule, limits_of
-from patch_compile.planning.roofline.int8_inputs import dense_w8a8_time, quantise_time
 from patch_compile.planning.roofline.launch_work import latency, rates_of, weight_bytes, work_of
 from patch_compile.planning.roofline.library_product import (
     Weights,
+    dense_w8a8_time,
     first_bytes,
     l2_trip,
     library_time,
     product_time,
+    quantise_time,
     sparse_products,
 )
 from patch_compile.planning.roofline.schedule import (

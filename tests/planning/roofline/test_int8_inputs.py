@@ -8,8 +8,7 @@ from patch_compile.hardware.cards import rated_cards
 from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.roofline.assumptions import ASSUMED
-from patch_compile.planning.roofline.int8_inputs import dense_w8a8_time, quantise_time
-from patch_compile.planning.roofline.library_product import first_bytes
+from patch_compile.planning.roofline.library_product import dense_w8a8_time, first_bytes, quantise_time
 from patch_compile.planning.roofline.linear_roofline import DENSE_PATH, Linear, dense_path_time, predict
 from tests.planning.roofline.test_weight_types import LINEARS, of_type
 
