@@ -30,11 +30,6 @@ class SmRates:
     sparse: float = 2.0
     l2_bytes: int = 32
 
-    @property
-    def kernel_fma(self) -> int:
-        """Returns the multiply-adds a clock that the plugin's schedule assumes: it can't tell GeForce cards from others."""
-        return int(self.fma * self.mma)
-
 
 @dataclass(frozen=True)
 class GpuArchitecture:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Literal
 
 from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
 from masklearn.quant.table import FLOAT16, WeightType
@@ -24,6 +25,7 @@ from patch_compile.planning.roofline.linear_roofline import DENSE_PATH, Linear, 
 from patch_compile.planning.roofline.rest import gating_time
 
 Shape = tuple[int, int]
+TimeOf = Literal["dense", "unpruned", "hybrid", "sparse"]
 
 
 @dataclass(frozen=True)
@@ -96,21 +98,9 @@ class CostModel:
 
         return LinearTimes(prefill=times(self.workload.prefill_tokens), decode=times(self.workload.batch))
 
-    def dense(self, times: LinearTimes) -> float:
-        """Returns the microseconds of the dense linear in the whole workload."""
-        return self.workload.total(times.prefill.dense, times.decode.dense)
-
-    def hybrid(self, times: LinearTimes) -> float:
-        """Returns the microseconds of the hybrid linear in the whole workload."""
-        return self.workload.total(times.prefill.hybrid, times.decode.hybrid)
-
-    def unpruned(self, times: LinearTimes) -> float:
-        """Returns the microseconds of the dense linear with weights of its type in the whole workload."""
-        return self.workload.total(times.prefill.unpruned, times.decode.unpruned)
-
-    def sparse(self, times: LinearTimes) -> float:
-        """Returns the microseconds of the linear with all tiles 2:4 in the whole workload."""
-        return self.workload.total(times.prefill.sparse, times.decode.sparse)
+    def total(self, times: LinearTimes, of: TimeOf) -> float:
+        """Returns the microseconds of a linear in the whole workload. of: which time of `Times`."""
+        return self.workload.total(getattr(times.prefill, of), getattr(times.decode, of))
 
     def gating(self, intermediate: int) -> float:
         """Returns the microseconds that SiLU·mul as a kernel of its own adds to the whole workload.
@@ -126,10 +116,10 @@ class CostModel:
 
     def why_dense(self, times: LinearTimes) -> Reason | None:
         """Returns the reason why dense weights of the same type are faster for the workload, or None if they are not."""
-        dense, card = self.unpruned(times), self.card.name
-        if self.hybrid(times) < dense:
+        dense, card = self.total(times, "unpruned"), self.card.name
+        if self.total(times, "hybrid") < dense:
             return None
-        if self.sparse(times) < dense:
+        if self.total(times, "sparse") < dense:
             return Reason(kind=ReasonKind.LITTLE_SPARSE, card=card)
         if times.prefill.slower and (self.workload.steps == 0 or times.decode.sparse < times.decode.unpruned):
             return Reason(kind=ReasonKind.PROMPTS, card=card, slower=times.prefill.slower)

@@ -76,6 +76,11 @@ class LinearPlan(LinearRow):
         return self.lowering == "split" or (self.lowering == "plugin" and self.slabs.any_pruned)
 
     @property
+    def wastes_zeros(self) -> bool:
+        """True if it has zeroed weights that save nothing in this lowering."""
+        return self.zeroed > 0 and not self.uses_zeros
+
+    @property
     def products(self) -> float:
         """Products for each row of X, by their time in units of a dense weight's product: a 2:4 weight counts half."""
         spared = sum(count * (1.0 - kind.products()) for kind, count in self._pruned.items())

@@ -91,8 +91,9 @@ def faster_apart(pair: Sequence[LinearPlan], costs: CostModel) -> bool:
 
     One node saves the kernel of SiLU·mul and a launch, but slabs are dense where the tiles of the two differ.
     """
-    each = sum(costs.hybrid(cost_together((plan,), False, costs)) for plan in pair)
-    return each + costs.gating(pair[0].shape[0]) < costs.hybrid(cost_together(pair, True, costs))
+    each = sum(costs.total(cost_together((plan,), False, costs), "hybrid") for plan in pair)
+    together = costs.total(cost_together(pair, True, costs), "hybrid")
+    return each + costs.gating(pair[0].shape[0]) < together
 
 
 def _siblings(linears: Collection[str], ends: Collection[str]) -> Iterator[tuple[str, ...]]:

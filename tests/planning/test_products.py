@@ -201,10 +201,11 @@ def test_pairs_have_the_faster_panels(card, tokens, tile, rows):
     pair = [plans[name] for group in outline.groups if group.gated for name in group.linears]
     free = [plan_linear(plan.name, assumed_tiles(plan.shape, (tile, 128), 0.25)) for plan in pair]
     times = {
-        height: costs.hybrid(
+        height: costs.total(
             cost_together(
                 [one.changed(gated_codes={height: one.gated_codes[height]}) for one in free], True, costs
-            )
+            ),
+            "hybrid",
         )
         for height in free[0].heights_with(free[1])
     }
@@ -223,7 +224,7 @@ def test_pairs_take_the_faster_way(card, ratio):
             continue
         one, two = (
             sum(
-                costs.hybrid(cost_together(product, gated, costs))
+                costs.total(cost_together(product, gated, costs), "hybrid")
                 for product, gated in products_of(pair, nodes)
             )
             for nodes in ([InputGroup((pair[0].name, pair[1].name), gated=True)], [])

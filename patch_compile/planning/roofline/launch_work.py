@@ -224,11 +224,6 @@ def bytes_in_flight(config: Config, slab_bytes: float, blocks: int) -> float:
     return blocks * (config.stages - 1) * slab_bytes
 
 
-def latency(assume: Assumptions) -> float:
-    """Returns the clocks from a request to its bytes from DRAM, when all of its bandwidth is used."""
-    return assume.loaded * assume.dram_latency
-
-
 def _tiles(card: RatedCard, config: Config, problem: Problem, assume: Assumptions) -> Work:
     """Returns the work of tile_kernel.cuh, each of whose blocks computes a tile of Y."""
     rates, at_once = rates_of(card, assume), blocks_at_once(card, config)

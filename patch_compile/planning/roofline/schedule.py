@@ -21,9 +21,10 @@ from patch_compile.plugin.toolchain import plugin_sources
 # Number of kinds in the masks of PATCH (arXiv 2509.23410): dense and 2:4, the first of the table.
 PATCH_KINDS = len(ALWAYS)
 _DENSE = ALWAYS.index(DENSE)
+_SIZES = ("panel_rows", "tokens", "feature_warps", "token_warps", "stages", "blocks_per_sm")
 _LINE = re.compile(
     r'\{"([\w-]+)", Kernel::k(\w+),\s*'
-    + r",\s*".join([r"(\d+)"] * 6)
+    + r",\s*".join([r"(\d+)"] * len(_SIZES))
     + r",\s*k(Patch|Kind|Byte)\w+(?:,\s*Weights::k(\w+))?\}"
 )
 
@@ -97,9 +98,9 @@ def _read_configs() -> tuple[Config, ...]:
         Config(
             name,
             kernel,
-            *_six(numbers),
-            len(kinds_of(_type_of(weights))) if kinds != "Patch" else PATCH_KINDS,
-            _type_of(weights),
+            **dict(zip(_SIZES, map(int, numbers), strict=True)),
+            kinds=len(kinds_of(_type_of(weights))) if kinds != "Patch" else PATCH_KINDS,
+            weights=_type_of(weights),
         )
         for name, kernel, *numbers, kinds, weights in _LINE.findall(_header("config.h"))
     )
@@ -108,11 +109,6 @@ def _read_configs() -> tuple[Config, ...]:
 def _type_of(name: str) -> WeightType:
     """Returns the weight type with this name in `Weights` of plugins/kernels/weights.h, without its k; empty for 16 bits."""
     return QUANTISED.get(name.lower(), FLOAT16)
-
-
-def _six(numbers: list[str]) -> tuple[int, int, int, int, int, int]:
-    rows, tokens, feature_warps, token_warps, stages, blocks = map(int, numbers)
-    return rows, tokens, feature_warps, token_warps, stages, blocks
 
 
 def ceil_div(a: int, b: int) -> int:
