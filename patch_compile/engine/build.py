@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 from masklearn.base.durable import whole_file
 from patch_compile.artifacts.bench import Library
-from patch_compile.artifacts.engine import EngineReport, SparseTactics
+from patch_compile.artifacts.engine import EngineReport
 from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.engine.backend import Backend, BackendName, load_backend
 from patch_compile.engine.check import check_programs
@@ -26,8 +24,6 @@ from patch_compile.hardware.cards import GpuArchitecture
 from patch_compile.plugin.identity import check_kernels, read_identity
 from patch_compile.plugin.prebuilt import LIBRARY_NAME
 from patch_compile.plugin.trust import remember_engine
-
-_Result = TypeVar("_Result")
 
 
 class BuildCancelledError(PatchCompileError):
@@ -76,6 +72,9 @@ def build_engine(
         beside = _copy_plugin(plugin, engine_path.parent)
         if plugin is not None and job.options.embed_plugin:
             remember_engine(partial)
+    # RTX has no 2:4 tactics.
+    told = backend.name == BackendName.TENSORRT and (expected.sparse_parts or logged)
+    tactics = sparse_tactics(logged) if told else None
     return EngineReport(
         file=engine_path.name,
         plugin=beside.name if beside else None,
@@ -89,7 +88,7 @@ def build_engine(
         bytes=nbytes,
         packed_bytes=expected.packed_bytes,
         sparse_parts=len(expected.sparse_parts),
-        sparse_tactics=_tactics(backend, expected, logged),
+        sparse_tactics=tactics,
         seconds=round(time.monotonic() - start, 2),
         plugin_version=read_identity(plugin).version if plugin else None,
         plugin_sha256=sha256_of(plugin) if plugin else None,
@@ -136,18 +135,20 @@ def _check_job(job: BuildJob, expected: PlanExpectation) -> None:
         check_kernels(job.plugin, expected.kernels)
 
 
-def _tactics(backend: Backend, expected: PlanExpectation, logged: tuple[str, ...]) -> SparseTactics | None:
-    """Returns the 2:4 tactics in TensorRT's log; None without 2:4 weights, and for RTX, which has no such tactics."""
-    if backend.name != BackendName.TENSORRT or not (expected.sparse_parts or logged):
-        return None
-    return sparse_tactics(logged)
-
-
 def _write(job: BuildJob, partial: Path, progress: OnBuildStep | None) -> tuple[str, ...]:
-    """Write the engine to `partial`. Returns the log messages about sparsity."""
+    """Write the engine to `partial`. Returns the log messages about sparsity.
+
+    A thread builds it, so that Ctrl-C interrupts Python code and not a callback from C++. Then the build ends at its next
+    step, and KeyboardInterrupt is raised again.
+    """
     cancellation = Cancellation()
-    with partial.open("wb") as file:
-        logged = _run_cancellable(lambda: write_engine(job, file, progress, cancellation), cancellation)
+    with partial.open("wb") as file, ThreadPoolExecutor(1, "engine-builder") as pool:
+        future = pool.submit(write_engine, job, file, progress, cancellation)
+        try:
+            logged = future.result()
+        except KeyboardInterrupt as interrupt:
+            cancellation.request(interrupt)
+            raise
     if isinstance(cancellation.error, OSError):
         reason = cancellation.error.strerror or str(cancellation.error)
         raise PatchCompileError(
@@ -168,18 +169,3 @@ def _copy_plugin(plugin: Path | None, folder: Path) -> Path | None:
         with whole_file(beside) as partial:
             shutil.copyfile(plugin, partial)
     return beside
-
-
-def _run_cancellable(work: Callable[[], _Result], cancellation: Cancellation) -> _Result:
-    """Run `work` in a thread and return its result, so that Ctrl-C interrupts Python code and not a callback from C++.
-
-    `work` should check `cancellation` between its steps. On Ctrl-C this requests the cancellation, waits for `work` to end
-    and raises KeyboardInterrupt again.
-    """
-    with ThreadPoolExecutor(1, "engine-builder") as pool:
-        future = pool.submit(work)
-        try:
-            return future.result()
-        except KeyboardInterrupt as interrupt:
-            cancellation.request(interrupt)
-            raise

@@ -49,7 +49,6 @@ class Cancellation:
 
     @property
     def requested(self) -> bool:
-        """True if the build should stop at its next step."""
         return self._requested.is_set()
 
     def request(self, error: BaseException | None = None) -> None:
@@ -101,15 +100,8 @@ def progress_monitor(
     return Monitor()
 
 
-def is_about_sparsity(message: str) -> bool:
-    """True for a log message that `sparse_tactics` reads."""
-    return _PREFIX in message
-
-
 def sparse_tactics(messages: Iterable[str]) -> SparseTactics:
-    """Returns the last counts in the log."""
-    found = filter(None, map(_COUNTED.search, messages))
-    counts = {one[1]: int(one[2]) for one in found}
+    counts = {match[1]: int(match[2]) for match in filter(None, map(_COUNTED.search, messages))}
     return SparseTactics(eligible=counts.get("Found"), chosen=counts.get("Chose"))
 
 
@@ -139,7 +131,7 @@ def write_engine(
     def hear(level: int, message: str) -> None:
         if level >= logging.ERROR:
             errors.append(message)
-        elif is_about_sparsity(message):
+        elif _PREFIX in message:
             sparsity.append(message)
 
     logger = job.backend.logger

@@ -99,7 +99,6 @@ class ProductRate:
 
     @property
     def reached(self) -> float:
-        """Returns the rate that cuBLASLt reaches."""
         return self.dense * self.tensor.value
 
 
@@ -156,14 +155,12 @@ class RatedCard(SheetCard):
 
     @property
     def rates(self) -> SmRates:
-        """Returns the rates of its architecture."""
         rates = architecture_of(self.sm).rates
         assert rates is not None, f"the table has no rates for sm{self.sm}"
         return rates
 
     @property
     def l2_bytes(self) -> int:
-        """Returns the bytes of L2 a clock, all SMs together."""
         return self.l2_sourced or self.sms * self.rates.l2_bytes
 
     @property
@@ -398,7 +395,6 @@ def local_architecture() -> GpuArchitecture | None:
 
 
 def architecture_of_gpu(gpu: Gpu) -> GpuArchitecture | None:
-    """Returns the architecture of a GPU's compute capability, or None if the table has none."""
     return next((row for row in ARCHITECTURES if row.compute_capability == gpu.compute_capability), None)
 
 

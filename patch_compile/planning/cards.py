@@ -36,7 +36,6 @@ class PlanCard:
 
     @property
     def name(self) -> str:
-        """Returns the name in the spelling of the table."""
         return self.rated.name
 
     def row(self) -> CardRow:

@@ -36,7 +36,6 @@ class MeasuredCard(Calibration):
 
     @property
     def assume(self) -> Assumptions:
-        """Returns the assumptions with the fitted values."""
         return replace(ASSUMED, **self.assumptions)  # type: ignore[arg-type]  # `_check` has looked at their names
 
     def save(self) -> Path:
@@ -65,7 +64,6 @@ def measured_folder() -> Path:
 
 
 def shipped_folder() -> Path:
-    """Returns the folder of the calibrations that come with this package."""
     return Path(__file__).with_name("shipped")
 
 

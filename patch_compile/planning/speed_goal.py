@@ -34,7 +34,6 @@ class SpeedGoal:
 
     @property
     def short(self) -> str:
-        """Returns a short form for the name of a folder."""
         return f"{self.budget_ms:g}ms" if self.budget_ms is not None else f"{self.speedup:g}x"
 
     def milliseconds(self, dense: float) -> float:

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,6 +35,7 @@ from patch_compile.plugin.prebuilt import DISTRIBUTION, LIBRARY_NAME, prebuilt_l
 from patch_compile.plugin.targets import ARCHS, this_machine, wanted_archs
 from patch_compile.plugin.toolchain import (
     HEADER_PACKAGE,
+    Log,
     Tool,
     code_flags,
     fetch_headers,
@@ -49,7 +50,6 @@ _KEY_LENGTH = 24
 
 _FOLDERS = (KERNELS_FOLDER, "dense_path", "tensorrt")
 _LINK_FLAGS = ("-shared", "-cudart", "static", "-Xlinker", "-z,nodelete,-z,defs,--exclude-libs,ALL")
-Log = Callable[[str], None]
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -150,7 +150,6 @@ def _prebuilt(
 
 
 def cached_plugins() -> tuple[Path, list[Path]]:
-    """Returns the folder of the cache and the libraries in it."""
     cache = plugin_cache()
     return cache, sorted(cache.glob(f"*/{LIBRARY_NAME}"))
 

@@ -97,7 +97,6 @@ def compile_units(
 def link(
     objects: Sequence[Path], library: Path, archs: tuple[int, ...], nvcc: Path, flags: Sequence[str]
 ) -> None:
-    """Link objects into a library. Raises PatchCompileError if nvcc fails."""
     files = [str(path.absolute()) for path in (*objects, library)]
     run_nvcc(nvcc, [*code_flags(archs), *flags, *files[:-1], "-o", files[-1]], library.name)
 

@@ -271,5 +271,4 @@ def _extract_headers(wheel: Path, folder: Path) -> None:
 
 
 def last_lines(text: str, lines: int = 12) -> str:
-    """Returns the last lines of a tool's output, which contain its error."""
     return "\n".join(text.strip().splitlines()[-lines:])

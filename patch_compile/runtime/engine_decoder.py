@@ -115,7 +115,6 @@ class EngineDecoder:
         self._busy = threading.Lock()
 
     def start(self, ids: Tokens, mask: Tokens, new_tokens: int) -> EngineDecoding:
-        """See `Decoder`."""
         self._busy.acquire()
         try:
             return EngineDecoding(self, ids, mask, new_tokens)

@@ -193,7 +193,6 @@ def _is_by(facts: EngineFacts, version: str) -> bool:
 
 
 def _described(engine: Path) -> EngineReport | None:
-    """Returns the engine.json that describes this engine, None if there is none."""
     path = engine.parent / ENGINE_REPORT_NAME
     about = EngineReport.read(path) if path.is_file() else None
     return about if about and about.file == engine.name else None

@@ -68,7 +68,6 @@ class KvCache:
 
     @property
     def slots(self) -> int:
-        """P, the number of slots of the past."""
         return int(self.mask.shape[1])
 
     @property

@@ -39,7 +39,6 @@ class ModelConfigs:
 
     @property
     def text(self) -> dict[str, Any]:
-        """The part of config.json that describes the text model."""
         text: dict[str, Any] = self.config.get("text_config") or self.config
         return text
 

@@ -14,7 +14,7 @@ from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.layout import ENGINE, ENGINE_REPORT, RECIPE
 from patch_compile.engine.backend import load_backend
 from patch_compile.errors import PatchCompileError, sentence
-from patch_compile.hardware.gpu import Gpu, local_gpu
+from patch_compile.hardware.gpu import local_gpu
 from patch_compile.planning.cards import PlanCard, card_of_gpu
 from patch_compile.progress import Progress
 from patch_compile.runtime.engine_fit import engine_facts, why_not
@@ -74,7 +74,6 @@ class Place:
     trust: bool = False
 
     def open(self, model: str, engine: Path) -> OwnProcess:
-        """Load an engine in its own process."""
         return OwnProcess(model, partial(open_engine_runner, engine, trust=self.trust))
 
 
@@ -95,7 +94,13 @@ def find_place(out: OutFolder, progress: Progress, *, trust: bool = False) -> Pl
     if nvml is None:
         progress.note(f"clocks, power and temperature are not recorded: {why}")
     backend = load_backend(engine_report(out).backend)
-    device = _about_gpu(gpu, nvml, backend.version)
+    major, minor = gpu.compute_capability
+    device = TimedOn(
+        name=gpu.name,
+        backend_version=backend.version,
+        compute_capability=f"{major}.{minor}",
+        driver=nvml.driver if nvml else None,
+    )
     return Place(device, Library(backend.name), card_of_gpu(gpu), nvml, trust)
 
 
@@ -109,17 +114,6 @@ def engine_report(out: OutFolder) -> EngineReport:
             f"Build it again: `patch-compile build --recipe {out.path / RECIPE} -o {out.path} --force`.",
         )
     return about
-
-
-def _about_gpu(gpu: Gpu, nvml: Nvml | None, backend_version: str) -> TimedOn:
-    """Returns the GPU's name and compute capability, and the driver's version if NVML is there."""
-    major, minor = gpu.compute_capability
-    return TimedOn(
-        name=gpu.name,
-        backend_version=backend_version,
-        compute_capability=f"{major}.{minor}",
-        driver=nvml.driver if nvml else None,
-    )
 
 
 def open_nvml() -> tuple[Nvml | None, str]:

@@ -89,7 +89,6 @@ def engine_files(
 
 
 def _inputs(out: OutFolder, source: ProvenSource) -> Iterator[Path]:
-    """Yield the files outside OUT that a model is made of."""
     yield from files_of_model(source)
     yield _masks_file(out, source.recipe)
 

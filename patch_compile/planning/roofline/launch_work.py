@@ -42,7 +42,6 @@ def _sass() -> dict[int, Any]:
 
 
 def sass_architectures() -> tuple[int, ...]:
-    """Returns the architectures whose machine code sass.json has."""
     return tuple(_sass())
 
 
@@ -144,7 +143,6 @@ def occupancy(rates: SmRates, config: Config, registers: int) -> int:
 
 
 def blocks_at_once(card: RatedCard, config: Config) -> int:
-    """Returns the number of blocks that an SM of a card holds."""
     return occupancy(card.rates, config, _code(card)[config.name]["registers"])
 
 
@@ -183,7 +181,6 @@ def weight_bytes(problem: Problem) -> int:
 
 
 def work_of(card: RatedCard, config: Config, problem: Problem, parts: int, assume: Assumptions) -> Work:
-    """Returns the work of one launch of a configuration that cuts its stream into `parts`."""
     if config.streams:
         return _stream(card, config, problem, parts, assume)
     return _tiles(card, config, problem, assume)

@@ -57,7 +57,6 @@ class Linear:
 
     @property
     def pruned(self) -> tuple[tuple[TileKind, float], ...]:
-        """Shares of its slabs, by kind."""
         return ((TWO_FOUR, self.share), *self.others)
 
     def products(self, sparse: float = 0.5) -> float:

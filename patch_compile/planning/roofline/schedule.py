@@ -68,7 +68,6 @@ class Config:
 
     @property
     def sums(self) -> int:
-        """Returns the number of sums of a tile."""
         return self.tokens * self.panel_rows
 
     @property
@@ -78,7 +77,6 @@ class Config:
 
     @property
     def shared_bytes(self) -> int:
-        """Returns the bytes of shared memory of a block."""
         ring = self.stages * (self.slab_room + self.x_bytes)
         return ring if self.streams else max(ring, self.output_bytes)
 
@@ -116,7 +114,6 @@ def ceil_div(a: int, b: int) -> int:
 
 
 def constant(header: str, name: str) -> int:
-    """Returns a number that a header of plugins/kernels defines under this name."""
     (value,) = re.findall(rf"constexpr \w+ {name} = (\d+);", _header(header))
     return int(value)
 
@@ -159,7 +156,6 @@ class Problem:
 
     @property
     def panels(self) -> int:
-        """Returns the number of panels of W."""
         return ceil_div(self.out_features * (1 + self.gated), self.panel_rows)
 
     @cached_property
@@ -201,7 +197,6 @@ class Problem:
         )
 
     def token_tiles(self, config: Config) -> int:
-        """Returns the number of tiles of Y along the tokens."""
         return ceil_div(self.tokens, config.tokens)
 
     def tiles(self, config: Config) -> int:
