@@ -165,7 +165,7 @@ def choose_schedule(problem: Problem, device: DeviceLimits, config: int | None =
     for number in range(len(CONFIGS)) if config is None else (config,):
         if not problem.suits(CONFIGS[number]) or CONFIGS[number].shared_bytes > device.shared_bytes:
             continue
-        for parts in parts_tried(problem, CONFIGS[number], device):
+        for parts in dict.fromkeys(parts_tried(problem, CONFIGS[number], device)):
             clocks = predicted_clocks(problem, number, parts, device)
             if best[0] < 0 or clocks < best_clocks:
                 best, best_clocks = (number, parts), clocks
