@@ -29,7 +29,7 @@ from patch_compile.plugin.compiling import (
     plugin_cache,
     units,
 )
-from patch_compile.plugin.identity import check_backend, identity_in, read_identity
+from patch_compile.plugin.identity import check_backend, identity_in
 from patch_compile.plugin.kernels import KERNELS, in_order, kernel_source, spell_kernels
 from patch_compile.plugin.prebuilt import DISTRIBUTION, LIBRARY_NAME, prebuilt_library, why_no_prebuilt
 from patch_compile.plugin.targets import ARCHS, this_machine, wanted_archs
@@ -197,7 +197,6 @@ def _compile(library: PluginLibrary, nvcc: Tool, cxx: Tool, force: bool) -> None
         objects = [*kernels, *compile_units(rest, Path(tmp), archs, nvcc.path, flags)]
         fresh = Path(tmp) / LIBRARY_NAME
         link(objects, fresh, archs, nvcc.path, _LINK_FLAGS)
-        _check_made(fresh, library)
         flush_tree(fresh)
         fresh.replace(library.path)
         flush_folder(own)
@@ -208,17 +207,6 @@ def identity_flags(library: PluginLibrary) -> list[str]:
     archs = r"\,".join(str(10 * arch) for arch in library.archs)  # nvcc would split a list at its commas
     about = {"BACKEND": library.backend, "KERNELS": spell_kernels(library.kernels), "ARCHS": archs}
     return [f"-DPATCH_{name}={value}" for name, value in about.items()]
-
-
-def _check_made(fresh: Path, library: PluginLibrary) -> None:
-    """Raise PatchCompileError if a new library has another backend than requested."""
-    backend = read_identity(fresh).backend
-    if backend != library.backend:
-        raise PatchCompileError(
-            f"The plugin was compiled for {backend}, not for {library.backend}",
-            "Its sources do not take the backend from PATCH_BACKEND.",
-            "Install patch-compile again.",
-        )
 
 
 def _cached(library: PluginLibrary, fingerprint: str) -> PluginLibrary | None:
