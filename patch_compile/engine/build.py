@@ -16,7 +16,7 @@ from patch_compile.engine.check import check_programs
 from patch_compile.engine.expectation import PlanExpectation
 from patch_compile.engine.network import BuildJob, Cancellation, OnBuildStep, sparse_tactics, write_engine
 from patch_compile.engine.options import HARDWARE, VERSIONS, EngineOptions
-from patch_compile.engine.plan_program import PlanProgram, inspect_engine, read_programs
+from patch_compile.engine.plan_program import inspect_engine, read_programs
 from patch_compile.engine.plugin_library import load_plugin
 from patch_compile.engine.profiles import Profile
 from patch_compile.errors import PatchCompileError, UsageError
@@ -65,23 +65,29 @@ def build_engine(
     backend.let_parser_meet_plugins()
     if plugin is not None:
         load_plugin(backend, plugin)
+    names = tuple(target.name for target in targets)
     with whole_file(engine_path) as partial:
         logged = _write(job, partial, progress)
-        check_engine(partial, backend=backend, expected=expected, profiles=profiles, targets=targets)
+        if backend.name == BackendName.TENSORRT:
+            # The engine was just built here, so the code of a plugin inside it may run.
+            programs = inspect_engine(backend, partial, names, host_code=True)
+        else:
+            programs = read_programs(partial)
+        check_programs(programs, expected, profiles=max(1, len(profiles)), targets=names)
         nbytes = partial.stat().st_size
         beside = _copy_plugin(plugin, engine_path.parent)
         if plugin is not None and job.options.embed_plugin:
             remember_engine(partial)
     # RTX has no 2:4 tactics.
-    told = backend.name == BackendName.TENSORRT and (expected.sparse_parts or logged)
-    tactics = sparse_tactics(logged) if told else None
+    has_tactics = backend.name == BackendName.TENSORRT and (expected.sparse_parts or logged)
+    tactics = sparse_tactics(logged) if has_tactics else None
     return EngineReport(
         file=engine_path.name,
         plugin=beside.name if beside else None,
         kernels=tuple(sorted(expected.kernels)),
         backend=Library(backend.name),
         version=backend.version,
-        targets=tuple(target.name for target in targets),
+        targets=names,
         profiles=tuple(profile.name for profile in profiles),
         dtype=expected.dtype,
         patch_linears=len(expected.patch_linears),
@@ -96,28 +102,6 @@ def build_engine(
         version_compatible=VERSIONS in job.options.compatible,
         hardware_compatible=HARDWARE in job.options.compatible,
     )
-
-
-def check_engine(
-    engine: Path,
-    *,
-    backend: Backend,
-    expected: PlanExpectation,
-    profiles: tuple[Profile, ...],
-    targets: tuple[GpuArchitecture, ...],
-) -> tuple[PlanProgram, ...]:
-    """Read the programs of a built engine, check them with `check_programs` and return them.
-
-    Raises PlanMismatchError.
-    """
-    names = tuple(target.name for target in targets)
-    if backend.name == BackendName.TENSORRT:
-        # The engine was just built here, so the code of a plugin inside it may run.
-        programs = inspect_engine(backend, engine, names, host_code=True)
-    else:
-        programs = read_programs(engine)
-    check_programs(programs, expected, profiles=max(1, len(profiles)), targets=names)
-    return programs
 
 
 def _check_job(job: BuildJob, expected: PlanExpectation) -> None:

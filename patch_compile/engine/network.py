@@ -174,8 +174,8 @@ def _write_engine(
 def _parse(job: BuildJob, parser: tensorrt.OnnxParser, errors: list[str]) -> None:
     if parser.parse_from_file(str(job.onnx_path.resolve())):
         return
-    found = [cast("tensorrt.ParserError", parser.get_error(i)) for i in range(parser.num_errors)]
-    reasons = [f"node {e.node_name() or '?'} ({e.node_operator() or '?'}): {e.desc()}" for e in found]
+    faults = [cast("tensorrt.ParserError", parser.get_error(i)) for i in range(parser.num_errors)]
+    reasons = [f"node {e.node_name() or '?'} ({e.node_operator() or '?'}): {e.desc()}" for e in faults]
     raise PatchCompileError(
         f"{job.backend.name} can't parse {job.onnx_path}",
         "; ".join(dict.fromkeys(reasons)) or _said(errors),
@@ -195,7 +195,7 @@ def _config(job: BuildJob, builder: tensorrt.Builder, errors: list[str]) -> tens
         for i, target in enumerate(job.targets):
             rtx.set_compute_capability(job.backend.compute_capabilities[target.tensorrt_name], i)
     if job.backend.name == BackendName.TENSORRT:
-        # `check_engine` reads the names and types of the layers.
+        # `inspect_engine` reads the names and types of the layers.
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
         config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)  # permits its own 2:4 tactics; TensorRT times both
     for profile in job.profiles:

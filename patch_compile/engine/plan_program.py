@@ -44,11 +44,11 @@ _INPUTS = re.compile(r'\binput=\{((?:"[^"]*"|[^"}])*)\}')
 _NODES = re.compile(r'\blayers="([^"]*)"')
 _DIMS = re.compile(r'\bdims=\{((?:"[^"]*"|[^"}])*)\}')
 _ONNX_LAYER = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
-_INSPECTED_DTYPES = (
-    ("bf16", "bfloat16"), ("bfloat16", "bfloat16"), ("fp16", "float16"), ("half", "float16"), ("int32", "int32"),
-)  # fmt: skip
+# Words of a type, as the text and the inspector spell it; the first that fits counts.
+_DTYPES = {
+    "bf16": "bfloat16", "bfloat16": "bfloat16", "half": "float16", "fp16": "float16", "float": "float32", "int32": "int32",
+}  # fmt: skip
 _ITEM_BYTES = {"bfloat16": 2, "float16": 2, "int32": 4}
-_DTYPES = {"half": "float16", "bf16": "bfloat16", "float": "float32"}
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ class PlanLayer:
 
 
 def _profile_of(inputs: tuple[str, ...]) -> int:
-    found = next(filter(None, map(_OF_PROFILE.search, inputs)), None)
-    return int(found[1]) if found else 0
+    suffix = next(filter(None, map(_OF_PROFILE.search, inputs)), None)
+    return int(suffix[1]) if suffix else 0
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def _inspected_layer(layer: dict[str, Any]) -> PlanLayer:
 
 def _inspected_tensor(tensor: dict[str, Any]) -> PlanTensor:
     spelled = str(tensor.get("DataType") or tensor.get("Format/Datatype", "")).lower()
-    dtype = next((dtype for word, dtype in _INSPECTED_DTYPES if word in spelled), spelled)
+    dtype = next((dtype for word, dtype in _DTYPES.items() if word in spelled), spelled)
     dims = tuple(size if size >= 0 else None for size in tensor.get("Dimensions", ()))
     known = [size for size in dims if size is not None]
     item = _ITEM_BYTES.get(dtype)

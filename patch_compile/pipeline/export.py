@@ -56,7 +56,7 @@ def export_edgellm(path: Path, exporter: EdgeLlmExporter) -> ExportedAnswer:
     return ExportedAnswer(
         path=str(path / EDGELLM_FOLDER),
         format="edgellm",
-        linears=dict(Counter(one.lowering for one in plan.values())),
+        linears=dict(Counter(linear.lowering for linear in plan.values())),
         bytes=sum(file.stat().st_size for file in files),
         model_bytes=Checkpoint.open(path / MODEL).bytes(),
         notes=tuple(progress.notes),

@@ -83,7 +83,7 @@ def _compared(
 
     windows, text = source.evaluation(progress)
     with progress.stage("baselines") as update:
-        found = compare_with_baselines(
+        comparison = compare_with_baselines(
             source.model,
             job.recipe.learning(masks),
             workspace.root / source.format.pruned_file,
@@ -96,7 +96,7 @@ def _compared(
             progress.note,
         )
     job.files.check()
-    return LearnedBaselines(**dict(found), text=text)
+    return LearnedBaselines(**dict(comparison), text=text)
 
 
 def _help(recipe: Recipe) -> None:

@@ -129,8 +129,8 @@ class CostModel:
 @cache
 def _times(card: RatedCard, linear: Linear, tokens: int, assume: Assumptions) -> Times:
     """Returns the times of a linear for `tokens` rows of X."""
-    found, all_sparse = (
-        predict(card, one, tokens, assume=assume) for one in (linear, replace(linear, share=1.0, others=()))
+    planned, all_sparse = (
+        predict(card, each, tokens, assume=assume) for each in (linear, replace(linear, share=1.0, others=()))
     )
     counted = linear.gated and assume.gating
     gating = gating_time(card, linear.out_features // 2, tokens, assume) if counted else 0.0
@@ -149,12 +149,12 @@ def _times(card: RatedCard, linear: Linear, tokens: int, assume: Assumptions) ->
         unpruned = replace(linear, share=0.0, others=())
         alike = less_gating(predict(card, unpruned, tokens, assume=assume))
     return Times(
-        dense=found.dense_microseconds,
+        dense=planned.dense_microseconds,
         alike=alike,
         library=library,
         fp8=dense_fp8_time(card, shape, tokens, assume),
-        hybrid=less_gating(found),
+        hybrid=less_gating(planned),
         sparse=less_gating(all_sparse),
-        bound=found.dense_bound,
-        slower=found.slower,
+        bound=planned.dense_bound,
+        slower=planned.slower,
     )

@@ -73,8 +73,8 @@ def measured_cards() -> Iterator[MeasuredCard]:
     Raises PatchCompileError for an invalid file.
     """
     for folder in (measured_folder(), shipped_folder()):
-        found = [_read(path) for path in sorted(folder.glob("*.json"))]
-        yield from sorted(found, key=lambda one: one.date, reverse=True)
+        cards = [_read(path) for path in sorted(folder.glob("*.json"))]
+        yield from sorted(cards, key=lambda card: card.date, reverse=True)
 
 
 def _read(path: Path) -> MeasuredCard:

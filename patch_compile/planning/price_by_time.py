@@ -81,9 +81,9 @@ class SpeedTask:
     @cached_property
     def inputs(self) -> dict[str, str]:
         """By linear, the first covered linear with the same inputs."""
-        group = {name: number for number, one in enumerate(self.outline.groups) for name in one.linears}
+        numbers = {name: number for number, group in enumerate(self.outline.groups) for name in group.linears}
         first: dict[int | str, str] = {}
-        return {name: first.setdefault(group.get(name, name), name) for name in self.linears}
+        return {name: first.setdefault(numbers.get(name, name), name) for name in self.linears}
 
 
 class ByTime(Price):
@@ -146,7 +146,7 @@ class ByTime(Price):
         return Choice(chosen, goal, types, losses.of_rounding(types))
 
     def refusal(self, losses: Losses, types: Iterable[Types]) -> SpeedError:  # noqa: ARG002
-        refused = [unreachable(self._task.goal, self._fastest(one, self.of_tiles(one))) for one in types]
+        refused = [unreachable(self._task.goal, self._fastest(own, self.of_tiles(own))) for own in types]
         return min(refused, key=lambda error: error.fastest)
 
     def record(self, goal: Goal, choice: Choice, masks: Mapping[str, LinearMask]) -> dict[str, Any]:  # noqa: ARG002
@@ -224,7 +224,9 @@ def that_save(task: SpeedTask) -> tuple[dict[str, Allowed], dict[str, Kinds]]:
         for name, first in task.inputs.items()
     }
     kinds = {
-        name: tuple(kind for kind in own if any(savings[one].tiles[name][kind].any() for one in types[name]))
+        name: tuple(
+            kind for kind in own if any(savings[weights].tiles[name][kind].any() for weights in types[name])
+        )
         or (TWO_FOUR,)
         for name, own in task.kinds.items()
     }

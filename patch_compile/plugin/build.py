@@ -100,8 +100,8 @@ def build_plugin(
     """
     archs = wanted_archs() if archs is None else archs
     _check_request(backend, archs)
-    if prebuilt and not force and (found := _prebuilt(backend, archs, kernels, log)):
-        return found
+    if prebuilt and not force and (ready := _prebuilt(backend, archs, kernels, log)):
+        return ready
     cache = cache_dir or plugin_cache()
     cache.mkdir(parents=True, exist_ok=True)
     nvcc, cxx = find_nvcc(), find_cxx()
@@ -112,12 +112,12 @@ def build_plugin(
     groups = in_order(kernels)
     key = fingerprint if groups == KERNELS else f"{fingerprint}-{spell_kernels(groups)}"
     library = PluginLibrary(cache / key / LIBRARY_NAME, backend, archs, groups, *nvcc, *headers, package, key)
-    if not force and (found := _cached(library, fingerprint)):
-        return found
+    if not force and (ready := _cached(library, fingerprint)):
+        return ready
     library.path.parent.mkdir(exist_ok=True)
     with locked(library.path.parent / "lock"):
-        if not force and (found := _cached(library, fingerprint)):  # another process compiled it
-            return found
+        if not force and (ready := _cached(library, fingerprint)):  # another process compiled it
+            return ready
         log(_about(library))
         _compile(library, nvcc, cxx, force)
     return library

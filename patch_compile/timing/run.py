@@ -139,7 +139,9 @@ class _Contest:
         """
         taken = dict(feeds)
         for point, make in feeds.items():
-            why = next((f"{name}: {no}" for name, one in runners.items() if (no := one.refuses(make))), "")
+            why = next(
+                (f"{name}: {no}" for name, runner in runners.items() if (no := runner.refuses(make))), ""
+            )
             if why and (any(self.subject.asked.sizes) or len(taken) == 1):
                 raise PatchCompileError(
                     f"The point {point} can't be timed",

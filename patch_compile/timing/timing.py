@@ -116,15 +116,15 @@ def take_turns(
     for runner in runners.values():
         runner.prepare(make, phase)
     names = list(runners)
-    found: dict[str, list[float]] = {name: [] for name in names}
+    timed: dict[str, list[float]] = {name: [] for name in names}
     for number in range(-warm_up, iterations):
         first = number % len(names)
         times = {name: _turn(runners[name]) for name in (*names[first:], *names[:first])}
         if number >= 0:
             after_round()
             for name, milliseconds in times.items():
-                found[name].append(milliseconds)
-    return {name: TurnTimes(tuple(times)) for name, times in found.items()}
+                timed[name].append(milliseconds)
+    return {name: TurnTimes(tuple(times)) for name, times in timed.items()}
 
 
 def _turn(runner: TimedModel) -> float:

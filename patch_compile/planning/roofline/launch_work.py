@@ -191,9 +191,9 @@ def _stream(card: RatedCard, config: Config, problem: Problem, parts: int, assum
     rates = rates_of(card, assume)
     tiles, token_tiles = problem.tiles(config), problem.token_tiles(config)
     weights = weight_bytes(problem)
-    kept = int(assume.l2_kept * (card.l2 << 20))
-    passes = weight_reads(problem, config, parts, kept)
-    activations = x_bytes_read(problem, config, card.sms, kept) + 2 * problem.tokens * problem.out_features
+    l2_kept = int(assume.l2_kept * (card.l2 << 20))
+    passes = weight_reads(problem, config, parts, l2_kept)
+    activations = x_bytes_read(problem, config, card.sms, l2_kept) + 2 * problem.tokens * problem.out_features
     pieces = pieces_of(parts, tiles)
     sums = 4 * config.sums
     busiest = -(-parts // card.sms) / parts
@@ -225,9 +225,9 @@ def _tiles(card: RatedCard, config: Config, problem: Problem, assume: Assumption
     """Returns the work of tile_kernel.cuh, each of whose blocks computes a tile of Y."""
     rates, at_once = rates_of(card, assume), blocks_at_once(card, config)
     tiles = problem.tiles(config)
-    kept = int(assume.l2_kept * (card.l2 << 20))
-    moved = weight_reads(problem, config, 1, kept) * weight_bytes(problem)
-    moved += x_bytes_read(problem, config, card.sms, kept) + 2 * problem.tokens * problem.out_features
+    l2_kept = int(assume.l2_kept * (card.l2 << 20))
+    moved = weight_reads(problem, config, 1, l2_kept) * weight_bytes(problem)
+    moved += x_bytes_read(problem, config, card.sms, l2_kept) + 2 * problem.tokens * problem.out_features
     rounds = -(-tiles // card.sms)
     clocks = _slabs_clocks(card, config, problem, rounds / problem.panels, assume, rounds)
     l2, dram = assume.l2_latency / rates.clocks, assume.dram_latency / rates.clocks
