@@ -100,7 +100,7 @@ def timing_of(arch: int, geforce: bool = False) -> Timing:
     """
     rates = architecture_of(arch).rates
     assert rates is not None
-    product = DENSE_FMA["HMMA"] * SCHEDULERS / rates.kernel_fma
+    product = DENSE_FMA["HMMA"] * SCHEDULERS / int(rates.fma * rates.mma)
     l2 = min(card.l2_bytes / card.sms for card in rated_cards() if card.sm == arch) * ASSUMED.bandwidth
     return Timing(product * (2 if geforce else 1), product, l2, rates.sparse)
 

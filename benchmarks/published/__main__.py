@@ -24,7 +24,7 @@ from benchmarks.published.whole_models import gains_of_whole_models
 from masklearn.quant.table import FLOAT16, W8A8, WeightType
 from patch_compile import PatchCompileError
 from patch_compile.hardware.cards import SheetCard, card_named
-from patch_compile.planning.roofline.errors import MOST_TOKENS
+from patch_compile.planning.predict import MOST_TOKENS
 from patch_compile.planning.roofline.library_product import library_time
 
 HERE = Path(__file__).parent
@@ -156,7 +156,7 @@ def fitted(products: Sequence[Product]) -> tuple[list[Product], list[Product]]:
 
 
 def errors(products: Sequence[Product]) -> dict[int, dict[int | None, tuple[float, float]]]:
-    """Returns the table PRODUCTS of `patch_compile/planning/roofline/errors.py`."""
+    """Returns the table PRODUCTS of `patch_compile/planning/predict.py`."""
     return {bits: _errors(products, bits) for bits in (16, 8)}
 
 
@@ -185,7 +185,7 @@ def _errors(products: Sequence[Product], bits: int) -> dict[int | None, tuple[fl
 
 
 def few_tokens(products: Sequence[Product]) -> dict[int, tuple[float, float]]:
-    """Returns the table FEW_TOKENS of `patch_compile/planning/roofline/errors.py`."""
+    """Returns the table FEW_TOKENS of `patch_compile/planning/predict.py`."""
     few = [
         product.dense / product.predicted(sparse=False)
         for product in products

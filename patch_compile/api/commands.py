@@ -83,7 +83,7 @@ def build(
     """
     from patch_compile.artifacts.plan import Asked
     from patch_compile.errors import UsageError
-    from patch_compile.pipeline.build import build as run
+    from patch_compile.pipeline import build as pipeline
     from patch_compile.recipe import Recipe, settings_from
 
     python = None if service is None else with_python("service", service, (EDGELLM,))[1]
@@ -102,11 +102,9 @@ def build(
             )
         parsed = Recipe.parse(settings if service is None else {"backend": "onnx"} | settings)
     if service is None:
-        report = run(parsed, force=force, resume=resume)
+        report = pipeline.build(parsed, force=force, resume=resume)
     else:
-        from patch_compile.pipeline.for_edgellm import build_for_edgellm
-
-        report = build_for_edgellm(parsed, python, force=force, resume=resume)
+        report = pipeline.build_for_edgellm(parsed, python, force=force, resume=resume)
     return FinishedBuild(report, Path(report.path).parent)
 
 
@@ -300,10 +298,25 @@ def build_plugin(
 
     Raises PatchCompileError with the name of a tool that is missing.
     """
-    from patch_compile.pipeline.plugin import build_plugin as run
+    from patch_compile.engine.backend import BackendName, default_backend
+    from patch_compile.plugin import build as plugin
+    from patch_compile.plugin.toolchain import describe_toolchain
+    from patch_compile.progress import Progress
 
-    report = run(backend, force=force)
-    return Result(report, Path(report["path"]))
+    progress = Progress()
+    library: str | None = backend
+    if library is None:
+        name, why = default_backend()
+        library = str(BackendName.TENSORRT_RTX if name is BackendName.ONNX else name)
+        progress.note(f"backend: {library} ({why})")
+    tools = describe_toolchain(library)
+    for tool in tools:
+        progress.note(f"{tool.what}: {tool.where if tool.found else f'missing. {tool.where} {tool.fix}'}")
+    with progress.stage("plugin"):
+        built = plugin.build_plugin(library, force=force, prebuilt=False)
+    places = [{"what": tool.what, "found": tool.where} for tool in tools]
+    report = {"backend": library, "path": str(built.path), "archs": list(built.archs), "toolchain": places}
+    return Result(report, built.path)
 
 
 @takes(VerifyOptions, extra="build")

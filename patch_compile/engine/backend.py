@@ -85,8 +85,8 @@ def numpy_of(dtype: tensorrt.DataType) -> np.dtype[Any]:
         "INT8": np.int8,
         "UINT8": np.uint8,
     }
-    found: np.dtype[Any] = np.dtype(names[dtype.name])
-    return found
+    numpy_dtype: np.dtype[Any] = np.dtype(names[dtype.name])
+    return numpy_dtype
 
 
 class BackendName(StrEnum):
@@ -188,7 +188,7 @@ def default_backend() -> tuple[BackendName, str]:
     against = {name: _reason_against(name) for name in _LIBRARIES}
     for name, reason in against.items():
         if reason is None:
-            skipped = [f"{other} {why}" for other, why in against.items() if why and other != name]
+            skipped = [f"{library} {why}" for library, why in against.items() if why and library != name]
             version = _import(_LIBRARIES[name].module).__version__
             return name, "; ".join([f"{_LIBRARIES[name].module} {version} works here", *skipped])
     return BackendName.ONNX, "; ".join(f"{name} {reason}" for name, reason in against.items())
@@ -209,7 +209,7 @@ def load_backend(name: str) -> Backend:
         )
     reason = _reason_against(key)
     if reason is not None:
-        others = " or ".join(other for other in available_backends() if other != key)
+        others = " or ".join(backend for backend in available_backends() if backend != key)
         needs_gpu = _LIBRARIES[key].needs_gpu and local_gpu() is None
         install = "" if needs_gpu else f", or {_LIBRARIES[key].install}"
         raise PatchCompileError(
@@ -231,11 +231,11 @@ def _reason_against(name: BackendName) -> str | None:
 def _import(module: str) -> Any:
     """Import a module. Returns None if it is missing or its shared libraries do not load."""
     try:
-        found = importlib.import_module(module)
+        library = importlib.import_module(module)
     except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: from the stub wheel on PyPI
         _LOG.debug("%s does not import: %s", module, error)
         return None
-    return found if hasattr(found, "Builder") else None
+    return library if hasattr(library, "Builder") else None
 
 
 def _is_expected(message: str) -> bool:

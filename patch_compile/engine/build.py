@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 from masklearn.base.durable import whole_file
 from patch_compile.artifacts.bench import Library
-from patch_compile.artifacts.engine import EngineReport, SparseTactics
+from patch_compile.artifacts.engine import EngineReport
 from patch_compile.artifacts.stage_files import sha256_of
 from patch_compile.engine.backend import Backend, BackendName, load_backend
 from patch_compile.engine.check import check_programs
 from patch_compile.engine.expectation import PlanExpectation
 from patch_compile.engine.network import BuildJob, Cancellation, OnBuildStep, sparse_tactics, write_engine
 from patch_compile.engine.options import HARDWARE, VERSIONS, EngineOptions
-from patch_compile.engine.plan_program import PlanProgram, read_programs
+from patch_compile.engine.plan_program import inspect_engine, read_programs
 from patch_compile.engine.plugin_library import load_plugin
 from patch_compile.engine.profiles import Profile
 from patch_compile.errors import PatchCompileError, UsageError
@@ -26,8 +24,6 @@ from patch_compile.hardware.cards import GpuArchitecture
 from patch_compile.plugin.identity import check_kernels, read_identity
 from patch_compile.plugin.prebuilt import LIBRARY_NAME
 from patch_compile.plugin.trust import remember_engine
-
-_Result = TypeVar("_Result")
 
 
 class BuildCancelledError(PatchCompileError):
@@ -69,27 +65,36 @@ def build_engine(
     backend.let_parser_meet_plugins()
     if plugin is not None:
         load_plugin(backend, plugin)
+    names = tuple(target.name for target in targets)
     with whole_file(engine_path) as partial:
         logged = _write(job, partial, progress)
-        check_engine(partial, backend=backend, expected=expected, profiles=profiles, targets=targets)
+        if backend.name == BackendName.TENSORRT:
+            # The engine was just built here, so the code of a plugin inside it may run.
+            programs = inspect_engine(backend, partial, names, host_code=True)
+        else:
+            programs = read_programs(partial)
+        check_programs(programs, expected, profiles=max(1, len(profiles)), targets=names)
         nbytes = partial.stat().st_size
         beside = _copy_plugin(plugin, engine_path.parent)
         if plugin is not None and job.options.embed_plugin:
             remember_engine(partial)
+    # RTX has no 2:4 tactics.
+    has_tactics = backend.name == BackendName.TENSORRT and (expected.sparse_parts or logged)
+    tactics = sparse_tactics(logged) if has_tactics else None
     return EngineReport(
         file=engine_path.name,
         plugin=beside.name if beside else None,
         kernels=tuple(sorted(expected.kernels)),
         backend=Library(backend.name),
         version=backend.version,
-        targets=tuple(target.name for target in targets),
+        targets=names,
         profiles=tuple(profile.name for profile in profiles),
         dtype=expected.dtype,
         patch_linears=len(expected.patch_linears),
         bytes=nbytes,
         packed_bytes=expected.packed_bytes,
         sparse_parts=len(expected.sparse_parts),
-        sparse_tactics=_tactics(backend, expected, logged),
+        sparse_tactics=tactics,
         seconds=round(time.monotonic() - start, 2),
         plugin_version=read_identity(plugin).version if plugin else None,
         plugin_sha256=sha256_of(plugin) if plugin else None,
@@ -97,30 +102,6 @@ def build_engine(
         version_compatible=VERSIONS in job.options.compatible,
         hardware_compatible=HARDWARE in job.options.compatible,
     )
-
-
-def check_engine(
-    engine: Path,
-    *,
-    backend: Backend,
-    expected: PlanExpectation,
-    profiles: tuple[Profile, ...],
-    targets: tuple[GpuArchitecture, ...],
-) -> tuple[PlanProgram, ...]:
-    """Read the programs of a built engine, check them with `check_programs` and return them.
-
-    Raises PlanMismatchError.
-    """
-    names = tuple(target.name for target in targets)
-    if backend.name == BackendName.TENSORRT:
-        from patch_compile.engine.inspector import inspect_engine
-
-        # The engine was just built here, so the code of a plugin inside it may run.
-        programs = inspect_engine(backend, engine, names, host_code=True)
-    else:
-        programs = read_programs(engine)
-    check_programs(programs, expected, profiles=max(1, len(profiles)), targets=names)
-    return programs
 
 
 def _check_job(job: BuildJob, expected: PlanExpectation) -> None:
@@ -138,18 +119,20 @@ def _check_job(job: BuildJob, expected: PlanExpectation) -> None:
         check_kernels(job.plugin, expected.kernels)
 
 
-def _tactics(backend: Backend, expected: PlanExpectation, logged: tuple[str, ...]) -> SparseTactics | None:
-    """Returns the 2:4 tactics in TensorRT's log; None without 2:4 weights, and for RTX, which has no such tactics."""
-    if backend.name != BackendName.TENSORRT or not (expected.sparse_parts or logged):
-        return None
-    return sparse_tactics(logged)
-
-
 def _write(job: BuildJob, partial: Path, progress: OnBuildStep | None) -> tuple[str, ...]:
-    """Write the engine to `partial`. Returns the log messages about sparsity."""
+    """Write the engine to `partial`. Returns the log messages about sparsity.
+
+    A thread builds it, so that Ctrl-C interrupts Python code and not a callback from C++. Then the build ends at its next
+    step, and KeyboardInterrupt is raised again.
+    """
     cancellation = Cancellation()
-    with partial.open("wb") as file:
-        logged = _run_cancellable(lambda: write_engine(job, file, progress, cancellation), cancellation)
+    with partial.open("wb") as file, ThreadPoolExecutor(1, "engine-builder") as pool:
+        future = pool.submit(write_engine, job, file, progress, cancellation)
+        try:
+            logged = future.result()
+        except KeyboardInterrupt as interrupt:
+            cancellation.request(interrupt)
+            raise
     if isinstance(cancellation.error, OSError):
         reason = cancellation.error.strerror or str(cancellation.error)
         raise PatchCompileError(
@@ -170,18 +153,3 @@ def _copy_plugin(plugin: Path | None, folder: Path) -> Path | None:
         with whole_file(beside) as partial:
             shutil.copyfile(plugin, partial)
     return beside
-
-
-def _run_cancellable(work: Callable[[], _Result], cancellation: Cancellation) -> _Result:
-    """Run `work` in a thread and return its result, so that Ctrl-C interrupts Python code and not a callback from C++.
-
-    `work` should check `cancellation` between its steps. On Ctrl-C this requests the cancellation, waits for `work` to end
-    and raises KeyboardInterrupt again.
-    """
-    with ThreadPoolExecutor(1, "engine-builder") as pool:
-        future = pool.submit(work)
-        try:
-            return future.result()
-        except KeyboardInterrupt as interrupt:
-            cancellation.request(interrupt)
-            raise

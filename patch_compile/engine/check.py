@@ -66,10 +66,10 @@ def _wrong_counts(
     programs: tuple[PlanProgram, ...], expected: PlanExpectation, profiles: int
 ) -> Iterator[str]:
     plugins = [layer for program in programs for layer in program.layers if layer.kind == PLUGIN]
-    found = Counter((layer.name, layer.profile) for layer in plugins)
+    runs = Counter((layer.name, layer.profile) for layer in plugins)
     wanted = {(name, profile) for name in expected.patch_linears for profile in range(profiles)}
-    for name, profile in sorted(wanted | found.keys()):
-        count = found[name, profile]
+    for name, profile in sorted(wanted | runs.keys()):
+        count = runs[name, profile]
         if (name, profile) not in wanted:
             yield f"profile {profile} runs a plugin {name!r} that the ONNX file does not have"
         elif count != 1:
@@ -77,12 +77,12 @@ def _wrong_counts(
 
 
 def _lost_parts(programs: tuple[PlanProgram, ...], expected: PlanExpectation, profiles: int) -> Iterator[str]:
-    found = {
+    runs = {
         (node, layer.profile) for program in programs for layer in program.layers for node in _nodes(layer)
     }
     for name in sorted(expected.sparse_parts):
         for profile in range(profiles):
-            if (name, profile) not in found:
+            if (name, profile) not in runs:
                 yield f"profile {profile} runs no product {name!r}, the 2:4 part of a split"
 
 

@@ -1,18 +1,22 @@
-"""Contents that an engine must have, computed from its ONNX file without reading the weights."""
+"""Contents that an engine must have, computed from its ONNX file without reading the weights.
+
+Before, it checks every PatchLinear of the file. The plugin repeats the check.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from patch_compile.engine.packed_index import check_nodes
 from patch_compile.errors import PatchCompileError
-from patch_compile.packing.function import DOMAIN, INPUTS, NAME, tensor_names
-from patch_compile.packing.slab_kinds import ALWAYS, kinds_from_attribute, weights_from_attribute
+from patch_compile.packing.checks import check_version, kernel_fault
+from patch_compile.packing.function import DOMAIN, NAME, tensor_names
+from patch_compile.packing.index import index_fault, index_from_attribute
+from patch_compile.packing.slab_kinds import ALWAYS, SLAB_K, kinds_from_attribute, weights_from_attribute
 from patch_compile.planning.split import PART
 from patch_compile.plugin.kernels import kernels_for
 
@@ -22,7 +26,6 @@ if TYPE_CHECKING:
     from masklearn.masks.kinds.base import TileKind
     from masklearn.quant.table import WeightType
 
-_VALUES = INPUTS[1:3]
 _PRODUCTS = ("MatMul", "Gemm", "Conv")
 
 
@@ -56,23 +59,27 @@ class PlanExpectation:
 def expectation_from_onnx(onnx_path: Path) -> PlanExpectation:
     """Returns the expectation of an ONNX file.
 
-    Raises PatchCompileError for a file that is not a model, for PatchLinear nodes that share a name or differ in type, and
-    as `check_nodes` does.
+    Raises PatchCompileError for a file that is not a model, and for PatchLinear nodes that share a name, differ in type, or
+    are damaged.
     """
     from patch_compile.onnx_io.proto import load_proto
 
     graph = load_proto(onnx_path).graph
     stored = {tensor.name: tensor for tensor in graph.initializer}
     nodes = [node for node in graph.node if (node.domain, node.op_type) == (DOMAIN, NAME)]
-    check_nodes(onnx_path, nodes, stored)
+    _check_nodes(onnx_path, nodes, stored)
     _check_names(node.name for node in nodes)
-    packed = {node.name: [stored[name] for name in _constants(node)] for node in nodes}
-    quantised = frozenset(node.name for node in nodes if _weights(node) is not None)
+    slab_types = {node.name: _slab_types(_attributes(node)) for node in nodes}
+    packed = {
+        node.name: [stored[name] for name in node.input[1 : 1 + len(tensor_names(*slab_types[node.name]))]]
+        for node in nodes
+    }
+    quantised = frozenset(name for name, (_, weights) in slab_types.items() if weights is not None)
     slabs = {
         _dtype(tensor.data_type)
         for name, tensors in packed.items()
         if name not in quantised
-        for tensor in tensors[: len(_VALUES)]
+        for tensor in tensors[:2]  # dense and sparse
     }
     dtypes = slabs or _types_of_x(graph, nodes)
     if len(dtypes) > 1:
@@ -82,20 +89,18 @@ def expectation_from_onnx(onnx_path: Path) -> PlanExpectation:
             "Compile the model again.",
         )
     dtype = dtypes.pop() if dtypes else None
-    sizes = {name: sum(map(_nbytes, tensors)) for name, tensors in packed.items()}
+    kernels = (kernels_for(dtype, weights, kinds) for kinds, weights in slab_types.values() if dtype)
     usual = len(tensor_names(ALWAYS))
     products = {node.name: _is_sparse_part(node) for node in graph.node if node.op_type in _PRODUCTS}
     sparse = frozenset(name for name, is_sparse in products.items() if is_sparse)
     return PlanExpectation(
-        sizes,
-        dtype,
-        sparse,
-        frozenset(products) - sparse,
-        {name: len(tensors) for name, tensors in packed.items() if len(tensors) != usual},
-        quantised,
-        frozenset(
-            filter(None, (kernels_for(dtype, _weights(node), _kinds(node)) for node in nodes if dtype))
-        ),
+        patch_linears={name: sum(map(_nbytes, tensors)) for name, tensors in packed.items()},
+        dtype=dtype,
+        sparse_parts=sparse,
+        products=frozenset(products) - sparse,
+        packed_inputs={name: len(tensors) for name, tensors in packed.items() if len(tensors) != usual},
+        quantised=quantised,
+        kernels=frozenset(filter(None, kernels)),
     )
 
 
@@ -105,19 +110,19 @@ def _types_of_x(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> set[
     return {_dtype(value.type.tensor_type.elem_type) for value in values}
 
 
-def _kinds(node: onnx.NodeProto) -> tuple[TileKind, ...]:
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
     from onnx import helper
 
-    (found,) = (helper.get_attribute_value(each) for each in node.attribute if each.name == "kinds")
-    return kinds_from_attribute(found.decode())
+    values = {each.name: helper.get_attribute_value(each) for each in node.attribute}
+    return {
+        name: value.decode(errors="replace") if isinstance(value, bytes) else value
+        for name, value in values.items()
+    }
 
 
-def _weights(node: onnx.NodeProto) -> WeightType | None:
-    from onnx import helper
-
-    found = (helper.get_attribute_value(each) for each in node.attribute if each.name == "weights")
-    text = next(found, None)
-    return weights_from_attribute(text.decode() if isinstance(text, bytes) else text)
+def _slab_types(attributes: Mapping[str, Any]) -> tuple[tuple[TileKind, ...], WeightType | None]:
+    """Returns the kinds of a node's slabs and the type of its weights. Raises ValueError for texts that no build writes."""
+    return kinds_from_attribute(attributes.get("kinds")), weights_from_attribute(attributes.get("weights"))
 
 
 def _is_sparse_part(node: onnx.NodeProto) -> bool:
@@ -134,10 +139,6 @@ def _check_names(names: Iterable[str]) -> None:
             )
 
 
-def _constants(node: onnx.NodeProto) -> list[str]:
-    return list(node.input[1 : 1 + len(tensor_names(_kinds(node), _weights(node)))])
-
-
 def _nbytes(tensor: onnx.TensorProto) -> int:
     from onnx import helper
 
@@ -149,3 +150,56 @@ def _dtype(data_type: int) -> str:
     from onnx import TensorProto
 
     return str(TensorProto.DataType.Name(data_type)).lower()
+
+
+def _check_nodes(
+    onnx_path: Path, nodes: Sequence[onnx.NodeProto], stored: Mapping[str, onnx.TensorProto]
+) -> None:
+    """Check the PatchLinear nodes of a file: version, attributes, constants, and the index. No tensor is read.
+
+    stored: initializers by name. Raises PatchCompileError that names the first node whose index does not fit its slabs.
+    """
+    check_version(onnx_path, nodes)
+    for node in nodes:
+        if fault := _fault(node, stored, _attributes(node)):
+            raise PatchCompileError(
+                f"The PatchLinear {node.name!r} of {onnx_path} is damaged",
+                f"{fault[0].upper()}{fault[1:]}.",
+                "Compile the model again.",
+            )
+
+
+def _fault(
+    node: onnx.NodeProto, stored: Mapping[str, onnx.TensorProto], attributes: Mapping[str, Any]
+) -> str:
+    """Returns the fault in a node's index, in words; empty if the index is right."""
+    try:
+        kinds, weights = _slab_types(attributes)
+    except ValueError as error:
+        return str(error)
+    if fault := kernel_fault(weights, kinds, attributes.get("panel_rows"), attributes.get("in_features")):
+        return fault
+    roles = tensor_names(kinds, weights)
+    tensors = [stored.get(name) for name in node.input[1 : 1 + len(roles)]]
+    if len(tensors) < len(roles) or None in tensors:
+        return "its packed tensors are not constants of the graph"
+    grid = _grid(attributes)
+    if grid is None or not all(tensor is not None and tensor.dims for tensor in tensors):
+        return "its attributes or the shapes of its packed tensors are missing or not valid"
+    rows = [int(tensor.dims[0]) for tensor in tensors if tensor is not None]
+    # After the single tensor of dense slabs each kind has two tensors: values, and data that tells their places. The scales
+    # of rows come last.
+    counts = dict(
+        zip((kind.name for kind in kinds), [rows[0], *rows[1 : 2 * len(kinds) - 1 : 2]], strict=True)
+    )
+    return index_fault(index_from_attribute(attributes.get("index")), grid, counts)
+
+
+def _grid(attributes: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Returns the packed panels of a node, and its slabs along K; None if an attribute is missing or not positive."""
+    sizes = [attributes.get(name, 0) for name in ("out_features", "in_features", "panel_rows")]
+    gated = attributes.get("gated", 0)
+    if not all(isinstance(size, int) and size > 0 for size in sizes) or gated not in (0, 1):
+        return None
+    rows, columns, panel_rows = sizes
+    return -(-(1 + gated) * rows // panel_rows), -(-columns // SLAB_K)

@@ -49,7 +49,6 @@ class Cancellation:
 
     @property
     def requested(self) -> bool:
-        """True if the build should stop at its next step."""
         return self._requested.is_set()
 
     def request(self, error: BaseException | None = None) -> None:
@@ -101,15 +100,8 @@ def progress_monitor(
     return Monitor()
 
 
-def is_about_sparsity(message: str) -> bool:
-    """True for a log message that `sparse_tactics` reads."""
-    return _PREFIX in message
-
-
 def sparse_tactics(messages: Iterable[str]) -> SparseTactics:
-    """Returns the last counts in the log."""
-    found = filter(None, map(_COUNTED.search, messages))
-    counts = {one[1]: int(one[2]) for one in found}
+    counts = {match[1]: int(match[2]) for match in filter(None, map(_COUNTED.search, messages))}
     return SparseTactics(eligible=counts.get("Found"), chosen=counts.get("Chose"))
 
 
@@ -139,7 +131,7 @@ def write_engine(
     def hear(level: int, message: str) -> None:
         if level >= logging.ERROR:
             errors.append(message)
-        elif is_about_sparsity(message):
+        elif _PREFIX in message:
             sparsity.append(message)
 
     logger = job.backend.logger
@@ -182,8 +174,8 @@ def _write_engine(
 def _parse(job: BuildJob, parser: tensorrt.OnnxParser, errors: list[str]) -> None:
     if parser.parse_from_file(str(job.onnx_path.resolve())):
         return
-    found = [cast("tensorrt.ParserError", parser.get_error(i)) for i in range(parser.num_errors)]
-    reasons = [f"node {e.node_name() or '?'} ({e.node_operator() or '?'}): {e.desc()}" for e in found]
+    faults = [cast("tensorrt.ParserError", parser.get_error(i)) for i in range(parser.num_errors)]
+    reasons = [f"node {e.node_name() or '?'} ({e.node_operator() or '?'}): {e.desc()}" for e in faults]
     raise PatchCompileError(
         f"{job.backend.name} can't parse {job.onnx_path}",
         "; ".join(dict.fromkeys(reasons)) or _said(errors),
@@ -203,7 +195,7 @@ def _config(job: BuildJob, builder: tensorrt.Builder, errors: list[str]) -> tens
         for i, target in enumerate(job.targets):
             rtx.set_compute_capability(job.backend.compute_capabilities[target.tensorrt_name], i)
     if job.backend.name == BackendName.TENSORRT:
-        # `check_engine` reads the names and types of the layers.
+        # `inspect_engine` reads the names and types of the layers.
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
         config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)  # permits its own 2:4 tactics; TensorRT times both
     for profile in job.profiles:

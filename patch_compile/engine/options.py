@@ -17,16 +17,6 @@ ENGINE = "Engine"
 VERSIONS, HARDWARE = "versions", "hardware"
 _engine = partial(Option, group=ENGINE)
 
-# Backend → option that it lacks → (reason, fix) of the error.
-_MISSING = {
-    BackendName.TENSORRT_RTX: {
-        "timing_cache": (
-            "Its builder times nothing: kernels are chosen where the engine runs.",
-            "Drop the option.",
-        ),
-    },
-}
-
 
 def _known(names: tuple[str, ...]) -> tuple[str, ...]:
     if not {*names} <= {VERSIONS, HARDWARE}:
@@ -55,11 +45,12 @@ class EngineOptions(EngineSettings):
 
     def check(self, name: BackendName) -> None:
         """Raise UsageError, naming the flag, for an option that the backend lacks."""
-        missing = _MISSING.get(name, {})
+        no_engine = "It builds no engine.", "Choose another --backend."
+        no_timing = "Its builder times nothing: kernels are chosen where the engine runs.", "Drop the option."
         if name is BackendName.ONNX:
-            missing = dict.fromkeys(
-                self.__dataclass_fields__, ("It builds no engine.", "Choose another --backend.")
-            )
+            missing = dict.fromkeys(self.__dataclass_fields__, no_engine)
+        else:
+            missing = {"timing_cache": no_timing} if name is BackendName.TENSORRT_RTX else {}
         for option, (why, fix) in missing.items():
             if getattr(self, option) not in (None, False, ()):
                 raise UsageError(f"The backend {name} has no --{option.replace('_', '-')}", why, fix)

@@ -1,7 +1,11 @@
-"""Reads the program text inside a TensorRT-RTX engine: its layers, its constants and its target GPUs.
+"""Reads the layers, constants and target GPUs of an engine.
 
-The text is undocumented. It begins at `header {` and ends at a zero byte. An engine holds at least one text per
-optimization profile (RTX 1.7.1). These statements are read:
+Full TensorRT tells them through its engine inspector, on the GPU that the engine was built for. NVIDIA's pages "Engine
+Inspector" and "Migrating from TensorRT 10 to 11" document the JSON: `Format/Datatype` of version 10 became `DataType` and
+`Format`.
+
+An engine of TensorRT-RTX holds them as text. The text is undocumented. It begins at `header {` and ends at a zero byte. An
+engine holds at least one text per optimization profile (RTX 1.7.1). These statements are read:
 
     accelerators={sm86 sm89 }                                   or {*}: runs on any GPU
     tensor={ alignment=128 const_payload_size=65536 dims={ 4 8192 } name="q.dense_constantHalf" … type=half }
@@ -11,11 +15,19 @@ optimization profile (RTX 1.7.1). These statements are read:
 
 from __future__ import annotations
 
+import json
+import math
 import mmap
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from patch_compile.errors import PatchCompileError
+
+if TYPE_CHECKING:
+    from patch_compile.engine.backend import Backend
 
 PLUGIN = "custom_layer"
 ANY_TARGET = "*"
@@ -32,7 +44,11 @@ _INPUTS = re.compile(r'\binput=\{((?:"[^"]*"|[^"}])*)\}')
 _NODES = re.compile(r'\blayers="([^"]*)"')
 _DIMS = re.compile(r'\bdims=\{((?:"[^"]*"|[^"}])*)\}')
 _ONNX_LAYER = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
-_DTYPES = {"half": "float16", "bf16": "bfloat16", "float": "float32"}
+# Words of a type, as the text and the inspector spell it; the first that fits counts.
+_DTYPES = {
+    "bf16": "bfloat16", "bfloat16": "bfloat16", "half": "float16", "fp16": "float16", "float": "float32", "int32": "int32",
+}  # fmt: skip
+_ITEM_BYTES = {"bfloat16": 2, "float16": 2, "int32": 4}
 
 
 @dataclass(frozen=True)
@@ -77,8 +93,8 @@ class PlanLayer:
 
 
 def _profile_of(inputs: tuple[str, ...]) -> int:
-    found = next(filter(None, map(_OF_PROFILE.search, inputs)), None)
-    return int(found[1]) if found else 0
+    suffix = next(filter(None, map(_OF_PROFILE.search, inputs)), None)
+    return int(suffix[1]) if suffix else 0
 
 
 @dataclass(frozen=True)
@@ -144,3 +160,54 @@ def _tensor(fields: str) -> tuple[str, PlanTensor]:
         int(payload[1]) if payload else None,
     )
     return name[1] if name else "", tensor
+
+
+def inspect_engine(
+    backend: Backend, engine: Path, targets: tuple[str, ...], *, host_code: bool = False
+) -> tuple[PlanProgram, ...]:
+    """Returns the layers of an engine, as one program. The engine must be built with detailed profiling verbosity.
+
+    host_code: run the code of the plugin inside the engine, if the engine contains a plugin; TensorRT then needs it to load
+    the engine.
+
+    Raises PatchCompileError when the engine does not load.
+    """
+    trt = backend.trt
+    runtime = trt.Runtime(backend.logger)
+    runtime.engine_host_code_allowed = host_code
+    with engine.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan:
+        loaded = runtime.deserialize_cuda_engine(plan)
+    if loaded is None:
+        raise PatchCompileError(
+            f"The engine {engine.name} does not load",
+            "TensorRT's log above has the reason.",
+            "Build it again with the versions of this machine.",
+        )
+    inspector = loaded.create_engine_inspector()
+    text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+    return (program_from_json(json.loads(text), targets),)
+
+
+def program_from_json(information: dict[str, Any], targets: tuple[str, ...]) -> PlanProgram:
+    """Converts the inspector's JSON to a program for `targets`."""
+    layers = [layer for layer in information["Layers"] if isinstance(layer, dict)]
+    tensors = {
+        tensor["Name"]: _inspected_tensor(tensor) for layer in layers for tensor in layer.get("Inputs", ())
+    }
+    return PlanProgram(targets, tuple(_inspected_layer(layer) for layer in layers), tensors)
+
+
+def _inspected_layer(layer: dict[str, Any]) -> PlanLayer:
+    kind = str(layer.get("LayerType", ""))
+    inputs = tuple(tensor["Name"] for tensor in layer.get("Inputs", ()))
+    metadata = str(layer.get("Metadata", ""))
+    return PlanLayer.named(PLUGIN if "plugin" in kind.lower() else kind, str(layer["Name"]), inputs, metadata)
+
+
+def _inspected_tensor(tensor: dict[str, Any]) -> PlanTensor:
+    spelled = str(tensor.get("DataType") or tensor.get("Format/Datatype", "")).lower()
+    dtype = next((dtype for word, dtype in _DTYPES.items() if word in spelled), spelled)
+    dims = tuple(size if size >= 0 else None for size in tensor.get("Dimensions", ()))
+    known = [size for size in dims if size is not None]
+    item = _ITEM_BYTES.get(dtype)
+    return PlanTensor(dtype, dims, math.prod(known) * item if item and len(known) == len(dims) else None)

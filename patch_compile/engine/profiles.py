@@ -105,8 +105,8 @@ def parse_profile(
     Defaults as in trtexec: min and max default to opt, opt defaults to max, and a single given specification sets all three.
     Raises PatchCompileError naming the input and the dimension.
     """
-    given = {"min": min_shapes, "opt": opt_shapes, "max": max_shapes}
-    parsed = {kind: parse_shapes(spec, inputs, f"--{kind}-shapes") for kind, spec in given.items() if spec}
+    specs = {"min": min_shapes, "opt": opt_shapes, "max": max_shapes}
+    parsed = {kind: parse_shapes(spec, inputs, f"--{kind}-shapes") for kind, spec in specs.items() if spec}
     if not parsed:
         raise UsageError(
             "No shapes are given",
@@ -129,11 +129,11 @@ def parse_shapes(spec: str, inputs: tuple[GraphInput, ...], flag: str = "shapes"
     by_name = {i.name: i for i in inputs}
     sizes: dict[str, int] = {}
     shapes: dict[str, Shape] = {}
-    for given in read_shapes(spec, flag):
-        if given.of_dimension:
-            sizes[_known_dim(given, inputs, flag)] = given.sizes[0]
+    for spelled in read_shapes(spec, flag):
+        if spelled.of_dimension:
+            sizes[_known_dim(spelled, inputs, flag)] = spelled.sizes[0]
         else:
-            shapes[given.name] = _checked_shape(given, by_name, flag)
+            shapes[spelled.name] = _checked_shape(spelled, by_name, flag)
     return {i.name: shapes.get(i.name) or resolve_dims(i, sizes) for i in inputs if i.is_dynamic}
 
 
@@ -168,12 +168,12 @@ def _ranged(name: str, inputs: tuple[GraphInput, ...], sizes: Mapping[str, tuple
 def _known_dim(given: SpelledShape, inputs: tuple[GraphInput, ...], flag: str) -> str:
     known, dim, size = dim_names(inputs), given.name, given.sizes[0]
     if dim not in known:
-        one = f"Write {' or '.join(f'{name}={size}' for name in known)}" if known else f"Leave {flag} out"
+        fix = f"Write {' or '.join(f'{name}={size}' for name in known)}" if known else f"Leave {flag} out"
         shapes = (_spelled(each, size) for each in inputs if each.name == dim and known)
         raise PatchCompileError(
             f"{flag}: the graph has no dimension {dim!r}",
             f"Its dimensions are {', '.join(known) or 'all static'}.",
-            f"{', or the shape of the input: '.join((one, *shapes))}.",
+            f"{', or the shape of the input: '.join((fix, *shapes))}.",
         )
     return dim
 
@@ -209,7 +209,7 @@ def _checked_shape(given: SpelledShape, by_name: Mapping[str, GraphInput], flag:
 
 
 def _listed(inputs: tuple[GraphInput, ...]) -> str:
-    spelled = [given.spelled() for given in inputs]
+    spelled = [each.spelled() for each in inputs]
     return ", ".join(spelled if len(spelled) <= 8 else [*spelled[:7], f"… ({len(spelled)} in all)"])
 
 

@@ -30,11 +30,6 @@ class SmRates:
     sparse: float = 2.0
     l2_bytes: int = 32
 
-    @property
-    def kernel_fma(self) -> int:
-        """Returns the multiply-adds a clock that the plugin's schedule assumes: it can't tell GeForce cards from others."""
-        return int(self.fma * self.mma)
-
 
 @dataclass(frozen=True)
 class GpuArchitecture:
@@ -104,7 +99,6 @@ class ProductRate:
 
     @property
     def reached(self) -> float:
-        """Returns the rate that cuBLASLt reaches."""
         return self.dense * self.tensor.value
 
 
@@ -161,14 +155,12 @@ class RatedCard(SheetCard):
 
     @property
     def rates(self) -> SmRates:
-        """Returns the rates of its architecture."""
         rates = architecture_of(self.sm).rates
         assert rates is not None, f"the table has no rates for sm{self.sm}"
         return rates
 
     @property
     def l2_bytes(self) -> int:
-        """Returns the bytes of L2 a clock, all SMs together."""
         return self.l2_sourced or self.sms * self.rates.l2_bytes
 
     @property
@@ -261,8 +253,7 @@ CARDS: tuple[Card, ...] = (
     Card("A2", 86),
     RatedCard(
         "RTX 3090", 86, memory=24, bandwidth=936, dense=71.2, int8=284.0, sms=82, clock=1.695, l2=6, tensor=_GEFORCE,
-        sparse=_GEFORCE, int8_tensor=_INT8_GEFORCE,
-        source=_GA102
+        sparse=_GEFORCE, int8_tensor=_INT8_GEFORCE, source=_GA102
     ),
     Card("Jetson AGX Orin", 87, ("Orin",)),
     Card("Jetson Orin NX", 87),
@@ -325,14 +316,12 @@ CARDS: tuple[Card, ...] = (
     ),
     RatedCard(
         "RTX 5090", 120, memory=32, bandwidth=1792, dense=209.5, int8=838.0, sms=170, clock=2.407, l2=96,
-        tensor=Share(1.0, Origin.OTHERS), sparse=_GEFORCE,
-        int8_tensor=_INT8_GEFORCE,
+        tensor=Share(1.0, Origin.OTHERS), sparse=_GEFORCE, int8_tensor=_INT8_GEFORCE,
         source=f"{_BLACKWELL}; 224 TFLOP/s by PyTorch 2.8, github.com/zzc0721/torch-performance-test-data, pull request 15",
     ),
     RatedCard(
         "RTX 5080", 120, memory=16, bandwidth=960, dense=112.6, int8=450.2, sms=84, clock=2.617, l2=64, tensor=_GEFORCE,
-        sparse=_GEFORCE, int8_tensor=_INT8_GEFORCE,
-        source=_BLACKWELL,
+        sparse=_GEFORCE, int8_tensor=_INT8_GEFORCE, source=_BLACKWELL,
     ),
     Card("RTX 5070 Ti", 120),
     Card("RTX 5070", 120),
@@ -403,7 +392,6 @@ def local_architecture() -> GpuArchitecture | None:
 
 
 def architecture_of_gpu(gpu: Gpu) -> GpuArchitecture | None:
-    """Returns the architecture of a GPU's compute capability, or None if the table has none."""
     return next((row for row in ARCHITECTURES if row.compute_capability == gpu.compute_capability), None)
 
 

@@ -12,6 +12,7 @@ from patch_compile.engine.plan_program import (
     PlanLayer,
     PlanProgram,
     PlanTensor,
+    inspect_engine,
     read_programs,
 )
 from patch_compile.errors import PatchCompileError
@@ -105,7 +106,6 @@ def _is_bias(tensor: PlanTensor) -> bool:
 def _by_inspector(path: Path) -> tuple[PlanProgram, ...]:
     """Read an engine by TensorRT's engine inspector. Raises PatchCompileError without TensorRT."""
     from patch_compile.engine.backend import load_backend
-    from patch_compile.engine.inspector import inspect_engine
     from patch_compile.engine.plugin_library import load_plugin
     from patch_compile.hardware.cards import local_architecture
     from patch_compile.runtime.engine_fit import engine_facts, host_code

@@ -132,13 +132,13 @@ def _if_equal(codes: NDArray[np.uint8], tile: int, size: int, step: int, axis: i
     have, or _MIXED."""
     import numpy as np
 
-    cells = []
-    for start in range(0, size, step):
-        touched = codes.take(np.arange(start // tile, (min(start + step, size) - 1) // tile + 1), axis=axis)
-        first = touched.take([0], axis=axis)
-        same = (touched == first).all(axis=axis)
-        cells.append(np.where(same, first.squeeze(axis), np.uint8(_MIXED)))
-    return np.stack(cells, axis=axis)
+    starts = np.arange(0, size, step)
+    first, last = starts // tile, (np.minimum(starts + step, size) - 1) // tile
+    common = codes.take(first, axis=axis)
+    for further in range(1, int((last - first).max(initial=0)) + 1):
+        touched = codes.take(np.minimum(first + further, last), axis=axis)
+        common = np.where(common == touched, common, np.uint8(_MIXED))
+    return common
 
 
 def stacked_rows(rows: Sequence[int], panel_rows: int) -> list[int]:

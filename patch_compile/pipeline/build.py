@@ -1,12 +1,16 @@
-"""The command `build`: turns a model into a complete OUT folder."""
+"""The command `build`: turns a model into a complete OUT folder, also into one for TensorRT Edge-LLM's own builder."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from masklearn.base.processes import process_count
 from patch_compile.artifacts.layout import MASKS
 from patch_compile.artifacts.manifest import write_manifest
 from patch_compile.artifacts.report import Report, read_report
-from patch_compile.errors import PatchCompileError
+from patch_compile.errors import PatchCompileError, UsageError
+from patch_compile.pipeline.edgellm import find_exporter
+from patch_compile.pipeline.export import export_edgellm
 from patch_compile.pipeline.prepare import prepare
 from patch_compile.pipeline.stages import opened, run_stages
 from patch_compile.progress import Progress
@@ -37,4 +41,24 @@ def build(recipe: Recipe, *, force: bool = False, resume: bool = False) -> Repor
         write_manifest(workspace.root, workspace.records, job.recipe.seed, report.model, masks, evaluated)
         renew_page(workspace.root, place=workspace.out)
         workspace.publish()
+    return report
+
+
+def build_for_edgellm(
+    recipe: Recipe, python: Path | None, *, force: bool = False, resume: bool = False
+) -> Report:
+    """Build, write OUT/edgellm, and return the report.
+
+    python: the interpreter of the environment that has Edge-LLM's exporter, None for this interpreter. Raises UsageError
+    for an ONNX file, and PatchCompileError without the exporter, both before any work.
+    """
+    if recipe.model.suffix == ".onnx":
+        raise UsageError(
+            "--for edgellm does not go with an ONNX file",
+            "Edge-LLM's exporter starts from a checkpoint.",
+            "Give MODEL_DIR.",
+        )
+    exporter = find_exporter(python, recipe.out or Path("OUT"))
+    report = build(recipe, force=force, resume=resume)
+    export_edgellm(Path(report.path).parent, exporter)  # the build has chosen OUT if none was given
     return report

@@ -1,8 +1,9 @@
-"""Decides, before masks are learned, over which linears a ratio counts, and checks that a speed can be reached."""
+"""Decides, before masks are learned, over which linears a ratio counts; checks that a speed can be reached, and that pruned
+tiles are worth their loss."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from math import prod
@@ -17,8 +18,10 @@ from masklearn.masks.maskset import MaskSet
 from masklearn.masks.name_globs import spell_by_name
 from masklearn.masks.record import GainRecord
 from masklearn.masks.tiles import spell_tile
-from masklearn.quant.table import INT4, W8A8
-from patch_compile.artifacts.plan_of_model import Tried
+from masklearn.quant.table import INT4, W8A8, weight_type
+from patch_compile.artifacts.plan import LittleGain
+from patch_compile.artifacts.plan_of_model import RegimePoint, Tried
+from patch_compile.artifacts.prediction import PAYS
 from patch_compile.errors import PatchCompileError, SpeedError
 from patch_compile.planning.gains import ALL_SPARSE, GainGoal, WhereItGains
 from patch_compile.planning.lowering import AUTO, asked_lowerings
@@ -75,9 +78,9 @@ def with_pairs(
     r, linears = task.recipe, task.linears
     asked = asked_lowerings(lowering, list(linears))
     pairs = tuple(
-        one.linears
-        for one in (task.outline.groups if task.outline else ())
-        if one.gated and all(asked.get(name) in (AUTO, "plugin") for name in one.linears)
+        group.linears
+        for group in (task.outline.groups if task.outline else ())
+        if group.gated and all(asked.get(name) in (AUTO, "plugin") for name in group.linears)
     )
     if not pairs or r.mask is not None:
         return chooser
@@ -109,8 +112,8 @@ def plans_with_speed(task: PlanTask, costs: CostModel) -> dict[str, LinearPlan]:
     Raises SpeedError if no tiles reach it, whatever their scores are.
     """
     speed = _speed_task(task, costs)
-    found = assumed_choice(speed)
-    return speed.plans(found.tiles.kinds, found.types)
+    choice = assumed_choice(speed)
+    return speed.plans(choice.tiles.kinds, choice.types)
 
 
 def with_assumed_types(task: PlanTask, costs: CostModel) -> PlanTask:
@@ -171,7 +174,8 @@ def plans_for_ratio(task: PlanTask, costs: CostModel) -> tuple[dict[str, LinearP
         return plans_with_ratio(task, gains, costs)
     assert r.ratio is not None  # the recipe has checked it
     decided = Goal.of_ratio(r.ratio, r.per_layer).by_linear(list(task.linears))
-    return task.plan_at({name: found[1] if found else 0.0 for name, found in decided.items()}, costs), None
+    ratios = {name: decision[1] if decision else 0.0 for name, decision in decided.items()}
+    return task.plan_at(ratios, costs), None
 
 
 def plans_as_asked(
@@ -204,13 +208,14 @@ def _with_kinds(task: PlanTask, costs: CostModel) -> Settled:
     def speed_of(plans: Mapping[str, LinearPlan]) -> float:
         return predict_whole(plans.values(), outline, costs).end_to_end.speedup
 
-    speeds = {one: speed_of(plans_for_ratio(one, costs)[0]) for one in (every, two_four)}
+    speeds = {choice: speed_of(plans_for_ratio(choice, costs)[0]) for choice in (every, two_four)}
     unpruned = speed_of(task.plan_at(dict.fromkeys(task.linears, 0.0), costs))
-    saved, most = (1.0 - unpruned / speeds[one] for one in (every, two_four))
+    saved, most = (1.0 - unpruned / speeds[choice] for choice in (every, two_four))
     if max(saved, most) <= 0.0:  # no kinds save time
         return Settled(two_four)
     order = (every, two_four) if saved >= max(0.0, _ENOUGH * most) else (two_four, every)
-    return Settled(order[0], tuple(Tried(value=one.recipe.kinds, figure=speeds[one]) for one in order))
+    tried = tuple(Tried(value=choice.recipe.kinds, figure=speeds[choice]) for choice in order)
+    return Settled(order[0], tried)
 
 
 def _with_what_saves(task: PlanTask, costs: CostModel) -> PlanTask:
@@ -290,3 +295,38 @@ def _check_gain(task: PlanTask, gains: GainGoal, row: GainRecord, costs: CostMod
         f"{when} each would be compiled dense, and pruning would lose quality for nothing ({reasons}).",
         f"Choose another {others}, or --lowering plugin, which prunes everywhere and packs all that is pruned.",
     )
+
+
+def little_gain(
+    task: PlanTask, plans: Mapping[str, LinearPlan], costs: CostModel, points: Collection[RegimePoint]
+) -> LittleGain | None:
+    """Returns what is better than pruned tiles that gain less than `PAYS`; None if they gain more, or no tile is pruned.
+
+    points: predictions of these plans for other numbers of tokens.
+    """
+    assert task.outline is not None
+    if not any(plan.zeroed for plan in plans.values()):
+        return None
+    gained = predict_whole(plans.values(), task.outline, costs).end_to_end
+    if gained.by_tiles >= PAYS:
+        return None
+    speedup, weights = max(_unpruned(task, costs))
+    if gained.by_types >= max(1.0, speedup / PAYS):
+        speedup, weights = gained.by_types, None
+    return LittleGain(
+        by_tiles=gained.by_tiles,
+        weights=weights,
+        unpruned=speedup,
+        tokens=next((point.tokens for point in points if point.by_tiles >= PAYS), None),
+    )
+
+
+def _unpruned(task: PlanTask, costs: CostModel) -> Iterator[tuple[float, str | None]]:
+    """Yield the speed-up without pruned tiles with each type that all linears can have, and the type."""
+    linears, outline = task.linears, task.outline
+    assert outline is not None
+    for name in task.types_of_lowering:
+        if all(weight_type(name).fits(columns) for _, columns in linears.values()):
+            typed = task.with_settings(weights=name, kinds=TWO_FOUR.name)
+            plans = typed.plan_at(dict.fromkeys(linears, 0.0), costs)
+            yield predict_whole(plans.values(), outline, costs).end_to_end.speedup, name

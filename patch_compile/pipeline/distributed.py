@@ -32,18 +32,13 @@ def rank0(scratch: Path) -> Iterator[None]:
 def join(out: Path, learn: Callable[[], None]) -> None:
     """Wait until the first process learns, and learn with it. Returns without learning if the first process reuses its
     masks."""
-    launch = _launch(Workspace.scratch_of(out))
+    manifest, launch = out / MANIFEST, _launch(Workspace.scratch_of(out))
     while not launch.exists():  # the first process may still be removing an earlier run
-        if _published_since_start(out):  # the first process reused the masks
+        if manifest.is_file() and manifest.stat().st_mtime > started():  # the first process reused the masks
             return
         time.sleep(_POLL)
     learn()
     leave(launch)
-
-
-def _published_since_start(out: Path) -> bool:
-    manifest = out / MANIFEST
-    return manifest.is_file() and manifest.stat().st_mtime > started()
 
 
 def started(pid: int | None = None) -> float:

@@ -59,10 +59,10 @@ class EdgeLlmExporter:
         """Write the ONNX folders of a checkpoint. Raises PatchCompileError with its last lines if the exporter fails."""
         done = run_foreign_python(self.python, _EXPORTS, str(model.resolve()), str(folder.resolve()))
         if done.returncode or not (folder / EDGELLM_ONNX).is_file():
-            said = printable(f"{done.stdout}\n{done.stderr}").strip().splitlines()[-_SHOWN:]
+            lines = printable(f"{done.stdout}\n{done.stderr}").strip().splitlines()[-_SHOWN:]
             raise PatchCompileError(
                 f"Edge-LLM's exporter {self.version} wrote no {EDGELLM_ONNX} for {model}",
-                f"It ended with code {done.returncode}. It said: {' | '.join(map(str.strip, said)) or 'nothing'}.",
+                f"It ended with code {done.returncode}. It said: {' | '.join(map(str.strip, lines)) or 'nothing'}.",
                 f"Run it yourself to see all: {self.python.parent / f'{_PACKAGE}-export'} {model} FOLDER.",
             )
 
@@ -119,6 +119,6 @@ def write_edgellm(
 def _recipe(out: Path, graph: Path) -> GraphRecipe:
     """Returns the settings of OUT for the graph that was exported from its pruned model."""
     settings = Recipe.load(out / RECIPE)
-    kept = {name: value for name, value in settings.items() if name not in _DECIDED}
-    given = {"model": out / MODEL, "mask": out / MASKS, "graph": graph, "backend": "onnx"}
-    return GraphRecipe.parse(kept | given)
+    undecided = {name: value for name, value in settings.items() if name not in _DECIDED}
+    files = {"model": out / MODEL, "mask": out / MASKS, "graph": graph, "backend": "onnx"}
+    return GraphRecipe.parse(undecided | files)

@@ -33,7 +33,33 @@ def export_checkpoint(path: Path, format: str) -> ExportedAnswer:
     if another process writes into OUT.
     """
     with kept_for_writing(path):
-        return _export(path, format)
+        progress = Progress()
+        with progress.stage("manifest"):
+            out = OutFolder.open(path)
+        _check_has_checkpoint(path)
+        model, masks = Checkpoint.open(path / MODEL), MaskSet.load(path / MASKS)
+        with out.replacing(COMPRESSED_FOLDER) as folder:
+            with progress.stage(format) as update:
+                write_compressed(model, masks.grids, folder, update)
+            with progress.stage("reading it back") as update:
+                stored = _check_same(folder, model, update)
+        out.record_folder(COMPRESSED_FOLDER, key_of(masks.base_sha256, format))
+        _note_wide_scales(stored, progress)
+        if static := sum(scales is not None for scales in model.rounded_inputs.values()):
+            progress.note(
+                f"inputs: {static} linears have static scales in OUT and get a scale for each token in the export"
+            )
+        return ExportedAnswer(
+            path=str(path / COMPRESSED_FOLDER),
+            format=format,
+            linears=dict(
+                Counter(masks.grids[name].type.name if name in masks.grids else _PLAIN for name in masks)
+            ),
+            bytes=stored.bytes(),
+            model_bytes=model.bytes(),
+            notes=tuple(progress.notes),
+            seconds=progress.seconds,
+        )
 
 
 def export_edgellm(path: Path, exporter: EdgeLlmExporter) -> ExportedAnswer:
@@ -56,39 +82,9 @@ def export_edgellm(path: Path, exporter: EdgeLlmExporter) -> ExportedAnswer:
     return ExportedAnswer(
         path=str(path / EDGELLM_FOLDER),
         format="edgellm",
-        linears=dict(Counter(one.lowering for one in plan.values())),
+        linears=dict(Counter(linear.lowering for linear in plan.values())),
         bytes=sum(file.stat().st_size for file in files),
         model_bytes=Checkpoint.open(path / MODEL).bytes(),
-        notes=tuple(progress.notes),
-        seconds=progress.seconds,
-    )
-
-
-def _export(path: Path, format: str) -> ExportedAnswer:
-    progress = Progress()
-    with progress.stage("manifest"):
-        out = OutFolder.open(path)
-    _check_has_checkpoint(path)
-    model, masks = Checkpoint.open(path / MODEL), MaskSet.load(path / MASKS)
-    with out.replacing(COMPRESSED_FOLDER) as folder:
-        with progress.stage(format) as update:
-            write_compressed(model, masks.grids, folder, update)
-        with progress.stage("reading it back") as update:
-            stored = _check_same(folder, model, update)
-    out.record_folder(COMPRESSED_FOLDER, key_of(masks.base_sha256, format))
-    _note_wide_scales(stored, progress)
-    if static := sum(scales is not None for scales in model.rounded_inputs.values()):
-        progress.note(
-            f"inputs: {static} linears have static scales in OUT and get a scale for each token in the export"
-        )
-    return ExportedAnswer(
-        path=str(path / COMPRESSED_FOLDER),
-        format=format,
-        linears=dict(
-            Counter(masks.grids[name].type.name if name in masks.grids else _PLAIN for name in masks)
-        ),
-        bytes=stored.bytes(),
-        model_bytes=model.bytes(),
         notes=tuple(progress.notes),
         seconds=progress.seconds,
     )

@@ -72,10 +72,10 @@ def _command(request: ImportRequest, format: str) -> str:
 
 def _check_out(request: ImportRequest, *, force: bool) -> None:
     out = request.out
-    for given in (request.source, request.model):
-        if out.exists() and out.resolve().is_relative_to(given.resolve()):
+    for source in (request.source, request.model):
+        if out.exists() and out.resolve().is_relative_to(source.resolve()):
             raise PatchCompileError(
-                f"{out} belongs to {given}", "The masks are imported from it.", "Choose another -o."
+                f"{out} belongs to {source}", "The masks are imported from it.", "Choose another -o."
             )
     if out.exists() and not force:
         raise PatchCompileError(

@@ -83,7 +83,7 @@ def _compared(
 
     windows, text = source.evaluation(progress)
     with progress.stage("baselines") as update:
-        found = compare_with_baselines(
+        comparison = compare_with_baselines(
             source.model,
             job.recipe.learning(masks),
             workspace.root / source.format.pruned_file,
@@ -96,17 +96,17 @@ def _compared(
             progress.note,
         )
     job.files.check()
-    return LearnedBaselines(**dict(found), text=text)
+    return LearnedBaselines(**dict(comparison), text=text)
 
 
 def _help(recipe: Recipe) -> None:
     """Learn together with the first process, in its scratch folder, and write nothing else."""
     quiet = Progress(Console(quiet=True))
     job = prepare(recipe, quiet, stages=[Stage.MASKS], force=True, resume=True)
-    join(job.out, lambda: _train(job, quiet))
 
+    def train() -> None:
+        if job.recipe.trains:  # only training runs in several processes
+            folder = learning_folder(Workspace.scratch_of(job.out), keys_of(job)[Stage.MASKS])
+            job.source.learn(job.recipe, folder, quiet, job.chooser)
 
-def _train(job: Job, progress: Progress) -> None:
-    if job.recipe.trains:  # only training runs in several processes
-        folder = learning_folder(Workspace.scratch_of(job.out), keys_of(job)[Stage.MASKS])
-        job.source.learn(job.recipe, folder, progress, job.chooser)
+    join(job.out, train)

@@ -26,6 +26,7 @@ from patch_compile.hardware.cards import parse_targets
 from patch_compile.hardware.gpu import local_gpu
 from patch_compile.onnx_export.architectures import check_exportable
 from patch_compile.pipeline.choose import (
+    little_gain,
     plans_as_asked,
     plans_for_ratio,
     ratio_of,
@@ -33,7 +34,6 @@ from patch_compile.pipeline.choose import (
     with_assumed_types,
 )
 from patch_compile.pipeline.summary import skipped_of
-from patch_compile.pipeline.worth import little_gain
 from patch_compile.planning.cards import DEFAULT_TARGET, PlanCard, card_of, card_of_gpu, find_card
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import AUTO, LinearPlan
@@ -59,23 +59,23 @@ def plan(recipe: Recipe) -> PlanOfModel:
     Raises PatchCompileError for a target that is not in the table of cards and for the models and masks that `build`
     refuses, and SpeedError for a speed that cannot be reached.
     """
-    found = _plan(recipe)
-    names = [one.name for one in parse_targets(recipe.target)] if recipe.target is not None else []
+    planned = _plan(recipe)
+    names = [target.name for target in parse_targets(recipe.target)] if recipe.target is not None else []
     if len(names) < 2:
-        return found
-    return found.model_copy(update={"targets": tuple(_row_of_target(name, recipe) for name in names)})
+        return planned
+    return planned.model_copy(update={"targets": tuple(_row_of_target(name, recipe) for name in names)})
 
 
 def _row_of_target(target: str, recipe: Recipe) -> TargetRow:
     if (card := find_card(target)) is None:
         return TargetRow(target=target)
     try:
-        found = _plan(recipe.model_copy(update={"target": target}))
+        planned = _plan(recipe.model_copy(update={"target": target}))
     except SpeedError:
         return TargetRow(target=target, card=card.row())
-    fits = found.memory.fits
+    fits = planned.memory.fits
     return TargetRow(
-        target=target, card=card.row(), fits=fits, ratio=found.ratio, whole=found.whole if fits else None
+        target=target, card=card.row(), fits=fits, ratio=planned.ratio, whole=planned.whole if fits else None
     )
 
 
@@ -194,12 +194,12 @@ def _other_type(weights: str, task: PlanTask, costs: CostModel, memory: MemoryOf
         return OtherTypes(weights=weights, unfit=name)
     if not _kinds_go_with(kind, task):
         return OtherTypes(weights=weights, wrong_kinds=True)
-    other = task.with_settings(weights=weights)
+    typed = task.with_settings(weights=weights)
     try:
-        plans, _ = plans_as_asked(other, costs, of_masks=False)
+        plans, _ = plans_as_asked(typed, costs, of_masks=False)
     except SpeedError:
         return OtherTypes(weights=weights)
-    return _type_row(weights, plans, plan_json(plans, other.outline, costs), memory)
+    return _type_row(weights, plans, plan_json(plans, typed.outline, costs), memory)
 
 
 def _kinds_go_with(weights: WeightType, task: PlanTask) -> bool:

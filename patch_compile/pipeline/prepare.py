@@ -19,13 +19,13 @@ from patch_compile.artifacts.place import check_apart, check_free_space, check_o
 from patch_compile.errors import PatchCompileError, SpeedError
 from patch_compile.pipeline.choose import (
     chooser_of,
+    little_gain,
     plans_as_asked,
     settle_open,
     with_assumed_types,
     with_pairs,
 )
 from patch_compile.pipeline.resumed import check_resumed
-from patch_compile.pipeline.worth import little_gain
 from patch_compile.planning.cards import DEFAULT_TARGET, card_of, card_of_gpu, find_card
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import AUTO, asked_lowerings, lowerings_of, with_static_scales
@@ -168,8 +168,8 @@ def _warn_of_little_gain(task: PlanTask, costs: CostModel, progress: Progress) -
         task = with_assumed_types(task, costs)
     plans, _ = plans_as_asked(task, costs)
     assert task.outline is not None  # there would be no costs
-    if found := little_gain(task, plans, costs, regime(plans.values(), task.outline, costs)):
-        progress.note(f"warning: {little_gain_line(found)}")
+    if advice := little_gain(task, plans, costs, regime(plans.values(), task.outline, costs)):
+        progress.note(f"warning: {little_gain_line(advice)}")
 
 
 def _check_patterns(source: Source, task: PlanTask, stages: Collection[Stage]) -> None:
@@ -199,9 +199,9 @@ def _check_scales(source: Source, linears: Sequence[str], stages: Collection[Sta
             "Its activations need static scales, which are found by running a Hugging Face model block by block.",
             "Give the model's folder, or --lowering plugin, which takes a scale for each token.",
         )
-    given = _given(source)
+    masks = _given(source)
     lacking = [
-        name for name in linears if given and name in given.grids and not given.grids[name].activations
+        name for name in linears if masks and name in masks.grids and not masks.grids[name].activations
     ]
     if lacking and Stage.MASKS not in stages:
         raise PatchCompileError(
@@ -308,7 +308,10 @@ def _plugin(
     asked = asked_lowerings(task.recipe.lowering, list(task.linears))
     quantised = task.linears if task.chooses_types else task.weight_types(given)
     # Dense linears of quantised weights are for the plugin too.
-    if all(one == "split" or (one == "dense" and name not in quantised) for name, one in asked.items()):
+    if all(
+        lowering == "split" or (lowering == "dense" and name not in quantised)
+        for name, lowering in asked.items()
+    ):
         return None
     from patch_compile.plugin.build import build_plugin
     from patch_compile.plugin.targets import archs_for

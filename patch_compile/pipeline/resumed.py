@@ -36,7 +36,7 @@ _MASKS = _LEARNED | {
 
 def masks_key(source: Weights, r: Recipe, costs: CostModel | None, chooser: Chooser | None) -> str:
     """Returns the key of the stage that makes the masks. r: the settings, with nothing left open."""
-    given = [sha256_of(r.mask), source.given.masks.record.weights, r.weights] if r.mask else None
+    masks = [sha256_of(r.mask), source.given.masks.record.weights, r.weights] if r.mask else None
     learned = r.model_dump(mode="json", include={*_LEARNED} - {"calib"})
     files = [source.calibration_hash, sha256_of(Path(r.prior)) if Path(r.prior).is_file() else None]
     # Predicted costs choose the tiles for a speed, and the linears that gain.
@@ -49,7 +49,7 @@ def masks_key(source: Weights, r: Recipe, costs: CostModel | None, chooser: Choo
     version = importlib.metadata.version("patch-compile")
     model = [source.fingerprint, beside_key(source, given=True)]
     rounded = r.dtype if source.format.rounds_pruned else None
-    return key_of(version, model, given or [learned, *files], rounded, predicted, pairs, static)
+    return key_of(version, model, masks or [learned, *files], rounded, predicted, pairs, static)
 
 
 def learning_folder(scratch: Path, key: str) -> Path:

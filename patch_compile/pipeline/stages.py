@@ -194,6 +194,8 @@ def keys_of(job: Job, dump: PassDump | None = None) -> dict[Stage, str]:
 
     A dump makes the key of the ONNX stage unique, because the passes have to run again to write it.
     """
+    from masklearn import open_text
+
     r, masks = job.recipe, masks_key(job.source, job.recipe, job.costs, job.chooser)
     dumped = None if dump is None else time.time_ns()
     graph = (r.dtype, r.opset, r.logits, r.fuse, r.lowering)
@@ -202,15 +204,10 @@ def keys_of(job: Job, dump: PassDump | None = None) -> dict[Stage, str]:
     plugin = job.plugin.fingerprint if job.plugin else None
     targets = [target.name for target in job.targets]
     engine = key_of(onnx, job.backend, targets, shapes, plugin, EngineReport.SCHEMA)
-    texts = [job.source.calibration_hash, _text_hash(r.eval_text)]
+    evaluated = None if r.eval_text is None else open_text(r.eval_text).fingerprint()
+    texts = [job.source.calibration_hash, evaluated]
     proof = key_of(engine, texts, r.eval_windows, r.eval_length, r.seed, DecoderReport.SCHEMA)
     return {Stage.MASKS: masks, Stage.ONNX: onnx, Stage.ENGINE: engine, Stage.PROOF: proof}
-
-
-def _text_hash(text: str | None) -> str | None:
-    from masklearn import open_text
-
-    return None if text is None else open_text(text).fingerprint()
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from patch_compile.artifacts.prediction import CardRow
 from patch_compile.errors import PatchCompileError
 from patch_compile.hardware.cards import (
     RatedCard,
-    Target,
     architecture_of_gpu,
     card_named,
     parse_targets,
@@ -37,7 +36,6 @@ class PlanCard:
 
     @property
     def name(self) -> str:
-        """Returns the name in the spelling of the table."""
         return self.rated.name
 
     def row(self) -> CardRow:
@@ -59,10 +57,15 @@ def find_card(target: str) -> PlanCard | None:
     data sheet. Raises PatchCompileError for a target that is not in the table.
     """
     targets = parse_targets(target)
-    cards = {one.name: _of_target(one) for one in targets}
+    cards = {
+        target.name: PlanCard(target.card)
+        if isinstance(target.card, RatedCard)
+        else _of_architecture(target.architecture.sm, target.name)
+        for target in targets
+    }
     card = next(filter(None, cards.values()), None)
     if card and len(targets) > 1:
-        missing = tuple(name for name, found in cards.items() if found is None)
+        missing = tuple(name for name, row in cards.items() if row is None)
         return PlanCard(card.rated, ", ".join(cards), missing)
     return _as_measured(card) if card else None
 
@@ -98,17 +101,11 @@ def _as_measured(card: PlanCard, gpu: str | None = None) -> PlanCard:
     of any GPU that the card's row describes.
     """
 
-    def fits(found: MeasuredCard) -> bool:
-        return found.card == card.name and (found.gpu == gpu if gpu else found.own and not card.stands_for)
-
-    found = next(filter(fits, measured_cards()), None)
-    return replace(card, assume=found.assume, measured=found) if found else card
-
-
-def _of_target(target: Target) -> PlanCard | None:
-    if isinstance(target.card, RatedCard):
-        return PlanCard(target.card)
-    return _of_architecture(target.architecture.sm, target.name)
+    for measured in measured_cards():
+        of_gpu = measured.gpu == gpu if gpu else measured.own and not card.stands_for
+        if measured.card == card.name and of_gpu:
+            return replace(card, assume=measured.assume, measured=measured)
+    return card
 
 
 def _of_architecture(sm: int, name: str) -> PlanCard | None:

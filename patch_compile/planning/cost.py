@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Literal
 
 from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
 from masklearn.quant.table import FLOAT16, WeightType
@@ -13,12 +14,18 @@ from patch_compile.artifacts.prediction import Workload
 from patch_compile.hardware.cards import RatedCard
 from patch_compile.planning.cards import PlanCard
 from patch_compile.planning.roofline.assumptions import Assumptions
-from patch_compile.planning.roofline.int8_inputs import dense_fp8_time, dense_w8a8_time, quantise_time
-from patch_compile.planning.roofline.library_product import first_bytes, library_time
+from patch_compile.planning.roofline.library_product import (
+    dense_fp8_time,
+    dense_w8a8_time,
+    first_bytes,
+    library_time,
+    quantise_time,
+)
 from patch_compile.planning.roofline.linear_roofline import DENSE_PATH, Linear, Prediction, predict
 from patch_compile.planning.roofline.rest import gating_time
 
 Shape = tuple[int, int]
+TimeOf = Literal["dense", "unpruned", "hybrid", "sparse"]
 
 
 @dataclass(frozen=True)
@@ -91,21 +98,9 @@ class CostModel:
 
         return LinearTimes(prefill=times(self.workload.prefill_tokens), decode=times(self.workload.batch))
 
-    def dense(self, times: LinearTimes) -> float:
-        """Returns the microseconds of the dense linear in the whole workload."""
-        return self.workload.total(times.prefill.dense, times.decode.dense)
-
-    def hybrid(self, times: LinearTimes) -> float:
-        """Returns the microseconds of the hybrid linear in the whole workload."""
-        return self.workload.total(times.prefill.hybrid, times.decode.hybrid)
-
-    def unpruned(self, times: LinearTimes) -> float:
-        """Returns the microseconds of the dense linear with weights of its type in the whole workload."""
-        return self.workload.total(times.prefill.unpruned, times.decode.unpruned)
-
-    def sparse(self, times: LinearTimes) -> float:
-        """Returns the microseconds of the linear with all tiles 2:4 in the whole workload."""
-        return self.workload.total(times.prefill.sparse, times.decode.sparse)
+    def total(self, times: LinearTimes, of: TimeOf) -> float:
+        """Returns the microseconds of a linear in the whole workload. of: which time of `Times`."""
+        return self.workload.total(getattr(times.prefill, of), getattr(times.decode, of))
 
     def gating(self, intermediate: int) -> float:
         """Returns the microseconds that SiLU·mul as a kernel of its own adds to the whole workload.
@@ -121,10 +116,10 @@ class CostModel:
 
     def why_dense(self, times: LinearTimes) -> Reason | None:
         """Returns the reason why dense weights of the same type are faster for the workload, or None if they are not."""
-        dense, card = self.unpruned(times), self.card.name
-        if self.hybrid(times) < dense:
+        dense, card = self.total(times, "unpruned"), self.card.name
+        if self.total(times, "hybrid") < dense:
             return None
-        if self.sparse(times) < dense:
+        if self.total(times, "sparse") < dense:
             return Reason(kind=ReasonKind.LITTLE_SPARSE, card=card)
         if times.prefill.slower and (self.workload.steps == 0 or times.decode.sparse < times.decode.unpruned):
             return Reason(kind=ReasonKind.PROMPTS, card=card, slower=times.prefill.slower)
@@ -134,8 +129,8 @@ class CostModel:
 @cache
 def _times(card: RatedCard, linear: Linear, tokens: int, assume: Assumptions) -> Times:
     """Returns the times of a linear for `tokens` rows of X."""
-    found, all_sparse = (
-        predict(card, one, tokens, assume=assume) for one in (linear, replace(linear, share=1.0, others=()))
+    planned, all_sparse = (
+        predict(card, each, tokens, assume=assume) for each in (linear, replace(linear, share=1.0, others=()))
     )
     counted = linear.gated and assume.gating
     gating = gating_time(card, linear.out_features // 2, tokens, assume) if counted else 0.0
@@ -154,12 +149,12 @@ def _times(card: RatedCard, linear: Linear, tokens: int, assume: Assumptions) ->
         unpruned = replace(linear, share=0.0, others=())
         alike = less_gating(predict(card, unpruned, tokens, assume=assume))
     return Times(
-        dense=found.dense_microseconds,
+        dense=planned.dense_microseconds,
         alike=alike,
         library=library,
         fp8=dense_fp8_time(card, shape, tokens, assume),
-        hybrid=less_gating(found),
+        hybrid=less_gating(planned),
         sparse=less_gating(all_sparse),
-        bound=found.dense_bound,
-        slower=found.slower,
+        bound=planned.dense_bound,
+        slower=planned.slower,
     )

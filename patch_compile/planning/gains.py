@@ -69,8 +69,10 @@ class GainGoal:
         without tiles gets none, since a few would not make it gain.
         """
         goal = self.goal
-        while _wasted(plans := plan_for(goal)):
+        plans = plan_for(goal)
+        while any(plan.wastes_zeros for plan in plans.values()):
             goal = goal.sparing(name for name, plan in plans.items() if not (plan.zeroed and plan.uses_zeros))
+            plans = plan_for(goal)
         return goal
 
     def settled_evenly(self, plan_at: Callable[[Mapping[str, float]], Plans]) -> GainGoal:
@@ -126,8 +128,3 @@ class WhereItGains(InUnits):
         zeroed = {name: mask.zeroed for name, mask in masks.items()}
         gains = self._gains.row(zeroed, [name for name, count in zeroed.items() if count], self._costs)
         return super().record(goal, choice, masks) | {"gains": gains, "reached": gains.reached}
-
-
-def _wasted(plans: Plans) -> bool:
-    """True if a linear has zeros that save nothing."""
-    return any(plan.zeroed and not plan.uses_zeros for plan in plans.values())

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from masklearn.masks.kinds.base import BYTES_DENSE, TileKind
@@ -74,6 +75,11 @@ class LinearPlan(LinearRow):
     def uses_zeros(self) -> bool:
         """True if zeroed weights save time or bytes in this lowering."""
         return self.lowering == "split" or (self.lowering == "plugin" and self.slabs.any_pruned)
+
+    @property
+    def wastes_zeros(self) -> bool:
+        """True if it has zeroed weights that save nothing in this lowering."""
+        return self.zeroed > 0 and not self.uses_zeros
 
     @property
     def products(self) -> float:
@@ -335,10 +341,15 @@ def _choose(
 
 def joint_slabs(pair: Sequence[LinearPlan]) -> Slabs:
     """Returns the slabs of a gate and its up in one node: dense where the kinds of the two differ."""
+    rows = pair[0].heights_with(pair[1])[0]
+    return _joint_slabs(pair[0].gated_codes[rows], pair[1].gated_codes[rows])
+
+
+@lru_cache(maxsize=256)
+def _joint_slabs(gate: bytes, up: bytes) -> Slabs:
     import numpy as np
 
-    rows = pair[0].heights_with(pair[1])[0]
-    return _counted(joint_codes([np.frombuffer(plan.gated_codes[rows], np.uint8) for plan in pair]))
+    return _counted(joint_codes([np.frombuffer(codes, np.uint8) for codes in (gate, up)]))
 
 
 def _counted(codes: NDArray[np.uint8]) -> Slabs:

@@ -36,7 +36,6 @@ class MeasuredCard(Calibration):
 
     @property
     def assume(self) -> Assumptions:
-        """Returns the assumptions with the fitted values."""
         return replace(ASSUMED, **self.assumptions)  # type: ignore[arg-type]  # `_check` has looked at their names
 
     def save(self) -> Path:
@@ -65,7 +64,6 @@ def measured_folder() -> Path:
 
 
 def shipped_folder() -> Path:
-    """Returns the folder of the calibrations that come with this package."""
     return Path(__file__).with_name("shipped")
 
 
@@ -75,8 +73,8 @@ def measured_cards() -> Iterator[MeasuredCard]:
     Raises PatchCompileError for an invalid file.
     """
     for folder in (measured_folder(), shipped_folder()):
-        found = [_read(path) for path in sorted(folder.glob("*.json"))]
-        yield from sorted(found, key=lambda one: one.date, reverse=True)
+        cards = [_read(path) for path in sorted(folder.glob("*.json"))]
+        yield from sorted(cards, key=lambda card: card.date, reverse=True)
 
 
 def _read(path: Path) -> MeasuredCard:

@@ -59,14 +59,14 @@ def fit_assumptions(times: Sequence[float], predict: Predict, clock: float | Non
             "Time larger batches and longer prompts, or a larger model.",
         )
     bound = np.log(MOST)
-    found = least_squares(
+    fit = least_squares(
         misses, np.zeros(len(names)), bounds=(-bound, bound), diff_step=_STEP, x_scale=1.0, args=(names,)
     )
-    _check_bounds(names, found.x, start)
-    assume = _scaled(start, names, found.x)
+    _check_bounds(names, fit.x, start)
+    assume = _scaled(start, names, fit.x)
     values = {name: float(getattr(assume, name)) for name in names}
     before, after = (
-        float(np.median(np.abs(np.expm1(misses(np.array(x), n))))) for x, n in (([], []), (found.x, names))
+        float(np.median(np.abs(np.expm1(misses(np.array(x), n))))) for x, n in (([], []), (fit.x, names))
     )
     return Fit(assume, values | ({} if clock is None else {"clock": clock}), left, before, after)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 from masklearn.masks.name_globs import depth_of
 from masklearn.model.architectures import ARCHITECTURES
@@ -63,8 +62,9 @@ def outline_of(checkpoint: Checkpoint, coverage: Coverage, fuse: Collection[str]
     every = {**coverage.linears, **{plan.name: plan.shape for plan in others}}
     architecture = checkpoint.architecture
     groups = groups_by_name(every, architecture)
+    sizes = asdict(sizes_of(config)) | ({"vocabulary": 0} if head_covered else {})
     return Outline(
-        _model(checkpoint.path.resolve().name, config, head_covered, encoder=architecture.encoder),
+        Model(name=checkpoint.path.resolve().name, encoder=architecture.encoder, **sizes),
         tuple(others),
         groups,
         fused_groups(groups, FUSIONS if fuse is None else fuse, every),
@@ -115,8 +115,3 @@ def outline_of_llama(
     return linears, Outline(
         model, (), groups, fused_groups(groups, FUSIONS if fuse is None else fuse, linears)
     )
-
-
-def _model(name: str, config: Any, head_covered: bool, *, encoder: bool) -> Model:
-    sizes = asdict(sizes_of(config))
-    return Model(name=name, encoder=encoder, **(sizes | {"vocabulary": 0} if head_covered else sizes))

@@ -34,16 +34,13 @@ from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import DENSE, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.tiles import grid_shape
-from masklearn.quant.table import FLOAT16, WeightType
+from masklearn.quant.table import WeightType
 from patch_compile.artifacts.plan import LinearRow, Plan, Reason, ReasonKind, Totals, Unpredicted
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import (
     AUTO,
-    Asked,
     LinearPlan,
     asked_lowerings,
-    lowerings_of,
-    plan_linear,
     plan_linears,
 )
 from patch_compile.planning.outline import Outline
@@ -72,15 +69,9 @@ def plan_assumed(
     linears' weights, None for 16 bits; outline: settles linears of one input together, None plans each on its own. Raises
     PatchCompileError as `lowerings_of` does.
     """
-    types = weights or {}
-    asked = lowerings_of(lowering, list(linears), types)
-
-    plans = {}
-    for name, shape in linears.items():
-        allowed = kinds[name] if kinds else (TWO_FOUR,)
-        own = types.get(name, FLOAT16)
-        plans[name] = _plan_alike(shape, tile, ratios[name], asked[name], costs, allowed, own).named(name)
-    return settle_together(plans, lowering, outline, costs) if outline else plans
+    allowed = kinds or dict.fromkeys(linears, (TWO_FOUR,))
+    tiles = {name: assumed_tiles(shape, tile, ratios[name], allowed[name]) for name, shape in linears.items()}
+    return plan_model(tiles, lowering, outline, costs, weights or {})
 
 
 def plan_model(
@@ -98,6 +89,7 @@ def plan_model(
     return settle_together(plans, lowering, outline, costs) if outline else plans
 
 
+@lru_cache(maxsize=4096)
 def assumed_tiles(shape: Shape, tile: Shape, ratio: float, kinds: Kinds = (TWO_FOUR,)) -> TileKinds:
     """Returns the tiles of a linear `[N, K]` with this ratio, to one tile, or all tiles of the kind that zeroes most.
 
@@ -112,20 +104,6 @@ def assumed_tiles(shape: Shape, tile: Shape, ratio: float, kinds: Kinds = (TWO_F
     codes = np.full(grid[0] * grid[1], few.code, np.uint8)
     codes[: round(share * codes.size)] = many.code
     return TileKinds(shape, tile, np.random.default_rng(0).permutation(codes).reshape(grid))
-
-
-@lru_cache(maxsize=4096)
-def _plan_alike(
-    shape: Shape,
-    tile: Shape,
-    ratio: float,
-    asked: Asked,
-    costs: CostModel | None,
-    kinds: Kinds,
-    weights: WeightType,
-) -> LinearPlan:
-    """Returns the plan of any linear of this shape. It is cached: there are few shapes and many linears."""
-    return plan_linear("", assumed_tiles(shape, tile, ratio, kinds), asked, costs, weights)
 
 
 def settle_together(
@@ -189,7 +167,7 @@ def _paired(
         [plan.model_copy(update={"gated_codes": {rows: plan.gated_codes[rows]}}) for plan in pair]
         for rows in pair[0].heights_with(pair[1])
     ]
-    fastest = min(ways, key=lambda way: costs.hybrid(cost_together(way, True, costs)))
+    fastest = min(ways, key=lambda way: costs.total(cost_together(way, True, costs), "hybrid"))
     apart = faster_apart(fastest, costs)
     return tuple(plan.model_copy(update={"apart": apart}) for plan in fastest)
 
@@ -199,14 +177,11 @@ def _total(
 ) -> float:
     """Returns the microseconds of the linears in the whole workload."""
     packed = [plan for plan in members if plan.lowering == "plugin"]
+    nodes = [node] if node and not any(plan.apart for plan in packed) else []
     others = [plan for plan in members if plan.lowering != "plugin"]
-    return sum(
-        costs.hybrid(cost_together(product, gated, costs))
-        for product, gated in products_of(
-            packed, [node] if node and not any(plan.apart for plan in packed) else []
-        )
-    ) + sum(
-        costs.dense(cost_together(product, gated, costs)) for product, gated in products_of(others, [group])
+    hybrid, dense = products_of(packed, nodes), products_of(others, [group])
+    return sum(costs.total(cost_together(*linears, costs), "hybrid") for linears in hybrid) + sum(
+        costs.total(cost_together(*linears, costs), "dense") for linears in dense
     )
 
 

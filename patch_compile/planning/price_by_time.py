@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -23,12 +23,12 @@ from masklearn.masks.tiles import weights_of_tiles
 from masklearn.quant.table import FLOAT16, WeightType
 from patch_compile.artifacts.prediction import PhaseRow
 from patch_compile.errors import SpeedError
-from patch_compile.planning.cost import CostModel
+from patch_compile.planning.cost import CostModel, TimeOf
 from patch_compile.planning.lowering import LinearPlan
 from patch_compile.planning.outline import Outline
 from patch_compile.planning.planner import plan_model
 from patch_compile.planning.predict import predict_whole
-from patch_compile.planning.products import cost_together, products_of
+from patch_compile.planning.products import InputGroup, cost_together, products_of
 from patch_compile.planning.speed_goal import SpeedGoal, unreachable
 from patch_compile.planning.tile_map import tile_maps
 
@@ -81,9 +81,9 @@ class SpeedTask:
     @cached_property
     def inputs(self) -> dict[str, str]:
         """By linear, the first covered linear with the same inputs."""
-        group = {name: number for number, one in enumerate(self.outline.groups) for name in one.linears}
+        numbers = {name: number for number, group in enumerate(self.outline.groups) for name in group.linears}
         first: dict[int | str, str] = {}
-        return {name: first.setdefault(group.get(name, name), name) for name in self.linears}
+        return {name: first.setdefault(numbers.get(name, name), name) for name in self.linears}
 
 
 class ByTime(Price):
@@ -137,14 +137,16 @@ class ByTime(Price):
             return None
         goal = Goal.saving(least, UNIT)
         chosen = select(losses.scores, losses.areas, goal, saved)
-        while wasted := _wasted(self._task.plans(chosen.kinds, types)):
+        while wasted := [
+            plan.name for plan in self._task.plans(chosen.kinds, types).values() if plan.wastes_zeros
+        ]:
             saved |= {name: {kind: 0 * grid for kind, grid in saved[name].items()} for name in wasted}
             goal = Goal.saving(_saved_by(chosen, saved), UNIT)
             chosen = select(losses.scores, losses.areas, goal, saved)
         return Choice(chosen, goal, types, losses.of_rounding(types))
 
     def refusal(self, losses: Losses, types: Iterable[Types]) -> SpeedError:  # noqa: ARG002
-        refused = [unreachable(self._task.goal, self._fastest(one, self.of_tiles(one))) for one in types]
+        refused = [unreachable(self._task.goal, self._fastest(own, self.of_tiles(own))) for own in types]
         return min(refused, key=lambda error: error.fastest)
 
     def record(self, goal: Goal, choice: Choice, masks: Mapping[str, LinearMask]) -> dict[str, Any]:  # noqa: ARG002
@@ -183,16 +185,18 @@ class ByTime(Price):
         plans = task.plans(task.all_dense, types).values()
         packed = [plan for plan in plans if plan.lowering == "plugin"]
         others = [*(plan for plan in plans if plan.lowering != "plugin"), *task.outline.others]
-        shares: dict[str, float] = {}
-        for planned, groups, time_of in (
-            (packed, task.outline.nodes_of(packed), costs.hybrid),
-            (others, task.outline.groups, costs.dense),
-        ):
-            for product, gated in products_of(planned, groups):
-                time = time_of(cost_together(product, gated, costs))
+
+        def shares(
+            plans: Collection[LinearPlan], groups: Collection[InputGroup], of: TimeOf
+        ) -> Iterator[tuple[str, float]]:
+            for product, gated in products_of(plans, groups):
+                time = costs.total(cost_together(product, gated, costs), of)
                 weights = sum(prod(plan.shape) for plan in product)
-                shares |= {plan.name: time * prod(plan.shape) / weights for plan in product}
-        return {name: shares[name] for name in task.linears}
+                yield from ((plan.name, time * prod(plan.shape) / weights) for plan in product)
+
+        of_packed = shares(packed, task.outline.nodes_of(packed), "hybrid")
+        share = dict((*of_packed, *shares(others, task.outline.groups, "dense")))
+        return {name: share[name] for name in task.linears}
 
 
 def by_time(task: SpeedTask, sure: Types | None = None) -> Chooser:
@@ -220,7 +224,9 @@ def that_save(task: SpeedTask) -> tuple[dict[str, Allowed], dict[str, Kinds]]:
         for name, first in task.inputs.items()
     }
     kinds = {
-        name: tuple(kind for kind in own if any(savings[one].tiles[name][kind].any() for one in types[name]))
+        name: tuple(
+            kind for kind in own if any(savings[weights].tiles[name][kind].any() for weights in types[name])
+        )
         or (TWO_FOUR,)
         for name, own in task.kinds.items()
     }
@@ -249,16 +255,12 @@ def saved_per_weight(plans: Mapping[str, LinearPlan], outline: Outline, costs: C
         sparse = cost_together(product, gated, costs)
         unpruned = [plan.all_dense().model_copy(update={"predicted": None}) for plan in product]
         dense = cost_together(unpruned, gated, costs)
-        gain = costs.hybrid(dense) - costs.hybrid(sparse)
-        if gain > 0 and costs.hybrid(sparse) < costs.unpruned(sparse):
+        planned = costs.total(sparse, "hybrid")
+        gain = costs.total(dense, "hybrid") - planned
+        if gain > 0 and planned < costs.total(sparse, "unpruned"):
             weights = sum(prod(plan.shape) for plan in product)
             saved |= {plan.name: gain / weights for plan in product}
     return saved
-
-
-def _wasted(plans: Mapping[str, LinearPlan]) -> set[str]:
-    """Returns the linears with pruned tiles that are lowered dense after all."""
-    return {name for name, plan in plans.items() if plan.tiles.sparse and not plan.uses_zeros}
 
 
 def _saved_by(chosen: Selection, saved: Mapping[str, Points]) -> float:

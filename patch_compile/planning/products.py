@@ -25,22 +25,22 @@ class InputGroup:
 def groups_by_name(linears: Collection[str], architecture: Architecture) -> tuple[InputGroup, ...]:
     """Returns the groups that an architecture's names imply: q, k and v of a block, and gate and up."""
     gate_and_up = architecture.mlp[0] if len(architecture.mlp[0]) > 1 else ()
-    found = [
+    groups = [
         *(InputGroup(names) for names in _siblings(linears, architecture.qkv)),
         *(InputGroup(names, gated=True) for names in _siblings(linears, gate_and_up)),
     ]
-    return tuple(one for one in found if len(one.linears) > 1)
+    return tuple(group for group in groups if len(group.linears) > 1)
 
 
 def fused_groups(
-    found: Collection[InputGroup], fuse: Collection[str], shapes: Mapping[str, tuple[int, int]]
+    groups: Collection[InputGroup], fuse: Collection[str], shapes: Mapping[str, tuple[int, int]]
 ) -> tuple[InputGroup, ...]:
     """Returns the groups that are to share a node if the graph allows it. shapes: `[N, K]` of each linear."""
     return tuple(
-        one
-        for one in found
-        if (GATED if one.gated else QKV) in fuse
-        and (not one.gated or take_turns(*(shapes[name] for name in one.linears)))
+        group
+        for group in groups
+        if (GATED if group.gated else QKV) in fuse
+        and (not group.gated or take_turns(*(shapes[name] for name in group.linears)))
     )
 
 
@@ -58,11 +58,11 @@ def products_of(
     Linears with weights of different types are in different products.
     """
     left = {plan.name: plan for plan in plans}
-    for one in groups:
-        found = [left.pop(name) for name in one.linears if name in left]
-        for weights in dict.fromkeys(plan.weights for plan in found):
-            product = tuple(plan for plan in found if plan.weights == weights)
-            yield product, one.gated and len(product) > 1
+    for group in groups:
+        members = [left.pop(name) for name in group.linears if name in left]
+        for weights in dict.fromkeys(plan.weights for plan in members):
+            product = tuple(plan for plan in members if plan.weights == weights)
+            yield product, group.gated and len(product) > 1
     yield from (((plan,), False) for plan in left.values())
 
 
@@ -91,15 +91,16 @@ def faster_apart(pair: Sequence[LinearPlan], costs: CostModel) -> bool:
 
     One node saves the kernel of SiLU·mul and a launch, but slabs are dense where the tiles of the two differ.
     """
-    each = sum(costs.hybrid(cost_together((plan,), False, costs)) for plan in pair)
-    return each + costs.gating(pair[0].shape[0]) < costs.hybrid(cost_together(pair, True, costs))
+    each = sum(costs.total(cost_together((plan,), False, costs), "hybrid") for plan in pair)
+    together = costs.total(cost_together(pair, True, costs), "hybrid")
+    return each + costs.gating(pair[0].shape[0]) < together
 
 
 def _siblings(linears: Collection[str], ends: Collection[str]) -> Iterator[tuple[str, ...]]:
     """Yield the groups of names that differ only in their ends."""
-    found: dict[str, list[str]] = {}
+    siblings: dict[str, list[str]] = {}
     for name in linears:
         owner, _, end = name.rpartition(".")
         if end in ends:
-            found.setdefault(owner, []).append(name)
-    return (tuple(names) for names in found.values())
+            siblings.setdefault(owner, []).append(name)
+    return (tuple(names) for names in siblings.values())

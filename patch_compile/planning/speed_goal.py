@@ -34,21 +34,20 @@ class SpeedGoal:
 
     @property
     def short(self) -> str:
-        """Returns a short form for the name of a folder."""
         return f"{self.budget_ms:g}ms" if self.budget_ms is not None else f"{self.speedup:g}x"
 
     def milliseconds(self, dense: float) -> float:
         """Returns the milliseconds that the workload may take. dense: milliseconds of the dense model."""
         return self.budget_ms if self.budget_ms is not None else dense / (self.speedup or 1.0)
 
-    def met(self, found: PhaseRow) -> bool:
-        return found.planned_ms <= self.milliseconds(found.dense_ms)
+    def met(self, times: PhaseRow) -> bool:
+        return times.planned_ms <= self.milliseconds(times.dense_ms)
 
-    def compared(self, found: PhaseRow) -> dict[str, Any]:
+    def compared(self, times: PhaseRow) -> dict[str, Any]:
         """Returns the fields of `ChoiceRecord` that say what was asked for and reached."""
         if self.budget_ms is not None:
-            return {"unit": "budget_ms", "asked": self.budget_ms, "reached": found.planned_ms}
-        return {"unit": "speedup", "asked": self.speedup, "reached": found.speedup}
+            return {"unit": "budget_ms", "asked": self.budget_ms, "reached": times.planned_ms}
+        return {"unit": "speedup", "asked": self.speedup, "reached": times.speedup}
 
     def lowered(self, best: PhaseRow) -> str:
         """Returns the setting of a goal that `best` just meets, "" if it is no faster than the dense model."""

@@ -25,11 +25,9 @@ class TileKinds:
 
     @property
     def zeroed(self) -> int:
-        """Number of weights zeroed by pattern."""
         return zeroed_weights(self.kinds, self.shape, self.tile)
 
     def by_kind(self) -> dict[TileKind, int]:
-        """Returns the number of weights in tiles of each kind."""
         return weights_by_kind(self.kinds, self.shape, self.tile)
 
 

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,12 +29,13 @@ from patch_compile.plugin.compiling import (
     plugin_cache,
     units,
 )
-from patch_compile.plugin.identity import check_backend, identity_in, read_identity
+from patch_compile.plugin.identity import check_backend, identity_in
 from patch_compile.plugin.kernels import KERNELS, in_order, kernel_source, spell_kernels
 from patch_compile.plugin.prebuilt import DISTRIBUTION, LIBRARY_NAME, prebuilt_library, why_no_prebuilt
 from patch_compile.plugin.targets import ARCHS, this_machine, wanted_archs
 from patch_compile.plugin.toolchain import (
     HEADER_PACKAGE,
+    Log,
     Tool,
     code_flags,
     fetch_headers,
@@ -49,7 +50,6 @@ _KEY_LENGTH = 24
 
 _FOLDERS = (KERNELS_FOLDER, "dense_path", "tensorrt")
 _LINK_FLAGS = ("-shared", "-cudart", "static", "-Xlinker", "-z,nodelete,-z,defs,--exclude-libs,ALL")
-Log = Callable[[str], None]
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -100,8 +100,8 @@ def build_plugin(
     """
     archs = wanted_archs() if archs is None else archs
     _check_request(backend, archs)
-    if prebuilt and not force and (found := _prebuilt(backend, archs, kernels, log)):
-        return found
+    if prebuilt and not force and (ready := _prebuilt(backend, archs, kernels, log)):
+        return ready
     cache = cache_dir or plugin_cache()
     cache.mkdir(parents=True, exist_ok=True)
     nvcc, cxx = find_nvcc(), find_cxx()
@@ -112,12 +112,12 @@ def build_plugin(
     groups = in_order(kernels)
     key = fingerprint if groups == KERNELS else f"{fingerprint}-{spell_kernels(groups)}"
     library = PluginLibrary(cache / key / LIBRARY_NAME, backend, archs, groups, *nvcc, *headers, package, key)
-    if not force and (found := _cached(library, fingerprint)):
-        return found
+    if not force and (ready := _cached(library, fingerprint)):
+        return ready
     library.path.parent.mkdir(exist_ok=True)
     with locked(library.path.parent / "lock"):
-        if not force and (found := _cached(library, fingerprint)):  # another process compiled it
-            return found
+        if not force and (ready := _cached(library, fingerprint)):  # another process compiled it
+            return ready
         log(_about(library))
         _compile(library, nvcc, cxx, force)
     return library
@@ -150,7 +150,6 @@ def _prebuilt(
 
 
 def cached_plugins() -> tuple[Path, list[Path]]:
-    """Returns the folder of the cache and the libraries in it."""
     cache = plugin_cache()
     return cache, sorted(cache.glob(f"*/{LIBRARY_NAME}"))
 
@@ -198,7 +197,6 @@ def _compile(library: PluginLibrary, nvcc: Tool, cxx: Tool, force: bool) -> None
         objects = [*kernels, *compile_units(rest, Path(tmp), archs, nvcc.path, flags)]
         fresh = Path(tmp) / LIBRARY_NAME
         link(objects, fresh, archs, nvcc.path, _LINK_FLAGS)
-        _check_made(fresh, library)
         flush_tree(fresh)
         fresh.replace(library.path)
         flush_folder(own)
@@ -209,17 +207,6 @@ def identity_flags(library: PluginLibrary) -> list[str]:
     archs = r"\,".join(str(10 * arch) for arch in library.archs)  # nvcc would split a list at its commas
     about = {"BACKEND": library.backend, "KERNELS": spell_kernels(library.kernels), "ARCHS": archs}
     return [f"-DPATCH_{name}={value}" for name, value in about.items()]
-
-
-def _check_made(fresh: Path, library: PluginLibrary) -> None:
-    """Raise PatchCompileError if a new library has another backend than requested."""
-    backend = read_identity(fresh).backend
-    if backend != library.backend:
-        raise PatchCompileError(
-            f"The plugin was compiled for {backend}, not for {library.backend}",
-            "Its sources do not take the backend from PATCH_BACKEND.",
-            "Install patch-compile again.",
-        )
 
 
 def _cached(library: PluginLibrary, fingerprint: str) -> PluginLibrary | None:

@@ -56,12 +56,12 @@ def kernel_objects(
     """
     sources = plugin_sources() / KERNELS_FOLDER
     own = units(sources)
-    said = [nvcc.version, cxx.version, *COMPILE_FLAGS, *flags, *code_flags(archs)]
+    settings = [nvcc.version, cxx.version, *COMPILE_FLAGS, *flags, *code_flags(archs)]
     if (
         machine := this_machine()
     ) != X86:  # keys for x86-64 are older than the machine in a key, and stay as they were
-        said.append(machine)
-    digest = hashlib.sha256(json.dumps(said).encode())
+        settings.append(machine)
+    digest = hashlib.sha256(json.dumps(settings).encode())
     for file in sorted(file for file in sources.iterdir() if file.is_file()):
         digest.update(f"\0{file.name}\0".encode() + file.read_bytes())
     folder = cache / f"{KERNELS_FOLDER}-{digest.hexdigest()[:24]}"
@@ -97,7 +97,6 @@ def compile_units(
 def link(
     objects: Sequence[Path], library: Path, archs: tuple[int, ...], nvcc: Path, flags: Sequence[str]
 ) -> None:
-    """Link objects into a library. Raises PatchCompileError if nvcc fails."""
     files = [str(path.absolute()) for path in (*objects, library)]
     run_nvcc(nvcc, [*code_flags(archs), *flags, *files[:-1], "-o", files[-1]], library.name)
 

@@ -56,8 +56,8 @@ def _installed(backend: str) -> Path | None:
 
 
 def _pinned() -> dict[str, str]:
-    found: dict[str, dict[str, str]] = read_json(PAYLOADS) if PAYLOADS.is_file() else {}
-    return found.get(this_machine(), {})
+    digests: dict[str, dict[str, str]] = read_json(PAYLOADS) if PAYLOADS.is_file() else {}
+    return digests.get(this_machine(), {})
 
 
 @lru_cache(maxsize=4)

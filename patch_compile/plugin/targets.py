@@ -28,14 +28,14 @@ def wanted_archs() -> tuple[int, ...]:
 
     Raises UsageError if the variable's value is not a list of numbers.
     """
-    said = os.environ.get(VARIABLE, "")
+    text = os.environ.get(VARIABLE, "")
     try:
-        named = tuple(sorted({int(one) for one in said.split(",")})) if said else ARCHS
+        named = tuple(sorted({int(arch) for arch in text.split(",")})) if text else ARCHS
     except ValueError:
         named = ()
     if not {*named} <= {*ARCHS, *JETSONS} or not named:
         raise UsageError(
-            f"{VARIABLE} is {said!r}",
+            f"{VARIABLE} is {text!r}",
             f"It names architectures of {', '.join(map(str, sorted((*ARCHS, *JETSONS))))}, with commas between them.",
             "Correct it, or unset it.",
         )

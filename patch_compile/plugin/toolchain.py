@@ -94,12 +94,12 @@ def plugin_sources() -> Path:
 
     Raises PatchCompileError if it is missing.
     """
-    here = Path(__file__).resolve().parents[1]
-    for folder in (here / "_plugins", here.parent / "plugins"):
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "_plugins", package.parent / "plugins"):
         if (folder / "kernels" / "slabs.cuh").is_file():
             return folder
     raise PatchCompileError(
-        "The plugin's sources are missing", f"They are not next to {here}.", "Install patch-compile again."
+        "The plugin's sources are missing", f"They are not next to {package}.", "Install patch-compile again."
     )
 
 
@@ -125,8 +125,8 @@ def find_nvcc() -> Tool:
     Raises PatchCompileError if there is none.
     """
     named = os.environ.get("CUDACXX")
-    found = [Path(shutil.which(named) or named)] if named else [f / "nvcc" for f in cuda_folders()]
-    candidates = [path.absolute() for path in found]
+    paths = [Path(shutil.which(named) or named)] if named else [f / "nvcc" for f in cuda_folders()]
+    candidates = [path.absolute() for path in paths]
     too_old = []
     for path in dict.fromkeys(c for c in candidates if c.is_file() and os.access(c, os.X_OK)):
         version = _nvcc_version(path)
@@ -209,9 +209,9 @@ def find_headers(backend: str) -> Tool | None:
     own = Path(root or "") / "include"
     folders = [own, own / f"{this_machine()}-linux-gnu"] if root else list(_header_folders())
     for folder in folders:
-        found = _header_version(folder)
-        if found and (found[0] == backend or backend == "tensorrt-rtx"):
-            return Tool(folder.absolute(), found[1])
+        version = _header_version(folder)
+        if version and (version[0] == backend or backend == "tensorrt-rtx"):
+            return Tool(folder.absolute(), version[1])
     if root:
         why = f"TENSORRT_ROOT is {root}; its include folder holds no headers of {backend} 10.0 or newer."
         raise PatchCompileError("TensorRT's headers are not found", why, "Correct TENSORRT_ROOT or unset it.")
@@ -242,10 +242,10 @@ def fetch_headers(cache: Path, log: Log) -> Tool:
             except OSError:  # another process was faster
                 if not folder.is_dir():
                     raise
-    found = _header_version(folder)
-    if found is None:
+    version = _header_version(folder)
+    if version is None:
         raise PatchCompileError(f"{folder} is damaged", "NvInferRuntime.h is missing.", f"Delete {folder}.")
-    return Tool(folder, found[1])
+    return Tool(folder, version[1])
 
 
 def _download_headers(folder: Path) -> Path:
@@ -271,5 +271,4 @@ def _extract_headers(wheel: Path, folder: Path) -> None:
 
 
 def last_lines(text: str, lines: int = 12) -> str:
-    """Returns the last lines of a tool's output, which contain its error."""
     return "\n".join(text.strip().splitlines()[-lines:])

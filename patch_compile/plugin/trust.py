@@ -36,8 +36,8 @@ def matching_library(
     version: of the plugin, None for any; sms: compute capabilities, times ten, of GPUs that run the library; kernels:
     groups that it has at least, see `plugin.kernels`. One for another kind of machine is never taken.
     """
-    found = [path for path in _known() if _matches(path, backend, version, sms, kernels)]
-    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+    libraries = [path for path in _known() if _matches(path, backend, version, sms, kernels)]
+    return max(libraries, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def _known() -> list[Path]:

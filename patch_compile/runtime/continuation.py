@@ -34,10 +34,10 @@ class TextStream:
         if self.ended:
             return ""
         self._held += self._stream.step(self._tokenizer, token) or ""
-        found = [(at + len(stop), at) for stop in self._stop if (at := self._held.find(stop)) >= 0]
-        if found:
+        ends = [(at + len(stop), at) for stop in self._stop if (at := self._held.find(stop)) >= 0]
+        if ends:
             self.ended = True
-            return self._release(min(found)[1], drop=True)
+            return self._release(min(ends)[1], drop=True)
         return self._release(len(self._held) - self._overlap())
 
     def finish(self) -> str:

@@ -55,8 +55,8 @@ def load_engine(
 
     if code.plugin is not None:
         load_plugin(backend, code.plugin)
-    said: list[str] = []
-    backend.logger.heard = lambda level, message: said.append(message) if level >= logging.ERROR else None
+    errors: list[str] = []
+    backend.logger.heard = lambda level, message: errors.append(message) if level >= logging.ERROR else None
     try:
         runtime = backend.trt.Runtime(backend.logger)
         runtime.engine_host_code_allowed = code.carried
@@ -66,7 +66,7 @@ def load_engine(
     if engine is None:
         raise PatchCompileError(
             f"{backend.name} {backend.version} does not load {path}",
-            "; ".join(dict.fromkeys(said)) or "It logged no reason.",
+            "; ".join(dict.fromkeys(errors)) or "It logged no reason.",
             "Build it again for this GPU, this TensorRT and this plugin, or run its ONNX file: `runner` onnx.",
         )
     return engine, runtime
@@ -115,7 +115,6 @@ class EngineDecoder:
         self._busy = threading.Lock()
 
     def start(self, ids: Tokens, mask: Tokens, new_tokens: int) -> EngineDecoding:
-        """See `Decoder`."""
         self._busy.acquire()
         try:
             return EngineDecoding(self, ids, mask, new_tokens)
@@ -291,14 +290,14 @@ def _phases(engine: tensorrt.ICudaEngine, past: str) -> tuple[_Phase, _Phase]:
 
     past: name of one past tensor. Raises PatchCompileError if a profile is missing.
     """
-    found = []
+    phases = []
     for profile in range(engine.num_optimization_profiles):
         least, _, most = engine.get_tensor_profile_shape(INPUT_IDS, profile)
         least_past, _, most_past = engine.get_tensor_profile_shape(past, profile)
         if least[0] == 1:
-            found.append((_Phase(profile, most[0], most[1], least_past[2], most_past[2]), least[1]))
-    prefill = max((p for p, _ in found if p.least_past == 0), key=lambda p: p.tokens, default=None)
-    decode = max((p for p, least in found if least == 1 and p.past > 0), key=lambda p: p.past, default=None)
+            phases.append((_Phase(profile, most[0], most[1], least_past[2], most_past[2]), least[1]))
+    prefill = max((p for p, _ in phases if p.least_past == 0), key=lambda p: p.tokens, default=None)
+    decode = max((p for p, least in phases if least == 1 and p.past > 0), key=lambda p: p.past, default=None)
     if prefill is None or decode is None:
         what = (
             "begin a text with: a past of 0" if prefill is None else "continue a text with: a sequence of 1"

@@ -76,8 +76,8 @@ def why_not(facts: EngineFacts) -> str | None:
     except PatchCompileError as error:
         return error.why.rstrip(".")
     if not _is_for(facts, gpu):
-        here = "sm{}{}".format(*gpu.compute_capability)
-        return f"it was built for {', '.join(facts.targets)}, and this GPU ({gpu.name}) is {here}"
+        sm = "sm{}{}".format(*gpu.compute_capability)
+        return f"it was built for {', '.join(facts.targets)}, and this GPU ({gpu.name}) is {sm}"
     if not _is_by(facts, version):
         return f"it was built by {facts.backend} {facts.version}, and {version} is installed"
     return None
@@ -121,8 +121,8 @@ def _library(facts: EngineFacts, trust: bool) -> Path:
     if is_there and (known := library_made_here(beside) or (beside if trust else None)):
         return known
     sms = _sms(facts)
-    if found := matching_library(facts.backend, facts.plugin_version, sms, facts.kernels or KERNELS):
-        return found
+    if library := matching_library(facts.backend, facts.plugin_version, sms, facts.kernels or KERNELS):
+        return library
     if is_there:
         raise _foreign(facts, f"{beside} was not built here")
     built = f", version {facts.plugin_version}," if facts.plugin_version else ""
@@ -139,7 +139,7 @@ def _sms(facts: EngineFacts) -> tuple[int, ...]:
     if gpu := local_gpu():
         major, minor = gpu.compute_capability
         return (10 * major + minor,)
-    return tuple(int(found[1]) for target in facts.targets if (found := re.fullmatch(r"sm(\d{2,3})", target)))
+    return tuple(int(match[1]) for target in facts.targets if (match := re.fullmatch(r"sm(\d{2,3})", target)))
 
 
 def _foreign(facts: EngineFacts, what: str) -> PatchCompileError:
@@ -176,9 +176,9 @@ def _checked(facts: EngineFacts, plugin: Path) -> Path:
 
 
 def _is_for(facts: EngineFacts, gpu: Gpu) -> bool:
-    here = "sm{}{}".format(*gpu.compute_capability)
+    sm = "sm{}{}".format(*gpu.compute_capability)
     portable = facts.hardware_compatible and gpu.compute_capability >= _AMPERE
-    return not facts.targets or here in facts.targets or portable
+    return not facts.targets or sm in facts.targets or portable
 
 
 def _is_by(facts: EngineFacts, version: str) -> bool:
@@ -188,12 +188,11 @@ def _is_by(facts: EngineFacts, version: str) -> bool:
     """
     if facts.version in (None, version):
         return True
-    built, here = (tuple(map(int, re.findall(r"\d+", text))) for text in (facts.version or "", version))
-    return facts.version_compatible and built[:1] == here[:1] and here >= built
+    built, installed = (tuple(map(int, re.findall(r"\d+", text))) for text in (facts.version or "", version))
+    return facts.version_compatible and built[:1] == installed[:1] and installed >= built
 
 
 def _described(engine: Path) -> EngineReport | None:
-    """Returns the engine.json that describes this engine, None if there is none."""
     path = engine.parent / ENGINE_REPORT_NAME
     about = EngineReport.read(path) if path.is_file() else None
     return about if about and about.file == engine.name else None

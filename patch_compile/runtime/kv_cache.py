@@ -68,7 +68,6 @@ class KvCache:
 
     @property
     def slots(self) -> int:
-        """P, the number of slots of the past."""
         return int(self.mask.shape[1])
 
     @property
@@ -120,11 +119,11 @@ class KvCache:
     def _grow(self, source: Mapping[str, int], mask: Tokens) -> None:
         """Copy the slots of `source` to the other set, which has more slots and becomes the past."""
         old, new = mask.shape[1], min(self._most, max(self._least, slots_for(self._tokens + 1)))
-        other = self._read if source is self._written else self._written
+        target = self._read if source is self._written else self._written
         for name, shape in self._shapes.items():
             row = shape.size * shape.item
-            to, found = (other[name], new * row), (source[name], old * row)
-            self._device.copy(to, found, old * row, self.batch * shape.heads)
+            to, held = (target[name], new * row), (source[name], old * row)
+            self._device.copy(to, held, old * row, self.batch * shape.heads)
         if source is self._read:
             self._read, self._written = self._written, self._read
         self.mask = np.pad(mask, ((0, 0), (0, new - old)))

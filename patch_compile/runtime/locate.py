@@ -114,7 +114,10 @@ def _decoder(
         facts = engine_facts(files.engine) if files.engine else None
         why = why_not(facts) if facts else "there is none"
         if facts and why is None:
-            return _open_engine(facts, code(facts), limits, configs.window), ""
+            from patch_compile.runtime.engine_decoder import open_engine
+
+            backend = load_backend(facts.backend)
+            return open_engine(facts.path, backend, code(facts), limits, configs.window), ""
         reason = why or ""
     if files.onnx is None or asked is Runner.ENGINE:
         raise _nothing_runs(files, asked, reason)
@@ -132,12 +135,6 @@ def _nothing_runs(files: _Files, asked: Runner | None, reason: str) -> PatchComp
         what, why = f"The engine of {files.path} can't run here", sentence(reason)
     fix = "Run its ONNX file: `runner` onnx." if files.onnx else "Build it: `patch-compile build MODEL_DIR`."
     return PatchCompileError(what, why, fix)
-
-
-def _open_engine(facts: EngineFacts, code: HostCode, limits: Limits, window: int | None) -> Decoder:
-    from patch_compile.runtime.engine_decoder import open_engine
-
-    return open_engine(facts.path, load_backend(facts.backend), code, limits, window)
 
 
 def _tokenizer(model: Path) -> Any:

@@ -39,7 +39,6 @@ class ModelConfigs:
 
     @property
     def text(self) -> dict[str, Any]:
-        """The part of config.json that describes the text model."""
         text: dict[str, Any] = self.config.get("text_config") or self.config
         return text
 
@@ -59,17 +58,17 @@ class ModelConfigs:
 
         tokenizer: None uses only the configs.
         """
-        told = getattr(tokenizer, "eos_token_id", None)
-        for found in (self.generation.eos_token_id, self.config.get("eos_token_id"), told):
-            if found is not None:
-                return tuple(found if isinstance(found, list) else [found])
+        of_tokenizer = getattr(tokenizer, "eos_token_id", None)
+        for ids in (self.generation.eos_token_id, self.config.get("eos_token_id"), of_tokenizer):
+            if ids is not None:
+                return tuple(ids if isinstance(ids, list) else [ids])
         return ()
 
     def token(self, name: str) -> int | None:
         """Returns a token such as `bos_token_id`; None if the configs name none, or several."""
-        for found in (getattr(self.generation, name), self.text.get(name)):
-            if isinstance(found, int):
-                return found
+        for token_id in (getattr(self.generation, name), self.text.get(name)):
+            if isinstance(token_id, int):
+                return token_id
         return None
 
 

@@ -84,8 +84,8 @@ class OnnxDecoder:
         if mask is None:
             past = next(iter(cache.values())).shape[2] if cache else 0
             mask = np.ones((ids.shape[0], past + ids.shape[1]), np.int64)
-        given = (ids, mask, positions_of(mask, ids.shape[1]))
-        return {**dict(zip(TOKEN_INPUTS, given, strict=True)), **cache}
+        inputs = (ids, mask, positions_of(mask, ids.shape[1]))
+        return {**dict(zip(TOKEN_INPUTS, inputs, strict=True)), **cache}
 
     def step(self, ids: Tokens, cache: Cache, mask: Tokens | None = None) -> tuple[Logits, Cache]:
         """Returns the logits, fp32 `[batch, sequence, vocabulary]`, and the cache with the new tokens."""
@@ -135,10 +135,10 @@ class OnnxDecoding:
 
 def _check_types(path: Path, inputs: dict[str, Any]) -> None:
     past = [name for name in inputs if name.startswith(PAST)]
-    other = {inputs[name].type for name in past} - set(_NUMPY_OF)
-    if other:
+    unknown = {inputs[name].type for name in past} - set(_NUMPY_OF)
+    if unknown:
         raise PatchCompileError(
             f"ONNX Runtime's CPU kernels can't run {path}",
-            f"Its cache is {', '.join(sorted(other))}.",
+            f"Its cache is {', '.join(sorted(unknown))}.",
             "Build with `dtype` float16 to run it here, or run its engine on a GPU.",
         )

@@ -36,7 +36,7 @@ class Continuations:
         pairs = zip(self.prompts, self.completions, strict=True)
         return {
             "runner": self.runner,
-            "completions": [{"prompt": prompt, **asdict(one)} for prompt, one in pairs],
+            "completions": [{"prompt": prompt, **asdict(completion)} for prompt, completion in pairs],
             "seconds": {"first_token": self.first_token, "all": self.all},
             "ms_per_step": self.ms_per_step,
         }
@@ -88,7 +88,7 @@ def generate(
         made = generator.generate(ids, settings, new_tokens=new_tokens, stop=stop, each=each)
     except LogitsError as error:
         raise PatchCompileError(f"The logits of {path} are not finite", error.why, error.fix) from None
-    steps = max(len(one.tokens) for one in made) - 1
+    steps = max(len(completion.tokens) for completion in made) - 1
     return Continuations(
         generator.about,
         tuple(prompts),

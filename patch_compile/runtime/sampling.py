@@ -91,8 +91,8 @@ class Sampler:
             weights = np.exp((logits[order].astype(np.float64) - float(logits[order[0]])) / s.temperature)
         shares = weights / weights.sum()
         # The nucleus includes the token whose probability takes the sum over top_p.
-        kept = max(1, int(np.searchsorted(np.cumsum(shares), s.top_p)) + 1)
-        return int(self._draws[row].choice(order[:kept], p=shares[:kept] / shares[:kept].sum()))
+        nucleus = max(1, int(np.searchsorted(np.cumsum(shares), s.top_p)) + 1)
+        return int(self._draws[row].choice(order[:nucleus], p=shares[:nucleus] / shares[:nucleus].sum()))
 
 
 def _penalized(seen: NDArray[np.float32], penalty: float) -> NDArray[np.float32]:

@@ -1,24 +1,63 @@
-"""This machine's GPU, as the place that engines are timed on."""
+"""This machine's GPU, as the place that engines are timed on, and its clocks, power and temperature by NVIDIA's management
+library (nvidia-ml-py)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from patch_compile.artifacts.bench import Library, TimedOn
+from patch_compile.artifacts.bench import ClockSample, Library, SlowedBy, TimedOn
 from patch_compile.artifacts.engine import EngineReport
 from patch_compile.artifacts.folder import OutFolder
 from patch_compile.artifacts.layout import ENGINE, ENGINE_REPORT, RECIPE
 from patch_compile.engine.backend import load_backend
 from patch_compile.errors import PatchCompileError, sentence
-from patch_compile.hardware.gpu import Gpu, local_gpu
-from patch_compile.hardware.nvml import Nvml, open_nvml
+from patch_compile.hardware.gpu import local_gpu
 from patch_compile.planning.cards import PlanCard, card_of_gpu
 from patch_compile.progress import Progress
 from patch_compile.runtime.engine_fit import engine_facts, why_not
 from patch_compile.timing.engine_runner import open_engine_runner
 from patch_compile.timing.timing import OwnProcess
+
+# Bits of nvmlDeviceGetCurrentClocksEventReasons, by pynvml's names. The bits for an idle GPU and for clocks that a
+# person set are left out: they slow nothing that is timed.
+SLOWED_BY = {
+    "nvmlClocksThrottleReasonSwPowerCap": SlowedBy.POWER_LIMIT,
+    "nvmlClocksThrottleReasonHwSlowdown": SlowedBy.HARDWARE,
+    "nvmlClocksThrottleReasonSwThermalSlowdown": SlowedBy.TEMPERATURE,
+    "nvmlClocksThrottleReasonHwThermalSlowdown": SlowedBy.TEMPERATURE,
+    "nvmlClocksThrottleReasonHwPowerBrakeSlowdown": SlowedBy.POWER_SUPPLY,
+}
+
+
+class Nvml:
+    """One GPU as the driver shows it. `open_nvml` makes it."""
+
+    def __init__(self, nvml: Any, handle: Any) -> None:
+        self._nvml, self._handle = nvml, handle
+
+    @property
+    def driver(self) -> str:
+        return str(self._nvml.nvmlSystemGetDriverVersion())
+
+    @property
+    def free_bytes(self) -> int:
+        return int(self._nvml.nvmlDeviceGetMemoryInfo(self._handle).free)
+
+    def sample(self) -> ClockSample:
+        """Take a sample of the GPU's state."""
+        nvml, gpu = self._nvml, self._handle
+        reasons = nvml.nvmlDeviceGetCurrentClocksEventReasons(gpu)
+        slowed = dict.fromkeys(reason for name, reason in SLOWED_BY.items() if reasons & getattr(nvml, name))
+        return ClockSample(
+            sm_mhz=nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM),
+            memory_mhz=nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM),
+            watts=nvml.nvmlDeviceGetPowerUsage(gpu) / 1e3,
+            celsius=nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU),
+            slowed=tuple(slowed),
+        )
 
 
 @dataclass(frozen=True)
@@ -35,7 +74,6 @@ class Place:
     trust: bool = False
 
     def open(self, model: str, engine: Path) -> OwnProcess:
-        """Load an engine in its own process."""
         return OwnProcess(model, partial(open_engine_runner, engine, trust=self.trust))
 
 
@@ -56,7 +94,13 @@ def find_place(out: OutFolder, progress: Progress, *, trust: bool = False) -> Pl
     if nvml is None:
         progress.note(f"clocks, power and temperature are not recorded: {why}")
     backend = load_backend(engine_report(out).backend)
-    device = _about_gpu(gpu, nvml, backend.version)
+    major, minor = gpu.compute_capability
+    device = TimedOn(
+        name=gpu.name,
+        backend_version=backend.version,
+        compute_capability=f"{major}.{minor}",
+        driver=nvml.driver if nvml else None,
+    )
     return Place(device, Library(backend.name), card_of_gpu(gpu), nvml, trust)
 
 
@@ -72,12 +116,25 @@ def engine_report(out: OutFolder) -> EngineReport:
     return about
 
 
-def _about_gpu(gpu: Gpu, nvml: Nvml | None, backend_version: str) -> TimedOn:
-    """Returns the GPU's name and compute capability, and the driver's version if NVML is there."""
-    major, minor = gpu.compute_capability
-    return TimedOn(
-        name=gpu.name,
-        backend_version=backend_version,
-        compute_capability=f"{major}.{minor}",
-        driver=nvml.driver if nvml else None,
-    )
+def open_nvml() -> tuple[Nvml | None, str]:
+    """Open the first GPU that CUDA shows (CUDA_VISIBLE_DEVICES applies).
+
+    Returns None and the reason, in words, if NVML can't be asked.
+    """
+    try:
+        import pynvml
+        from cuda.bindings import driver
+    except ImportError as error:
+        return None, f"{error.name} is not installed: pip install 'patch-compile[rtx]', or [tensorrt]"
+    try:
+        pynvml.nvmlInit()
+        driver.cuInit(0)
+        status, address = driver.cuDeviceGetPCIBusId(32, 0)
+        if int(status):
+            return None, f"CUDA does not tell the GPU's address ({status.name})"
+        handle = pynvml.nvmlDeviceGetHandleByPciBusId(address.split(b"\0")[0])
+        nvml = Nvml(pynvml, handle)
+        nvml.sample()  # a virtual GPU may lack these figures
+    except (pynvml.NVMLError, RuntimeError) as error:  # cuda-bindings raises RuntimeError without a driver
+        return None, str(error)
+    return nvml, ""

@@ -104,12 +104,10 @@ class EngineRunner:
         self._work = self._recorded(execute) if phase is Phase.DECODE else execute
 
     def run(self) -> float:
-        """See `TimedModel`."""
         assert self._work is not None
         return self._device.time(self._work)
 
     def close(self) -> None:
-        """See `TimedModel`."""
         self._free()
         self._contexts.clear()
         self._engine = self._keep = None  # type: ignore[assignment]  # nothing is run after this

@@ -68,28 +68,29 @@ def engine_files(
 ) -> Iterator[dict[Contender, Path]]:
     """Yield the engine of each model. Engines that are made lie in a temporary folder of OUT."""
     engines = {Contender.HYBRID: out.path / ENGINE}
-    others = [one for one in which if one is not Contender.HYBRID]
+    others = [contender for contender in which if contender is not Contender.HYBRID]
     if not others:
         yield engines
         return
-    found = InputSnapshot.of(lambda: _inputs(out, source))
+    snapshot = InputSnapshot.of(lambda: _inputs(out, source))
     check_unchanged(source, out, "; or time only the hybrid model: --against none")
     check_free_space(out.path, _needed(out, len(others)))
     folder = out.path / temporary_name(BENCH_FOLDER)
     try:
-        for one in others:
-            onnx = write_contender(one, out, source, costs, folder, progress)
-            found.check()
-            engines[one] = build_contender(one, onnx, out, source.recipe, folder / one.folder, progress)
-            for part in engines[one].parent.glob(f"{ONNX_NAME}*"):
+        for contender in others:
+            onnx = write_contender(contender, out, source, costs, folder, progress)
+            snapshot.check()
+            engines[contender] = build_contender(
+                contender, onnx, out, source.recipe, folder / contender.folder, progress
+            )
+            for part in engines[contender].parent.glob(f"{ONNX_NAME}*"):
                 part.unlink()
-        yield {one: engines[one] for one in which}
+        yield {contender: engines[contender] for contender in which}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _inputs(out: OutFolder, source: ProvenSource) -> Iterator[Path]:
-    """Yield the files outside OUT that a model is made of."""
     yield from files_of_model(source)
     yield _masks_file(out, source.recipe)
 
@@ -173,8 +174,8 @@ def _plugin(out: OutFolder, kernels: Collection[str]) -> Path:
 
     kernels, built = kernels or KERNELS, engine_report(out)
     sms = [target.sm for target in parse_architectures(",".join(built.targets))]
-    found = matching_library(built.backend, built.plugin_version, sms, kernels)
-    return found or build_plugin(built.backend, archs=archs_for(sms), kernels=kernels).path
+    library = matching_library(built.backend, built.plugin_version, sms, kernels)
+    return library or build_plugin(built.backend, archs=archs_for(sms), kernels=kernels).path
 
 
 def _masks_file(out: OutFolder, r: Recipe) -> Path:

@@ -68,31 +68,28 @@ def bench(path: Path, asked: BenchRequest, *, force: bool = False) -> BenchRepor
     together.
     """
     with kept_for_writing(path):
-        return _bench(path, asked, force)
-
-
-def _bench(path: Path, asked: BenchRequest, force: bool) -> BenchReport:
-    progress = Progress()
-    quiet_libraries()
-    out = OutFolder.open(path)
-    _check_new(out, force)
-    place = find_place(out, progress, trust=asked.trust)
-    subject = Subject(out, source_of(out), asked)
-    if asked.calibrate:
-        check_calibration(place, subject.source)
-    feeds = subject.feeds()
-    if place.nvml:
-        check_memory(subject.engine_bytes(), place.nvml.free_bytes, len(asked.models))
-    out.forget(BENCH_FOLDER, BENCH_FOLDER)
-    report = _Contest(subject, place, progress).run(feeds)
-    _keep(out, subject, report)
-    if asked.calibrate:
-        assert subject.planned is not None and place.card is not None  # `check_calibration` has checked it
-        measured = calibrate(report, subject.planned, place.card, subject.name)
-        fitted = Calibrated(path=str(measured.save()), measured=Calibration(**dict(measured)))
-        report = report.model_copy(update={"calibration": fitted})
+        progress = Progress()
+        quiet_libraries()
+        out = OutFolder.open(path)
+        _check_new(out, force)
+        place = find_place(out, progress, trust=asked.trust)
+        subject = Subject(out, source_of(out), asked)
+        if asked.calibrate:
+            check_calibration(place, subject.source)
+        feeds = subject.feeds()
+        if place.nvml:
+            check_memory(subject.engine_bytes(), place.nvml.free_bytes, len(asked.models))
+        out.forget(BENCH_FOLDER, BENCH_FOLDER)
+        report = _Contest(subject, place, progress).run(feeds)
         _keep(out, subject, report)
-    return report
+        if asked.calibrate:
+            # `check_calibration` has checked both.
+            assert subject.planned is not None and place.card is not None
+            measured = calibrate(report, subject.planned, place.card, subject.name)
+            fitted = Calibrated(path=str(measured.save()), measured=Calibration(**dict(measured)))
+            report = report.model_copy(update={"calibration": fitted})
+            _keep(out, subject, report)
+        return report
 
 
 @dataclass(frozen=True)
@@ -139,7 +136,9 @@ class _Contest:
         """
         taken = dict(feeds)
         for point, make in feeds.items():
-            why = next((f"{name}: {no}" for name, one in runners.items() if (no := one.refuses(make))), "")
+            why = next(
+                (f"{name}: {no}" for name, runner in runners.items() if (no := runner.refuses(make))), ""
+            )
             if why and (any(self.subject.asked.sizes) or len(taken) == 1):
                 raise PatchCompileError(
                     f"The point {point} can't be timed",

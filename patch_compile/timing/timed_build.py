@@ -31,7 +31,6 @@ class Subject:
 
     @cached_property
     def planned(self) -> PlannedModel | None:
-        """Returns the build as its plan describes it, or None if there are no predictions for it."""
         return planned_model(self.out, self.source)
 
     @cached_property

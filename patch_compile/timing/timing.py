@@ -46,19 +46,15 @@ class OwnProcess:
             self._process = PythonProcess(self._name, open_runner)
 
     def refuses(self, make: MakeFeed) -> str:
-        """See `TimedModel`."""
         return str(self._ask("refuses", make))
 
     def prepare(self, make: MakeFeed, phase: Phase) -> None:
-        """See `TimedModel`."""
         self._ask("prepare", make, phase)
 
     def run(self) -> float:
-        """See `TimedModel`."""
         return float(self._ask("run"))
 
     def close(self) -> None:
-        """See `TimedModel`. It ends the process."""
         self._process.close()
 
     def _ask(self, method: str, *arguments: object) -> Any:
@@ -88,11 +84,9 @@ class TurnTimes:
 
     @property
     def median(self) -> float:
-        """Returns the median in milliseconds."""
         return float(np.median(self.milliseconds))
 
     def row(self) -> Timed:
-        """Returns the summary for bench.json."""
         low, high = np.percentile(self.milliseconds, (10, 90))
         return Timed(
             median_ms=self.median, p10_ms=float(low), p90_ms=float(high), runs=len(self.milliseconds)
@@ -122,15 +116,15 @@ def take_turns(
     for runner in runners.values():
         runner.prepare(make, phase)
     names = list(runners)
-    found: dict[str, list[float]] = {name: [] for name in names}
+    timed: dict[str, list[float]] = {name: [] for name in names}
     for number in range(-warm_up, iterations):
         first = number % len(names)
         times = {name: _turn(runners[name]) for name in (*names[first:], *names[:first])}
         if number >= 0:
             after_round()
             for name, milliseconds in times.items():
-                found[name].append(milliseconds)
-    return {name: TurnTimes(tuple(times)) for name, times in found.items()}
+                timed[name].append(milliseconds)
+    return {name: TurnTimes(tuple(times)) for name, times in timed.items()}
 
 
 def _turn(runner: TimedModel) -> float:

@@ -17,7 +17,6 @@ from tests.planning.llama import LLAMA_2_7B, write_hollow_llama
 NARROW = LLAMA_2_7B | {"num_hidden_layers": 2, "hidden_size": 576, "num_attention_heads": 9, "num_key_value_heads": 3,
                        "intermediate_size": 1536}  # fmt: skip
 PREFILL = {"prompt_tokens": 512, "generated_tokens": 1}
-DECODE = {"batch_size": 1, "prompt_tokens": 1, "generated_tokens": 64}
 
 
 @pytest.fixture(scope="module")
@@ -34,20 +33,6 @@ def narrow(tmp_path_factory):
 
 def planned(model, **settings):
     return plan(Recipe.parse({"model": model, "target": "a6000", **settings}))
-
-
-@pytest.mark.parametrize("load", [PREFILL, DECODE], ids=["prefill", "decode"])
-@pytest.mark.parametrize("weights", ["float16", "int8", "w8a8", "int4"])
-def test_types_and_tiles_share_the_speed(wide, weights, load):
-    """What types bring is the speed-up of the same build at ratio 0."""
-    for target in ("a6000", "rtx 4090"):
-        pruned, unpruned = (
-            planned(wide, ratio=ratio, weights=weights, kinds="2:4", target=target, **load).whole.end_to_end
-            for ratio in (0.25, 0.0)
-        )
-        assert pruned.speedup == pytest.approx(pruned.by_types * pruned.by_tiles)
-        assert pruned.by_types == pytest.approx(unpruned.speedup, rel=0.02)
-        assert unpruned.by_tiles == 1.0 and (weights != "float16" or pruned.by_types == 1.0)
 
 
 @pytest.mark.quick

@@ -8,7 +8,7 @@ from patch_compile.artifacts.prediction import Workload
 from patch_compile.planning.cards import card_of
 from patch_compile.planning.cost import CostModel
 from patch_compile.planning.lowering import plan_linear, plan_linears
-from patch_compile.planning.roofline.int8_inputs import quantise_time
+from patch_compile.planning.roofline.library_product import quantise_time
 from patch_compile.planning.roofline.linear_roofline import Linear, predict
 from tests.planning.assumed import assumed_mask
 

@@ -96,20 +96,7 @@ def test_the_last_matching_lowering_decides(text, expected):
     assert list(asked_lowerings(text, NAMES).values()) == expected
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "fast",
-        "mlp.*=fast",
-        "",
-        "plugin,",
-        "mlp.*=plugin,",
-        "plugin,dense",
-        "mlp.*=plugin,dense",
-        "=plugin",
-        "re:(=plugin",
-    ],
-)
+@pytest.mark.parametrize("text", ["fast", "mlp.*=fast", "plugin,dense", "re:(=plugin"])
 def test_what_is_misspelled_is_said(text):
     with refused(ValueError):
         parse_lowering(text)

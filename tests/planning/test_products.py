@@ -1,4 +1,5 @@
-"""Linears of one input that become one product, by names and by the graph, and their lowerings by `auto`."""
+"""Linears of one input that become one product, by names and by the graph, and their lowerings by `auto`. Experts are
+counted that a token runs through."""
 
 import itertools
 from dataclasses import replace
@@ -8,7 +9,7 @@ import pytest
 from masklearn.masks.kinds.table import TWO_FOUR
 from masklearn.model.architectures import ARCHITECTURES
 from masklearn.model.checkpoint import Checkpoint
-from masklearn.model.coverage import covered_linears_of
+from masklearn.model.coverage import covered_linears, covered_linears_of
 from masklearn.quant.table import FLOAT16, INT4, W8A8
 from patch_compile.artifacts.plan import Node
 from patch_compile.artifacts.prediction import Workload
@@ -28,6 +29,7 @@ from patch_compile.planning.products import (
     products_of,
 )
 from patch_compile.planning.roofline.rest import Model
+from tests.families import write_family
 from tests.onnx_export.tiny import ENCODERS, LAYERS, VARIANTS, save_tiny
 from tests.planning.llama import LLAMA_2_7B, write_hollow_llama
 
@@ -201,10 +203,11 @@ def test_pairs_have_the_faster_panels(card, tokens, tile, rows):
     pair = [plans[name] for group in outline.groups if group.gated for name in group.linears]
     free = [plan_linear(plan.name, assumed_tiles(plan.shape, (tile, 128), 0.25)) for plan in pair]
     times = {
-        height: costs.hybrid(
+        height: costs.total(
             cost_together(
                 [one.changed(gated_codes={height: one.gated_codes[height]}) for one in free], True, costs
-            )
+            ),
+            "hybrid",
         )
         for height in free[0].heights_with(free[1])
     }
@@ -223,9 +226,26 @@ def test_pairs_take_the_faster_way(card, ratio):
             continue
         one, two = (
             sum(
-                costs.hybrid(cost_together(product, gated, costs))
+                costs.total(cost_together(product, gated, costs), "hybrid")
                 for product, gated in products_of(pair, nodes)
             )
             for nodes in ([InputGroup((pair[0].name, pair[1].name), gated=True)], [])
         )
         assert is_apart(plans) == (two + costs.gating(11008) < one)
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes"),
+    [
+        ("mixtral", {"w1": (96, 64), "w3": (96, 64), "w2": (64, 96)}),
+        ("gpt_oss", {"gate_up_proj": (192, 64), "down_proj": (64, 96)}),
+    ],
+)
+def test_two_of_four_experts_are_counted(name, shapes, tmp_path):
+    """Whichever way a checkpoint keeps them."""
+    path = write_family(tmp_path / "model", name, num_hidden_layers=2)
+    others = outline_of(Checkpoint.open(path), covered_linears(path)).others
+    experts = {plan.name: plan.shape for plan in others if ".experts." in plan.name}
+    assert len(experts) == 2 * 2 * len(shapes)
+    assert {plan.rpartition(".")[2]: shape for plan, shape in experts.items()} == shapes
+    assert not any(".experts.2." in plan for plan in experts)

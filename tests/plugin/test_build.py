@@ -14,10 +14,9 @@ import pytest
 from patch_compile.packing.function import VERSION
 from patch_compile.plugin import build as plugin
 from patch_compile.plugin import compiling, toolchain
-from patch_compile.plugin.build import PluginLibrary, build_plugin
+from patch_compile.plugin.build import build_plugin
 from patch_compile.plugin.compiling import compile_units, kernel_objects, units
 from patch_compile.plugin.identity import check_backend, read_identity
-from patch_compile.plugin.kernels import KERNELS
 from patch_compile.plugin.prebuilt import LIBRARY_NAME
 from patch_compile.plugin.targets import ARCHS, VARIABLE, X86, runs_on, wanted_archs
 from patch_compile.plugin.toolchain import Tool, describe_toolchain, find_cxx, find_nvcc
@@ -287,18 +286,6 @@ def test_machines_have_separate_kernel_keys(tmp_path, monkeypatch):
         objects = kernel_objects(tmp_path, (80,), Tool(Path("nvcc"), "13.0"), Tool(Path("g++"), "14"))
         folders.add(objects[0].parent)
     assert len(folders) == 2
-
-
-def test_a_new_library_is_for_the_backend_that_was_asked_for(tmp_path):
-    (fresh := tmp_path / "library.so").write_bytes(identity_text("tensorrt"))
-
-    def check(backend):
-        about = (backend, (80,), KERNELS, None, "13.0", None, "10.14", None, "key")
-        plugin._check_made(fresh, PluginLibrary(fresh, *about))
-
-    check("tensorrt")
-    with refused():
-        check("tensorrt-rtx")
 
 
 @needs_tools

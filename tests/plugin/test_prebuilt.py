@@ -1,4 +1,5 @@
-"""A library of patch-compile-plugin is taken if, and only if, the release names its sha256."""
+"""A library of patch-compile-plugin is taken if, and only if, the release names its sha256. Records name the origin of
+TensorRT's headers."""
 
 import hashlib
 import json
@@ -11,8 +12,9 @@ from patch_compile.packing.function import VERSION
 from patch_compile.pipeline.prepare import _headers_line
 from patch_compile.pipeline.summary import headers_of
 from patch_compile.plugin import prebuilt
-from patch_compile.plugin.build import build_plugin
+from patch_compile.plugin.build import PluginLibrary, build_plugin
 from patch_compile.plugin.targets import this_machine
+from patch_compile.plugin.toolchain import HEADER_PACKAGE, HEADER_SHA256
 from patch_compile.plugin.trust import library_made_here, matching_library
 from tests.plugin.identities import identity_text
 from tests.refusals import refused
@@ -94,3 +96,23 @@ def test_a_library_for_another_machine_is_a_stranger(
 
 def test_without_the_package_nothing_is_said(installed: Path) -> None:
     assert prebuilt.why_no_prebuilt("tensorrt") == "" and prebuilt.prebuilt_library("tensorrt") is None
+
+
+def compiled(package: str | None) -> PluginLibrary:
+    nvcc, headers = (Path("/usr/bin/nvcc"), "13.0.88"), (Path("/opt/tensorrt/include"), "11.4.0")
+    return PluginLibrary(
+        Path("/cache/plugin.so"), "tensorrt", (80,), ("half",), *nvcc, *headers, package, "0"
+    )
+
+
+def test_headers_of_an_installed_tensorrt() -> None:
+    found = headers_of(compiled(None))
+    assert (found.version, found.folder, found.package) == ("11.4.0", "/opt/tensorrt/include", None)
+    assert _headers_line(compiled(None)).endswith("version 11.4.0, of /opt/tensorrt/include")
+
+
+def test_third_party_headers_are_pinned() -> None:
+    found = headers_of(compiled(HEADER_PACKAGE))
+    assert (found.package, found.sha256, found.folder) == (HEADER_PACKAGE, HEADER_SHA256, None)
+    words = (HEADER_PACKAGE, "a package of a third party", "sha256", "TENSORRT_ROOT")
+    assert all(word in _headers_line(compiled(HEADER_PACKAGE)) for word in words)

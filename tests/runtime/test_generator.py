@@ -264,11 +264,3 @@ def test_logits_that_are_not_finite_name_the_model(out_of: OutOf, tmp_path: Path
     (out / "manifest.json").unlink()  # has the size of the model's file
     done = run_here("run", out, PROMPTS[0], "--runner", "onnx", "--new-tokens", "2")
     refusal(done)
-
-
-def test_drawn_text_repeats_by_its_seed(generator: Generator) -> None:
-    def drawn(seed: int) -> list[int]:
-        sampling = Sampling(temperature=2.0, seed=seed)
-        return generator.generate(PROMPTS[:1], sampling, new_tokens=15, ignore_end=True)[0].tokens
-
-    assert drawn(1) == drawn(1) != drawn(2)

@@ -3,7 +3,7 @@
 import pytest
 
 from patch_compile.artifacts.bench import ClockSample, SlowedBy, Spread
-from patch_compile.hardware import nvml
+from patch_compile.timing import device
 from patch_compile.timing.run import Watch
 
 
@@ -39,7 +39,7 @@ def test_a_run_without_a_round_has_no_spread():
 def test_nvidias_library_has_every_name_that_is_used():
     """Without a GPU, only the library's names can be tested."""
     pynvml = pytest.importorskip("pynvml")
-    names = [*nvml.SLOWED_BY, "NVML_CLOCK_SM", "NVML_CLOCK_MEM", "NVML_TEMPERATURE_GPU", "NVMLError"]
+    names = [*device.SLOWED_BY, "NVML_CLOCK_SM", "NVML_CLOCK_MEM", "NVML_TEMPERATURE_GPU", "NVMLError"]
     names += [
         "nvmlInit",
         "nvmlSystemGetDriverVersion",
@@ -52,7 +52,7 @@ def test_nvidias_library_has_every_name_that_is_used():
 
 
 def test_without_a_driver_the_reason_is_told():
-    found, why = nvml.open_nvml()
+    found, why = device.open_nvml()
     if found is None:
         assert why
     else:  # on a machine with a GPU

@@ -60,12 +60,12 @@ class Turns:
 @cache
 def all_turns() -> tuple[Turns, ...]:
     """Returns the rows by architecture, GeForce cards behind others. The first card of each kind stands for it."""
-    found = {
+    cards = {
         (card.sm, card.is_geforce): card
         for card in reversed(rated_cards())
         if card.sm in sass_architectures()
     }
-    return tuple(_turns(found[key]) for key in sorted(found))
+    return tuple(_turns(cards[key]) for key in sorted(cards))
 
 
 def _turns(card: RatedCard) -> Turns:
@@ -120,13 +120,13 @@ def predicted_clocks(problem: Problem, number: int, parts: int, device: DeviceLi
     if problem.tokens == 0:
         return 0
     config, turns = CONFIGS[number], turns_of(device.sm, geforce=device.geforce)
-    sms, kept = max(device.sms, 1), device.l2_bytes // 2
+    sms, l2_kept = max(device.sms, 1), device.l2_bytes // 2
     tiles, blocks = problem.tiles(config), turns.blocks[number]
     busiest = ceil_div(parts if config.streams else tiles, sms)
     each = zip(problem.slabs, turns.clocks[number], turns.alone[number], strict=False)
     slabs = sum(count * max(full, alone // busiest) for count, full, alone in each if count)
-    moved = problem.weight_bytes * weight_reads(problem, config, parts, kept)
-    moved += x_bytes_read(problem, config, sms, kept) + 2 * problem.tokens * problem.out_features
+    moved = problem.weight_bytes * weight_reads(problem, config, parts, l2_kept)
+    moved += x_bytes_read(problem, config, sms, l2_kept) + 2 * problem.tokens * problem.out_features
     out = 2 * config.output_bytes // SHARED_PACE
     if not config.streams:
         edges = busiest * (3 * L2_LATENCY + DRAM_LATENCY + out) // min(blocks, busiest)
@@ -165,7 +165,7 @@ def choose_schedule(problem: Problem, device: DeviceLimits, config: int | None =
     for number in range(len(CONFIGS)) if config is None else (config,):
         if not problem.suits(CONFIGS[number]) or CONFIGS[number].shared_bytes > device.shared_bytes:
             continue
-        for parts in parts_tried(problem, CONFIGS[number], device):
+        for parts in dict.fromkeys(parts_tried(problem, CONFIGS[number], device)):
             clocks = predicted_clocks(problem, number, parts, device)
             if best[0] < 0 or clocks < best_clocks:
                 best, best_clocks = (number, parts), clocks

@@ -42,7 +42,6 @@ def _sass() -> dict[int, Any]:
 
 
 def sass_architectures() -> tuple[int, ...]:
-    """Returns the architectures whose machine code sass.json has."""
     return tuple(_sass())
 
 
@@ -144,7 +143,6 @@ def occupancy(rates: SmRates, config: Config, registers: int) -> int:
 
 
 def blocks_at_once(card: RatedCard, config: Config) -> int:
-    """Returns the number of blocks that an SM of a card holds."""
     return occupancy(card.rates, config, _code(card)[config.name]["registers"])
 
 
@@ -183,7 +181,6 @@ def weight_bytes(problem: Problem) -> int:
 
 
 def work_of(card: RatedCard, config: Config, problem: Problem, parts: int, assume: Assumptions) -> Work:
-    """Returns the work of one launch of a configuration that cuts its stream into `parts`."""
     if config.streams:
         return _stream(card, config, problem, parts, assume)
     return _tiles(card, config, problem, assume)
@@ -194,9 +191,9 @@ def _stream(card: RatedCard, config: Config, problem: Problem, parts: int, assum
     rates = rates_of(card, assume)
     tiles, token_tiles = problem.tiles(config), problem.token_tiles(config)
     weights = weight_bytes(problem)
-    kept = int(assume.l2_kept * (card.l2 << 20))
-    passes = weight_reads(problem, config, parts, kept)
-    activations = x_bytes_read(problem, config, card.sms, kept) + 2 * problem.tokens * problem.out_features
+    l2_kept = int(assume.l2_kept * (card.l2 << 20))
+    passes = weight_reads(problem, config, parts, l2_kept)
+    activations = x_bytes_read(problem, config, card.sms, l2_kept) + 2 * problem.tokens * problem.out_features
     pieces = pieces_of(parts, tiles)
     sums = 4 * config.sums
     busiest = -(-parts // card.sms) / parts
@@ -224,18 +221,13 @@ def bytes_in_flight(config: Config, slab_bytes: float, blocks: int) -> float:
     return blocks * (config.stages - 1) * slab_bytes
 
 
-def latency(assume: Assumptions) -> float:
-    """Returns the clocks from a request to its bytes from DRAM, when all of its bandwidth is used."""
-    return assume.loaded * assume.dram_latency
-
-
 def _tiles(card: RatedCard, config: Config, problem: Problem, assume: Assumptions) -> Work:
     """Returns the work of tile_kernel.cuh, each of whose blocks computes a tile of Y."""
     rates, at_once = rates_of(card, assume), blocks_at_once(card, config)
     tiles = problem.tiles(config)
-    kept = int(assume.l2_kept * (card.l2 << 20))
-    moved = weight_reads(problem, config, 1, kept) * weight_bytes(problem)
-    moved += x_bytes_read(problem, config, card.sms, kept) + 2 * problem.tokens * problem.out_features
+    l2_kept = int(assume.l2_kept * (card.l2 << 20))
+    moved = weight_reads(problem, config, 1, l2_kept) * weight_bytes(problem)
+    moved += x_bytes_read(problem, config, card.sms, l2_kept) + 2 * problem.tokens * problem.out_features
     rounds = -(-tiles // card.sms)
     clocks = _slabs_clocks(card, config, problem, rounds / problem.panels, assume, rounds)
     l2, dram = assume.l2_latency / rates.clocks, assume.dram_latency / rates.clocks

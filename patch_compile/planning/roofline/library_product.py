@@ -1,4 +1,5 @@
-"""Predicts microseconds of products by NVIDIA's libraries: dense by cuBLASLt, 2:4 by cuSPARSELt.
+"""Predicts microseconds of products by NVIDIA's libraries (dense by cuBLASLt, 2:4 by cuSPARSELt), and of dense linears in
+W8A8 and fp8, with the kernel that rounds their activations to 8 bits.
 
 A library cuts Y into tiles, and K into parts where tiles are few. It is assumed to take the fastest cut. `python -m
 benchmarks.published` compares these times with published measurements.
@@ -11,10 +12,11 @@ from functools import cache
 
 from masklearn.masks.kinds.base import BYTES_DENSE
 from masklearn.masks.kinds.table import TWO_FOUR
-from masklearn.quant.table import FLOAT16, WeightType
+from masklearn.quant.table import FLOAT16, W8A8, WeightType
 from patch_compile.artifacts.plan import Bound
-from patch_compile.hardware.cards import SheetCard
+from patch_compile.hardware.cards import RatedCard, SheetCard
 from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
+from patch_compile.planning.roofline.launch_work import rates_of
 
 # (tokens, features) of a tile of Y. cuSPARSELt's kernels for 16-bit types take at most 128 tokens: more would contradict
 # the published times of wide outputs on Ampere and Ada (see `library_time`).
@@ -28,7 +30,7 @@ _SPARSE_TOKENS = 128
 _PARTS = (1, 2, 4, 8)  # of K
 _LEAST_PART = 256  # columns of K
 _WAITED = 0.25  # share of bytes or products that wait for the other where waves read W again
-FIRST_WITH_FP8 = 89  # sm; Ada has fp8 tensor cores, Ampere has none
+_FIRST_WITH_FP8 = 89  # sm; Ada has fp8 tensor cores, Ampere has none
 # Of twice the 16-bit rate, what cuBLASLt reaches in fp8: about the median of its measured rates on H100 PCIe, RTX 4090 and
 # B200 (benchmarks/published/slidesparse.csv). GeForce cards sum fp8 products in fp32 at half their rate, as 16-bit ones.
 _FP8_SHARE = 0.95
@@ -163,3 +165,46 @@ def _cut(
         card.bandwidth * 1e3 * assume.bandwidth
     )
     return moved, product, min(moved, product) * _WAITED if reads > 1 else 0.0
+
+
+def quantise_time(card: RatedCard, tokens: int, in_features: int, assume: Assumptions = ASSUMED) -> float:
+    """Returns the microseconds of rounding X to int8: it reads 2 bytes and writes 1 for an element, and 4 for a token."""
+    return _moving(card, tokens * (3 * in_features + 4), assume)
+
+
+def dense_w8a8_time(
+    card: RatedCard,
+    shape: tuple[int, int],
+    tokens: int,
+    assume: Assumptions = ASSUMED,
+    *,
+    fused: bool = False,
+) -> float:
+    """Returns the microseconds of a dense W8A8 linear `[N, K]` by cuBLASLt, between kernels that round X and scale Y.
+
+    cuBLASLt writes int32, which a kernel of its own scales and rounds to 16 bits. fused: the product does this at no cost,
+    as kernels by CUTLASS do, but cuBLASLt does not.
+    """
+    product, _ = library_time(card, shape, tokens, assume, weights=W8A8, fused=fused)
+    scaled = 0.0 if fused else _moving(card, 6 * tokens * shape[0], assume)
+    return quantise_time(card, tokens, shape[1], assume) + product + scaled
+
+
+def dense_fp8_time(
+    card: RatedCard, shape: tuple[int, int], tokens: int, assume: Assumptions = ASSUMED
+) -> float | None:
+    """Returns the microseconds of a dense linear `[N, K]` in fp8 by cuBLASLt, which scales Y itself, and of rounding X.
+
+    None if the card has no fp8.
+    """
+    if card.sm < _FIRST_WITH_FP8:
+        return None
+    return quantise_time(card, tokens, shape[1], assume) + fp8_time(card, shape, tokens, assume)
+
+
+def _moving(card: RatedCard, moved: int, assume: Assumptions) -> float:
+    """Returns the microseconds of a kernel that moves so many bytes, by L2 if its part for such bytes holds them."""
+    rates = rates_of(card, assume)
+    in_l2 = moved <= assume.l2_kept * (card.l2 << 20)
+    pace = rates.l2 * card.sms * rates.clocks if in_l2 else rates.bytes
+    return first_bytes(card, assume) + l2_trip(card, assume) + moved / pace

@@ -16,14 +16,15 @@ from patch_compile.hardware.cards import RatedCard
 from patch_compile.packing.slab_kinds import SLAB_K
 from patch_compile.planning.roofline.assumptions import ASSUMED, Assumptions
 from patch_compile.planning.roofline.choice import choose_schedule, limits_of
-from patch_compile.planning.roofline.int8_inputs import dense_w8a8_time, quantise_time
-from patch_compile.planning.roofline.launch_work import latency, rates_of, weight_bytes, work_of
+from patch_compile.planning.roofline.launch_work import rates_of, weight_bytes, work_of
 from patch_compile.planning.roofline.library_product import (
     Weights,
+    dense_w8a8_time,
     first_bytes,
     l2_trip,
     library_time,
     product_time,
+    quantise_time,
     sparse_products,
 )
 from patch_compile.planning.roofline.schedule import (
@@ -56,7 +57,6 @@ class Linear:
 
     @property
     def pruned(self) -> tuple[tuple[TileKind, float], ...]:
-        """Shares of its slabs, by kind."""
         return ((TWO_FOUR, self.share), *self.others)
 
     def products(self, sparse: float = 0.5) -> float:
@@ -187,10 +187,11 @@ def _by_kernels(
     number, chosen_parts = choose_schedule(problem, limits_of(card), config)
     if number < 0:
         raise ValueError(f"no configuration {config} for panels of {problem.panel_rows} rows")
-    launch = _launch_of(card, problem, number, parts or chosen_parts, assume)
+    kernel, parts = CONFIGS[number], parts or chosen_parts
+    launch, bound = _launch_time(card, problem, kernel, parts, assume)
     dense, dense_bound = dense_time(card, shape, tokens, assume)
     rounds = shape.weights.input_bits == 8
-    own = launch.microseconds - (_saved_early(card, launch, assume) if rounds else 0.0)
+    own = launch - (_saved_early(card, kernel, assume) if rounds else 0.0)
     total = max(own, _at_best(card, shape, tokens, assume))
     if rounds:
         total += quantise_time(card, tokens, shape.in_features, assume)
@@ -200,10 +201,8 @@ def _by_kernels(
         / (card.bandwidth * 1e3),
         2 * tokens * shape.out_features * shape.in_features * shape.products() / rate,
     )
-    slower = _slower_than_wgmma(card, dense / total, launch.bound)
-    return Prediction(
-        total, launch.bound, dense, dense_bound, least / total, launch.config.name, launch.parts, slower
-    )
+    slower = _slower_than_wgmma(card, dense / total, bound)
+    return Prediction(total, bound, dense, dense_bound, least / total, kernel.name, parts, slower)
 
 
 def _at_best(card: RatedCard, shape: Linear, tokens: int, assume: Assumptions) -> float:
@@ -223,7 +222,7 @@ def _at_best(card: RatedCard, shape: Linear, tokens: int, assume: Assumptions) -
     return product_time(card, (shape.out_features, shape.in_features), tokens, assume, each)[0]
 
 
-def _saved_early(card: RatedCard, launch: _Launch, assume: Assumptions) -> float:
+def _saved_early(card: RatedCard, config: Config, assume: Assumptions) -> float:
     """Returns the microseconds that a product saves behind the kernel that rounds X, which lets it begin early.
 
     The gap between the kernels is gone; a stream has also asked for its first slabs by then.
@@ -231,31 +230,24 @@ def _saved_early(card: RatedCard, launch: _Launch, assume: Assumptions) -> float
     if card.sm < FIRST_THAT_WAITS:
         return 0.0
     asked = first_bytes(card, assume) - assume.launch - l2_trip(card, assume)
-    return assume.launch + (asked if launch.config.streams else 0.0)
+    return assume.launch + (asked if config.streams else 0.0)
 
 
-@dataclass(frozen=True)
-class _Launch:
-    """A launch of the kernels: its microseconds by their own work, what bounds them, and its configuration."""
-
-    microseconds: float
-    bound: str
-    config: Config
-    parts: int
-
-
-def _launch_of(card: RatedCard, problem: Problem, number: int, parts: int, assume: Assumptions) -> _Launch:
-    """Returns a launch of a configuration, given by its number."""
-    rates, chosen = rates_of(card, assume, problem.weights.input_bits), CONFIGS[number]
-    work = work_of(card, chosen, problem, parts, assume)
-    # Little's law: bytes in flight over latency.
-    moved = work.bytes * max(1 / rates.bytes, latency(assume) / rates.clocks / work.inflight)
+def _launch_time(
+    card: RatedCard, problem: Problem, config: Config, parts: int, assume: Assumptions
+) -> tuple[float, str]:
+    """Returns the microseconds of a launch of the kernels by their own work, and what bounds them."""
+    rates = rates_of(card, assume, problem.weights.input_bits)
+    work = work_of(card, config, problem, parts, assume)
+    # Little's law: bytes in flight over latency, in clocks, when all of DRAM's bandwidth is used.
+    latency = assume.loaded * assume.dram_latency / rates.clocks
+    moved = work.bytes * max(1 / rates.bytes, latency / work.inflight)
     computed = sum(work.clocks.values()) / rates.clocks
     fixed = first_bytes(card, assume) + work.edges
     bound = "bytes" if moved >= computed else max(work.clocks, key=lambda name: work.clocks[name])
     if fixed > max(moved, computed):
         bound = "launch"
-    return _Launch(fixed + max(moved, computed), bound, chosen, parts)
+    return fixed + max(moved, computed), bound
 
 
 def _slower_than_wgmma(card: RatedCard, speedup: float, bound: str) -> Slower | None:

@@ -21,9 +21,10 @@ from patch_compile.plugin.toolchain import plugin_sources
 # Number of kinds in the masks of PATCH (arXiv 2509.23410): dense and 2:4, the first of the table.
 PATCH_KINDS = len(ALWAYS)
 _DENSE = ALWAYS.index(DENSE)
+_SIZES = ("panel_rows", "tokens", "feature_warps", "token_warps", "stages", "blocks_per_sm")
 _LINE = re.compile(
     r'\{"([\w-]+)", Kernel::k(\w+),\s*'
-    + r",\s*".join([r"(\d+)"] * 6)
+    + r",\s*".join([r"(\d+)"] * len(_SIZES))
     + r",\s*k(Patch|Kind|Byte)\w+(?:,\s*Weights::k(\w+))?\}"
 )
 
@@ -67,7 +68,6 @@ class Config:
 
     @property
     def sums(self) -> int:
-        """Returns the number of sums of a tile."""
         return self.tokens * self.panel_rows
 
     @property
@@ -77,7 +77,6 @@ class Config:
 
     @property
     def shared_bytes(self) -> int:
-        """Returns the bytes of shared memory of a block."""
         ring = self.stages * (self.slab_room + self.x_bytes)
         return ring if self.streams else max(ring, self.output_bytes)
 
@@ -97,9 +96,9 @@ def _read_configs() -> tuple[Config, ...]:
         Config(
             name,
             kernel,
-            *_six(numbers),
-            len(kinds_of(_type_of(weights))) if kinds != "Patch" else PATCH_KINDS,
-            _type_of(weights),
+            **dict(zip(_SIZES, map(int, numbers), strict=True)),
+            kinds=len(kinds_of(_type_of(weights))) if kinds != "Patch" else PATCH_KINDS,
+            weights=_type_of(weights),
         )
         for name, kernel, *numbers, kinds, weights in _LINE.findall(_header("config.h"))
     )
@@ -110,17 +109,11 @@ def _type_of(name: str) -> WeightType:
     return QUANTISED.get(name.lower(), FLOAT16)
 
 
-def _six(numbers: list[str]) -> tuple[int, int, int, int, int, int]:
-    rows, tokens, feature_warps, token_warps, stages, blocks = map(int, numbers)
-    return rows, tokens, feature_warps, token_warps, stages, blocks
-
-
 def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
 def constant(header: str, name: str) -> int:
-    """Returns a number that a header of plugins/kernels defines under this name."""
     (value,) = re.findall(rf"constexpr \w+ {name} = (\d+);", _header(header))
     return int(value)
 
@@ -163,7 +156,6 @@ class Problem:
 
     @property
     def panels(self) -> int:
-        """Returns the number of panels of W."""
         return ceil_div(self.out_features * (1 + self.gated), self.panel_rows)
 
     @cached_property
@@ -205,7 +197,6 @@ class Problem:
         )
 
     def token_tiles(self, config: Config) -> int:
-        """Returns the number of tiles of Y along the tokens."""
         return ceil_div(self.tokens, config.tokens)
 
     def tiles(self, config: Config) -> int:
