@@ -53,11 +53,11 @@ class KnownWeight:
 
 
 class WeightIndex:
-    """Weights of a checkpoint by K and their first row, in one type."""
+    """Weights of a checkpoint by K and their first row, in one type. widths: the K of all of them."""
 
     def __init__(self, known: Mapping[tuple[int, bytes], list[KnownWeight]]) -> None:
         self._known = known
-        self._widths = {k for k, _ in known}
+        self.widths = {k for k, _ in known}
 
     @classmethod
     def of(
@@ -81,10 +81,6 @@ class WeightIndex:
                 if all((one.name, one.digest) != (name, found.digest) for one in same):
                     same.append(found)
         return cls(known)
-
-    def may_hold(self, k: int) -> bool:
-        """True if some weight has K columns."""
-        return k in self._widths
 
     def rows_of(self, weight: NDArray[Any]) -> list[tuple[KnownWeight, ...]]:
         """Returns the weights that are stacked in `weight` `[N, K]`, each with all others that have the same numbers.
@@ -248,7 +244,7 @@ def _index(value: ir.Value, k: int, index_of: IndexOf) -> WeightIndex | None:
     if value.dtype is None or value.dtype.name not in _MATRIX_TYPES or value.const_value is None:
         return None
     index = index_of(value.dtype)
-    return index if index.may_hold(k) else None
+    return index if k in index.widths else None
 
 
 def _weight(value: ir.Value, transposed: bool) -> NDArray[Any]:

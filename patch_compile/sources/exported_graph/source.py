@@ -23,7 +23,7 @@ from patch_compile.passes.find_linears import linears_of_file
 from patch_compile.passes.linears import FoundLinears
 from patch_compile.planning.lowering import LinearPlan
 from patch_compile.recipe import GraphRecipe, Recipe
-from patch_compile.sources.base import Bars, Source
+from patch_compile.sources.base import Bars, Source, Stage
 from patch_compile.sources.checkpoint_weights import CheckpointWeights
 from patch_compile.sources.exported_graph.match import (
     Matches,
@@ -34,7 +34,6 @@ from patch_compile.sources.exported_graph.match import (
     match_linears,
 )
 from patch_compile.sources.formats import ONNX_FILE
-from patch_compile.sources.kinds import Stage
 from patch_compile.sources.plan_task import PlanTask
 
 if TYPE_CHECKING:
