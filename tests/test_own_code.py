@@ -9,7 +9,7 @@ import pytest
 from patch_compile.pipeline.prepare import prepare
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
-from patch_compile.sources.kinds import Stage
+from patch_compile.sources.base import Stage
 from tests.builds import build
 from tests.commands import run_here
 from tests.own_code import claim_config, claim_tokenizer, nothing_runs

@@ -8,7 +8,7 @@ from masklearn.learning import LearnRecipe
 from patch_compile.pipeline.prepare import prepare
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
-from patch_compile.sources.kinds import Stage
+from patch_compile.sources.base import Stage
 from tests.refusals import refused
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,9 +21,7 @@ if TYPE_CHECKING:
 STANDARD_DOMAINS = ("", "ai.onnx")
 """The two spellings of the domain of ONNX's own operators."""
 
-_SAYS_NOTHING = re.compile(
-    r"\W*|-\d+"
-)  # dimension names of exporters for dimensions without a name: `?`, `-1`
+_SAYS_NOTHING = re.compile(r"\W*|-\d+")  # what exporters call dimensions without a name: `?`, `-1`
 _MOST_NODES = 2**19  # a compiled decoder of 126 layers has some 60,000 with its PatchLinear functions
 _MOST_DEPTH = 64  # calls of functions inside each other; passes recurse once for each
 _BYTES = re.compile(r"[0-9]{1,18}")
@@ -55,10 +54,9 @@ def model_of(path: Path, proto: onnx.ModelProto) -> ir.Model:
     """Returns the model of the file at `path`. Raises PatchCompileError for parts that onnx_ir does not know."""
     import onnx_ir as ir
 
-    collects = gc.isenabled()
-    gc.disable()  # every node is kept: a collection would look at each of them, and find nothing
     try:
-        return ir.from_proto(proto)
+        with without_collections():
+            return ir.from_proto(proto)
     except ir.serde.SerdeError as error:
         cause: BaseException = error
         while cause.__cause__ is not None:  # each level of the graph wraps the error again
@@ -68,9 +66,32 @@ def model_of(path: Path, proto: onnx.ModelProto) -> ir.Model:
             f"{str(cause).partition('. ')[0].rstrip('.')}.",
             "TensorRT takes only graphs of tensors: export the model without maps, and without post-processing.",
         ) from error
+
+
+@contextmanager
+def without_collections() -> Iterator[None]:
+    """Collect no garbage in the block. Each collection would look at all objects that are made, or that libraries hold, and
+    find nothing: a fifth of the time of a trace."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
     finally:
-        if collects:
+        if enabled:
             gc.enable()
+
+
+@contextmanager
+def silenced(level: int, *libraries: str) -> Iterator[None]:
+    """Drop the log messages of libraries below this level in the block."""
+    before = {logger: logger.level for logger in map(logging.getLogger, libraries)}
+    for logger in before:
+        logger.setLevel(level)
+    try:
+        yield
+    finally:
+        for logger, earlier in before.items():
+            logger.setLevel(earlier)
 
 
 @contextmanager
@@ -107,30 +128,29 @@ def _check_messages(proto: onnx.ModelProto) -> None:
     a data file is not a number of bytes."""
     import onnx
 
-    waiting: list[Any] = [proto]
-    while waiting:
-        message = waiting.pop()
+    for message in _messages(proto):
         if isinstance(message, onnx.TensorProto):
             _check_place(message)
         for field, value in message.ListFields():
-            if field.message_type is not None:
-                waiting += value if isinstance(value, Sequence) else [value]
-            elif field.type == field.TYPE_STRING:
+            if field.type == field.TYPE_STRING:
                 texts = [value] if isinstance(value, str | bytes) else value
                 if any(isinstance(text, bytes) for text in texts):
                     raise ValueError(f"A {field.name} in it is not UTF-8.")
 
 
 def tensors_of(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Yield the tensors of a model: weights of its graph, of subgraphs and functions, and constants of nodes."""
+    """Returns the tensors of a model: weights of its graph, of subgraphs and functions, and constants of nodes."""
     import onnx
 
+    return (message for message in _messages(proto) if isinstance(message, onnx.TensorProto))
+
+
+def _messages(proto: onnx.ModelProto) -> Iterator[Any]:
+    """Yield a model and all messages in it."""
     waiting: list[Any] = [proto]
     while waiting:
         message = waiting.pop()
-        if isinstance(message, onnx.TensorProto):
-            yield message
-            continue
+        yield message
         for field, value in message.ListFields():
             if field.message_type is not None:
                 waiting += value if isinstance(value, Sequence) else [value]

@@ -15,7 +15,7 @@ from patch_compile.pipeline.stages import opened, run_stages
 from patch_compile.pipeline.summary import onnx_of, pruned_model
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
-from patch_compile.sources.kinds import Stage
+from patch_compile.sources.base import Stage
 
 
 def compile_model(

@@ -21,7 +21,7 @@ from patch_compile.pipeline.prepare import costs_of
 from patch_compile.progress import Progress
 from patch_compile.python_process import run_foreign_python
 from patch_compile.recipe import GraphRecipe, Recipe
-from patch_compile.sources.kinds import Stage
+from patch_compile.sources.base import Stage
 from patch_compile.sources.open import open_graph
 from patch_compile.sources.plan_task import PlanTask
 

@@ -23,8 +23,7 @@ from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
 from patch_compile.report.learned import mosaic_line
 from patch_compile.report.prediction import choice_line
-from patch_compile.sources.base import TokenSource
-from patch_compile.sources.kinds import Stage
+from patch_compile.sources.base import Stage, TokenSource
 from patch_compile.sources.open import needed
 
 

@@ -34,9 +34,8 @@ from patch_compile.plugin.prebuilt import DISTRIBUTION
 from patch_compile.progress import Progress, quiet_libraries
 from patch_compile.recipe import GraphRecipe, Recipe
 from patch_compile.report.prediction import dequantised_line, little_gain_line, tried_line
-from patch_compile.sources.base import Source, TextSource
+from patch_compile.sources.base import Source, Stage, TextSource
 from patch_compile.sources.checkpoint_weights import CheckpointWeights
-from patch_compile.sources.kinds import Stage
 from patch_compile.sources.open import inputs_of, needed, open_graph, open_source
 from patch_compile.sources.plan_task import PlanTask
 

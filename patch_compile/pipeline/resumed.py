@@ -17,7 +17,7 @@ from patch_compile.artifacts.state import WorkspaceState
 from patch_compile.artifacts.workspace import key_of
 from patch_compile.errors import PatchCompileError
 from patch_compile.options import flag_of
-from patch_compile.sources.kinds import Stage
+from patch_compile.sources.base import Stage
 from patch_compile.sources.open import beside_key
 
 if TYPE_CHECKING:

@@ -41,7 +41,7 @@ from patch_compile.pipeline.resumed import learning_folder, masks_key
 from patch_compile.planning.planner import plan_json
 from patch_compile.progress import Progress
 from patch_compile.report.prediction import decision_line, mask_line, waste_line
-from patch_compile.sources.kinds import Stage
+from patch_compile.sources.base import Stage
 from patch_compile.sources.pruning import Pruning, prunes_nothing
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,7 +23,6 @@ from patch_compile.artifacts.proof import InputsFile, RandomInputs, TextWindows
 from patch_compile.artifacts.report import Kind
 from patch_compile.progress import Progress, Update
 from patch_compile.sources.formats import ModelFormat
-from patch_compile.sources.kinds import Sequences, Stage
 from patch_compile.sources.pruning import GivenMasks, Pruning, given_masks
 from patch_compile.sources.rounding import Rounding
 
@@ -49,6 +49,28 @@ _REST = 1 << 30  # bytes for the libraries, activations and logits
 
 Bars = Callable[[str], AbstractContextManager[Update]]
 """`bars(name)` opens a progress bar for a step of the work, like `Progress.stage`."""
+
+
+class Stage(StrEnum):
+    """The stages of a build, in order. Each name is a key of the manifest."""
+
+    MASKS = "masks"
+    ONNX = "onnx"
+    ENGINE = "engine"
+    PROOF = "proof"
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Token sequences that a source takes.
+
+    vocabulary: number of tokens in the vocabulary; positions: maximum length, None without a limit; decodes: True if it
+    also takes single steps with a KV cache.
+    """
+
+    vocabulary: int
+    positions: int | None
+    decodes: bool
 
 
 @dataclass(frozen=True)

@@ -42,11 +42,6 @@ def _onnx_files(path: Path) -> Sequence[Path]:
         return (path, *external_files(path))
 
 
-def _onnx_fingerprint(path: Path) -> str:
-    """Returns the sha256 over the sha256 of each file."""
-    return hashlib.sha256("".join(map(sha256_of, _onnx_files(path))).encode()).hexdigest()
-
-
 CHECKPOINT = ModelFormat(
     texts=("calib", "eval_text"),
     pruned_file=MODEL,
@@ -64,6 +59,8 @@ ONNX_FILE = ModelFormat(
     to_report="the ONNX file",
     rounds_pruned=True,
     files_of=_onnx_files,
-    fingerprint_of=_onnx_fingerprint,
+    fingerprint_of=lambda path: hashlib.sha256(
+        "".join(map(sha256_of, _onnx_files(path))).encode()
+    ).hexdigest(),
     files_beside=lambda _: {},
 )

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.choice.menu import quantised_types, why_apart
-from masklearn.masks.kinds.table import BY_CODE
 from masklearn.masks.maskset import MaskSet
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import FLOAT16, WeightType
@@ -127,9 +126,9 @@ def _check_kinds(masks: MaskSet, types: Mapping[str, WeightType], file: Path | N
 
     types: of the linears whose weights are quantised.
     """
-    for name, codes in masks.kind_maps().items():
+    for name, mask in masks.items():
         weights = types.get(name, FLOAT16)
-        for kind in (BY_CODE[int(code)] for code in np.unique(codes)):
+        for kind in mask.by_kind():
             if not kind.goes_with(weights):
                 why, other = why_apart(kind, weights)
                 raise PatchCompileError(

@@ -12,7 +12,7 @@ from masklearn.base.settings import Settings
 from patch_compile.artifacts.bench import Contender
 from patch_compile.errors import PatchCompileError
 from patch_compile.options import BenchOptions
-from patch_compile.sources.kinds import Sequences
+from patch_compile.sources.base import Sequences
 from patch_compile.timing.points import Point, grid_of
 
 # An engine's default profiles end at batch 8; a user's profiles may go further.

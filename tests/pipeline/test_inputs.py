@@ -13,8 +13,8 @@ from patch_compile.pipeline.prepare import Job, prepare
 from patch_compile.pipeline.stages import _Run, keys_of
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
+from patch_compile.sources.base import Stage
 from patch_compile.sources.checkpoint.source import CheckpointSource
-from patch_compile.sources.kinds import Stage
 from tests.builds import TINY, build
 from tests.conftest import EVAL_TEXT, TEXT, write_model
 from tests.inputs import assert_changes_are_named, changed, differences, files_below

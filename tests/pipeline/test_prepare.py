@@ -14,7 +14,7 @@ from patch_compile.pipeline.learn import learn
 from patch_compile.pipeline.prepare import Job, prepare
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
-from patch_compile.sources.kinds import Stage
+from patch_compile.sources.base import Stage
 from patch_compile.sources.open import open_source
 from patch_compile.sources.plan_task import PlanTask
 from tests.conftest import ModelMaker

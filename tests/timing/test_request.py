@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from patch_compile.artifacts.bench import Contender, Phase
 from patch_compile.onnx_io.graph_inputs import GraphInput
-from patch_compile.sources.kinds import Sequences
+from patch_compile.sources.base import Sequences
 from patch_compile.timing.points import Point, feed_of
 from patch_compile.timing.request import BenchRequest
 from tests.refusals import refused

@@ -17,10 +17,9 @@ from patch_compile.onnx_io.tensor_names import PAST
 from patch_compile.progress import Progress
 from patch_compile.runtime.model_configs import read_model_configs
 from patch_compile.runtime.onnx_decoder import OnnxDecoder
-from patch_compile.sources.base import TokenSource
+from patch_compile.sources.base import Stage, TokenSource
 from patch_compile.sources.checkpoint.references import evaluation_windows, load_as_compiled
 from patch_compile.sources.checkpoint.source import CheckpointSource
-from patch_compile.sources.kinds import Stage
 
 _PROOF_TOKENS = 95  # of a prompt
 
@@ -37,12 +36,9 @@ class DecoderSource(CheckpointSource, TokenSource):
 
     @override
     def check(self, stages: Collection[Stage]) -> None:
-        super().check(stages)
         if Stage.ONNX in stages:
             read_model_configs(self.model)  # `write_beside` reads them again
-        if Stage.PROOF in stages:
-            self.check_evaluation()
-            self._check_float16()
+        super().check(stages)
 
     @override
     def check_evaluation(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -23,7 +23,6 @@ from patch_compile.progress import Progress
 from patch_compile.sources.base import OutputSource, Probe
 from patch_compile.sources.checkpoint.references import evaluation_windows, load_as_compiled
 from patch_compile.sources.checkpoint.source import CheckpointSource
-from patch_compile.sources.kinds import Stage
 from patch_compile.sources.pruning import grids_of_pruned
 from patch_compile.sources.rounding import Rounding, roundings_of
 
@@ -33,14 +32,6 @@ _ROWS = 2  # windows in a feed; the second half of the last window is padding
 
 class EncoderSource(CheckpointSource, OutputSource):
     """A checkpoint without a language-model head."""
-
-    @override
-    def check(self, stages: Collection[Stage]) -> None:
-        """Also raise PatchCompileError if no text is given: the proof needs text, and an encoder cannot write it."""
-        super().check(stages)
-        if Stage.PROOF in stages:
-            self.check_evaluation()
-            self._check_float16()
 
     @override
     def check_evaluation(self) -> None:
@@ -61,7 +52,7 @@ class EncoderSource(CheckpointSource, OutputSource):
         """Returns batches of held-out text, some of it padded."""
         windows, text = self.evaluation(progress)
         padding = self.checkpoint.config.get("pad_token_id") or 0
-        feeds = list(_feeds(windows, padding, [given.name for given in read_inputs(hybrid)]))
+        feeds = list(_feeds(windows, padding, [graph_input.name for graph_input in read_inputs(hybrid)]))
         count, length = windows.shape
         origin = TextWindows(name=text.name, windows=count, length=length, dtype=self.recipe.dtype)
         return Probe(feeds, origin, text)

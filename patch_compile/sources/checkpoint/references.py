@@ -16,7 +16,6 @@ from masklearn.model.architectures import longest_window
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.naming import from_stored, linear_name
 from masklearn.model.pretrained import load_config
-from masklearn.quant.grid import Grid
 from masklearn.quant.table import INT8, W8A8
 from patch_compile.artifacts.manifest import EvalText
 from patch_compile.progress import Progress
@@ -78,24 +77,27 @@ def load_as_compiled(
     integers. masks: the file with their scales, read if there is none next to the pruned model; None if there is no such
     file. streamed: True for a model that reads its weights in each run, see `streamed_model`.
     """
+    import onnx_ir as ir
     import torch
 
     from masklearn.model.linears import linear_weights, read_tensor
     from masklearn.model.models import load_model
     from masklearn.model.streamed import streamed_model
+    from patch_compile.onnx_io.write import read_weight
 
-    narrow = getattr(torch, dtype)
+    narrow, sixteen_bit = getattr(torch, dtype), ir.DataType[dtype.upper()].numpy()
     checkpoint, grids = Checkpoint.open(pruned), grids_of_pruned(pruned, masks)
 
-    def of_grid(linear: str) -> Any:
-        exact = grids[linear].type.name in (INT8.name, W8A8.name)
-        return _weight(checkpoint, linear, grids[linear], np.dtype(np.float32) if exact else _numpy(dtype))
+    def of_grid(linear: str) -> torch.Tensor:
+        grid, stored = grids[linear], read_weight(checkpoint, f"{linear}.weight", None)
+        rounded = np.dtype(np.float32) if grid.type in (INT8, W8A8) else sixteen_bit
+        return torch.from_numpy(grid.values(grid.integers(stored), rounded).astype(np.float32))
 
     def read(name: str, shape: torch.Size) -> Any:
         linear = name.removesuffix(".weight")
         if linear in grids:
             return of_grid(linear)
-        if checkpoint.dtype(name) == _numpy(dtype):  # needs no rounding
+        if checkpoint.dtype(name) == sixteen_bit:  # needs no rounding
             return from_stored(checkpoint, name, checkpoint.torch(name, mapped=True))
         return read_tensor(checkpoint, name, shape).to(narrow)
 
@@ -108,19 +110,3 @@ def load_as_compiled(
         for name in grids:
             weights[name].copy_(of_grid(name))
     return model
-
-
-def _weight(checkpoint: Checkpoint, name: str, grid: Grid, dtype: np.dtype[Any]) -> Any:
-    """Returns the weight `[N, K]`, rounded to `dtype`, as a tensor of fp32."""
-    import torch
-
-    from patch_compile.onnx_io.write import read_weight
-
-    integers = grid.integers(read_weight(checkpoint, f"{name}.weight", None))
-    return torch.from_numpy(grid.values(integers, dtype).astype(np.float32))
-
-
-def _numpy(dtype: str) -> np.dtype[Any]:
-    import ml_dtypes
-
-    return np.dtype(np.float16 if dtype == "float16" else ml_dtypes.bfloat16)

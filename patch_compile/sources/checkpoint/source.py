@@ -21,10 +21,9 @@ from patch_compile.artifacts.report import Kind
 from patch_compile.errors import PatchCompileError
 from patch_compile.planning.lowering import LinearPlan
 from patch_compile.recipe import Recipe
-from patch_compile.sources.base import Bars, TextSource
+from patch_compile.sources.base import Bars, Sequences, Stage, TextSource
 from patch_compile.sources.checkpoint.references import check_evaluation
 from patch_compile.sources.checkpoint_weights import CheckpointWeights
-from patch_compile.sources.kinds import Sequences, Stage
 from patch_compile.sources.plan_task import PlanTask
 
 if TYPE_CHECKING:
@@ -89,6 +88,9 @@ class CheckpointSource(CheckpointWeights, TextSource):
         r.check_held_out()
         if r.eval_text is not None:
             check_evaluation(r.eval_text, r, self.tokenizer)
+        if Stage.PROOF in stages:
+            self.check_evaluation()
+            self._check_float16()
 
     def _check_float16(self) -> None:
         """Raise PatchCompileError if float16 does not hold the dense model's activations, and note the weights that it

@@ -90,9 +90,8 @@ def measured_rounding(
 
 
 def _sixteen_bit_results(path: Path) -> int:
-    sixteen = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
     graph = ir.from_proto(load_proto(path)).graph
-    return sum(any(value.dtype in sixteen for value in node.outputs) for node in graph)
+    return sum(any(value.dtype in _NARROW for value in node.outputs) for node in graph)
 
 
 def _error(

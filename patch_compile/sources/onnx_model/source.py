@@ -27,9 +27,8 @@ from patch_compile.planning.gains import ALL_SPARSE
 from patch_compile.planning.lowering import LinearPlan
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
-from patch_compile.sources.base import Bars, OutputSource, Probe
+from patch_compile.sources.base import Bars, OutputSource, Probe, Stage
 from patch_compile.sources.formats import ONNX_FILE
-from patch_compile.sources.kinds import Stage
 from patch_compile.sources.onnx_model.facts import OnnxFacts, examine
 from patch_compile.sources.plan_task import PlanTask
 from patch_compile.sources.pruning import Pruning, grids_of_pruned, types_to_round

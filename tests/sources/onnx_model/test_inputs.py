@@ -11,7 +11,7 @@ from patch_compile.pipeline.prepare import Job, prepare
 from patch_compile.pipeline.stages import keys_of
 from patch_compile.progress import Progress
 from patch_compile.recipe import Recipe
-from patch_compile.sources.kinds import Stage
+from patch_compile.sources.base import Stage
 from patch_compile.sources.onnx_model.source import OnnxSource
 from tests.builds import build
 from tests.inputs import assert_changes_are_named, changed, differences, files_below
