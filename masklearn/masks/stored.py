@@ -34,8 +34,7 @@ from masklearn.masks.kinds.table import DENSE, FAMILIES, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask, check_kinds, kinds_of_tiles, tiles_of
 from masklearn.masks.record import MaskRecord
 from masklearn.masks.tiles import check_tile, grid_shape, sparse_groups, tile_weights
-from masklearn.quant.grid import Grid
-from masklearn.quant.static import StaticScales
+from masklearn.quant.grid import Grid, StaticScales
 from masklearn.quant.table import QUANTISED
 
 FORMAT = "patch-compile.masks"

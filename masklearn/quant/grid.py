@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
-from masklearn.quant.static import StaticScales
 from masklearn.quant.table import W8A8, WeightType
 
 _SCALE_BITS = 8  # significant bits of a bfloat16
@@ -18,6 +18,25 @@ LARGEST_STORABLE = 65280.0  # the largest number of float16 with so few signific
 # With a smaller scale, float16 would not tell neighbouring integers apart.
 _LEAST_OF_A_ROW = np.float32(2.0**-23)
 _CHUNK = 1 << 22  # weights whose numbers in fp32 are in memory at a time
+
+
+Scale = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+
+
+class StaticScales(BaseModel):
+    """Static scales of a linear's activations: one scale for all tokens, known before the model runs.
+
+    Standard graphs (QuantizeLinear, DequantizeLinear) and TensorRT's int8 tactics need them. The plugin takes a scale for
+    each token instead, which loses less. Activations are integers -128 … 127 times a scale, which float16 and bfloat16 hold
+    exactly.
+
+    input: of X; output: of Y with its bias, None if Y stays in 16 bits because one scale would lose too much.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input: Scale
+    output: Scale | None = None
 
 
 @dataclass(frozen=True, eq=False)

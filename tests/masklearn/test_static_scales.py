@@ -14,8 +14,7 @@ from onnx import TensorProto, helper
 
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.model.rounded_inputs import StaticRounding
-from masklearn.quant.grid import storable
-from masklearn.quant.static import StaticScales
+from masklearn.quant.grid import StaticScales, storable
 from masklearn.static_scales import find_static_scales
 from tests.conftest import ModelMaker
 from tests.masklearn.conftest import Tiny
