@@ -83,7 +83,7 @@ def test_an_interrupted_run_resumes_in_its_block(make_model: ModelMaker, tiny: T
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        find_static_scales(task.in_folder(task.scratch, stop), {}, linears)
+        find_static_scales(task.changed(progress=stop), {}, linears)
     assert find_static_scales(task, {}, linears) == whole
     assert notes == ["static scales resumes at block 2 of 3"]
 
