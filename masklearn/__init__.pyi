@@ -5,7 +5,6 @@ from masklearn.base.shard import write_shard as write_shard
 from masklearn.baselines import baseline_settings as baseline_settings
 from masklearn.baselines import beside_baselines as beside_baselines
 from masklearn.baselines import compare_with_baselines as compare_with_baselines
-from masklearn.baselines import measure as measure
 from masklearn.baselines import parse_baselines as parse_baselines
 from masklearn.baselines import run_baselines as run_baselines
 from masklearn.baselines import with_types_of as with_types_of

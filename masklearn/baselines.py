@@ -40,9 +40,8 @@ from masklearn.traits import Criterion, Repair
 
 Windows = NDArray[np.int64]
 Note = Callable[[str], object]
-
-
 _RATIOS = {Baseline.ROUNDED: 0.0, Baseline.UNIFORM: 0.5}
+_NO_MASKS = MaskSet({}, method="none", seed=0, base_model="", base_sha256="", ratio_asked=0.0)
 
 
 def parse_baselines(names: str) -> tuple[Baseline, ...]:
@@ -122,9 +121,12 @@ def beside_baselines(
 ) -> BesideBaselines:
     """Compare a result with its baselines. All were evaluated in fp32 on `windows` `[count, length]`."""
     count, length = windows.shape
-    beaten = beaten_by(result, baselines)
+    rivals = (
+        row for row in baselines if row.deployable and row.name != Baseline.DENSE
+    )  # the dense model is not pruned
+    beaten_by = tuple(row.name for row in rivals if row.beats(result))
     rows = (result, *baselines)
-    return BesideBaselines(rows=rows, beaten_by=beaten, windows=count, length=length, dtype="float32")
+    return BesideBaselines(rows=rows, beaten_by=beaten_by, windows=count, length=length, dtype="float32")
 
 
 def run_baselines(
@@ -162,20 +164,15 @@ def run_baselines(
     return rows
 
 
-def beaten_by(result: BaselineRow, baselines: Sequence[BaselineRow]) -> tuple[str, ...]:
-    """Returns the names of the deployable baselines that beat the result. The dense model is not pruned and is never
-    among them."""
-    rivals = (row for row in baselines if row.deployable and row.name != Baseline.DENSE)
-    return tuple(row.name for row in rivals if row.beats(result))
-
-
 def _baseline_row(name: Baseline, task: Task, windows: Windows) -> BaselineRow:
     """Make a baseline in its own folder, measure it, and delete the folder."""
     folder = task.scratch / f"baseline-{name.name.lower()}"
     shutil.rmtree(folder, ignore_errors=True)  # an interrupted run leaves it
     if name is not Baseline.DENSE:
         _ = task.text  # read once, here, for all baselines
-    ours = task.in_folder(folder, _named(task.progress, name))
+    ours = task.changed(
+        scratch=folder, progress=lambda what, *steps: task.progress(f"{name}: {what}", *steps)
+    )
     try:
         start = time.perf_counter()
         learned, ratio, taken = learn_baseline(name, ours)
@@ -183,18 +180,17 @@ def _baseline_row(name: Baseline, task: Task, windows: Windows) -> BaselineRow:
         value = measure(learned, windows, folder / "model", task.recipe, ours.progress)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return _row(
-        name, ratio, value, seconds, taken, deployable=name is not Baseline.UNSTRUCTURED
-    )  # no kernel runs it
+    runs = name is not Baseline.UNSTRUCTURED  # no kernel runs it
+    return _row(name, ratio, value, seconds, taken, deployable=runs)
 
 
 def learn_baseline(name: Baseline, task: Task) -> tuple[Learned, float, float]:
     """Returns a baseline for a result of the task's recipe: its model, ratio, and bytes of a packed weight on average."""
     if name is Baseline.DENSE:
-        return Learned(_no_masks(), task.checkpoint), 0.0, BYTES_DENSE
+        return Learned(_NO_MASKS, task.checkpoint), 0.0, BYTES_DENSE
     if name is Baseline.UNSTRUCTURED:
         return *_unstructured(task), BYTES_DENSE
-    learned = learn_task(task.with_recipe(baseline_settings(name, task.recipe)))
+    learned = learn_task(task.changed(recipe=baseline_settings(name, task.recipe)))
     return learned, learned.masks.ratio, learned.masks.packed_bytes_per_weight
 
 
@@ -213,11 +209,7 @@ def _unstructured(task: Task) -> tuple[Learned, float]:
     else:
         ratio = 1.0 - recipe.bytes_per_weight / BYTES_DENSE
     solve_unstructured(CheckpointFeed(task), ratio, store)
-    return Learned(_no_masks(), task.checkpoint.with_weights(store)), ratio
-
-
-def _no_masks() -> MaskSet:
-    return MaskSet({}, method="none", seed=0, base_model="", base_sha256="", ratio_asked=0.0)
+    return Learned(_NO_MASKS, task.checkpoint.with_weights(store)), ratio
 
 
 def measure(
@@ -254,7 +246,3 @@ def _row(
         deployable=deployable,
         bytes_per_weight=taken,
     )
-
-
-def _named(progress: OnStep, name: str) -> OnStep:
-    return lambda what, done, total: progress(f"{name}: {what}", done, total)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.record import ChoiceRecord, MaskRecord, RepairRecord, TrainRecord
 from masklearn.masks.tiles import expand_tiles, weights_of_tiles
-from masklearn.methods import Method, WithRounding, method_of
+from masklearn.methods import WithRounding, method_of
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import Coverage, covered_linears_of
 from masklearn.model.hub import model_name, spelled
@@ -32,9 +32,6 @@ from masklearn.recipe import LearnRecipe
 from masklearn.task import Task, chooser_of_recipe, is_decided
 from masklearn.text.calibrate import few_tokens
 from masklearn.traits import lacking
-
-if TYPE_CHECKING:
-    from masklearn.smooth import Smoothed
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +93,7 @@ def learn(
 def learn_task(task: Task) -> Learned:
     """Do the work of `learn` for an existing task, e.g. a task that shares its text with other tasks."""
     from masklearn.permute import permute
-    from masklearn.smooth import smooth_inputs
+    from masklearn.smooth import folded, smooth_inputs
     from masklearn.stream.feed import CheckpointFeed
 
     recipe = task.recipe
@@ -123,12 +120,19 @@ def learn_task(task: Task) -> Learned:
     )
     if choosing:
         recipe = recipe.model_copy(update={"weights": spell_types(found.choice.types)})
-    task = first.with_recipe(recipe)  # with the text that was read
+    task = first.changed(recipe=recipe)  # with the text that was read
     if choosing and smoothed is None and recipe.repairs and permuted is None:
         # int4, which loses by scaled inputs, was offered too; the weights are not rounded yet.
-        task, solved, smoothed = _smooth_solved(task, solved)
+        smoothed = smooth_inputs(task)
+        if smoothed is not None:
+            folds, shifted = smoothed.folds, smoothed.record.shifted
+            store = WeightStore(task.scratch / "folded", below=solved)
+            folded(task.checkpoint.with_weights(solved), folds, store, shifted=shifted)
+            task, solved = task.of(smoothed.checkpoint), store
     learned = _finish(task, found, solved)
-    _record_smoothed(learned.masks, smoothed)
+    if smoothed is not None:
+        learned.masks.folds.update(smoothed.folds)
+        learned.masks.record.smoothed = smoothed.record
     if permuted is not None:
         learned.masks.orders.update(permuted.orders)
         learned.masks.record.permuted = permuted.record
@@ -148,12 +152,17 @@ def find_masks(
     from masklearn.solvers.solve import round_without_inputs
 
     method = method_of(feed.recipe.method)
-    _check_needs(method, feed)
+    if why := lacking(type(method), feed.why_not):
+        raise MaskLearnError(
+            f"The method {method.name} can't run on this model",
+            f"{why[1]} The method needs {why[0]}.",
+            "Name another method.",
+        )
     if feed.chooses_types:
         feed.recipe.check_choice()
     for line in left_out_of_auto(feed.recipe.kinds, feed.shapes, feed.recipe.tile, feed.allowed_types):
         feed.note(line)
-    areas = _areas(feed.shapes, feed.recipe)
+    areas = weights_of_tiles(feed.shapes, feed.recipe.tile)
     patterns: dict[str, dict[TileKind, NDArray[Any]]] = {}
     scores: dict[str, dict[TileKind, NDArray[np.floating]]] = {}
     rounding: dict[str, RoundingLoss] = {}
@@ -161,11 +170,11 @@ def find_masks(
         scores = {name: dict.fromkeys(feed.kinds[name], np.zeros(grid.shape)) for name, grid in areas.items()}
     else:
         for name, candidates in method.candidates(feed):
-            scores[name] = {kind: one.score for kind, one in candidates.items()}
+            scores[name] = {kind: candidate.score for kind, candidate in candidates.items()}
             if isinstance(candidates, WithRounding):
                 rounding[name] = candidates.rounding
             if not method.solves:  # patterns take a byte per 4 weights of the model: keep them only if needed
-                patterns[name] = {kind: one.pattern for kind, one in candidates.items()}
+                patterns[name] = {kind: candidate.pattern for kind, candidate in candidates.items()}
     of_tiles = {name: scores[name] for name in feed.shapes}
     if feed.chooses_types and not choose.chooses_types:
         raise undecided(feed.recipe.weights)
@@ -182,24 +191,6 @@ def find_masks(
     }
     grids = settled.grids or (round_without_inputs(feed, masks, store) if feed.types else {})
     return FoundMasks(masks, choice, choose.record(choice, masks, feed.kinds), settled.train, grids)
-
-
-def _smooth_solved(task: Task, solved: WeightStore) -> tuple[Task, WeightStore, "Smoothed | None"]:
-    """Smooth the model of a task and its solved weights, which are not rounded yet. Returns both, and the folds."""
-    from masklearn.smooth import smooth_inputs
-
-    smoothed = smooth_inputs(task)
-    if smoothed is None:
-        return task, solved, None
-    store = WeightStore(task.scratch / "folded", below=solved)
-    smoothed.fold(task.checkpoint.with_weights(solved), store)
-    return task.of(smoothed.checkpoint), store, smoothed
-
-
-def _record_smoothed(masks: MaskSet, smoothed: "Smoothed | None") -> None:
-    if smoothed is not None:
-        masks.folds.update(smoothed.folds)
-        masks.record.smoothed = smoothed.record
 
 
 def round_given(
@@ -239,26 +230,17 @@ def _codes(
     return codes
 
 
-def _check_needs(method: Method, feed: Feed) -> None:
-    if why := lacking(type(method), feed.why_not):
-        raise MaskLearnError(
-            f"The method {method.name} can't run on this model",
-            f"{why[1]} The method needs {why[0]}.",
-            "Name another method.",
-        )
-
-
 def _check_types(task: Task) -> None:
     """Raises MaskLearnError, before any work, for types that do not fit their linears, and for a permutation of a
     quantised checkpoint, whose neighbours share scales."""
     from masklearn.stream.feed import CheckpointFeed
 
     types, given = CheckpointFeed(task).allowed_types, task.checkpoint.grids.types
-    kept = [name for name, kinds in types.items() if given.get(name) in kinds]
-    if kept and task.recipe.permute:
+    keeping = [name for name, kinds in types.items() if given.get(name) in kinds]
+    if keeping and task.recipe.permute:
         raise MaskLearnError(
             f"{task.checkpoint.path} is quantised, and its channels can't be reordered",
-            f"{kept[0]}, for example, keeps the scales that the checkpoint gives to neighbouring weights.",
+            f"{keeping[0]}, for example, keeps the scales that the checkpoint gives to neighbouring weights.",
             "Leave `permute` out, or give the checkpoint that it was quantised from.",
         )
 
@@ -318,23 +300,19 @@ def _repair_and_round(
 
 
 def _mask_set(task: Task, found: FoundMasks, record: MaskRecord) -> MaskSet:
-    areas, masks, goal = _areas(task.coverage.linears, task.recipe), found.masks, found.choice.goal
+    goal = found.choice.goal
+    if goal.amount is None:
+        ratio = goal.asked(weights_of_tiles(task.coverage.linears, task.recipe.tile))
+    else:  # a saving is asked for: the reached ratio
+        masks = found.masks.values()
+        ratio = sum(mask.zeroed for mask in masks) / sum(mask.weights for mask in masks)
     return MaskSet(
-        masks,
+        found.masks,
         method=task.recipe.method,
         seed=task.recipe.seed,
         base_model=model_name(spelled(task.checkpoint.path)),
         base_sha256=task.checkpoint.fingerprint(),
-        ratio_asked=_reached(masks) if goal.amount is not None else goal.asked(areas),
+        ratio_asked=ratio,
         record=record,
         grids=found.grids,
     )
-
-
-def _areas(shapes: Mapping[str, tuple[int, int]], recipe: LearnRecipe) -> dict[str, NDArray[np.int64]]:
-    return weights_of_tiles(shapes, recipe.tile)
-
-
-def _reached(masks: Mapping[str, LinearMask]) -> float:
-    """Returns the reached ratio, for goals that ask for a saving instead of a ratio."""
-    return sum(mask.zeroed for mask in masks.values()) / sum(mask.weights for mask in masks.values())

@@ -58,10 +58,6 @@ class Smoothed:
     folds: Folds
     record: SmoothedRecord
 
-    def fold(self, checkpoint: Checkpoint, store: WeightStore) -> Checkpoint:
-        """Returns a checkpoint of the same model, of other weights, with the same channels scaled. See `folded`."""
-        return folded(checkpoint, self.folds, store, shifted=self.record.shifted)
-
 
 def smooth_inputs(task: Task) -> Smoothed | None:
     """Smooth the inputs of linears of type w8a8, if text is read anyway; None if there are none.

@@ -19,8 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from masklearn.model.rounded_inputs import StaticRounding, round_static
-from masklearn.quant.grid import storable
-from masklearn.quant.static import StaticScales
+from masklearn.quant.grid import StaticScales, storable
 from masklearn.quant.table import W8A8
 from masklearn.stream.blocks import Block, stream_blocks
 from masklearn.stream.hidden_states import checkpoints_of

@@ -117,10 +117,6 @@ class Task:
             self.note(line)
         return pool
 
-    def with_recipe(self, recipe: LearnRecipe) -> "Task":
-        """Returns a copy with another recipe, whose settings of the text must be equal. It keeps text that was read."""
-        return self._changed(recipe=recipe)
-
     def in_16_bits(self) -> "Task":
         """Returns a copy whose weights are not rounded to integers. It keeps text that was read, and the kinds of tiles
         that go with the types that the weights get later."""
@@ -130,7 +126,7 @@ class Task:
         if any(one.input_bits <= 8 for own in types.values() for one in own):
             kinds = allowed_kinds(recipe.kinds, linears, recipe.tile, types)
             changed["kinds"] = spell_kinds(kinds)
-        return self._changed(recipe=recipe.model_copy(update=changed), kinds=kinds)
+        return self.changed(recipe=recipe.model_copy(update=changed), kinds=kinds)
 
     @property
     def bf16(self) -> bool:
@@ -141,14 +137,11 @@ class Task:
 
     def of(self, checkpoint: Checkpoint) -> "Task":
         """Returns a copy with another checkpoint, e.g. the same with new weights. It keeps text that was read."""
-        return self._changed(checkpoint=checkpoint)
+        return self.changed(checkpoint=checkpoint)
 
-    def in_folder(self, scratch: Path, progress: OnStep) -> "Task":
-        """Returns a copy with another scratch folder and another view of its progress. It keeps text that was read."""
-        return self._changed(scratch=scratch, progress=progress)
-
-    def _changed(self, **changes: Any) -> "Task":
-        other = replace(self, **changes)
+    def changed(self, **fields: Any) -> "Task":
+        """Returns a copy with other fields, which keeps text that was read. Another recipe must ask for the same text."""
+        copy = replace(self, **fields)
         if "text" in self.__dict__:
-            other.__dict__["text"] = self.text
-        return other
+            copy.__dict__["text"] = self.text
+        return copy

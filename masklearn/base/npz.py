@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,10 @@ from masklearn.base.safe_read import require_file
 
 _SUFFIX = ".npy"
 _NUMPY_FILE = b"\x93NUMPY"
+_READ_HEADER = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 class ArrayArchive:
@@ -47,7 +51,20 @@ class ArrayArchive:
     def size(self, name: str) -> int:
         """Returns the bytes that an array takes in memory, without reading it. Raises ValueError for a faulty header."""
         with _sentences(name), self._zip.open(name + _SUFFIX) as member:
-            return self._size(name, member)
+            version = np.lib.format.read_magic(member)
+            if version not in _READ_HEADER:
+                raise ValueError(f"its header has version {version[0]}.{version[1]}")
+            shape, _, dtype = _READ_HEADER[version](member)
+            if dtype.hasobject:
+                raise ValueError("it is pickled")
+            size = math.prod(shape) * dtype.itemsize
+            # numpy counts the bytes of a shape as if a side of 0 were 1.
+            if any(n < 0 for n in shape) or math.prod(n or 1 for n in shape) * dtype.itemsize >= 2**63:
+                raise ValueError(f"no array has the shape {list(shape)}")
+            stored = self._zip.getinfo(name + _SUFFIX).file_size - member.tell()
+            if size != stored:
+                raise ValueError(f"its header tells of {size} bytes, the archive of {stored}")
+            return size
 
     def read(self, name: str, most: int) -> NDArray[Any]:
         """Read an array. most: the bytes that it may take. Raises ValueError for a larger array, before reading it."""
@@ -57,26 +74,6 @@ class ArrayArchive:
         with _sentences(name), self._zip.open(name + _SUFFIX) as member:
             array: NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
             return array
-
-    def _size(self, name: str, member: IO[bytes]) -> int:
-        version = np.lib.format.read_magic(member)
-        if version not in ((1, 0), (2, 0)):
-            raise ValueError(f"its header has version {version[0]}.{version[1]}")
-        read_header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }[version]
-        shape, _, dtype = read_header(member)
-        if dtype.hasobject:
-            raise ValueError("it is pickled")
-        size = math.prod(shape) * dtype.itemsize
-        # numpy counts the bytes of a shape as if a side of 0 were 1.
-        if any(n < 0 for n in shape) or math.prod(n or 1 for n in shape) * dtype.itemsize >= 2**63:
-            raise ValueError(f"no array has the shape {list(shape)}")
-        stored = self._zip.getinfo(name + _SUFFIX).file_size - member.tell()
-        if size != stored:
-            raise ValueError(f"its header tells of {size} bytes, the archive of {stored}")
-        return size
 
 
 @contextmanager

@@ -44,7 +44,7 @@ def process_count() -> int:
 
 
 def local_process_count() -> int:
-    """Returns the number of processes that a launcher started on this machine. Raises as `process_count`."""
+    """Returns the number of these processes that run on this machine. Raises as `process_count`."""
     return _number("LOCAL_WORLD_SIZE", 1) if "LOCAL_WORLD_SIZE" in os.environ else 1
 
 

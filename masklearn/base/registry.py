@@ -1,4 +1,4 @@
-"""Registries find classes by name in a folder with one class per file: mask methods, formats of masks, fusions."""
+"""Registries find classes by name in a folder: mask methods, formats of masks, fusions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Registry(Mapping[str, type[_Kind]]):
     """
 
     def __init__(self, folder: str, order: Callable[[type[_Kind]], Any] = lambda kind: kind.name) -> None:
-        """folder: package with one class per module; order: sort key of the classes."""
+        """folder: package whose modules hold the classes; order: sort key of the classes."""
         self._folder, self._order = folder, order
         self._classes: dict[str, type[_Kind]] = {}
         self._read = False

@@ -58,18 +58,18 @@ def allowed_types(
     whose spans do not divide K, and without `by_time` types whose inputs have 8 bits too: they take as many bytes as others,
     and lose more. Raises MaskLearnError for a named type whose spans do not, and as `names.decide` does.
     """
-    found: dict[str, Types] = {}
+    types: dict[str, Types] = {}
     for name, pair in decide(_types(text) if text else [], list(shapes), "`weights`").items():
         columns = shapes[name][1]
         if pair is None or (pair[1] == (AUTO,) and name in given):
-            found[name] = (given.get(name, FLOAT16),)
+            types[name] = (given.get(name, FLOAT16),)
         elif pair[1] == (AUTO,):
             offered = (kind for kind in QUANTISED.values() if by_time or kind.input_bits > 8)
-            found[name] = tuple(kind for kind in (FLOAT16, *offered) if kind.fits(columns))
+            types[name] = tuple(kind for kind in (FLOAT16, *offered) if kind.fits(columns))
         else:
-            found[name] = tuple(kind for kind in WEIGHT_TYPES.values() if kind.name in pair[1])
-            _check_columns(name, found[name], columns)
-    return found
+            types[name] = tuple(kind for kind in WEIGHT_TYPES.values() if kind.name in pair[1])
+            _check_columns(name, types[name], columns)
+    return types
 
 
 def quantised_types(
@@ -148,21 +148,20 @@ def allowed_kinds(
     if `types` does not say. Raises MaskLearnError for named kinds of that sort, and as `names.decide` does. If `types` does
     not say, every named kind goes with it.
     """
-    decided = decide(_kinds(text), list(shapes), "`kinds`")
-    found: dict[str, Kinds] = {}
-    for name, (_, columns) in shapes.items():
-        pair = decided[name]
+    kinds: dict[str, Kinds] = {}
+    for name, pair in decide(_kinds(text), list(shapes), "`kinds`").items():
+        columns = shapes[name][1]
         fits = [kind for kind in PRUNED.values() if kind.fits_tiles(columns, tile[1])]
         own = types.get(name, ())
         if pair is None:
-            found[name] = (TWO_FOUR,)
+            kinds[name] = (TWO_FOUR,)
         elif pair[1] == (AUTO,):
-            found[name] = tuple(kind for kind in _of_auto(own) if kind in fits)
+            kinds[name] = tuple(kind for kind in _of_auto(own) if kind in fits)
         else:
-            found[name] = tuple(kind_named(one) for one in pair[1])
-            _check_fits(name, found[name], fits, columns, tile)
-            _check_types(name, found[name], own or (FLOAT16, W8A8))
-    return found
+            kinds[name] = tuple(map(kind_named, pair[1]))
+            _check_fits(name, kinds[name], fits, columns, tile)
+            _check_types(name, kinds[name], own or (FLOAT16, W8A8))
+    return kinds
 
 
 def left_out_of_auto(

@@ -151,7 +151,11 @@ def _fill(share: Share, steps: Steps, kinds: dict[str, NDArray[np.uint8]], unit:
     chosen = np.full(total, DENSE.code, np.uint8)
     # Steps of a tile are in their own order, so the last step taken stands. numpy assigns in order.
     chosen[steps.tile[:count]] = steps.kind[:count]
-    _put_back(chosen, share, kinds)
+    start = 0
+    for name in share.names:
+        grid = kinds[name]
+        grid[...] = chosen[start : start + grid.size].reshape(grid.shape)
+        start += grid.size
     cost = np.concatenate(([0.0], np.cumsum(steps.cost)))
     pruned = int((chosen != DENSE.code).sum())
     taken = float(steps.cost[:count].sum())
@@ -223,11 +227,3 @@ def _check_finite(what: str, grids: Mapping[str, Points]) -> None:
     for name, points in grids.items():
         if not all(bool(np.isfinite(grid).all()) for grid in points.values()):
             raise ValueError(f"a tile {what} of {name} is not finite")
-
-
-def _put_back(chosen: NDArray[np.uint8], share: Share, kinds: dict[str, NDArray[np.uint8]]) -> None:
-    start = 0
-    for name in share.names:
-        grid = kinds[name]
-        grid[...] = chosen[start : start + grid.size].reshape(grid.shape)
-        start += grid.size

@@ -22,9 +22,9 @@ class LinearMask:
     shape: (N, K); tile: (rows, cols), cols % 4 == 0; tiles: bool `[ceil(N/rows), ceil(K/cols)]`, True =
     2:4; pattern: uint8 codes 0..5 `[n]`, one per group of 4 in the 2:4 tiles, row-major over the
     `[N, K/4]` grid of groups; others: uint8 codes of kinds `[grid]` of tiles that are not 2:4, None if these tiles are all
-    dense; mask16: uint16 `[m]`, one per group of 16 in the n:16 tiles, row-major over the `[N, K/16]` grid of groups (see
-    `kinds.n16`); mask8: uint8 `[m]`, one per group of 8 in the 6:8 tiles, row-major over the `[N, K/8]` grid of groups (see
-    `kinds.six_eight`). Raises ValueError if these do not fit together.
+    dense; mask16: uint16 `[m]`, one per group of 16 in the n:16 tiles, row-major over the `[N, K/16]` grid of groups;
+    mask8: uint8 `[m]`, one per group of 8 in the 6:8 tiles, row-major over the `[N, K/8]` grid of groups. `kinds.families`
+    has the meaning of codes. Raises ValueError if these do not fit together.
     """
 
     shape: tuple[int, int]

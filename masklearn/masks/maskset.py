@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masklearn.base.errors import MaskLearnError
+from masklearn.base.errors import MaskLearnError, said
 from masklearn.base.safe_read import parse_json
 from masklearn.base.shard import Shard, write_shard
 from masklearn.masks.kinds.base import BYTES_DENSE, TileKind
@@ -24,8 +24,6 @@ from masklearn.masks.stored import (
     Stored,
     check_format,
     damaged,
-    encoded,
-    encoded_tiles,
     finite_ratio,
     has_six_eight,
     specs_of,
@@ -33,7 +31,7 @@ from masklearn.masks.stored import (
     stored_grid,
     stored_mask,
     stored_orders,
-    stored_record,
+    to_nibbles,
 )
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import FLOAT16
@@ -112,22 +110,14 @@ class MaskSet(Mapping[str, LinearMask]):
         return sum(kind.bytes_per_weight * n for kind, n in counts.items()) / total if total else BYTES_DENSE
 
     @property
-    def packed_bytes(self) -> int:
-        """Bytes of all covered weights in packed slabs, each linear's in its weight type."""
-        return round(self._packed_bytes())
-
-    @property
     def packed_bytes_per_weight(self) -> float:
         """Bytes of a covered weight in packed slabs, of its own weight type, on average; 2 for an empty set."""
-        return self._packed_bytes() / self.weights if self._masks else BYTES_DENSE
-
-    def _packed_bytes(self) -> float:
         total = 0.0
         for name, mask in self._masks.items():
             weights = self.grids[name].type if name in self.grids else FLOAT16
             counts = weights_by_kind(mask.kinds, mask.shape, mask.tile)
             total += sum(kind.bytes_of(weights) * count for kind, count in counts.items())
-        return total
+        return total / self.weights if self._masks else BYTES_DENSE
 
     @property
     def plain(self) -> bool:
@@ -206,7 +196,7 @@ class MaskSet(Mapping[str, LinearMask]):
                 base_model=meta["base_model"],
                 base_sha256=meta["base_sha256"],
                 ratio_asked=finite_ratio(meta["ratio_asked"]),
-                record=stored_record(path, meta["extra"]),
+                record=MaskRecord.of_metadata(parse_json(meta["extra"])),
             )
             linears = parse_json(meta["linears"])
             for name, about in linears.items():
@@ -216,8 +206,7 @@ class MaskSet(Mapping[str, LinearMask]):
             masks.orders.update(stored_orders(shard))
             masks.folds.update(stored_folds(shard))
         except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
-            why = f"{error} is missing" if isinstance(error, KeyError) else str(error).rstrip(".")
-            raise damaged(path, f"Its metadata do not describe its tensors: {why}.") from error
+            raise damaged(path, f"Its metadata do not describe its tensors: {said(error)}") from error
         masks._shard = shard
         return masks
 
@@ -250,9 +239,12 @@ class MaskSet(Mapping[str, LinearMask]):
             return self.orders[name]
         if kind == "scales":
             return self.grids[name].scales
-        if kind in ("tiles", "kinds"):  # no patterns are read for these
-            return encoded_tiles(self._masks[name], kind)
-        return encoded(self[name], kind)
+        if kind == "kinds":  # no patterns are read for kinds and tiles
+            return self._masks[name].kinds
+        if kind == "tiles":
+            return np.packbits(self._masks[name].tiles, bitorder="little")
+        mask = self[name]
+        return to_nibbles(mask.pattern) if kind == "pattern" else getattr(mask, kind)
 
     def _read(self, name: str, stored: Stored) -> LinearMask:
         assert self._shard is not None

@@ -24,18 +24,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from masklearn.base.errors import MaskLearnError
-from masklearn.base.safe_read import parse_json
 from masklearn.base.shard import Shard
 from masklearn.masks.kinds.base import Family
 from masklearn.masks.kinds.table import DENSE, FAMILIES, TWO_FOUR
 from masklearn.masks.linear_mask import LinearMask, check_kinds, kinds_of_tiles, tiles_of
-from masklearn.masks.record import MaskRecord
 from masklearn.masks.tiles import check_tile, grid_shape, sparse_groups, tile_weights
-from masklearn.quant.grid import Grid
-from masklearn.quant.static import StaticScales
+from masklearn.quant.grid import Grid, StaticScales
 from masklearn.quant.table import QUANTISED
 
 FORMAT = "patch-compile.masks"
@@ -96,16 +92,6 @@ def specs_of(name: str, mask: LinearMask | Stored, parts: tuple[str, ...]) -> _S
     return {f"{name}.{part}": specs[part] for part in parts}
 
 
-def encoded(mask: LinearMask, kind: str) -> NDArray[Any]:
-    """Returns the tensor of a linear's patterns with this last part of its name."""
-    return _to_nibbles(mask.pattern) if kind == "pattern" else getattr(mask, kind)
-
-
-def encoded_tiles(mask: LinearMask | Stored, kind: str) -> NDArray[np.uint8]:
-    """Returns the tensor of a linear's tiles with this last part of its name."""
-    return mask.kinds if kind == "kinds" else np.packbits(mask.tiles, bitorder="little")
-
-
 def stored_mask(shard: Shard, name: str, about: Mapping[str, Any]) -> Stored:
     """Check a linear's metadata against its tensors. Raises ValueError if they do not fit together."""
     size, tile = (about["shape"][0], about["shape"][1]), (about["tile"][0], about["tile"][1])
@@ -153,7 +139,7 @@ def _groups(mask: LinearMask | Stored, family: Family) -> int:
     return int(tile_weights(mask.shape, mask.tile)[tiles_of(mask.others, family)].sum()) // family.group
 
 
-def _to_nibbles(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def to_nibbles(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Pack two codes per byte, low nibble first. The last high nibble is 0 if the number of codes is odd."""
     even = np.append(codes, np.uint8(0)) if codes.size % 2 else codes
     return even[0::2] | (even[1::2] << np.uint8(4))
@@ -172,16 +158,6 @@ def finite_ratio(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"ratio_asked is {number}")
     return number
-
-
-def stored_record(path: Path, stored: str) -> MaskRecord:
-    """Returns the record in the metadata. Raises MaskLearnError if it is not valid."""
-    try:
-        return MaskRecord.of_metadata(parse_json(stored))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise damaged(path, f"The record in its metadata is not valid: {place}: {first['msg']}.") from error
 
 
 def stored_grid(shard: Shard, name: str, about: Mapping[str, Any]) -> Grid:

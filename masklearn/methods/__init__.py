@@ -1,4 +1,4 @@
-"""Mask methods, with one class per file. `masklearn.traits.METHODS` finds them by name.
+"""Mask methods. `masklearn.traits.METHODS` finds them by name.
 
 A new method is a module of this folder with a subclass of `Method` that `@METHODS.register` decorates. These modules
 do not import heavy packages at the top, so that `--help` can list them fast. Code that they share is in the subfolders.

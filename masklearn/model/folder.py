@@ -21,7 +21,7 @@ from masklearn.base.errors import MaskLearnError, reading
 from masklearn.base.safe_read import check_link, json_object, read_json, require_file
 from masklearn.base.shard import restrict
 from masklearn.model.pretrained import ADAPTER, TOKENIZER_FILES, how_to_merge
-from masklearn.quant.static import StaticScales
+from masklearn.quant.grid import StaticScales
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from masklearn.quant.static import StaticScales
+from masklearn.quant.grid import StaticScales
 from masklearn.quant.table import W8A8
 
 _HIGHEST = (1 << (W8A8.input_bits - 1)) - 1

@@ -156,7 +156,7 @@ class _Overflows:
     """Counts the elements of X that static scales cut off. shares: by linear."""
 
     def __init__(self, scales: RoundedInputs) -> None:
-        self._limits = {name: W8A8.highest * one.input for name, one in scales.items() if one is not None}
+        self._limits = {name: W8A8.highest * own.input for name, own in scales.items() if own is not None}
         self.shares: dict[str, float] = {}
 
     @contextmanager
@@ -219,11 +219,11 @@ def _predictions(
     for ours, theirs, window in zip(dense.hidden, pruned.hidden, windows, strict=True):
         labels = torch.from_numpy(window[1:]).to(ours.device)
         for start in range(0, len(labels), HEAD_CHUNK):
-            place = slice(start, min(start + HEAD_CHUNK, len(labels)))
-            p, q = dense.run(ours[:, place])[0].float(), pruned.run(theirs[:, place])[0].float()
+            chunk = slice(start, min(start + HEAD_CHUNK, len(labels)))
+            p, q = dense.run(ours[:, chunk])[0].float(), pruned.run(theirs[:, chunk])[0].float()
             _check_logits("dense", p)
             _check_logits("pruned", q)
-            predictions.add(p, q, labels[place])
+            predictions.add(p, q, labels[chunk])
             if errors is not None:
                 errors.add(p, q)
     return predictions
@@ -293,9 +293,9 @@ def _kl(dense: Block, pruned: Block) -> float:
     kl, tokens = 0.0, 0
     for ours, theirs in zip(dense.hidden, pruned.hidden, strict=True):
         for start in range(0, ours.shape[1], HEAD_CHUNK):
-            place = slice(start, start + HEAD_CHUNK)
-            log_p = log_probabilities(dense.run(ours[:, place]).float())
-            log_q = log_probabilities(pruned.run(theirs[:, place]).float())
+            chunk = slice(start, start + HEAD_CHUNK)
+            log_p = log_probabilities(dense.run(ours[:, chunk]).float())
+            log_q = log_probabilities(pruned.run(theirs[:, chunk]).float())
             kl += float(token_kl(log_p, log_q).sum(dtype=torch.float64))
         tokens += ours.shape[0] * ours.shape[1]
     return kl / tokens

@@ -40,10 +40,10 @@ def float16_fit(checkpoint: Checkpoint, tokens: Sequence[int], device: str | Non
     vanished: list[tuple[int, float]] = []
 
     def see(name: str, x: Tensor, y: Tensor) -> None:
-        for what, values in (("input", x), ("output", y)):
-            _look(f"the {what} of {name}", values)
+        look(f"the input of {name}", x)
+        look(f"the output of {name}", y)
 
-    def _look(where: str, values: Tensor) -> None:
+    def look(where: str, values: Tensor) -> None:
         largest = float(values.abs().amax()) if values.numel() else 0.0  # an expert may get no token
         if not largest < OVERFLOWS:  # also for NaN
             overflow.append((where, largest))
@@ -55,15 +55,14 @@ def float16_fit(checkpoint: Checkpoint, tokens: Sequence[int], device: str | Non
         with watch_calls(block.linears, see):
             block.advance()
         if not block.is_head:
-            _look(f"the output of block {number}", block.hidden[0])
+            look(f"the output of block {number}", block.hidden[0])
         if overflow:
             break
-    counted = [one for one in vanished if one[0]]
     return Float16Fit(
         overflow[0] if overflow else None,
-        sum(count for count, _ in counted),
-        len(counted),
-        max((largest for _, largest in counted), default=0.0),
+        sum(count for count, _ in vanished),
+        sum(count > 0 for count, _ in vanished),
+        max((largest for _, largest in vanished), default=0.0),
     )
 
 

@@ -51,15 +51,10 @@ class BaselineRow(_Part):
     bytes_per_weight: float
 
     def beats(self, other: BaselineRow) -> bool:
-        """True if this row has a lower perplexity and is `no_larger_than` the other."""
-        return other.perplexity > self.perplexity and self.no_larger_than(other)
-
-    def no_larger_than(self, other: BaselineRow) -> bool:
-        """True if this row takes no more bytes. Kinds of tiles reach the same bytes at different ratios.
-
-        Differences as small as a tile of a small model do not count.
-        """
-        return self.bytes_per_weight <= other.bytes_per_weight + _TILE
+        """True if this row has a lower perplexity and takes no more bytes. Kinds of tiles reach the same bytes at different
+        ratios. Differences as small as a tile of a small model do not count."""
+        smaller = self.bytes_per_weight <= other.bytes_per_weight + _TILE
+        return smaller and self.perplexity < other.perplexity
 
 
 class BesideBaselines(_Part):

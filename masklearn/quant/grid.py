@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
-from masklearn.quant.static import StaticScales
 from masklearn.quant.table import W8A8, WeightType
 
 _SCALE_BITS = 8  # significant bits of a bfloat16
@@ -18,6 +18,25 @@ LARGEST_STORABLE = 65280.0  # the largest number of float16 with so few signific
 # With a smaller scale, float16 would not tell neighbouring integers apart.
 _LEAST_OF_A_ROW = np.float32(2.0**-23)
 _CHUNK = 1 << 22  # weights whose numbers in fp32 are in memory at a time
+
+
+Scale = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+
+
+class StaticScales(BaseModel):
+    """Static scales of a linear's activations: one scale for all tokens, known before the model runs.
+
+    Standard graphs (QuantizeLinear, DequantizeLinear) and TensorRT's int8 tactics need them. The plugin takes a scale for
+    each token instead, which loses less. Activations are integers -128 … 127 times a scale, which float16 and bfloat16 hold
+    exactly.
+
+    input: of X; output: of Y with its bias, None if Y stays in 16 bits because one scale would lose too much.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input: Scale
+    output: Scale | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,10 +89,10 @@ class Grid:
     def values(self, integers: NDArray[np.int8], dtype: np.dtype[Any]) -> NDArray[Any]:
         """Returns the weights `[N, K]` of these integers in a floating-point type, each rounded once."""
         self.check_shape((integers.shape[0], integers.shape[1]))
-        found = np.empty(integers.shape, dtype)
+        weight = np.empty(integers.shape, dtype)
         for rows in _chunks(integers.shape):
-            found[rows] = self._products(integers[rows], rows).astype(dtype)
-        return found
+            weight[rows] = self._products(integers[rows], rows).astype(dtype)
+        return weight
 
     def integers(self, weight: NDArray[Any]) -> NDArray[np.int8]:
         """Returns the integers of weights `[N, K]` of any floating-point type: the inverse of `values`.
@@ -81,21 +100,21 @@ class Grid:
         Raises ValueError if a weight is not on the grid.
         """
         self.check_shape((weight.shape[0], weight.shape[1]))
-        found = np.empty(weight.shape, np.int8)
+        integers = np.empty(weight.shape, np.int8)
         for rows in _chunks(weight.shape):
             part = weight[rows].astype(np.float32)
             scales = spread(self.scales[rows], part.shape[1])
             nearest = np.rint(np.divide(part, scales, out=np.zeros_like(part), where=scales != 0))
             inside = np.clip(np.nan_to_num(nearest), self.type.lowest, self.type.highest)
-            found[rows] = inside.astype(np.int8)
-            off = self._products(found[rows], rows).astype(weight.dtype) != weight[rows]
+            integers[rows] = inside.astype(np.int8)
+            off = self._products(integers[rows], rows).astype(weight.dtype) != weight[rows]
             if off.any():
                 row, column = (int(at) for at in np.argwhere(off)[0])
                 value, row = float(part[row, column]), row + rows.start
                 raise ValueError(
                     f"the weight {value:g} in row {row}, column {column} is not on the grid of {self.type}"
                 )
-        return found
+        return integers
 
     def _products(self, integers: NDArray[np.int8], rows: slice) -> NDArray[np.float32]:
         products: NDArray[np.float32] = integers.astype(np.float32)
@@ -121,8 +140,8 @@ def storable(scales: NDArray[np.float32]) -> NDArray[np.float32]:
     # From a storable number to the next.
     step = np.maximum(np.ldexp(np.float32(1), exponent - _SCALE_BITS), _LEAST)
     rounded = np.clip(np.rint(sizes / step) * step, _LEAST, np.float32(LARGEST_STORABLE))
-    found: NDArray[np.float32] = (np.sign(scales) * rounded).astype(np.float32)
-    return found
+    stored: NDArray[np.float32] = (np.sign(scales) * rounded).astype(np.float32)
+    return stored
 
 
 def stored_scales(scales: NDArray[np.float32], kind: WeightType) -> NDArray[np.float32]:

@@ -50,17 +50,15 @@ def solve_group(
         Projection.together([allowed[name] for name in names]),
         None if given is None else Codes.together([given[name] for name in names]),
     )
-    found, start = {}, 0
+    solved, start = {}, 0
     for name, weight in group.weights.items():
         rows = slice(start, start + len(weight))
         own = codes[rows]
         # Another linear of the group may have tiles of another family.
-        found[name] = (
-            values[rows],
-            Codes(own.pattern, {family: own.masks[family] for family in allowed[name].kept}),
-        )
-        start += len(weight)
-    return found
+        masks = {family: own.masks[family] for family in allowed[name].kept}
+        solved[name] = values[rows], Codes(own.pattern, masks)
+        start = rows.stop
+    return solved
 
 
 def solve_rows(

@@ -23,6 +23,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -41,6 +42,7 @@ _DAMPING = 0.1  # of the Hessian, at least, as a share of its mean diagonal
 _TURNS = 2  # of fitting scales and descent
 _BLOCK = 64  # columns between two updates of all others; the span of a scale of int4
 _ROWS = 512  # rows of a part; parts are solved in parallel
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,9 +116,7 @@ def losses_of_rows(
         errors = rows - one.values()
         return (errors @ check).mul_(errors).sum(dim=1)
 
-    starts = range(0, len(weight), _ROWS)
-    parts = [part(start) for start in starts] if weight.device.type != "cpu" else in_parallel(part, starts)
-    return torch.cat(list(parts))
+    return torch.cat(_in_parts(part, weight))
 
 
 def check_range(name: str, weight: torch.Tensor, kind: WeightType) -> None:
@@ -172,12 +172,17 @@ def _round_rows(
             one.descend()
         return _rounded(one.values().t(), list(one.scales), kind)
 
-    if target.device.type != "cpu":  # every operation is large enough for the whole device
-        parts = [part(start) for start in range(0, len(target), _ROWS)]
-    else:
-        parts = in_parallel(part, range(0, len(target), _ROWS))
+    parts = _in_parts(part, target)
     found = np.concatenate([one.grid.scales for one in parts])
     return Rounded(torch.cat([one.values for one in parts]), Grid(kind, found))
+
+
+def _in_parts(part: Callable[[int], _Result], weight: torch.Tensor) -> list[_Result]:
+    """Returns `part(first row)` for each part of the rows of a weight."""
+    starts = range(0, len(weight), _ROWS)
+    if weight.device.type != "cpu":  # every operation is large enough for the whole device
+        return [part(start) for start in starts]
+    return in_parallel(part, starts)
 
 
 class _Part:

@@ -38,13 +38,13 @@ def _keeps(code: Any, position: Any) -> Any:
 
 @inlined
 def _column(lane: Any, position: Any) -> Any:
-    """Returns the column in its slab of a position of a group of 16, 0 to 3; see `kinds.n16`."""
+    """Returns the column in its slab of a position of a group of 16, 0 to 3; see `kinds.families`."""
     return position // 4 * 16 + position % 4 // 2 * 8 + 2 * lane + position % 2
 
 
 @compiled_arithmetic
 def _choose_sixteen(scores: Any, kept: Any, keys: Any, codes: Any) -> None:
-    """Write the codes that keep the highest scores of the four groups of a slab; see `kinds.n16.OfSixteen.best`.
+    """Write the codes that keep the highest scores of the four groups of a slab; see `kinds.families.OfSixteen.best`.
 
     keys: int64 `[16]`, overwritten.
     """
@@ -64,7 +64,7 @@ def _choose_sixteen(scores: Any, kept: Any, keys: Any, codes: Any) -> None:
 
 @inlined
 def _best_of_eight(scores: Any, kept: Any) -> Any:
-    """Returns the code that keeps the `kept` highest of 8 scores; see `kinds.six_eight.SixOfEight.best`."""
+    """Returns the code that keeps the `kept` highest of 8 scores; see `kinds.families.SixOfEight.best`."""
     code = 0xFF
     for _ in range(_EIGHT - kept):
         lowest, place = np.float32(np.inf), 0

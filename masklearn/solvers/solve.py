@@ -59,14 +59,13 @@ def solve(
     """
 
     def prune(group: Group) -> dict[str, Replaced]:
-        devices = {name: weight.device for name, weight in group.weights.items()}
+        device, tile = group.moment.device, feed.recipe.tile
         allowed = {
-            name: Projection.of_tiles(kinds[name], feed.shapes[name], feed.recipe.tile, device)
-            for name, device in devices.items()
+            name: Projection.of_tiles(kinds[name], feed.shapes[name], tile, device) for name in group.weights
         }
         given = None
         if codes is not None:
-            given = {name: Codes.of_families(codes[name], device) for name, device in devices.items()}
+            given = {name: Codes.of_families(codes[name], device) for name in group.weights}
         solved = solver(group, allowed, given, group.damping, feed.note)
         kept = {
             name: (values, allowed[name].keep(chosen))

@@ -101,7 +101,7 @@ class CheckpointFeed(Feed):
     def with_weights(self, weights: str) -> "CheckpointFeed":
         """Returns the feed of a task with another recipe, which keeps text that was read."""
         recipe = self.recipe.model_copy(update={"weights": weights})
-        return CheckpointFeed(self.task.with_recipe(recipe))
+        return CheckpointFeed(self.task.changed(recipe=recipe))
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         for done, name in enumerate(self.shapes, start=1):

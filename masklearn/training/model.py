@@ -42,7 +42,9 @@ def training_model(
         elif id(parameter) not in loaded:
             linear = isinstance(module, nn.Linear) and attribute == "weight"
             dtype = linear_dtype if linear else torch.float32
-            loaded[id(parameter)] = _read(checkpoint, names[name], parameter.shape, dtype)
+            # The checkpoint has at least one of a parameter's names.
+            weight = read_tensor(checkpoint, stored_name(checkpoint, names[name]), parameter.shape)
+            loaded[id(parameter)] = nn.Parameter(weight.to(dtype))
         setattr(module, attribute, loaded[id(parameter)])
     _without_dropout(model)
     keep_attention_in_fp32(model)
@@ -58,11 +60,6 @@ def last_hidden(model: Any, ids: Tensor) -> Tensor:
     base = model.get_submodule(row.base)
     hidden: Tensor = base(input_ids=ids, **({} if row.encoder else {"use_cache": False})).last_hidden_state
     return hidden
-
-
-def _read(checkpoint: Checkpoint, names: list[str], shape: torch.Size, dtype: torch.dtype) -> nn.Parameter:
-    """Read a parameter; `names` are all of its names, of which the checkpoint has at least one."""
-    return nn.Parameter(read_tensor(checkpoint, stored_name(checkpoint, names), shape).to(dtype))
 
 
 def _without_dropout(model: nn.Module) -> None:

@@ -14,7 +14,6 @@ from masklearn.base.threads import total
 from masklearn.choice.menu import quantised_types
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.record import RepairRecord
-from masklearn.model.modules import computes_in_bf16
 from masklearn.model.store import WeightStore
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import INT4
@@ -201,7 +200,7 @@ class _Run:
         self._pool, windows = task.text.held_out()
         self._windows = windows[: max(_LEAST, math.ceil(_JUDGED / task.recipe.length))]
         self._device = usable_device(task.recipe.device)
-        self.bf16 = computes_in_bf16(self._device)
+        self.bf16 = task.bf16
         self._objective = Distillation(
             student.teacher(torch.bfloat16 if settings.teacher_bf16 else torch.float32),
             student.parameters(),
@@ -236,7 +235,7 @@ class _Run:
 def _memory_settings(task: Task, masks: Mapping[str, LinearMask], room: int) -> MemorySettings | None:
     """Returns settings with which training fits into `room` bytes, or None."""
     recipe = task.recipe
-    bf16 = computes_in_bf16(usable_device(recipe.device))
+    bf16 = task.bf16
     need = memory_need(task.checkpoint, masks, recipe.batch * recipe.length)
     first = MemorySettings("adamw", teacher_bf16=bf16, gradient_checkpointing=False)
     return first_that_fits(need, first, room, bf16=bf16, note=task.note)

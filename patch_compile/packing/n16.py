@@ -1,6 +1,6 @@
 """Inner loops of packing slabs of n:16, compiled by numba: a panel of a linear to its slabs, and back.
 
-`masklearn.masks.kinds.n16` says which 16 weights of a row are a group. A lane (4 g + t) of a row block of 16 rows
+`masklearn.masks.kinds.families` says which 16 weights of a row are a group. A lane (4 g + t) of a row block of 16 rows
 holds group t of the rows g ("low") and g + 8 ("high"): n values of each, in the order of their positions, and two codes.
 PR = panel_rows; planes lie one after another, so that each load of a lane is aligned and lanes load side by side:
 

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from masklearn.baselines import (
     Baseline,
-    beaten_by,
+    beside_baselines,
     compare_with_baselines,
     learn_baseline,
     measure,
@@ -127,7 +127,7 @@ UNIFORM, MILD = row("uniform-2:4", 0.375, 80.0), row("uniform-2:4", 0.25, 30.0, 
 def test_a_better_baseline_of_no_more_bytes_beats_a_result(
     result: BaselineRow, baseline: BaselineRow, beaten: bool
 ) -> None:
-    assert beaten_by(result, [baseline]) == ((baseline.name,) if beaten else ())
+    assert beside_baselines(result, [baseline], WINDOWS).beaten_by == ((baseline.name,) if beaten else ())
 
 
 def test_names_from_the_command_line() -> None:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-import masklearn.methods
 from masklearn.methods import Method, method_of
 from masklearn.recipe import LearnRecipe
 from masklearn.traits import METHODS, Criterion, Requires, lacking
@@ -45,12 +44,9 @@ def test_wrong_settings_are_named(settings: dict[str, object]) -> None:
 DOCS = Path(__file__).parents[2] / "docs/howto/learning.md"
 
 
-def test_documentation_names_every_method_file() -> None:
-    files = {file.stem for file in Path(masklearn.methods.__path__[0]).glob("*.py")}
-    assert files - {"__init__", "base"} == {name.replace("-", "_") for name in METHODS}
+def test_documentation_names_every_method() -> None:
     for name, kind in METHODS.items():
-        assert issubclass(kind, Method) and kind.name == name
-        assert kind.summary and kind.__module__ == f"masklearn.methods.{name.replace('-', '_')}"
+        assert issubclass(kind, Method) and kind.name == name and kind.summary
         assert f"`{name}`" in DOCS.read_text(), f"docs/howto/learning.md has no line on {name}"
 
 

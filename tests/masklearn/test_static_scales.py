@@ -14,8 +14,7 @@ from onnx import TensorProto, helper
 
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.model.rounded_inputs import StaticRounding
-from masklearn.quant.grid import storable
-from masklearn.quant.static import StaticScales
+from masklearn.quant.grid import StaticScales, storable
 from masklearn.static_scales import find_static_scales
 from tests.conftest import ModelMaker
 from tests.masklearn.conftest import Tiny
@@ -84,7 +83,7 @@ def test_an_interrupted_run_resumes_in_its_block(make_model: ModelMaker, tiny: T
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        find_static_scales(task.in_folder(task.scratch, stop), {}, linears)
+        find_static_scales(task.changed(progress=stop), {}, linears)
     assert find_static_scales(task, {}, linears) == whole
     assert notes == ["static scales resumes at block 2 of 3"]
 

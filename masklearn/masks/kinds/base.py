@@ -52,9 +52,9 @@ class Family(ABC):
     def keep(self, codes: Any) -> Any:
         """Returns the mask of kept weights, bool `[..., K]`; codes: `[..., K/group]`."""
 
-    @abstractmethod
     def groups(self, values: Any) -> Any:
         """Returns `[..., K]` as `[..., K/group, group]`, with each group's weights in the order of their positions."""
+        return values.reshape(*values.shape[:-1], values.shape[-1] // self.group, self.group)
 
     @abstractmethod
     def check(self, codes: NDArray[Any], kept: NDArray[np.uint8]) -> None:

@@ -4,17 +4,15 @@
 |---|---|---|---|---|
 | dense | 0 | – | all | 2 |
 | 2:4 | 1 | 4 neighbours | 2 | 1.125 |
-| n:16 | 2, 3 | 16 of a lane, see `n16` | n = 8, 12 | n/8 + .125 |
-| 6:8 | 8 | 8 neighbours | 6 | 1.6875; of an 8-bit weight .9375, see `six_eight` |
+| n:16 | 2, 3 | 16 of a lane, see `OfSixteen` | n = 8, 12 | n/8 + .125 |
+| 6:8 | 8 | 8 neighbours | 6 | 1.6875; of an 8-bit weight .9375, see `SixOfEight` |
 """
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from masklearn.masks.kinds.base import Family, TileKind
-from masklearn.masks.kinds.n16 import OfSixteen
-from masklearn.masks.kinds.six_eight import SixOfEight
-from masklearn.masks.kinds.two_four import TwoOfFour
+from masklearn.masks.kinds.families import OfSixteen, SixOfEight, TwoOfFour
 
 _TWO_OF_FOUR, _OF_SIXTEEN, _OF_EIGHT = TwoOfFour(), OfSixteen(), SixOfEight()
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from masklearn.base.device import available_memory, usable_device
-from masklearn.base.durable import whole_file
+from masklearn.base.durable import write_whole
 from masklearn.base.processes import is_main_process, made_once, process_rank
 from masklearn.base.threads import total
 from masklearn.choice.goal import LARGEST_RATIO, Goal
@@ -168,7 +168,8 @@ def learn_by_gradient(task: Task, settings: MaskSettings) -> Iterator[tuple[str,
     choice = task.choose(Losses({name: prior.score(name) for name in task.coverage.linears}, _areas(task)))
     tiles, goal = choice.tiles, choice.goal
     masks = _masks(task, settings, prior, tiles, goal)
-    objective = _objective(task, settings, masks, goal, _norm([modules[name].weight for name in masks]))
+    squares = (modules[name].weight.detach().square().sum(dtype=torch.float64) for name in masks)
+    objective = _objective(task, settings, masks, goal, math.sqrt(sum(map(float, squares))))
     for name, mask in masks.items():
         # unsafe skips a check that would draw a mask. Masks keep the shape and dtype of the weight.
         parametrize.register_parametrization(modules[name], "weight", mask, unsafe=True)
@@ -273,8 +274,7 @@ def _write_report(task: Task, report: TrainReport) -> None:
         "first": dict(report.first),
         "last": dict(report.last),
     }
-    with whole_file(report_path(task)) as part:
-        part.write_text(json.dumps(record))
+    write_whole(report_path(task), json.dumps(record))
 
 
 def _whole(logits: Tensor | None) -> Tensor | None:
@@ -284,10 +284,6 @@ def _whole(logits: Tensor | None) -> Tensor | None:
     if isinstance(logits, DTensor):
         return logits.full_tensor().detach()
     return None if logits is None else logits.detach()
-
-
-def _norm(weights: list[Tensor]) -> float:
-    return math.sqrt(sum(float(weight.detach().square().sum(dtype=torch.float64)) for weight in weights))
 
 
 def _areas(task: Task) -> dict[str, NDArray[np.int64]]:

@@ -14,6 +14,8 @@ from masklearn.masks.nm_codes import PATTERNS
 from masklearn.masks.tiles import GROUP, grid_shape, tile_weights
 from masklearn.methods.base import Candidate
 
+_PATTERNS = torch.from_numpy(PATTERNS.copy())  # [6, 4] bool
+
 # Prior strength 3 times σ 0.014, both from the papers (PATCH and MaskLLM).
 PRIOR_LOGIT = 3 * 0.014
 
@@ -27,7 +29,7 @@ def first_pattern_logits(codes: Tensor) -> Tensor:
     A logit is `PRIOR_LOGIT` times the likeness of its pattern to the prior's. As in MaskLLM (arXiv 2409.17481), likeness is
     the number of positions that both keep (2, 1 or 0), minus its mean over the six patterns.
     """
-    patterns = torch.from_numpy(PATTERNS.copy()).float()
+    patterns = _PATTERNS.float()
     likeness = (patterns @ patterns.T - 1.0) * PRIOR_LOGIT
     return likeness[codes.int()].transpose(1, 2).contiguous()
 
@@ -85,9 +87,6 @@ def likeliest(pattern_logits: Tensor) -> Tensor:
         code.masked_fill_(higher, number)
         best = torch.where(higher, plane, best)
     return code
-
-
-_PATTERNS = torch.from_numpy(PATTERNS.copy())  # [6, 4] bool
 
 
 def dense_share(logits: Tensor, scale: float, temperature: float, generator: torch.Generator) -> Tensor:

@@ -105,12 +105,9 @@ def _of_masks(task: Task, masks: MaskSet) -> Iterator[tuple[str, Candidate]]:
         weight = read_linear(task.checkpoint, name)
         pattern: NDArray[np.uint8] = patterns_from_scores(weight.abs()).numpy()
         pattern[expand_tiles(mask.tiles, mask.shape, mask.tile)] = mask.pattern
-        yield name, Candidate(pattern, _score(mask))
+        score = np.where(mask.tiles, 0, tile_weights(mask.shape, mask.tile)).astype(np.float32)
+        yield name, Candidate(pattern, score)
         task.progress("reading the prior", done, len(masks))
-
-
-def _score(mask: LinearMask) -> NDArray[np.float32]:
-    return np.where(mask.tiles, 0, tile_weights(mask.shape, mask.tile)).astype(np.float32)
 
 
 def _check_masks(task: Task, masks: MaskSet) -> None:

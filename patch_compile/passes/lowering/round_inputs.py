@@ -10,8 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from masklearn.quant.grid import Grid
-from masklearn.quant.static import StaticScales
+from masklearn.quant.grid import Grid, StaticScales
 from patch_compile.passes.constants import add_constant
 from patch_compile.passes.linear_node import insert_node, insert_rounding, move_readers
 from patch_compile.passes.linears import Linear

@@ -10,7 +10,7 @@ from masklearn.choice.goal import BYTES, Goal, check_reachable
 from masklearn.choice.select import select, tile_savings
 from masklearn.masks.kinds.base import TileKind
 from masklearn.masks.kinds.table import BY_CODE, PRUNED, TWO_FOUR
-from masklearn.masks.tiles import grid_shape, tile_weights
+from masklearn.masks.tiles import tile_weights
 from tests.refusals import refused
 
 SHAPES = st.tuples(st.integers(1, 60), st.integers(1, 15).map(lambda g: 4 * g))
@@ -225,13 +225,6 @@ def test_a_ratio_is_met_to_half_a_step(seed: int, ratio: float) -> None:
     assert chosen.fills[0].saved == pytest.approx(zeroed)
 
 
-def test_the_two_extremes() -> None:
-    areas, scores = of_kinds(1)
-    assert not any(kinds.any() for kinds in select(scores, areas, 0.0).kinds.values())
-    halves = {TWO_FOUR.code, EIGHT.code}
-    assert all({*kinds.ravel().tolist()} <= halves for kinds in select(scores, areas, 0.5).kinds.values())
-
-
 def test_linears_may_differ_in_kinds_and_costs() -> None:
     areas = {"a": np.full((1, 2), 1024), "b": np.full((1, 2), 1024)}
     scores = {"a": {TWO_FOUR: np.array([[1.0, 9.0]])}, "b": {EIGHT: np.array([[2.0, 8.0]])}}
@@ -255,17 +248,6 @@ def test_ratios_beyond_the_kinds_are_refused() -> None:
         check_reachable(Goal.of_ratio(0.4), {"a": (64, 64), "b": (64, 64)}, kinds)
     with refused():
         check_reachable(Goal.of_ratio("b=0.5,a=0.3"), {"a": (64, 64), "b": (64, 64)}, kinds)
-
-
-def test_budget_is_global() -> None:
-    shapes = {"cheap": (32, 32), "dear": (32, 32)}
-    weights = {name: tile_weights(shape, (8, 8)) for name, shape in shapes.items()}
-    scores = {
-        name: np.full(grid_shape(shape, (8, 8)), 1.0 + (name == "dear")) for name, shape in shapes.items()
-    }
-    maps = select(scores, weights, 0.25)
-    assert maps["cheap"].all()
-    assert not maps["dear"].any()
 
 
 @pytest.mark.parametrize("ratio", [-0.01, 0.51, float("nan")])

@@ -52,14 +52,6 @@ def test_bytes_and_zeros() -> None:
     assert [64 * PRUNED[name].bytes_of(W8A8) for name in ("2:4", "6:8")] == [40, 60]
 
 
-def test_a_kind_needs_columns_its_groups_divide() -> None:
-    assert TWO_FOUR.fits(4)
-    assert PRUNED["8:16"].fits(128)
-    assert not PRUNED["8:16"].fits(48)
-    assert PRUNED["6:8"].fits(48)
-    assert not PRUNED["6:8"].fits(52)
-
-
 @pytest.mark.parametrize("name", ["9:16", *GONE])
 def test_other_kinds_are_refused(name: str) -> None:
     """A kind that is gone names its heirs."""

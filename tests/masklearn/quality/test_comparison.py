@@ -14,7 +14,7 @@ from masklearn.model.models import load_model
 from masklearn.model.modules import as_linears
 from masklearn.model.store import WeightStore
 from masklearn.quality.comparison import compare_models, divergences
-from masklearn.quant.static import StaticScales
+from masklearn.quant.grid import StaticScales
 from tests.conftest import ModelMaker
 from tests.masklearn.edits import edit_config, edited_weights
 from tests.refusals import refused

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from masklearn.masks.maskset import MaskSet
 from masklearn.masks.tiles import WHOLE
-from masklearn.quant.grid import Grid
-from masklearn.quant.static import StaticScales
+from masklearn.quant.grid import Grid, StaticScales
 from masklearn.quant.table import W8A8
 from patch_compile.artifacts.plan import SplitRow
 from patch_compile.errors import InvariantError

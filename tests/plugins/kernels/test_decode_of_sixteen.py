@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from masklearn.masks.kinds.n16 import OfSixteen
+from masklearn.masks.kinds.families import OfSixteen
 from tests.oracles.element_packing import in_fragments, pack_of_sixteen
 from tests.plugins.compiled import compiled
 from tests.plugins.host_kernel import COMPILER, HOST_FLAGS, PLUGINS

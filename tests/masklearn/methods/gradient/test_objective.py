@@ -21,9 +21,7 @@ from masklearn.methods.gradient.parametrization import (
     first_tile_logits,
 )
 from masklearn.methods.gradient.settings import MaskSettings, Span
-from masklearn.methods.maskllm import MaskLlm
-from masklearn.methods.patch_joint import PatchJoint
-from masklearn.methods.patch_tile import PatchTile
+from masklearn.methods.trained import MaskLlm, PatchJoint, PatchTile
 from tests.conftest import ModelMaker
 
 JOINT, TILE, MASKLLM = PatchJoint.settings, PatchTile.settings, MaskLlm.settings

@@ -14,8 +14,7 @@ from masklearn.masks.record import TrainRecord
 from masklearn.masks.tiles import expand_tiles, grid_shape, tile_weights
 from masklearn.methods import method_of
 from masklearn.methods.gradient.prior import Prior, prior_path, report_path, solve_best, write_prior
-from masklearn.methods.patch_joint import PatchJoint
-from masklearn.methods.patch_tile import PatchTile
+from masklearn.methods.trained import PatchJoint, PatchTile
 from masklearn.model.store import WeightStore
 from masklearn.solvers import alps
 from masklearn.solvers.solve import solve

@@ -1,4 +1,7 @@
-"""Base class of the methods that train masks. They differ in their settings only."""
+"""Methods that train masks by gradient descent: `patch-tile` and `patch-joint` (PATCH, arXiv 2509.23410), and `maskllm`.
+
+They differ in their settings only: in what trains, among others. `methods.gradient` has the training.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from masklearn.methods.base import Candidates, Method, Settled
-from masklearn.methods.gradient.settings import MaskSettings
-from masklearn.traits import Repair, Requires
+from masklearn.methods.gradient.settings import MaskSettings, Span
+from masklearn.traits import METHODS, Repair, Requires
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,6 +51,55 @@ class GradientMethod(Method):
         tiles = {name: grid == TWO_FOUR.code for name, grid in kinds.items()}
         patterns = {name: own[TWO_FOUR.name] for name, own in codes.items()}
         return solve_best(_task_of(feed), self.settings, tiles, patterns, store)
+
+
+@METHODS.register
+class PatchTile(GradientMethod):
+    """Learns tiles only, with a fifth of the memory of `patch-joint`."""
+
+    name = "patch-tile"
+    summary = "trains only tiles, with the prior's patterns (PATCH)"
+    settings = MaskSettings(
+        tile_scale=Span(100.0, 500.0),
+        pattern_scale=None,
+        temperature=Span(2.0, 0.05),
+        density_weight=3.0,
+        norm_weight=0.1,
+        learning_rate=1e-4,
+    )
+
+
+@METHODS.register
+class PatchJoint(GradientMethod):
+    """Learns tiles and patterns, which both start from the prior."""
+
+    name = "patch-joint"
+    summary = "trains tiles and patterns together (PATCH)"
+    settings = MaskSettings(
+        tile_scale=Span(25.0, 350.0),
+        pattern_scale=Span(100.0, 500.0),
+        temperature=Span(4.0, 0.05),
+        density_weight=7.0,
+        norm_weight=10.0,
+        learning_rate=1e-3,
+    )
+
+
+@METHODS.register
+class MaskLlm(GradientMethod):
+    """Learns patterns only (arXiv 2409.17481). At ratios below .5 the tile scores of the prior choose the tiles."""
+
+    name = "maskllm"
+    summary = "trains only patterns, every tile 2:4 (MaskLLM)"
+    # Settings of the patterns of `patch-joint`. The density is constant, so λ₁ is 0.
+    settings = MaskSettings(
+        tile_scale=None,
+        pattern_scale=Span(100.0, 500.0),
+        temperature=Span(4.0, 0.05),
+        density_weight=0.0,
+        norm_weight=10.0,
+        learning_rate=1e-3,
+    )
 
 
 def _task_of(feed: Feed) -> Task:
