@@ -1,6 +1,5 @@
 """Reads NumPy archives of bit-packed masks, as MaskLLM and PATCH publish them, one mask at a time and without pickle."""
 
-import hashlib
 import math
 import zipfile
 from contextlib import AbstractContextManager
@@ -54,11 +53,6 @@ class MaskArchive:
             if bits[count:].any():
                 raise ValueError(f"{name} has bits after its last weight")
         return bits[:count].astype(np.bool_).reshape(shape)
-
-    def sha256(self) -> str:
-        """Returns the sha256 of the file's bytes."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def _refusing(self) -> AbstractContextManager[None]:
         fix = (

@@ -23,6 +23,7 @@ from masklearn.base.errors import MaskLearnError
 from masklearn.base.processes import process_rank
 from masklearn.base.shard import Shard, dtype_code, write_shard
 from masklearn.feed import Arrays
+from masklearn.model.store import as_array, as_tensor
 from masklearn.task import Task
 
 # Largest share of a device's or the host's free memory to take: blocks and Hessians need room too.
@@ -49,10 +50,6 @@ class HiddenStates(Sequence[Tensor]):
         self._mapped = None if homes else _mapped(first, count, store)
         self._kept: list[Tensor | None] = [None] * count
         self[0] = first
-
-    @property
-    def on_disk(self) -> bool:
-        return self._mapped is not None
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -211,7 +208,7 @@ class PassCheckpoints:
         """Read the state with which a block begins into `state`."""
         shard = Shard.open(self._state_file(block))
         for i in range(len(state)):
-            state[i] = _tensor(shard.read(str(i)))
+            state[i] = as_tensor(shard.read(str(i)))
 
     def _restore(self) -> None:
         """Read the results of the finished blocks. Files of another pass, or without the next block's state, are deleted."""
@@ -247,8 +244,9 @@ class PassCheckpoints:
 
     def _write_state(self, block: int, state: HiddenStates) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        specs = {str(i): (_CODES[one.dtype], tuple(one.shape)) for i, one in enumerate(state)}
-        write_shard(self._state_file(block), specs, lambda key: _bytes(state[int(key)]), {})
+        code = _CODES[state[0].dtype]
+        specs = {str(i): (code, tuple(window.shape)) for i, window in enumerate(state)}
+        write_shard(self._state_file(block), specs, lambda key: as_array(state[int(key)], code), {})
 
     def _results_file(self, block: int) -> Path:
         return self._folder / f"checkpoint-{block:05d}.safetensors"
@@ -278,14 +276,3 @@ def checkpoints_of(
     ours = folder / f"process-{process_rank()}"
     check = task.checkpoint.check_unchanged
     return PassCheckpoints(ours, identity, what, task.note, check, keep_states=keep_states)
-
-
-def _bytes(tensor: Tensor) -> NDArray[Any]:
-    array: NDArray[Any] = tensor.detach().cpu().contiguous().view(torch.uint8).numpy()
-    return array
-
-
-def _tensor(array: NDArray[Any]) -> Tensor:
-    if array.dtype.name == "bfloat16":
-        return torch.from_numpy(array.view("int16")).view(torch.bfloat16)
-    return torch.from_numpy(array)

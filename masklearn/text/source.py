@@ -13,6 +13,7 @@ from typing import Any
 
 from masklearn.base.errors import MaskLearnError, reading
 from masklearn.base.progress import without_bars
+from masklearn.base.safe_read import sha256_of
 from masklearn.text.files import (
     BETWEEN,
     PLAIN,
@@ -150,7 +151,7 @@ class TextSource:
         read = [self.column, self.dataset[1:] if self.files and self.dataset else self.dataset]
         total = hashlib.sha256(json.dumps([self.kind.value, *read]).encode())
         for path in self.files:
-            total.update(f"{path.name} {_sha256(path)}".encode())
+            total.update(f"{path.name} {sha256_of(path)}".encode())
         return total.hexdigest()
 
     def shares(self, other: "TextSource") -> bool:
@@ -162,7 +163,8 @@ class TextSource:
             return self.on_hub and other.on_hub and self._split_on_hub() == other._split_on_hub()
         one, two = self._by_size(), other._by_size()
         return any(
-            not set(map(_sha256, one[size])).isdisjoint(map(_sha256, two[size])) for size in one.keys() & two
+            not set(map(sha256_of, one[size])).isdisjoint(map(sha256_of, two[size]))
+            for size in one.keys() & two
         )
 
     def _split_on_hub(self) -> tuple[str, str, str]:
@@ -207,11 +209,6 @@ def open_text(spec: str | Path) -> TextSource:
     if path.is_file():
         return _file(path, rest)
     return _folder(path) if rest is None else _local_dataset(path, rest)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _existing(text: str) -> tuple[Path | None, str | None]:

@@ -6,10 +6,11 @@ therefore zeros of the masks too.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from masklearn.base.errors import MaskLearnError, reading
-from masklearn.base.safe_read import json_object, parse_json
+from masklearn.base.safe_read import json_object, parse_json, sha256_of
 from masklearn.importers.base import IMPORTERS, Importer, Published, check_known
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Patch(Importer):
         return Published(
             names,
             read,
-            archive.sha256,
+            partial(sha256_of, source),
             uniform=uniform,
             smallest=4,
             ignored=ignored,
