@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from masklearn.model.known_architectures import Architecture, NotCoveredError
 from masklearn.model.modules import LogitRule, as_linears, is_conv1d
 from masklearn.model.pretrained import cache_argument
+from masklearn.model.rounded_inputs import removed_after
 
 _TOKENS = 12
 _CLOSE = 1e-4  # of the largest value: fp32 results of the same formulas in another order
@@ -79,57 +80,48 @@ def _keeps_conv1d(blocks: nn.Module) -> bool:
 
 def _calls(model: Any, blocks: Any, ids: Tensor) -> list[_Call]:
     """Run the model and return the call of each block in the order in which they ran."""
-    found: list[_Call] = []
+    calls: list[_Call] = []
 
     def keep(block: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         names = list(inspect.signature(block.forward).parameters)
         others = dict(zip(names, args, strict=False)) | kwargs
         hidden = others.pop(names[0])
-        out = output if isinstance(output, Tensor) else output[0]
+        out = _hidden_of(output)
         if not isinstance(hidden, Tensor) or not isinstance(out, Tensor):
             raise NotCoveredError(f"Its blocks pass on a {type(hidden).__name__}, not hidden states.")
-        found.append(_Call(hidden, others, out))
+        calls.append(_Call(hidden, others, out))
 
-    handles = [block.register_forward_hook(keep, with_kwargs=True) for block in blocks]
-    try:
+    with removed_after(block.register_forward_hook(keep, with_kwargs=True) for block in blocks):
         _logits(model, ids)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if len(found) != len(blocks):
-        raise NotCoveredError(f"Its {len(blocks)} blocks run {len(found)} times.")
-    return found
+    if len(calls) != len(blocks):
+        raise NotCoveredError(f"Its {len(blocks)} blocks run {len(calls)} times.")
+    return calls
 
 
 def _behind(model: Any, row: Architecture, ids: Tensor) -> list[str]:
     """Returns the names of the base model's modules that run after the last block, in that order."""
     owner, (_, _, child) = model.get_submodule(row.base), row.blocks.rpartition(".")
     ran: list[str] = []
-    beside = {f"{row.base}.{name}".lstrip("."): one for name, one in owner.named_children() if name != child}
-    handles = [
-        one.register_forward_hook(lambda *_, name=name: ran.append(name)) for name, one in beside.items()
+    parts = {f"{row.base}.{name}".lstrip("."): part for name, part in owner.named_children() if name != child}
+    hooks = [
+        part.register_forward_hook(lambda *_, name=name: ran.append(name)) for name, part in parts.items()
     ]
-    handles.append(getattr(owner, child)[-1].register_forward_hook(lambda *_: ran.clear()))
-    try:
+    hooks.append(getattr(owner, child)[-1].register_forward_hook(lambda *_: ran.clear()))
+    with removed_after(hooks):
         _logits(model, ids)
-    finally:
-        for handle in handles:
-            handle.remove()
     return ran
 
 
 def _check_order(calls: list[_Call]) -> None:
-    for i, (one, following) in enumerate(pairwise(calls)):
-        if one.output.shape != following.hidden.shape or not torch.equal(one.output, following.hidden):
+    for i, (call, following) in enumerate(pairwise(calls)):
+        if call.output.shape != following.hidden.shape or not torch.equal(call.output, following.hidden):
             raise NotCoveredError(f"Block {i + 1} does not read the hidden states that block {i} computes.")
 
 
 def _check_blocks_alone(blocks: Any, calls: list[_Call], other: list[_Call]) -> None:
     """Check that blocks give the other text's results with the first text's arguments, apart from hidden states."""
     for i, (block, call, expected) in enumerate(zip(blocks, calls, other, strict=True)):
-        output = block(expected.hidden, **call.others)
-        output = output if isinstance(output, Tensor) else output[0]
-        if not _close(output, expected.output):
+        if not _close(_hidden_of(block(expected.hidden, **call.others)), expected.output):
             name = next((n for n, value in call.others.items() if not _same(value, expected.others[n])), None)
             what = (
                 f"reads {name}, which differs from text to text" if name else "reads more than its arguments"
@@ -214,7 +206,8 @@ def _positions(model: Any, row: Architecture) -> int | None:
 
 def _linears_of_every(blocks: Any) -> tuple[str, ...]:
     kinds = {
-        tuple(name for name, one in block.named_modules() if isinstance(one, nn.Linear)) for block in blocks
+        tuple(name for name, module in block.named_modules() if isinstance(module, nn.Linear))
+        for block in blocks
     }
     experts = any("experts" in name.split(".") for name, _ in blocks.named_modules())
     return kinds.pop() if len(kinds) == 1 and not experts else ()
@@ -222,10 +215,10 @@ def _linears_of_every(blocks: Any) -> tuple[str, ...]:
 
 def _gates(blocks: Any) -> tuple[str, ...]:
     ends: dict[str, None] = {}
-    for name, one in blocks.named_modules():
+    for name, module in blocks.named_modules():
         owner, _, end = name.rpartition(".")
         if (
-            isinstance(one, nn.Linear)
+            isinstance(module, nn.Linear)
             and end.endswith(("gate", "router"))
             and hasattr(blocks.get_submodule(owner), "experts")
         ):
@@ -264,15 +257,13 @@ def _run(
 ) -> tuple[Tensor, list[tuple[str, tuple[str, ...]]], list[str]]:
     """Returns the block's output, the linears of each module that read the same input, in the order of the model, and the
     names of all linears in the order in which they ran."""
-    linears = {name: one for name, one in block.named_modules() if isinstance(one, nn.Linear)}
+    linears = {name: module for name, module in block.named_modules() if isinstance(module, nn.Linear)}
     read: dict[str, Tensor] = {}
-    handles = [
-        one.register_forward_pre_hook(lambda _, args, name=name: read.update({name: args[0]}))
-        for name, one in linears.items()
-    ]
-    output = block(hidden, **others)
-    for handle in handles:
-        handle.remove()
+    with removed_after(
+        linear.register_forward_pre_hook(lambda _, args, name=name: read.update({name: args[0]}))
+        for name, linear in linears.items()
+    ):
+        output = block(hidden, **others)
     groups: dict[tuple[str, int], list[str]] = {}
     for name in linears:
         if name in read:
@@ -324,8 +315,7 @@ def _permutes(
     changed = _hidden_of(block(hidden, **others))
     for ups, last in parts:
         _rotate(ups, last, -1)
-    largest = max(1e-6, float(output.abs().max()))
-    return bool((changed - output).abs().max() <= _CLOSE * largest)
+    return _close(changed, output)
 
 
 def _rotate(ups: list[nn.Linear], down: nn.Linear, by: int) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from masklearn.masks.stored import COLUMNS, ROWS
 from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.rounded_inputs import removed_after
 from masklearn.model.store import torch_dtype
 from masklearn.stream.blocks import Block
 from masklearn.stream.logits import watch_calls
@@ -134,16 +135,13 @@ def _run(block: Block, window: Tensor) -> tuple[Tensor, _Norms, dict[str, Tensor
     """Returns the block's output, its norms with their outputs, and the input of each linear in the order of the calls."""
     norms: _Norms = []
     reads: dict[str, Tensor] = {}
-    handles = [
+    hooks = (
         module.register_forward_hook(lambda module, _, output: norms.append((module, output)))
         for module in block.module.modules()
         if getattr(getattr(module, "weight", None), "ndim", 0) == 1
-    ]
-    with watch_calls(block.linears, lambda name, x, _: reads.setdefault(name, x)):
-        output = block.run(window)
-    for handle in handles:
-        handle.remove()
-    return output, norms, reads
+    )
+    with removed_after(hooks), watch_calls(block.linears, lambda name, x, _: reads.setdefault(name, x)):
+        return block.run(window), norms, reads
 
 
 def _candidates(block: Block, norms: _Norms, reads: Mapping[str, Tensor]) -> Iterator[Site]:
