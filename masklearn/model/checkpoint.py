@@ -55,8 +55,8 @@ class InputSnapshot:
 
     def check(self) -> None:
         """Raise MaskLearnError if a file changed since it was found, or was added."""
-        for path, found in self.states.items():
-            if _state(path) != found:
+        for path, state in self.states.items():
+            if _state(path) != state:
                 raise _changed(path, "changed")
         for path in self.find():
             if path not in self.states:
@@ -73,11 +73,11 @@ def _changed(path: Path, how: str) -> MaskLearnError:
 
 def _state(path: Path) -> _State:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
     # A program can put st_mtime back, but not st_ctime.
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 _LARGEST_WEIGHT = 1e15  # the sum of 10^8 squares of such weights is finite in fp32
@@ -102,12 +102,13 @@ class Checkpoint:
         config: dict[str, Any],
         shards: dict[str, Shard],
         packed: Mapping[str, PackedWeight] | None = None,
-        found: InputSnapshot | None = None,
+        snapshot: InputSnapshot | None = None,
         rounded_inputs: RoundedInputs = MappingProxyType({}),
     ) -> None:
         """Use `Checkpoint.open`. shards: file name in the directory to header; packed: quantised weights by their names in
-        the dense checkpoint; found: the files before they were opened, None for now; rounded_inputs: linears (names without
-        `.weight`) whose inputs the model rounds to int8 (type w8a8), with the scales of linears that have static scales."""
+        the dense checkpoint; snapshot: the files before they were opened, None for now; rounded_inputs: linears (names
+        without `.weight`) whose inputs the model rounds to int8 (type w8a8), with the scales of linears that have static
+        scales."""
         self.path = path
         self.config = config
         row = ARCHITECTURES.get(str(config.get("model_type")))
@@ -116,7 +117,7 @@ class Checkpoint:
         self.rounded_inputs = dict(sorted(rounded_inputs.items()))
         self._shards = shards
         self._packed = dict(packed or {})
-        self._found = found or InputSnapshot.of(lambda: _weight_files(path))
+        self._snapshot = snapshot or InputSnapshot.of(lambda: _weight_files(path))
         hidden = {part for weight in self._packed.values() for part in weight.parts}
         self._file_of = {
             name: file for file, shard in shards.items() for name in shard.tensors if name not in hidden
@@ -131,17 +132,17 @@ class Checkpoint:
         out of the directory, and for a checkpoint that is quantised in a way that is not read.
         """
         path = Path(model_dir)
-        found = InputSnapshot.of(lambda: _weight_files(path))
+        snapshot = InputSnapshot.of(lambda: _weight_files(path))
         config = read_config(path)
         check_links(path)
         index = path / INDEX
         files = read_index(index) if index.is_file() else [single_file(path)]
         shards = {file: Shard.open((path / file).resolve()) for file in files}
         if as_stored:
-            return cls(path, config, shards, found=found)
+            return cls(path, config, shards, snapshot=snapshot)
         packed = find_packed(path, config, shards)
         rounded = {**stated_rounded_inputs(path, config), **dict.fromkeys(Grids(packed).of_type(W8A8))}
-        return cls(path, dense_config(config), shards, packed=packed, found=found, rounded_inputs=rounded)
+        return cls(path, dense_config(config), shards, packed, snapshot, rounded)
 
     @classmethod
     def of_config(cls, model_dir: str | Path) -> "Checkpoint":
@@ -280,7 +281,7 @@ class Checkpoint:
 
     def check_unchanged(self) -> None:
         """Raise MaskLearnError if config.json or weights were changed since the directory was opened."""
-        self._found.check()
+        self._snapshot.check()
 
     def fingerprint(self) -> str:
         """Returns the sha256 of the names and bytes of config.json and every shard.
@@ -292,7 +293,7 @@ class Checkpoint:
     @cached_property
     def _fingerprint(self) -> str:
         total = hashlib.sha256()
-        files = [(CONFIG, self.path / CONFIG), *((name, one.path) for name, one in self._shards.items())]
+        files = [(CONFIG, self.path / CONFIG), *((name, shard.path) for name, shard in self._shards.items())]
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing releases the GIL
             digests = pool.map(sha256_of, [path for _, path in files])
             for (name, _), digest in zip(files, digests, strict=True):

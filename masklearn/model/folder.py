@@ -228,11 +228,6 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-def _module_folders(listed: Path) -> set[str]:
-    with reading(listed):
-        return {str(module["path"]) for module in read_json(listed)}
-
-
 def _travels(name: str, patterns: Collection[str]) -> bool:
     allowed = _TERMS.fullmatch(name) or any(fnmatchcase(name, pattern) for pattern in patterns)
     return bool(allowed) and not name.startswith(".")
@@ -242,9 +237,12 @@ def _folders(model: Path) -> Iterator[Path]:
     """Yield the sub-folders that may hold files that travel."""
     # A file of sentence-transformers with the path of each module, "" for the model itself.
     listed = model / "modules.json"
-    modules = _module_folders(listed) if listed.is_file() else set()
+    names = {_MORE_TEMPLATES}
+    if listed.is_file():
+        with reading(listed):
+            names |= {str(module["path"]) for module in read_json(listed)}
     for folder in sorted(model.iterdir()):
-        known = folder.name in {*modules, _MORE_TEMPLATES} or _MODULE.fullmatch(folder.name)
+        known = folder.name in names or _MODULE.fullmatch(folder.name)
         if known and folder.is_dir() and not folder.name.startswith("."):
             yield folder
 
@@ -280,14 +278,14 @@ class CardFacts:
 
 def read_card(model: Path) -> CardFacts:
     """Returns the facts in the card of a model folder; no facts if it has no card, or the card is not as documented."""
-    told = _metadata(model / CARD)
-    languages = told.get("language")
-    found = languages if isinstance(languages, list) else [languages]
+    metadata = _metadata(model / CARD)
+    stated = metadata.get("language")
+    languages = stated if isinstance(stated, list) else [stated]
     return CardFacts(
-        _text(told.get("license"), _WORD),
-        _text(told.get("license_name"), _WORD),
-        _text(told.get("license_link"), _LINK),
-        tuple(filter(None, (_text(one, _WORD) for one in found[:200]))),
+        _text(metadata.get("license"), _WORD),
+        _text(metadata.get("license_name"), _WORD),
+        _text(metadata.get("license_link"), _LINK),
+        tuple(filter(None, (_text(language, _WORD) for language in languages[:200]))),
     )
 
 
@@ -309,13 +307,13 @@ def _metadata(card: Path) -> dict[str, Any]:
             text = file.read(_MOST_BYTES).decode("utf-8", errors="replace")
     except OSError:
         return {}
-    if (found := _METADATA.match(text)) is None:
+    if (match := _METADATA.match(text)) is None:
         return {}
     try:
-        told = yaml.safe_load(found[1])
+        metadata = yaml.safe_load(match[1])
     except (yaml.YAMLError, ValueError, RecursionError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def _text(value: object, allowed: re.Pattern[str]) -> str:

@@ -57,7 +57,7 @@ def prove(model: Any, row: Architecture) -> Architecture:
         positions=_positions(model, row),
         linears=_linears_of_every(blocks),
         gates=_gates(blocks),
-        **find_groups(blocks, [(call.hidden, call.others) for call in calls]),
+        **_groups(blocks, calls),
     )
 
 
@@ -226,20 +226,17 @@ def _gates(blocks: Any) -> tuple[str, ...]:
     return tuple(ends)
 
 
-Inputs = Sequence[tuple[Tensor, Mapping[str, Any]]]
-
-
-def find_groups(blocks: Any, inputs: Inputs) -> dict[str, Any]:
+def _groups(blocks: Any, calls: Sequence[_Call]) -> dict[str, Any]:
     """Returns the fields mlp and qkv of `Architecture`; a field is empty if it is not found.
 
-    blocks: of a small model; inputs: hidden states and other arguments of each block. q, k and v are three linears of a
-    module with the same input. The feed-forward part is found by a trial: permuting its hidden channels (rows of the linears
+    blocks: of a small model; calls: of each block. q, k and v are three linears of a module with the same input. The
+    feed-forward part is found by a trial: permuting its hidden channels (rows of the linears
     that make them, and columns of the linear that takes them in) does not change the block's output.
     """
     qkv: tuple[str, ...] = ()
     mlp: tuple[tuple[str, ...], str] = ((), "")
-    for block, (hidden, others) in zip(blocks, inputs, strict=True):
-        output, groups, ran = _run(block, hidden, others)
+    for block, call in zip(blocks, calls, strict=True):
+        groups, ran = _run(block, call)
         for owner, names in groups:
             if len(names) == 3 and not qkv and "experts" not in owner:
                 qkv = names
@@ -247,29 +244,27 @@ def find_groups(blocks: Any, inputs: Inputs) -> dict[str, Any]:
             continue
         for owner, names in groups:
             down = _down(block, owner, names, ran)
-            if down and _permutes(block, owner, names, down, hidden, others, output):
+            if down and _permutes(block, owner, names, down, call):
                 mlp = names, down
     return {"qkv": qkv, "mlp": mlp}
 
 
-def _run(
-    block: Any, hidden: Tensor, others: Mapping[str, Any]
-) -> tuple[Tensor, list[tuple[str, tuple[str, ...]]], list[str]]:
-    """Returns the block's output, the linears of each module that read the same input, in the order of the model, and the
-    names of all linears in the order in which they ran."""
+def _run(block: Any, call: _Call) -> tuple[list[tuple[str, tuple[str, ...]]], list[str]]:
+    """Returns the linears of each module that read the same input, in the order of the model, and the names of all linears
+    in the order in which they ran."""
     linears = {name: module for name, module in block.named_modules() if isinstance(module, nn.Linear)}
     read: dict[str, Tensor] = {}
     with removed_after(
         linear.register_forward_pre_hook(lambda _, args, name=name: read.update({name: args[0]}))
         for name, linear in linears.items()
     ):
-        output = block(hidden, **others)
+        block(call.hidden, **call.others)
     groups: dict[tuple[str, int], list[str]] = {}
     for name in linears:
         if name in read:
             owner, _, end = name.rpartition(".")
             groups.setdefault((owner, id(read[name])), []).append(end)
-    return _hidden_of(output), [(owner, tuple(names)) for (owner, _), names in groups.items()], list(read)
+    return [(owner, tuple(names)) for (owner, _), names in groups.items()], list(read)
 
 
 def _hidden_of(output: Any) -> Tensor:
@@ -294,28 +289,20 @@ def _down(block: nn.Module, owner: str, names: tuple[str, ...], ran: list[str]) 
     return ""
 
 
-def _permutes(
-    block: Any,
-    owner: str,
-    names: tuple[str, ...],
-    down: str,
-    hidden: Tensor,
-    others: Mapping[str, Any],
-    output: Tensor,
-) -> bool:
+def _permutes(block: Any, owner: str, names: tuple[str, ...], down: str, call: _Call) -> bool:
     """True if the block's output stays the same when the hidden channels of all such modules change places."""
     kind = re.sub(r"\d+", "*", owner)
     parts = [
-        ([getattr(module, one) for one in names], getattr(module, down))
+        ([getattr(module, end) for end in names], getattr(module, down))
         for name, module in block.named_modules()
         if re.sub(r"\d+", "*", name) == kind and hasattr(module, down)
     ]
     for ups, last in parts:
         _rotate(ups, last, 1)
-    changed = _hidden_of(block(hidden, **others))
+    changed = _hidden_of(block(call.hidden, **call.others))
     for ups, last in parts:
         _rotate(ups, last, -1)
-    return _close(changed, output)
+    return _close(changed, call.output)
 
 
 def _rotate(ups: list[nn.Linear], down: nn.Linear, by: int) -> None:

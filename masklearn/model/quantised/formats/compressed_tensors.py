@@ -33,7 +33,6 @@ from masklearn.model.quantised.base import (
     damaged,
     dense_dtype,
     nibbles,
-    parse_settings,
     refused,
     signed,
 )
@@ -127,7 +126,9 @@ class CompressedIntegers(Quantisation):
         "sparse formats"
     )
 
-    def settings(self, folder: Path, config: Mapping[str, Any]) -> _Settings:
+    parsed_as = _Settings
+
+    def settings(self, folder: Path, config: Mapping[str, Any]) -> FormatSettings:
         """Check formats, groups and everything else that changes the model's results."""
         if not config.get("config_groups"):  # only a sparse format, or a scheme of the KV cache
             raise refused(
@@ -135,11 +136,12 @@ class CompressedIntegers(Quantisation):
                 "quantization_config.config_groups",
                 "It quantises no weights. Of sparse formats `patch-compile import-mask` takes the masks.",
             )
-        return parse_settings(_Settings, folder, config)
+        return super().settings(folder, config)
 
     def weights(self, stored: StoredTensors, settings: Any, dtype: str) -> Sequence[PackedWeight]:
         """Find the weights with integers, by their tensors."""
-        schemes = [group.weights for group in settings.config_groups.values() if group.weights]
+        groups = [group for group in settings.config_groups.values() if group.weights]
+        schemes = [group.weights for group in groups]
         packed = [
             (_marlin if f"{module}.scale_packed" in stored else _packed)(stored, module, schemes, dtype)
             for module in stored.modules("weight_packed")
@@ -150,13 +152,12 @@ class CompressedIntegers(Quantisation):
             if stored.entry(f"{module}.weight").dtype in _PLAIN
         ]
         sparse = [_sparse(stored, module, schemes, dtype) for module in stored.modules("compressed")]
-        found = [*packed, *plain, *sparse]
-        known = {part for weight in found for part in weight.parts}
+        weights = [*packed, *plain, *sparse]
+        known = {part for weight in weights for part in weight.parts}
         for module in stored.modules("weight_scale"):
             if f"{module}.weight_scale" not in known:
                 raise damaged(stored.folder, f"{module}.weight_scale", "No integers belong to these scales.")
-        groups = [group for group in settings.config_groups.values() if group.weights]
-        return [replace(one, input_bits=_input_bits(stored, one, groups)) for one in found]
+        return [replace(weight, input_bits=_input_bits(stored, weight, groups)) for weight in weights]
 
 
 def _input_bits(stored: StoredTensors, weight: PackedWeight, groups: Sequence[_Group]) -> int:
