@@ -19,8 +19,8 @@ from masklearn.base.progress import OnStep
 from masklearn.base.shard import Shard, write_shard
 from masklearn.masks.record import TextRecord
 from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.config_shapes import text_settings
 from masklearn.model.pretrained import load_tokenizer, special_ends, token_ids
-from masklearn.model.text_settings import text_settings
 from masklearn.recipe import LearnRecipe
 from masklearn.text import SourceKind, TextSource, open_text
 from masklearn.text.selftext import write_text
