@@ -34,17 +34,17 @@ def nonzero_of(values: NDArray[Any]) -> NDArray[np.bool_] | None:
     """
     word, infinity = _BITS[values.dtype.name]
     magnitude = values.view(word) & word(np.iinfo(word).max >> 1)
-    found: NDArray[np.bool_] = magnitude != 0
-    return found if int(magnitude.max()) < infinity else None
+    present: NDArray[np.bool_] = magnitude != 0
+    return present if int(magnitude.max()) < infinity else None
 
 
 def nonzero(checkpoint: Checkpoint, name: str) -> NDArray[np.bool_]:
     """Returns `nonzero_of` a tensor, in the checkpoint's layout. Raises MaskLearnError if a weight is not finite."""
-    found = nonzero_of(checkpoint.read(name))
-    if found is None:
+    present = nonzero_of(checkpoint.read(name))
+    if present is None:
         checkpoint.read_finite(name)  # raises the error, with the number of weights that are not finite
-    assert found is not None
-    return found
+    assert present is not None
+    return present
 
 
 _NEARLY = 0.9  # a dense tile with at least this share of 2:4 groups was probably 2:4 before later training
@@ -114,7 +114,7 @@ def mosaic_of(
 
 def by_tightness(kinds: Iterable[TileKind]) -> list[TileKind]:
     """Returns the kinds by falling bytes, so that the tightest is last. Among kinds with equal bytes 2:4 is last."""
-    return sorted(kinds, key=lambda one: (-one.bytes_per_weight, -one.code))
+    return sorted(kinds, key=lambda kind: (-kind.bytes_per_weight, -kind.code))
 
 
 def _holds(kind: TileKind, kept: NDArray[np.bool_], tile: tuple[int, int]) -> NDArray[np.bool_]:

@@ -65,7 +65,7 @@ _TYPES = {
     "distilbert": _Type(("hidden_dim",), tied=True),
     "mpnet": _BERT,
 }
-_OF_SOME = {name for one in _TYPES.values() for name in (*one.needed, *one.optional)}
+_OF_SOME = {name for row in _TYPES.values() for name in (*row.needed, *row.optional)}
 _ROPE_TYPES = {"default", "linear", "llama3"}  # transformers completes or renames others
 
 
@@ -155,17 +155,16 @@ def listed_linears(checkpoint: Checkpoint) -> dict[str, ListedLinear]:
         require_extra("build", f"Finding the linears of the architecture {checkpoint.config['model_type']}")
     # A checkpoint may lack a pooler.
     optional = [f"{module}.dense" for module in row.tail] if checkpoint.names() else []
-    found = {}
-    for one in _by_table(checkpoint, row):
-        weight = f"{(name := linear_name(checkpoint, one.module))}.weight"
+    linears = {}
+    for linear in _by_table(checkpoint, row):
+        weight = f"{(name := linear_name(checkpoint, linear.module))}.weight"
         if weight in checkpoint:
-            n, k = stored_shape(
-                checkpoint, weight, checkpoint.shape(weight)
-            )  # a transpose is its own inverse
-            found[name] = one._replace(shape=(n, k))
-        elif one.module not in optional:
-            found[name] = one
-    return found
+            # A transpose is its own inverse.
+            n, k = stored_shape(checkpoint, weight, checkpoint.shape(weight))
+            linears[name] = linear._replace(shape=(n, k))
+        elif linear.module not in optional:
+            linears[name] = linear
+    return linears
 
 
 def _by_table(checkpoint: Checkpoint, row: Architecture) -> Iterator[ListedLinear]:
@@ -227,12 +226,16 @@ def describe_checkpoint(model_dir: Path) -> Checkpoint:
     }
     blocks, config = f"{bare.architecture.blocks}.", read_config(folder)
     linears = (
-        {f"{name}.weight": one.shape for name, one in listed_linears(bare).items() if name.startswith(blocks)}
+        {
+            f"{name}.weight": linear.shape
+            for name, linear in listed_linears(bare).items()
+            if name.startswith(blocks)
+        }
         if dense_config(config) != config
         else {}
     )
     packed = describe_packed(folder, config, linears, dtype)
-    shard = Shard(folder / CONFIG, {name: one for name, one in tensors.items() if name not in packed}, {})
+    shard = Shard(folder / CONFIG, {name: entry for name, entry in tensors.items() if name not in packed}, {})
     return Checkpoint(folder, bare.config, {CONFIG: shard}, packed=packed)
 
 
@@ -241,9 +244,12 @@ def _tensors(bare: Checkpoint) -> Iterator[tuple[str, tuple[int, ...]]]:
     if not row.linears:
         require_extra("build", f"Finding the linears of the architecture {bare.config['model_type']}")
         yield from (
-            (name, tuple(one.shape)) for name, one in meta_model(bare, buffers=False).named_parameters()
+            (name, tuple(parameter.shape))
+            for name, parameter in meta_model(bare, buffers=False).named_parameters()
         )
         return
     config = text_settings(bare.path)
     yield f"{row.embedding}.weight", _embedding(config, sizes_of(config))
-    yield from ((f"{one.module}.weight", one.shape) for one in listed_linears(bare).values() if not one.tied)
+    for linear in listed_linears(bare).values():
+        if not linear.tied:
+            yield f"{linear.module}.weight", linear.shape

@@ -77,7 +77,9 @@ RoundedInputs = Mapping[str, StaticScales | None]
 
 def rounded_inputs_setting(linears: RoundedInputs) -> dict[str, Any]:
     """Returns the value of the setting for linears of type w8a8."""
-    static = {name: one.model_dump(exclude_none=True) for name, one in sorted(linears.items()) if one}
+    static = {
+        name: scales.model_dump(exclude_none=True) for name, scales in sorted(linears.items()) if scales
+    }
     return {**_AS_READ, "targets": sorted(linears), **({"static": static} if static else {})}
 
 
@@ -87,7 +89,7 @@ def stated_rounded_inputs(path: Path, config: Mapping[str, Any]) -> RoundedInput
     if about is None:
         return {}
     try:
-        static = {name: StaticScales.model_validate(one) for name, one in about.get("static", {}).items()}
+        static = {name: StaticScales.model_validate(of) for name, of in about.get("static", {}).items()}
         linears = {name: static.get(name) for name in about["targets"]}
         named = all(isinstance(name, str) for name in linears)
         if linears and named and about == rounded_inputs_setting(linears):
@@ -249,9 +251,9 @@ def _folders(model: Path) -> Iterator[Path]:
 
 def _below(folder: Path) -> Iterator[Path]:
     """Yield the files in a folder and in its sub-folders that are not hidden: `check_links` looks into no others."""
-    for place, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(place, name) for name in files)
+        yield from (Path(parent, name) for name in files)
 
 
 CARD = "README.md"

@@ -118,9 +118,9 @@ def _check_order(calls: list[_Call]) -> None:
             raise NotCoveredError(f"Block {i + 1} does not read the hidden states that block {i} computes.")
 
 
-def _check_blocks_alone(blocks: Any, calls: list[_Call], other: list[_Call]) -> None:
+def _check_blocks_alone(blocks: Any, calls: list[_Call], of_other_text: list[_Call]) -> None:
     """Check that blocks give the other text's results with the first text's arguments, apart from hidden states."""
-    for i, (block, call, expected) in enumerate(zip(blocks, calls, other, strict=True)):
+    for i, (block, call, expected) in enumerate(zip(blocks, calls, of_other_text, strict=True)):
         if not _close(_hidden_of(block(expected.hidden, **call.others)), expected.output):
             name = next((n for n, value in call.others.items() if not _same(value, expected.others[n])), None)
             what = (
@@ -173,8 +173,8 @@ def _check_cache(model: Any, ids: Tensor, logits: Tensor) -> None:
             parts.append(model(input_ids=part, use_cache=True, **{argument: cache}).logits)
         except Exception as error:  # of any type, as transformers raises them
             raise NotCoveredError.of("It does not continue a text with keys and values", error) from error
-    kept = [getattr(layer, "keys", None) for layer in cache.layers]
-    if len(kept) != model.config.num_hidden_layers or any(k is None or k.ndim != 4 for k in kept):
+    keys = [getattr(layer, "keys", None) for layer in cache.layers]
+    if len(keys) != model.config.num_hidden_layers or any(k is None or k.ndim != 4 for k in keys):
         raise NotCoveredError("It keeps something other than keys and values of each block.")
     if not _close(torch.cat(parts, dim=1), logits):
         raise NotCoveredError(
@@ -283,8 +283,8 @@ def _down(block: nn.Module, owner: str, names: tuple[str, ...], ran: list[str]) 
     prefix = f"{owner}." if owner else ""
     later = ran[1 + max(ran.index(f"{prefix}{name}") for name in names) :]
     name: str
-    for name, one in module.named_children():
-        if f"{prefix}{name}" in later and one.in_features in widths and one.in_features > 1:
+    for name, child in module.named_children():
+        if f"{prefix}{name}" in later and child.in_features in widths and child.in_features > 1:
             return name
     return ""
 

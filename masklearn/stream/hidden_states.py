@@ -62,11 +62,11 @@ class HiddenStates(Sequence[Tensor]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         if self._mapped is not None:
-            kept: Tensor | None = self._mapped[index].clone()
+            window: Tensor | None = self._mapped[index].clone()
         else:
-            kept = self._kept[index]
-        assert kept is not None, "a window is read before it is there"
-        return kept.to(self._device)
+            window = self._kept[index]
+        assert window is not None, "a window is read before it is there"
+        return window.to(self._device)
 
     def __setitem__(self, index: int, value: Tensor) -> None:
         if self._mapped is not None:
@@ -236,7 +236,7 @@ class PassCheckpoints:
 
     def _write_results(self, *, last: bool) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        arrays = {f"{name}/{key}": one for name, found in self._added.items() for key, one in found.items()}
+        arrays = {f"{name}/{key}": array for name, of in self._added.items() for key, array in of.items()}
         specs = {key: (dtype_code(array.dtype), array.shape) for key, array in arrays.items()}
         about = {_IDENTITY: self._identity, _LINEARS: json.dumps(list(self._added))}
         about |= {_COMPLETE: ""} if last else {}

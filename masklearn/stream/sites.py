@@ -26,7 +26,7 @@ _CLOSE = 1e-5  # of the largest output: fp32 results that differ by rounding onl
 @contextmanager
 def parameters_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Put the parameters of the modules back on leaving."""
-    saved = [(one, one.data.clone()) for module in modules for one in module.parameters(recurse=False)]
+    saved = [(p, p.data.clone()) for module in modules for p in module.parameters(recurse=False)]
     try:
         yield
     finally:
@@ -98,10 +98,10 @@ class Site:
         weight: Tensor = self.maker.weight  # type: ignore[assignment]
         rows = torch.zeros(weight.shape[0])
         rows[self.rows] = exponents
-        found = {f"{tensor}{ROWS}": rows for tensor in block.tensor_names(self.maker).values()}
+        folds = {f"{tensor}{ROWS}": rows for tensor in block.tensor_names(self.maker).values()}
         for linear in self.takers.values():
-            found[f"{block.tensor_names(linear)['weight']}{COLUMNS}"] = self.spread(exponents)
-        return {name: one.numpy().astype(np.int8) for name, one in found.items()}
+            folds[f"{block.tensor_names(linear)['weight']}{COLUMNS}"] = self.spread(exponents)
+        return {name: fold.numpy().astype(np.int8) for name, fold in folds.items()}
 
 
 def _is_held(values: Tensor, dtype: str, shift: float) -> bool:
@@ -114,9 +114,9 @@ def sites_of(block: Block) -> list[Site]:
     """Returns the sites of a block. Each was tried: the block's output does not change when its channels are scaled."""
     window = block.hidden[0]
     before, norms, reads = _run(block, window)
-    found: list[Site] = []
+    sites: list[Site] = []
     for site in _candidates(block, norms, reads):
-        taken = {name for other in found for name in other.takers}
+        taken = {name for earlier in sites for name in earlier.takers}
         exponents = torch.arange(site.gather(torch.ones(site.inputs)).numel()).remainder(3).sub(1).float()
         if not taken.isdisjoint(site.takers):
             continue
@@ -124,8 +124,8 @@ def sites_of(block: Block) -> list[Site]:
             site.scale(exponents)
             off = (block.run(window) - before).abs().max()
         if off <= _CLOSE * before.abs().max():
-            found.append(site)
-    return found
+            sites.append(site)
+    return sites
 
 
 _Norms = list[tuple[nn.Module, Tensor]]

@@ -123,8 +123,8 @@ class TokenPool:
         count = min(_HELD_OUT, max(1, total // 8))
         if total == 1:
             return self, self.windows
-        kept = self.windows[: total - count]
-        return TokenPool(kept, self.record, min(self.count, len(kept))), self.windows[total - count :]
+        training, held_out = self.windows[:-count], self.windows[-count:]
+        return TokenPool(training, self.record, min(self.count, len(training))), held_out
 
     def batches(self, size: int, *, seed: int = 0, skip: int = 0) -> Iterator[NDArray[np.int64]]:
         """Yield batches `[size, length]` without end.
@@ -218,21 +218,18 @@ def _written(
 ) -> NDArray[np.int64]:
     """Returns windows that the model writes, or those in the file `keep` if the same call wrote them there."""
 
-    def write() -> NDArray[np.int64]:
-        length, seed, device = recipe.length, recipe.seed, recipe.device
-        return write_text(checkpoint.path, count, length, seed, progress, device=device)
-
-    if keep is None:
-        return write()
-    identity = f"{checkpoint.fingerprint()} {count} {recipe.length} {recipe.seed} {recipe.device}"
-    with contextlib.suppress(MaskLearnError):  # a missing or damaged file is written again
-        kept = Shard.open(keep)
-        if kept.metadata.get("identity") == identity:
-            return kept.read("windows")
-    windows = write()
-    checkpoint.check_unchanged()
-    keep.parent.mkdir(parents=True, exist_ok=True)
-    write_shard(keep, {"windows": ("I64", windows.shape)}, lambda _: windows, {"identity": identity})
+    length, seed, device = recipe.length, recipe.seed, recipe.device
+    if keep is not None:
+        identity = f"{checkpoint.fingerprint()} {count} {length} {seed} {device}"
+        with contextlib.suppress(MaskLearnError):  # a missing or damaged file is written again
+            shard = Shard.open(keep)
+            if shard.metadata.get("identity") == identity:
+                return shard.read("windows")
+    windows = write_text(checkpoint.path, count, length, seed, progress, device=device)
+    if keep is not None:
+        checkpoint.check_unchanged()
+        keep.parent.mkdir(parents=True, exist_ok=True)
+        write_shard(keep, {"windows": ("I64", windows.shape)}, lambda _: windows, {"identity": identity})
     return windows
 
 
@@ -261,7 +258,7 @@ def _read_ids(
 
     Raises MaskLearnError for a text that has hardly a token in its first 16 million characters.
     """
-    read, found, alone, blank, parts = 0, 0, 0, True, []
+    read, total, alone, blank, parts = 0, 0, 0, True, []
 
     def counted() -> Iterator[str]:
         nonlocal read, blank
@@ -274,25 +271,25 @@ def _read_ids(
     expected = min(stored, characters) if stored else characters
     for ids in _token_ids(tokenizer, counted()):
         parts.append(ids)
-        found += ids.size
+        total += ids.size
         if progress:
             progress("reading text", read, max(read, expected))
-        if read > _OF_CHARACTERS and found < _FEW_TOKENS:
+        if read > _OF_CHARACTERS and total < _FEW_TOKENS:
             raise MaskLearnError(
                 f"The text at {source.spec} holds hardly any words",
-                f"Its first {read:,} characters are {found:,} tokens of the model.",
+                f"Its first {read:,} characters are {total:,} tokens of the model.",
                 "Give a text that the model's tokenizer can read.",
             )
         enough = read >= characters
-        if enough and found >= tokens and not alone:
-            alone = found
-        if enough and found >= tokens + more:
+        if enough and total >= tokens and not alone:
+            alone = total
+        if enough and total >= tokens + more:
             break
     if blank:
         raise MaskLearnError(
             f"The text at {source.spec} is empty", "It holds only blanks.", "Give a text with words in it."
         )
-    return np.concatenate(parts), alone or found
+    return np.concatenate(parts), alone or total
 
 
 def _token_ids(tokenizer: Any, pieces: Iterator[str]) -> Iterator[NDArray[np.int32]]:

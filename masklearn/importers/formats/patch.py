@@ -86,10 +86,10 @@ def _check_shape(archive: MaskArchive, key: str, shape: tuple[int, ...]) -> None
             f"There is no {key + _SHAPE}.",
             "Give `format` maskllm if MaskLLM wrote the archive; the shapes are then the model's.",
         )
-    found = archive.read(key + _SHAPE, 64)
-    if found.dtype.kind not in "iu" or found.ravel().tolist() != list(shape):
+    stored = archive.read(key + _SHAPE, 64)
+    if stored.dtype.kind not in "iu" or stored.ravel().tolist() != list(shape):
         raise MaskLearnError(
-            f"{key} is {found.ravel().tolist()} in {archive.path}",
+            f"{key} is {stored.ravel().tolist()} in {archive.path}",
             f"It is {list(shape)} in the model.",
             "Give the model that the masks were made for.",
         )

@@ -74,7 +74,7 @@ class StoredTensors:
             raise damaged(self.folder, name, "It is missing, and the other tensors of its weight are there.")
         entry = self.entry(name)
         fits = len(entry.shape) == len(shape) and all(
-            length is None or length == found for length, found in zip(shape, entry.shape, strict=True)
+            length is None or length == stored for length, stored in zip(shape, entry.shape, strict=True)
         )
         if entry.dtype not in dtypes or not fits:
             expected = f"{' or '.join(dtypes)} [{', '.join('…' if n is None else str(n) for n in shape)}]"
@@ -380,7 +380,7 @@ def _stated(folder: Path, config: Mapping[str, Any]) -> tuple[str, Quantisation,
         raise damaged(folder, f"{key} = {shown(about)}", "It is not an object.")
     method = about.get("quant_method", "compressed-tensors" if key == _KEYS[1] else None)
     if not isinstance(method, str) or method not in QUANTISATIONS:
-        known = "; ".join(f"{name} ({one.summary})" for name, one in QUANTISATIONS.items())
+        known = "; ".join(f"{name} ({kind.summary})" for name, kind in QUANTISATIONS.items())
         raise refused(folder, f"{key}.quant_method = {shown(method)}", f"Read are {known}.")
     kind = QUANTISATIONS[method]()
     return key, kind, kind.settings(folder, about)

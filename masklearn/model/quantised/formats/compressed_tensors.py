@@ -191,26 +191,19 @@ def _packed(stored: StoredTensors, module: str, schemes: Sequence[_Weights], dty
     words = f"{module}.weight_packed"
     n, columns = stored.need(words, ("I32",), (None, None)).shape
     stored.need(f"{module}.weight_shape", ("I64", "I32"), (2,))
-    said = stored.read(f"{module}.weight_shape").tolist()
+    shape = stored.read(f"{module}.weight_shape").tolist()
     fitting = [
         scheme
         for scheme in schemes
         if scheme.type == "int"
-        and said[0] == n
-        and said[1] > 0
-        and -(-said[1] * scheme.num_bits // 32) == columns
+        and shape[0] == n
+        and shape[1] > 0
+        and -(-shape[1] * scheme.num_bits // 32) == columns
     ]
     if not fitting:
-        raise damaged(stored.folder, f"{module}.weight_shape", f"It is {said}, of [{n}, {columns}] words.")
-    bits, k = fitting[0].num_bits, said[1]
-    return _weight(
-        stored,
-        module,
-        (n, k),
-        [scheme for scheme in fitting if scheme.num_bits == bits],
-        dtype,
-        (words, f"{module}.weight_shape"),
-    )
+        raise damaged(stored.folder, f"{module}.weight_shape", f"It is {shape}, of [{n}, {columns}] words.")
+    alike = [scheme for scheme in fitting if scheme.num_bits == fitting[0].num_bits]
+    return _weight(stored, module, (n, shape[1]), alike, dtype, (words, f"{module}.weight_shape"))
 
 
 def _marlin(stored: StoredTensors, module: str, schemes: Sequence[_Weights], dtype: str) -> PackedWeight:
@@ -221,7 +214,7 @@ def _marlin(stored: StoredTensors, module: str, schemes: Sequence[_Weights], dty
     entry = stored.need(scales, SCALES, (None, n))
     groups = entry.shape[0]
     scheme = next(
-        (one for one in schemes if 2 * width == n * one.num_bits and _layout(one, (n, k))[1] == groups), None
+        (s for s in schemes if 2 * width == n * s.num_bits and _layout(s, (n, k))[1] == groups), None
     )
     if scheme is None or scheme.type != "int" or not n or n % marlin24.ROWS:
         raise damaged(stored.folder, words, f"No scheme gives its shape for [{n}, {k}] and {groups} groups.")
@@ -257,30 +250,30 @@ def _plain(stored: StoredTensors, module: str, schemes: Sequence[_Weights], dtyp
 
 def _sparse(stored: StoredTensors, prefix: str, schemes: Sequence[_Weights], dtype: str) -> PackedWeight:
     """Returns a weight of which only kept values are stored. prefix: of a module, or in early files of its weight."""
-    values, bits, said = (f"{prefix}.{part}" for part in ("compressed", "bitmask", "shape"))
+    values, bits, sizes = (f"{prefix}.{part}" for part in ("compressed", "bitmask", "shape"))
     module, kind = prefix.removesuffix(".weight"), stored.entry(values).dtype
     if kind not in _PLAIN:
         raise refused(stored.folder, values, f"It holds {kind}, and int8 and fp8 are read in sparse formats.")
     n, bytes_of_row = stored.need(bits, ("U8",), (None, None)).shape
-    stored.need(said, ("I64", "I32"), (2, 1)[: len(stored.entry(said).shape)] if said in stored else ())
-    shape = stored.read(said).ravel().tolist()
+    stored.need(sizes, ("I64", "I32"), (2, 1)[: len(stored.entry(sizes).shape)] if sizes in stored else ())
+    shape = stored.read(sizes).ravel().tolist()
     if len(shape) != 2 or shape[0] != n or -(-shape[1] // 8) != bytes_of_row:
-        raise damaged(stored.folder, said, f"It is {shape}, of a bitmask [{n}, {bytes_of_row}].")
+        raise damaged(stored.folder, sizes, f"It is {shape}, of a bitmask [{n}, {bytes_of_row}].")
     fitting = [scheme for scheme in schemes if scheme.type == _PLAIN[kind]]
     offsets = f"{prefix}.row_offsets"  # the bitmask says the same
-    parts = (values, bits, said, *((offsets,) if offsets in stored else ()))
-    made = _weight(stored, module, (n, shape[1]), fitting, dtype, parts)
+    parts = (values, bits, sizes, *((offsets,) if offsets in stored else ()))
+    weight = _weight(stored, module, (n, shape[1]), fitting, dtype, parts)
 
     def integers() -> NDArray[Any]:
         kept = np.unpackbits(stored.read(bits), axis=1, bitorder="little").view(np.bool_)
-        found = stored.read(values).ravel()
-        if kept[:, shape[1] :].any() or int(np.count_nonzero(kept)) != found.size:
-            raise damaged(stored.folder, bits, f"It does not keep the {found.size} values that are stored.")
-        whole = np.zeros((n, shape[1]), found.dtype)
-        whole[kept[:, : shape[1]]] = found
+        nonzero = stored.read(values).ravel()
+        if kept[:, shape[1] :].any() or int(np.count_nonzero(kept)) != nonzero.size:
+            raise damaged(stored.folder, bits, f"It does not keep the {nonzero.size} values that are stored.")
+        whole = np.zeros((n, shape[1]), nonzero.dtype)
+        whole[kept[:, : shape[1]]] = nonzero
         return whole
 
-    return replace(made, integers=integers)
+    return replace(weight, integers=integers)
 
 
 def _weight(
@@ -296,7 +289,7 @@ def _weight(
     entry = stored.need(name, SCALES, (None,) * len(stored.entry(name).shape) if name in stored else ())
     n, k = shape
     rows, groups = (*entry.shape, 1, 1)[:2]  # the scale of a whole tensor may be a scalar
-    scheme = next((one for one in schemes if _layout(one, shape) == (rows, groups)), None)
+    scheme = next((scheme for scheme in schemes if _layout(scheme, shape) == (rows, groups)), None)
     if scheme is None or len(entry.shape) > 2:
         raise damaged(
             stored.folder, name, f"It is {list(entry.shape)}, which no scheme gives for [{n}, {k}]."
@@ -305,7 +298,7 @@ def _weight(
     zero, index = f"{module}.weight_zero_point", f"{module}.weight_g_idx"
     floats = scheme.type == "float"
     unused = (f"{module}.input_scale",) if floats else ()  # fp8 inputs are given up
-    extra = tuple(one for one in (zero, index, *unused) if one in stored)
+    extra = tuple(part for part in (zero, index, *unused) if part in stored)
     if index in stored:
         check_in_order(stored, index, k, groups)
     return PackedWeight(
