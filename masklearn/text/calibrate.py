@@ -172,17 +172,27 @@ def token_pool(
     """
     count, length, seed = recipe.calibration_windows(widest), recipe.length, recipe.seed
     if recipe.calib is None:
-        wanted = count + min(training, _WRITTEN_MORE)
-        windows = _written(checkpoint, recipe, wanted, progress, keep)
-        return pool_of(windows, count, recipe, SourceKind.SELF, "text written by the model")
-    source = open_text(recipe.calib)
-    tokenizer, characters = load_tokenizer(checkpoint.path), _DRAWN_FROM[source.kind]
-    ids, alone = _read_ids(tokenizer, source, count * length, training * length, characters, progress)
-    if recipe.windows is None:
-        count = max(1, min(count, ids.size // length))
-    windows = _draw(_cut(ids, length, count, source.spec), count, training, seed, alone // length)
-    _set_ends(windows, tokenizer, _start_token(checkpoint.path))
-    return pool_of(windows, count, recipe, source.kind, source.name)
+        kind, name = SourceKind.SELF, "text written by the model"
+        windows = _written(checkpoint, recipe, count + min(training, _WRITTEN_MORE), progress, keep)
+    else:
+        source = open_text(recipe.calib)
+        kind, name = source.kind, source.name
+        tokenizer, characters = load_tokenizer(checkpoint.path), _DRAWN_FROM[kind]
+        ids, alone = _read_ids(tokenizer, source, count * length, training * length, characters, progress)
+        if recipe.windows is None:
+            count = max(1, min(count, ids.size // length))
+        windows = _draw(_cut(ids, length, count, source.spec), count, training, seed, alone // length)
+        _set_ends(windows, tokenizer, _start_token(checkpoint.path))
+    record = TextRecord(
+        source=kind.value,
+        name=name,
+        sha256=hashlib.sha256(windows.astype("<i8").tobytes()).hexdigest(),
+        tokens=int(windows.size),
+        windows=count,
+        length=length,
+        seed=seed,
+    )
+    return TokenPool(windows, record, count)
 
 
 def _start_token(model_dir: Path) -> int | None:
@@ -339,19 +349,3 @@ def _draw(windows: NDArray[np.int32], count: int, more: int, seed: int, drawn_fr
     others = rng.permutation(np.setdiff1d(np.arange(len(windows)), first, assume_unique=True))[:more]
     drawn: NDArray[np.int64] = windows[np.concatenate([first, others])].astype(np.int64)
     return drawn
-
-
-def pool_of(
-    windows: NDArray[np.int64], count: int, recipe: LearnRecipe, source: SourceKind, name: str
-) -> TokenPool:
-    """Returns a pool of windows `[all, length]` with a record of their source. The first `count` calibrate."""
-    record = TextRecord(
-        source=source.value,
-        name=name,
-        sha256=hashlib.sha256(windows.astype("<i8").tobytes()).hexdigest(),
-        tokens=int(windows.size),
-        windows=count,
-        length=recipe.length,
-        seed=recipe.seed,
-    )
-    return TokenPool(windows, record, count)
