@@ -4,7 +4,7 @@ float-quantized and marlin-24.
 A weight [N, K] of a module `X` is stored as `X.weight_packed` int32 [N, ceil(K·bits/32)] (the lowest bits first, each value
 plus 2^(bits-1)) with `X.weight_shape`, or as `X.weight` int8 or fp8 (e4m3) [N, K]. With it come `X.weight_scale` [N, 1] or
 [N, K/group], and in files of early versions `X.weight_zero_point`, which is 0. marlin-24 stores `X.weight_packed`, `X.meta`
-and `X.scale_packed` in the order of its kernel, see `marlin24`. Sparse formats (sparse-24-bitmask, sparse-bitmask) store
+and `X.scale_packed` in the order of its kernel. Sparse formats (sparse-24-bitmask, sparse-bitmask) store
 `X.compressed`, the kept values of `X.weight` row by row, with `X.bitmask` and `X.shape`. See compressed_tensors/compressors
 in https://github.com/vllm-project/compressed-tensors.
 """
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from masklearn.model.quantised import marlin24
+from masklearn.masks.tiles import GROUP
 from masklearn.model.quantised.base import (
     QUANTISATIONS,
     SCALES,
@@ -209,14 +209,14 @@ def _packed(stored: StoredTensors, module: str, schemes: Sequence[_Weights], dty
 def _marlin(stored: StoredTensors, module: str, schemes: Sequence[_Weights], dtype: str) -> PackedWeight:
     words, meta, scales = (f"{module}.{part}" for part in ("weight_packed", "meta", "scale_packed"))
     steps, halves = stored.need(meta, ("I16",), (None, None)).shape
-    n, k = halves // 2, marlin24.COLUMNS * steps
+    n, k = halves // 2, _COLUMNS * steps
     width = stored.need(words, ("I32",), (steps, None)).shape[1]
     entry = stored.need(scales, SCALES, (None, n))
     groups = entry.shape[0]
     scheme = next(
         (s for s in schemes if 2 * width == n * s.num_bits and _layout(s, (n, k))[1] == groups), None
     )
-    if scheme is None or scheme.type != "int" or not n or n % marlin24.ROWS:
+    if scheme is None or scheme.type != "int" or not n or n % _ROWS:
         raise damaged(stored.folder, words, f"No scheme gives its shape for [{n}, {k}] and {groups} groups.")
     check_groups(stored.folder, scales, (n, k), scheme.num_bits, groups)
 
@@ -224,7 +224,7 @@ def _marlin(stored: StoredTensors, module: str, schemes: Sequence[_Weights], dty
         raw = stored.read(words)
         fields = nibbles(raw).reshape(steps, -1) if scheme.num_bits == 4 else raw.view(np.uint8)
         try:
-            return marlin24.decode(signed(fields, scheme.num_bits), stored.read(meta), scheme.num_bits)
+            return _marlin_integers(signed(fields, scheme.num_bits), stored.read(meta), scheme.num_bits)
         except ValueError as error:
             raise damaged(stored.folder, meta, str(error)) from error
 
@@ -237,7 +237,7 @@ def _marlin(stored: StoredTensors, module: str, schemes: Sequence[_Weights], dty
         parts=(words, scales, meta),
         file=stored.file_of(words),
         integers=integers,
-        scales=lambda: marlin24.decode_scales(stored.scales(scales), k, k // groups),
+        scales=lambda: _marlin_scales(stored.scales(scales), k, k // groups),
     )
 
 
@@ -345,3 +345,63 @@ def _scales(stored: StoredTensors, name: str, zero: str, n: int) -> NDArray[np.f
     scales = np.atleast_1d(stored.scales(name))
     scales = scales.reshape(scales.shape[0], -1)
     return np.repeat(scales, n, axis=0) if scales.shape[0] < n else scales
+
+
+# marlin-24: 2:4 integers of 4 or 8 bits, in the order in which the kernel loads them. A weight [N, K] is two tensors. The
+# words int32 [K/32, N·bits/2] hold the K/2 kept integers of each row, plus 2^(bits-1), the lowest bits first: tiles of 16
+# kept integers and 16 rows, and in each 4 tiles the 1024 integers in the order of `_order`. The metadata int16 [K/32, 2N]
+# hold the 2-bit places of the two kept integers of each 4, in the order of CUTLASS's metadata. See marlin_24 in
+# compressed_tensors/compressors of release 0.14, and tools/util/include/cutlass/util/host_reorder.h of CUTLASS.
+_ROWS, _COLUMNS = 64, 32  # N and K are multiples of these
+_TILE = 16
+_INTERLEAVED = {4: (0, 2, 4, 6, 1, 3, 5, 7), 8: (0, 2, 1, 3)}
+_SCALE_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)  # order of 8 neighbours
+
+
+def _marlin_integers(fields: NDArray[np.int8], meta: NDArray[np.int16], bits: int) -> NDArray[np.int8]:
+    """Returns integers [N, K]. fields: the integers of the words, without their offset, int8 [K/32, 16·N].
+
+    Raises ValueError if the places of two integers are out of order.
+    """
+    steps, n = fields.shape[0], fields.shape[1] // _TILE
+    tiles = np.empty((fields.size // 1024, 1024), np.int8)
+    tiles[:, _order(bits)] = fields.reshape(tiles.shape)
+    rows = tiles.reshape(steps, n // _TILE, _TILE, _TILE).transpose(1, 3, 0, 2)
+    nonzero = rows.reshape(n, -1, 2)
+    packed = meta.ravel().view(np.uint16)[_metadata_places(n, 2 * steps)]
+    codes = (packed[..., None] >> np.array([0, 4, 8, 12], np.uint16)).astype(np.uint8).reshape(n, -1)
+    places = np.stack((codes & 3, codes >> 2 & 3), axis=-1)
+    if (places[..., 0] >= places[..., 1]).any():
+        raise ValueError("Two integers of a group have the same place, or are out of order.")
+    dense = np.zeros((n, nonzero.shape[1], GROUP), np.int8)
+    np.put_along_axis(dense, places.astype(np.intp), nonzero, axis=-1)
+    return dense.reshape(n, -1)
+
+
+def _marlin_scales(scales: NDArray[np.float32], k: int, size: int) -> NDArray[np.float32]:
+    """Returns scales [N, groups] of the stored [groups, N]. size: columns of a group; the library counts kept columns, so
+    groups of half of K or more have the order of the rows."""
+    if size >= k // 2:
+        return np.ascontiguousarray(scales.T)
+    ordered = np.empty_like(scales).reshape(-1, len(_SCALE_ORDER))
+    ordered[:, _SCALE_ORDER] = scales.reshape(ordered.shape)
+    return np.ascontiguousarray(ordered.reshape(scales.shape).T)
+
+
+def _order(bits: int) -> NDArray[np.intp]:
+    """Returns the places in 4 tiles [4 tiles, 16 kept, 16 rows] of the integers in the order in which a warp loads them."""
+    lane, j, block, pair, odd = np.ogrid[:32, :4, :2, :2, :2]
+    kept = 2 * (lane % 4 + 4 * pair) + odd
+    order = _TILE * kept + 256 * (lane // 8) + 8 * (lane // 4 % 2) + 4 * block + j
+    interleaved = order.reshape(-1, len(_INTERLEAVED[bits]))[:, _INTERLEAVED[bits]]
+    return np.asarray(interleaved.ravel(), np.intp)
+
+
+def _metadata_places(n: int, words: int) -> NDArray[np.intp]:
+    """Returns where the metadata word of a row and 16 columns is stored, [N, words]."""
+    row, word = np.ogrid[:n, :words]
+    row = row // 64 * 64 + row % 2 * 2 + row % 8 // 4 + row % 4 // 2 * 32 + row % 64 // 8 * 4
+    # The two words off the diagonal of each 2x2 block are swapped.
+    swap = ((row % 2 == 0) & (word % 2 == 1)).astype(np.intp) - ((row % 2 == 1) & (word % 2 == 0))
+    row, word = row + swap, word - swap
+    return np.asarray(word // 2 * n * 2 + row * 2 + word % 2, np.intp)
