@@ -62,11 +62,7 @@ def _output_fisher(
             squares[name] += gradient.double().flatten(0, -2).square().sum(dim=0).cpu()
 
         with watch_gradients(linears, add):
-            for i, window in enumerate(windows):
-                if block.is_head:
-                    block.loss_backward(i, torch.from_numpy(window))
-                else:
-                    block.backward(i)
+            block.finish(windows)
         for name, total in squares.items():
             back.add(name, {_FISHER: (total / windows.size).numpy()})
         task.progress("sensitivity of the loss", len(back.results) + len(squares), len(covered))
