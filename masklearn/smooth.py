@@ -26,8 +26,9 @@ from masklearn.base.shard import Shard, write_shard
 from masklearn.masks.record import SmoothedRecord
 from masklearn.masks.stored import COLUMNS, ROWS
 from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.modules import removed_after
 from masklearn.model.naming import from_stored, to_stored
-from masklearn.model.rounded_inputs import removed_after, round_inputs_of
+from masklearn.model.rounded_inputs import round_inputs_of
 from masklearn.model.store import WeightStore
 from masklearn.quant.table import INT4, W8A8, WeightType, with_rounded_inputs
 from masklearn.stream.blocks import Block, stream_blocks

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from masklearn.model.rounded_inputs import removed_after, round_by_scales, round_static
+from masklearn.model.modules import removed_after
+from masklearn.model.rounded_inputs import round_by_scales, round_static
 from masklearn.quant.grid import storable
 from masklearn.quant.static import StaticScales
 from masklearn.quant.table import W8A8

@@ -8,8 +8,7 @@ arithmetic; kernels and the ONNX function do the same, bit for bit. A checkpoint
 """
 
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -80,18 +79,6 @@ def round_inputs_of(linears: Mapping[str, nn.Module]) -> list[Any]:
     """Round the inputs of these linears of a model at every call from now on. Returns the handles of the hooks."""
     hook = _Rounding()
     return [linear.register_forward_pre_hook(hook) for linear in linears.values()]
-
-
-@contextmanager
-def removed_after(handles: Iterable[Any]) -> Iterator[None]:
-    """Remove hooks on leaving. If registering a hook fails, the hooks before it are removed too."""
-    registered: list[Any] = []
-    try:
-        registered.extend(handles)
-        yield
-    finally:
-        for handle in registered:
-            handle.remove()
 
 
 def round_static(x: Tensor, scale: float) -> Tensor:

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from masklearn.model.known_architectures import Architecture, NotCoveredError
-from masklearn.model.modules import LogitRule, as_linears, is_conv1d
+from masklearn.model.modules import LogitRule, as_linears, is_conv1d, removed_after
 from masklearn.model.pretrained import cache_argument
-from masklearn.model.rounded_inputs import removed_after
 
 _TOKENS = 12
 _CLOSE = 1e-4  # of the largest value: fp32 results of the same formulas in another order

@@ -19,7 +19,7 @@ from masklearn.base.threads import total
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.folder import RoundedInputs
 from masklearn.model.models import meta_model
-from masklearn.model.rounded_inputs import removed_after
+from masklearn.model.modules import removed_after
 from masklearn.quant.table import W8A8
 from masklearn.stream.blocks import Block, stream_blocks
 from masklearn.stream.hidden_states import HiddenStates

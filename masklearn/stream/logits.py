@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from masklearn.model.rounded_inputs import removed_after
+from masklearn.model.modules import removed_after
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from masklearn.masks.stored import COLUMNS, ROWS
 from masklearn.model.checkpoint import Checkpoint
-from masklearn.model.rounded_inputs import removed_after
+from masklearn.model.modules import removed_after
 from masklearn.model.store import torch_dtype
 from masklearn.stream.blocks import Block
 from masklearn.stream.logits import watch_calls

@@ -13,7 +13,8 @@ from hypothesis.extra.numpy import arrays
 from onnx import TensorProto, helper
 
 from masklearn.masks.linear_mask import LinearMask
-from masklearn.model.rounded_inputs import removed_after, round_by_scales
+from masklearn.model.modules import removed_after
+from masklearn.model.rounded_inputs import round_by_scales
 from masklearn.quant.grid import storable
 from masklearn.quant.static import StaticScales
 from masklearn.static_scales import find_static_scales

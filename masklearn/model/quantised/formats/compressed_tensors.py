@@ -266,11 +266,13 @@ def _sparse(stored: StoredTensors, prefix: str, schemes: Sequence[_Weights], dty
 
     def integers() -> NDArray[Any]:
         kept = np.unpackbits(stored.read(bits), axis=1, bitorder="little").view(np.bool_)
-        nonzero = stored.read(values).ravel()
-        if kept[:, shape[1] :].any() or int(np.count_nonzero(kept)) != nonzero.size:
-            raise damaged(stored.folder, bits, f"It does not keep the {nonzero.size} values that are stored.")
-        whole = np.zeros((n, shape[1]), nonzero.dtype)
-        whole[kept[:, : shape[1]]] = nonzero
+        compressed = stored.read(values).ravel()
+        if kept[:, shape[1] :].any() or int(np.count_nonzero(kept)) != compressed.size:
+            raise damaged(
+                stored.folder, bits, f"It does not keep the {compressed.size} values that are stored."
+            )
+        whole = np.zeros((n, shape[1]), compressed.dtype)
+        whole[kept[:, : shape[1]]] = compressed
         return whole
 
     return replace(weight, integers=integers)
@@ -367,14 +369,14 @@ def _marlin_integers(fields: NDArray[np.int8], meta: NDArray[np.int16], bits: in
     tiles = np.empty((fields.size // 1024, 1024), np.int8)
     tiles[:, _order(bits)] = fields.reshape(tiles.shape)
     rows = tiles.reshape(steps, n // _TILE, _TILE, _TILE).transpose(1, 3, 0, 2)
-    nonzero = rows.reshape(n, -1, 2)
+    pairs = rows.reshape(n, -1, 2)
     packed = meta.ravel().view(np.uint16)[_metadata_places(n, 2 * steps)]
     codes = (packed[..., None] >> np.array([0, 4, 8, 12], np.uint16)).astype(np.uint8).reshape(n, -1)
     places = np.stack((codes & 3, codes >> 2 & 3), axis=-1)
     if (places[..., 0] >= places[..., 1]).any():
         raise ValueError("Two integers of a group have the same place, or are out of order.")
-    dense = np.zeros((n, nonzero.shape[1], GROUP), np.int8)
-    np.put_along_axis(dense, places.astype(np.intp), nonzero, axis=-1)
+    dense = np.zeros((n, pairs.shape[1], GROUP), np.int8)
+    np.put_along_axis(dense, places.astype(np.intp), pairs, axis=-1)
     return dense.reshape(n, -1)
 
 
