@@ -16,11 +16,11 @@ from masklearn.feed import Group as Group
 from masklearn.feed import Replaced as Replaced
 from masklearn.importers.base import IMPORTERS as IMPORTERS
 from masklearn.importers.importing import import_masks as import_masks
+from masklearn.importers.inference import Pattern as Pattern
+from masklearn.importers.inference import Zeros as Zeros
 from masklearn.importers.inference import nonzero_of as nonzero_of
-from masklearn.importers.zeros import Pattern as Pattern
-from masklearn.importers.zeros import Zeros as Zeros
-from masklearn.importers.zeros import read_zeros as read_zeros
-from masklearn.importers.zeros import zeros_of as zeros_of
+from masklearn.importers.inference import read_zeros as read_zeros
+from masklearn.importers.inference import zeros_of as zeros_of
 from masklearn.learning import FoundMasks as FoundMasks
 from masklearn.learning import Learned as Learned
 from masklearn.learning import find_masks as find_masks

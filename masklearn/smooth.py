@@ -26,8 +26,9 @@ from masklearn.base.shard import Shard, write_shard
 from masklearn.masks.record import SmoothedRecord
 from masklearn.masks.stored import COLUMNS, ROWS
 from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.modules import removed_after
 from masklearn.model.naming import from_stored, to_stored
-from masklearn.model.rounded_inputs import inputs_rounded
+from masklearn.model.rounded_inputs import round_inputs_of
 from masklearn.model.store import WeightStore
 from masklearn.quant.table import INT4, W8A8, WeightType, with_rounded_inputs
 from masklearn.stream.blocks import Block, stream_blocks
@@ -220,7 +221,7 @@ def _choose(
             if strength and not site.held(checkpoint, block):
                 continue
             _round_weights(linears.values())
-            with inputs_rounded(linears):
+            with removed_after(round_inputs_of(linears)):
                 found.append((float((block.run(window) - dense).square().sum()), strength, exponents))
     if len(found) == 1:
         return None

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from masklearn.model.rounded_inputs import StaticRounding, round_static
+from masklearn.model.modules import removed_after
+from masklearn.model.rounded_inputs import round_by_scales, round_static
 from masklearn.quant.grid import StaticScales, storable
 from masklearn.quant.table import W8A8
 from masklearn.stream.blocks import Block, stream_blocks
@@ -69,7 +70,7 @@ def find_static_scales(
             checkpoints.add(name, {what: np.array([scale]) for what, scale in of.items()})
         done += len(own)
         task.progress(_WHAT, done, len(linears))
-        with StaticRounding(own, scales):
+        with removed_after(round_by_scales(own, scales)):
             block.advance()
     return {
         name: StaticScales(**{what: float(scale[0]) for what, scale in of.items()})

@@ -8,6 +8,7 @@ this machine, whose bytes would then be copied into a build. A hub cache consist
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -36,6 +37,12 @@ def require_file(path: Path) -> os.stat_result:
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
         raise OSError(errno.EINVAL, f"It is {kind}, not a file", str(path))
     return status
+
+
+def sha256_of(path: Path) -> str:
+    """Returns the sha256 of a file, which is read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def leads_out(folder: Path, file: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -117,32 +117,26 @@ def detect_format(source: Path) -> tuple[str, str]:
             "There is no such file or folder.",
             "Give a local mask file, or a pruned Hugging Face directory; nothing is downloaded.",
         )
+    claims: dict[str, str] = {}
     unreadable: list[MaskLearnError] = []
-    for general in (False, True):
-        claimed = dict(_claims(source, unreadable, general=general))
-        if len(claimed) > 1:
-            raise MaskLearnError(
-                f"{source} may be of several formats",
-                f"It looks like {' and like '.join(f'{name} ({shown})' for name, shown in claimed.items())}.",
-                f"Say which with `format` {next(iter(claimed))}, for example.",
-            )
-        if claimed:
-            return next(iter(claimed.items()))
-    raise unreadable[0] if unreadable else _unknown(source)
-
-
-def _claims(source: Path, unreadable: list[MaskLearnError], *, general: bool) -> Iterator[tuple[str, str]]:
-    """Yield formats that claim the source, with their evidence. Errors of reading it are added to `unreadable`."""
     for name, kind in IMPORTERS.items():
-        if kind.general is not general:
-            continue
         try:
-            shown = kind().detect(source)
+            evidence = kind().detect(source)
         except MaskLearnError as error:
             unreadable.append(error)
             continue
-        if shown is not None:
-            yield name, shown
+        if evidence is not None:
+            claims[name] = evidence
+    claims = {name: evidence for name, evidence in claims.items() if not IMPORTERS[name].general} or claims
+    if len(claims) > 1:
+        raise MaskLearnError(
+            f"{source} may be of several formats",
+            f"It looks like {' and like '.join(f'{name} ({evidence})' for name, evidence in claims.items())}.",
+            f"Say which with `format` {next(iter(claims))}, for example.",
+        )
+    if not claims:
+        raise unreadable[0] if unreadable else _unknown(source)
+    return next(iter(claims.items()))
 
 
 def _unknown(source: Path) -> MaskLearnError:

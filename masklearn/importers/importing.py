@@ -118,13 +118,13 @@ class _Import:
         """Tell the user whether masks without weights were made for this very model, of which they hold no hash."""
         if self.importer.in_weights:
             return
-        made_for, given = self.published.base_model, spelled(self.checkpoint.path)
-        if made_for == given.partition("@")[0]:
-            self.note(f"base model: {given}, for which the masks were made")
+        made_for, model = self.published.base_model, spelled(self.checkpoint.path)
+        if made_for == model.partition("@")[0]:
+            self.note(f"base model: {model}, for which the masks were made")
         else:
             of = f"the masks were made for {shown(made_for)}" if made_for else "the source does not name it"
             self.note(
-                f"base model: {of}; {given} has the names and shapes of its linears, but whether it has its "
+                f"base model: {of}; {model} has the names and shapes of its linears, but whether it has its "
                 "weights is unknown"
             )
 
@@ -143,25 +143,19 @@ class _Import:
             self.note(f"tile: {_words(DEFAULT_TILE)} (every group is 2:4, so any size would do)")
             return DEFAULT_TILE
         plain = only_two_four(self.kinds)
-        size = self._searched(mosaics)
-        if size is None and plain and not self.published.uniform:
-            raise self._no_tile()
-        why = "loses no 2:4 area" if plain else "takes no more bytes than smaller tiles"
-        why = (
-            f"the largest that {why}"
-            if size or plain
-            else "too few tiles of these kinds to find it by; `tile` names another"
-        )
-        self.note(f"tile: {_words(size or DEFAULT_TILE)} ({why})")
-        return size or DEFAULT_TILE
-
-    def _searched(self, mosaics: Sequence[str]) -> TileSize | None:
         kinds = allowed_kinds(self.kinds, self.coverage.linears, (WHOLE, WHOLE))
         search = TileSearch(kinds, self.published.smallest)
         for done, name in enumerate(mosaics, start=1):
             search.add(name, self.published.read(name))
             self.progress("finding the tile size", done, len(mosaics))
-        return search.result()
+        size = search.result()
+        if size is None and plain and not self.published.uniform:
+            raise self._no_tile()
+        why = f"the largest that {'loses no 2:4 area' if plain else 'takes no more bytes than smaller tiles'}"
+        if size is None and not plain:
+            why = "too few tiles of these kinds to find it by; `tile` names another"
+        self.note(f"tile: {_words(size or DEFAULT_TILE)} ({why})")
+        return size or DEFAULT_TILE
 
     def masks(self, size: TileSize) -> Iterator[tuple[str, LinearMask]]:
         """Yield the hybrid mask of every covered linear. Linears without a mask in the source are dense."""

@@ -1,5 +1,6 @@
 """Reads the tensors of a Hugging Face model directory, one tensor at a time."""
 
+import copy
 import hashlib
 import math
 import os
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.base.errors import MaskLearnError
-from masklearn.base.safe_read import check_links
+from masklearn.base.safe_read import check_links, sha256_of
 from masklearn.base.shard import Shard, TensorEntry, numpy_dtype
 from masklearn.model.architectures import ARCHITECTURES, Architecture, architecture_at
 from masklearn.model.folder import (
@@ -28,7 +29,7 @@ from masklearn.model.folder import (
     stated_rounded_inputs,
 )
 from masklearn.model.quantised.base import Grids, PackedWeight, dense_config, find_packed
-from masklearn.model.store import WeightStore
+from masklearn.model.store import WeightStore, as_tensor
 from masklearn.quant.table import W8A8
 
 if TYPE_CHECKING:
@@ -54,8 +55,8 @@ class InputSnapshot:
 
     def check(self) -> None:
         """Raise MaskLearnError if a file changed since it was found, or was added."""
-        for path, found in self.states.items():
-            if _state(path) != found:
+        for path, state in self.states.items():
+            if _state(path) != state:
                 raise _changed(path, "changed")
         for path in self.find():
             if path not in self.states:
@@ -72,11 +73,11 @@ def _changed(path: Path, how: str) -> MaskLearnError:
 
 def _state(path: Path) -> _State:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
     # A program can put st_mtime back, but not st_ctime.
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 _LARGEST_WEIGHT = 1e15  # the sum of 10^8 squares of such weights is finite in fp32
@@ -100,24 +101,23 @@ class Checkpoint:
         path: Path,
         config: dict[str, Any],
         shards: dict[str, Shard],
-        new: WeightStore | None = None,
         packed: Mapping[str, PackedWeight] | None = None,
-        found: InputSnapshot | None = None,
+        snapshot: InputSnapshot | None = None,
         rounded_inputs: RoundedInputs = MappingProxyType({}),
     ) -> None:
-        """Use `Checkpoint.open`. shards: file name in the directory to header; new: tensors with new values; packed:
-        quantised weights by their names in the dense checkpoint; found: the files before they were opened, None for now;
-        rounded_inputs: linears (names without `.weight`) whose inputs the model rounds to int8 (type w8a8), with the scales
-        of those that are static."""
+        """Use `Checkpoint.open`. shards: file name in the directory to header; packed: quantised weights by their names in
+        the dense checkpoint; snapshot: the files before they were opened, None for now; rounded_inputs: linears (names
+        without `.weight`) whose inputs the model rounds to int8 (type w8a8), with the scales of linears that have static
+        scales."""
         self.path = path
         self.config = config
         row = ARCHITECTURES.get(str(config.get("model_type")))
         self.conv1d = () if row is None else row.conv1d_tensors()
-        self.new = new
+        self.new: WeightStore | None = None  # tensors with new values
         self.rounded_inputs = dict(sorted(rounded_inputs.items()))
         self._shards = shards
         self._packed = dict(packed or {})
-        self._found = found or InputSnapshot.of(lambda: _weight_files(path))
+        self._snapshot = snapshot or InputSnapshot.of(lambda: _weight_files(path))
         hidden = {part for weight in self._packed.values() for part in weight.parts}
         self._file_of = {
             name: file for file, shard in shards.items() for name in shard.tensors if name not in hidden
@@ -132,17 +132,17 @@ class Checkpoint:
         out of the directory, and for a checkpoint that is quantised in a way that is not read.
         """
         path = Path(model_dir)
-        found = InputSnapshot.of(lambda: _weight_files(path))
+        snapshot = InputSnapshot.of(lambda: _weight_files(path))
         config = read_config(path)
         check_links(path)
         index = path / INDEX
         files = read_index(index) if index.is_file() else [single_file(path)]
         shards = {file: Shard.open((path / file).resolve()) for file in files}
         if as_stored:
-            return cls(path, config, shards, found=found)
+            return cls(path, config, shards, snapshot=snapshot)
         packed = find_packed(path, config, shards)
         rounded = {**stated_rounded_inputs(path, config), **dict.fromkeys(Grids(packed).of_type(W8A8))}
-        return cls(path, dense_config(config), shards, packed=packed, found=found, rounded_inputs=rounded)
+        return cls(path, dense_config(config), shards, packed, snapshot, rounded)
 
     @classmethod
     def of_config(cls, model_dir: str | Path) -> "Checkpoint":
@@ -156,31 +156,18 @@ class Checkpoint:
     def rounding_inputs(self, linears: Collection[str]) -> "Checkpoint":
         """Returns this checkpoint as a model that rounds the inputs of these linears to int8, each token with its own scale,
         and of no others."""
-        return self._changed(rounded_inputs=dict.fromkeys(linears))
+        rounding = copy.copy(self)
+        rounding.rounded_inputs = dict.fromkeys(sorted(linears))
+        return rounding
 
     def with_weights(self, new: WeightStore) -> "Checkpoint":
         """Returns this checkpoint with the values of `new` for all tensors that it holds now or later.
 
         Files, headers and `fingerprint` do not change.
         """
-        return self._changed(new=new)
-
-    def _changed(
-        self, new: WeightStore | None = None, rounded_inputs: RoundedInputs | None = None
-    ) -> "Checkpoint":
-        other = Checkpoint(
-            self.path,
-            self.config,
-            self._shards,
-            new or self.new,
-            self._packed,
-            self._found,
-            self.rounded_inputs if rounded_inputs is None else rounded_inputs,
-        )
-        for cached in ("_fingerprint", "architecture"):
-            if cached in self.__dict__:
-                other.__dict__[cached] = self.__dict__[cached]
-        return other
+        changed = copy.copy(self)
+        changed.new = new
+        return changed
 
     def names(self) -> list[str]:
         """Returns the names of all tensors, sorted."""
@@ -245,15 +232,9 @@ class Checkpoint:
     def torch(self, name: str, *, mapped: bool = False) -> "Tensor":
         """Read a tensor as a torch tensor on the CPU, in the checkpoint's dtype. mapped: leave it in its file until it is
         used, if it lies there as it is."""
-        import torch
-
         new = self.new is not None and name in self.new
         as_it_is = mapped and not new and name not in self._packed
-        array = self._shard(name).map(name) if as_it_is else self.read(name)
-        if array.dtype.name in ("bfloat16", "float8_e4m3fn", "float8_e5m2"):
-            raw = torch.from_numpy(array.view(np.int16 if array.itemsize == 2 else np.uint8))
-            return raw.view(getattr(torch, array.dtype.name))
-        return torch.from_numpy(array)
+        return as_tensor(self._shard(name).map(name) if as_it_is else self.read(name))
 
     def read_finite(self, name: str) -> "Tensor":
         """Read a weight as an fp32 torch tensor. Raises MaskLearnError if it holds NaN, infinity, or numbers that are so
@@ -300,7 +281,7 @@ class Checkpoint:
 
     def check_unchanged(self) -> None:
         """Raise MaskLearnError if config.json or weights were changed since the directory was opened."""
-        self._found.check()
+        self._snapshot.check()
 
     def fingerprint(self) -> str:
         """Returns the sha256 of the names and bytes of config.json and every shard.
@@ -312,16 +293,12 @@ class Checkpoint:
     @cached_property
     def _fingerprint(self) -> str:
         total = hashlib.sha256()
-        names, paths = zip(*self._hashed(), strict=True)
+        files = [(CONFIG, self.path / CONFIG), *((name, shard.path) for name, shard in self._shards.items())]
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing releases the GIL
-            for name, digest in zip(names, pool.map(_sha256, paths), strict=True):
+            digests = pool.map(sha256_of, [path for _, path in files])
+            for (name, _), digest in zip(files, digests, strict=True):
                 total.update(f"{name} {digest}\n".encode())
         return total.hexdigest()
-
-    def _hashed(self) -> Iterator[tuple[str, Path]]:
-        yield CONFIG, self.path / CONFIG
-        for name, shard in self._shards.items():
-            yield name, shard.path
 
     def _shard(self, name: str) -> Shard:
         return self._shards[self._file_of[name]]
@@ -331,8 +308,3 @@ def _weight_files(path: Path) -> Iterator[Path]:
     """Yield the files that say which tensors there are, and all that may hold them."""
     yield from (path / CONFIG, path / INDEX)
     yield from path.glob("*.safetensors")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

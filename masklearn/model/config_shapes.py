@@ -1,12 +1,16 @@
-"""Tells the linears of a model by its config and the table of architectures, and describes checkpoints that have no weights.
+"""Reads the settings of a text model from its config.json, tells its linears by them and the table of architectures, and
+describes checkpoints that have no weights.
 
-Building the model with transformers gives the same linears, needs torch, which a plain installation leaves out, and takes
-seconds. Tests compare the two for every architecture.
+Importing transformers takes seconds, and it completes a config by its own defaults. The table of types below tells which
+settings must be stated so that none of these defaults is needed; tests compare every type with transformers. Building the
+model with transformers gives the same linears, needs torch, which a plain installation leaves out, and takes seconds. Tests
+compare the two for every architecture.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from masklearn.base.extras import require_extra
@@ -16,8 +20,79 @@ from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.folder import CONFIG, read_config, stated_dtype
 from masklearn.model.models import meta_model
 from masklearn.model.naming import linear_name, stored_shape
+from masklearn.model.pretrained import load_config
 from masklearn.model.quantised.base import dense_config, describe_packed
-from masklearn.model.text_settings import text_settings
+
+_SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size", "max_position_embeddings")
+_ALIASES = {
+    "n_layer": "num_hidden_layers",
+    "n_layers": "num_hidden_layers",
+    "n_embd": "hidden_size",
+    "dim": "hidden_size",
+    "n_head": "num_attention_heads",
+    "n_heads": "num_attention_heads",
+    "n_positions": "max_position_embeddings",
+}
+
+
+class _Type(NamedTuple):
+    """A model type. needed: sizes besides `_SIZES` that must be stated; optional: sizes for which transformers takes what
+    `sizes_of` takes; tied: value of `tie_word_embeddings` where it is absent."""
+
+    needed: tuple[str, ...] = ("intermediate_size",)
+    optional: tuple[str, ...] = ()
+    tied: bool = False
+
+
+_HEADS = ("num_key_value_heads", "head_dim")
+_GEMMA = _Type(("intermediate_size", *_HEADS), tied=True)
+_BERT = _Type(tied=True)
+_TYPES = {
+    "llama": _Type(optional=_HEADS),
+    "mistral": _Type(("intermediate_size", "num_key_value_heads"), ("head_dim",)),
+    "qwen2": _Type(("intermediate_size", "num_key_value_heads"), ("head_dim",)),
+    "qwen3": _Type(("intermediate_size", *_HEADS)),
+    "gemma": _GEMMA,
+    "gemma2": _GEMMA,
+    "gemma3_text": _GEMMA,
+    "phi3": _Type(optional=_HEADS),
+    "gpt2": _Type((), ("n_inner",), tied=True),
+    "opt": _Type(("ffn_dim", "word_embed_proj_dim"), tied=True),
+    "gpt_neox": _Type(),
+    "bert": _BERT,
+    "roberta": _BERT,
+    "xlm-roberta": _BERT,
+    "distilbert": _Type(("hidden_dim",), tied=True),
+    "mpnet": _BERT,
+}
+_OF_SOME = {name for row in _TYPES.values() for name in (*row.needed, *row.optional)}
+_ROPE_TYPES = {"default", "linear", "llama3"}  # transformers completes or renames others
+
+
+def text_settings(model: Path) -> Any:
+    """Returns the settings of the text model of a folder with config.json, or of that file, as attributes.
+
+    They are the content of config.json if it states all sizes, else the text config of transformers. The caller has checked
+    config.json (`check_config`). Raises MaskLearnError as `load_config` does.
+    """
+    folder = model.parent if model.is_file() else model
+    content = read_config(folder)
+    row = _TYPES.get(str(content.get("model_type")))
+    stated = {_ALIASES.get(name, name): value for name, value in content.items() if value is not None}
+    if row is None or not stated.keys() >= {*_SIZES, *row.needed}:
+        return load_config(folder).get_text_config()
+    ropes = stated.get("rope_scaling", stated.get("rope_parameters", {}))
+    if not isinstance(ropes, dict) or not _rope_types(ropes) <= _ROPE_TYPES:
+        return load_config(folder).get_text_config()
+    foreign = _OF_SOME - {*row.needed, *row.optional}  # the type ignores them
+    own = {name: value for name, value in stated.items() if name not in foreign}
+    return SimpleNamespace(**({"tie_word_embeddings": row.tied} | own | {"rope_parameters": ropes}))
+
+
+def _rope_types(ropes: dict[str, Any]) -> set[str]:
+    """Returns the types of rotary embeddings: Gemma 3 has a type for each kind of layer. Old files write `type`."""
+    kinds = [kind for kind in ropes.values() if isinstance(kind, dict)] or [ropes]
+    return {str(kind.get("rope_type", kind.get("type", "default"))) for kind in kinds}
 
 
 @dataclass(frozen=True)
@@ -80,17 +155,16 @@ def listed_linears(checkpoint: Checkpoint) -> dict[str, ListedLinear]:
         require_extra("build", f"Finding the linears of the architecture {checkpoint.config['model_type']}")
     # A checkpoint may lack a pooler.
     optional = [f"{module}.dense" for module in row.tail] if checkpoint.names() else []
-    found = {}
-    for one in _by_table(checkpoint, row):
-        weight = f"{(name := linear_name(checkpoint, one.module))}.weight"
+    linears = {}
+    for linear in _by_table(checkpoint, row):
+        weight = f"{(name := linear_name(checkpoint, linear.module))}.weight"
         if weight in checkpoint:
-            n, k = stored_shape(
-                checkpoint, weight, checkpoint.shape(weight)
-            )  # a transpose is its own inverse
-            found[name] = one._replace(shape=(n, k))
-        elif one.module not in optional:
-            found[name] = one
-    return found
+            # A transpose is its own inverse.
+            n, k = stored_shape(checkpoint, weight, checkpoint.shape(weight))
+            linears[name] = linear._replace(shape=(n, k))
+        elif linear.module not in optional:
+            linears[name] = linear
+    return linears
 
 
 def _by_table(checkpoint: Checkpoint, row: Architecture) -> Iterator[ListedLinear]:
@@ -152,12 +226,16 @@ def describe_checkpoint(model_dir: Path) -> Checkpoint:
     }
     blocks, config = f"{bare.architecture.blocks}.", read_config(folder)
     linears = (
-        {f"{name}.weight": one.shape for name, one in listed_linears(bare).items() if name.startswith(blocks)}
+        {
+            f"{name}.weight": linear.shape
+            for name, linear in listed_linears(bare).items()
+            if name.startswith(blocks)
+        }
         if dense_config(config) != config
         else {}
     )
     packed = describe_packed(folder, config, linears, dtype)
-    shard = Shard(folder / CONFIG, {name: one for name, one in tensors.items() if name not in packed}, {})
+    shard = Shard(folder / CONFIG, {name: entry for name, entry in tensors.items() if name not in packed}, {})
     return Checkpoint(folder, bare.config, {CONFIG: shard}, packed=packed)
 
 
@@ -166,9 +244,12 @@ def _tensors(bare: Checkpoint) -> Iterator[tuple[str, tuple[int, ...]]]:
     if not row.linears:
         require_extra("build", f"Finding the linears of the architecture {bare.config['model_type']}")
         yield from (
-            (name, tuple(one.shape)) for name, one in meta_model(bare, buffers=False).named_parameters()
+            (name, tuple(parameter.shape))
+            for name, parameter in meta_model(bare, buffers=False).named_parameters()
         )
         return
     config = text_settings(bare.path)
     yield f"{row.embedding}.weight", _embedding(config, sizes_of(config))
-    yield from ((f"{one.module}.weight", one.shape) for one in listed_linears(bare).values() if not one.tied)
+    for linear in listed_linears(bare).values():
+        if not linear.tied:
+            yield f"{linear.module}.weight", linear.shape

@@ -63,18 +63,17 @@ def covered_linears_of(
     missing, fused with others, or of another shape or dtype than the model's.
     """
     architecture = checkpoint.architecture
-    listed = _linears(checkpoint)
-    linears = {name: linear.shape for name, linear in listed.items()}
+    linears = _linears(checkpoint)
     check_patterns(include, list(linears), "`include`")
     check_patterns(exclude, list(linears), "`exclude`")
     covered: dict[str, tuple[int, int]] = {}
     skipped: dict[str, str] = {}
-    for name, shape in linears.items():
-        reason = _reason(name, listed[name], architecture, include, exclude)
+    for name, linear in linears.items():
+        shape, reason = linear.shape, _reason(name, linear, architecture, include, exclude)
         if not reason and 0 in shape and f"{name}.weight" in checkpoint:
             reason = "its weight is empty"
         if reason:
-            if _ROUTED.search(listed[name].module) and f"{name}.weight" not in checkpoint:
+            if _ROUTED.search(linear.module) and f"{name}.weight" not in checkpoint:
                 _check_weight(checkpoint, name, shape)
             skipped[name] = reason
         else:
@@ -148,8 +147,8 @@ def _reason(
     if include and not matches(name, *include):
         return "not included"
     if not include and not in_blocks:
-        what = "output head" if linear.module == architecture.head else "layer after the last block"
-        return f"the {what} is left dense unless included by name"
+        part = "output head" if linear.module == architecture.head else "layer after the last block"
+        return f"the {part} is left dense unless included by name"
     if not include and linear.module.endswith(architecture.gates):
         return "it routes tokens to experts, and is left dense unless included by name"
     if not include and _ROUTED.search(linear.module):
@@ -167,7 +166,13 @@ def _within(module: str, part: str) -> bool:
 
 def _check_weight(checkpoint: Checkpoint, name: str, shape: tuple[int, int]) -> None:
     weight = f"{name}.weight"
-    _check_not_fused(checkpoint, weight)
+    experts = re.sub(r"\.experts\.\d+\..*", ".experts.gate_up_proj", weight)
+    if weight not in checkpoint and experts in checkpoint:
+        raise MaskLearnError(
+            f"The experts of {checkpoint.path} are fused",
+            f"{experts} is a 3-D tensor of all experts, of which no linear can be masked by name.",
+            "Load it with transformers 5 and call save_pretrained, which writes a tensor for each expert.",
+        )
     check_tensor(checkpoint, weight, shape)
     dtype = checkpoint.entry(weight).dtype
     if dtype not in _DTYPES:
@@ -175,14 +180,4 @@ def _check_weight(checkpoint: Checkpoint, name: str, shape: tuple[int, int]) -> 
             f"{weight} has dtype {dtype} in {checkpoint.path}",
             f"Masks are learned on {', '.join(_DTYPES)} weights.",
             "Use a checkpoint whose weights have one of these types.",
-        )
-
-
-def _check_not_fused(checkpoint: Checkpoint, weight: str) -> None:
-    experts = re.sub(r"\.experts\.\d+\..*", ".experts.gate_up_proj", weight)
-    if weight not in checkpoint and experts in checkpoint:
-        raise MaskLearnError(
-            f"The experts of {checkpoint.path} are fused",
-            f"{experts} is a 3-D tensor of all experts, of which no linear can be masked by name.",
-            "Load it with transformers 5 and call save_pretrained, which writes a tensor for each expert.",
         )

@@ -77,7 +77,9 @@ RoundedInputs = Mapping[str, StaticScales | None]
 
 def rounded_inputs_setting(linears: RoundedInputs) -> dict[str, Any]:
     """Returns the value of the setting for linears of type w8a8."""
-    static = {name: one.model_dump(exclude_none=True) for name, one in sorted(linears.items()) if one}
+    static = {
+        name: scales.model_dump(exclude_none=True) for name, scales in sorted(linears.items()) if scales
+    }
     return {**_AS_READ, "targets": sorted(linears), **({"static": static} if static else {})}
 
 
@@ -87,7 +89,7 @@ def stated_rounded_inputs(path: Path, config: Mapping[str, Any]) -> RoundedInput
     if about is None:
         return {}
     try:
-        static = {name: StaticScales.model_validate(one) for name, one in about.get("static", {}).items()}
+        static = {name: StaticScales.model_validate(of) for name, of in about.get("static", {}).items()}
         linears = {name: static.get(name) for name in about["targets"]}
         named = all(isinstance(name, str) for name in linears)
         if linears and named and about == rounded_inputs_setting(linears):
@@ -228,11 +230,6 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-def _module_folders(listed: Path) -> set[str]:
-    with reading(listed):
-        return {str(module["path"]) for module in read_json(listed)}
-
-
 def _travels(name: str, patterns: Collection[str]) -> bool:
     allowed = _TERMS.fullmatch(name) or any(fnmatchcase(name, pattern) for pattern in patterns)
     return bool(allowed) and not name.startswith(".")
@@ -242,18 +239,21 @@ def _folders(model: Path) -> Iterator[Path]:
     """Yield the sub-folders that may hold files that travel."""
     # A file of sentence-transformers with the path of each module, "" for the model itself.
     listed = model / "modules.json"
-    modules = _module_folders(listed) if listed.is_file() else set()
+    names = {_MORE_TEMPLATES}
+    if listed.is_file():
+        with reading(listed):
+            names |= {str(module["path"]) for module in read_json(listed)}
     for folder in sorted(model.iterdir()):
-        known = folder.name in {*modules, _MORE_TEMPLATES} or _MODULE.fullmatch(folder.name)
+        known = folder.name in names or _MODULE.fullmatch(folder.name)
         if known and folder.is_dir() and not folder.name.startswith("."):
             yield folder
 
 
 def _below(folder: Path) -> Iterator[Path]:
     """Yield the files in a folder and in its sub-folders that are not hidden: `check_links` looks into no others."""
-    for place, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(place, name) for name in files)
+        yield from (Path(parent, name) for name in files)
 
 
 CARD = "README.md"
@@ -280,14 +280,14 @@ class CardFacts:
 
 def read_card(model: Path) -> CardFacts:
     """Returns the facts in the card of a model folder; no facts if it has no card, or the card is not as documented."""
-    told = _metadata(model / CARD)
-    languages = told.get("language")
-    found = languages if isinstance(languages, list) else [languages]
+    metadata = _metadata(model / CARD)
+    stated = metadata.get("language")
+    languages = stated if isinstance(stated, list) else [stated]
     return CardFacts(
-        _text(told.get("license"), _WORD),
-        _text(told.get("license_name"), _WORD),
-        _text(told.get("license_link"), _LINK),
-        tuple(filter(None, (_text(one, _WORD) for one in found[:200]))),
+        _text(metadata.get("license"), _WORD),
+        _text(metadata.get("license_name"), _WORD),
+        _text(metadata.get("license_link"), _LINK),
+        tuple(filter(None, (_text(language, _WORD) for language in languages[:200]))),
     )
 
 
@@ -309,13 +309,13 @@ def _metadata(card: Path) -> dict[str, Any]:
             text = file.read(_MOST_BYTES).decode("utf-8", errors="replace")
     except OSError:
         return {}
-    if (found := _METADATA.match(text)) is None:
+    if (match := _METADATA.match(text)) is None:
         return {}
     try:
-        told = yaml.safe_load(found[1])
+        metadata = yaml.safe_load(match[1])
     except (yaml.YAMLError, ValueError, RecursionError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def _text(value: object, allowed: re.Pattern[str]) -> str:

@@ -112,8 +112,8 @@ def _late_bar() -> Any:
     from huggingface_hub.utils import tqdm
 
     class Bar(tqdm):  # type: ignore[misc]
-        def __init__(self, *given: Any, **more: Any) -> None:
-            super().__init__(*given, **more | {"delay": 2.0})
+        def __init__(self, *arguments: Any, **settings: Any) -> None:
+            super().__init__(*arguments, **settings | {"delay": 2.0})
 
     return Bar
 

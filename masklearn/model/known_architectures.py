@@ -5,8 +5,6 @@ Other decoders need no row: `structure` finds the same names in the model that t
 
 from dataclasses import dataclass, replace
 
-_LLAMA_ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
-
 
 @dataclass(frozen=True)
 class Architecture:
@@ -36,7 +34,10 @@ class Architecture:
     head: str = "lm_head"
     prefixes: tuple[str, ...] = ("model.", "")
     spellings: tuple[tuple[str, str], ...] = ()
-    linears: tuple[str, ...] = (*_LLAMA_ATTENTION, "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+    linears: tuple[str, ...] = (
+        "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+        "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
+    )  # fmt: skip
     before: tuple[str, ...] = ()
     conv1d: bool = False
     gates: tuple[str, ...] = ()

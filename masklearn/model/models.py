@@ -61,9 +61,14 @@ def load_model(model_dir: str | Path, dtype: "torch.dtype | None" = None) -> Any
     from transformers.utils import logging
 
     checkpoint = Checkpoint.open(model_dir)
-    model_class = auto_class(checkpoint.architecture)
+    model_class, dtype = auto_class(checkpoint.architecture), dtype or torch.float32
     with without_bars(logging):  # the caller reports progress
-        model = _loaded(model_class, checkpoint, dtype or torch.float32).eval()
+        if checkpoint.quantised:  # weights as their dequantised values
+            tensors = {name: checkpoint.torch(name) for name in checkpoint.names()}
+            model = load_with(type(meta_model(checkpoint)), checkpoint.path, tensors, dtype)
+        else:
+            model = load_pretrained(model_class, checkpoint.path, dtype)
+    model.eval()
     _round_inputs(model, checkpoint)
     return model
 
@@ -73,7 +78,7 @@ def _round_inputs(model: Any, checkpoint: Checkpoint) -> None:
     if not checkpoint.rounded_inputs:
         return
     from masklearn.model.linears import linear_modules
-    from masklearn.model.rounded_inputs import StaticRounding, round_inputs_of
+    from masklearn.model.rounded_inputs import round_by_scales, round_inputs_of
 
     linears = linear_modules(model, checkpoint)
     for name in checkpoint.rounded_inputs:
@@ -85,15 +90,7 @@ def _round_inputs(model: Any, checkpoint: Checkpoint) -> None:
             )
     static = {name: scales for name, scales in checkpoint.rounded_inputs.items() if scales is not None}
     round_inputs_of({name: linears[name] for name in checkpoint.rounded_inputs if name not in static})
-    StaticRounding(linears, static)
-
-
-def _loaded(model_class: Any, checkpoint: Checkpoint, dtype: "torch.dtype") -> Any:
-    """Load the weights with transformers; weights of a quantised checkpoint as their dequantised values."""
-    if not checkpoint.quantised:
-        return load_pretrained(model_class, checkpoint.path, dtype)
-    tensors = {name: checkpoint.torch(name) for name in checkpoint.names()}
-    return load_with(type(meta_model(checkpoint)), checkpoint.path, tensors, dtype)
+    round_by_scales(linears, static)
 
 
 def _drop_absent(model: Any, architecture: Architecture, checkpoint: Checkpoint) -> None:

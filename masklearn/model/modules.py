@@ -1,11 +1,12 @@
-"""Modules of a model in forms that all other code handles: `nn.Linear`s with weight [N, K], the rule behind the head, and
-the precision in which they compute.
+"""Modules of a model in forms that all other code handles: `nn.Linear`s with weight [N, K], the rule behind the head,
+the precision in which they compute, and hooks that are removed again.
 
 Two forms of linears differ. `Conv1D` (GPT-2) keeps [K, N], in modules and in checkpoints. The experts of a mixture are a
 single 3-D parameter in transformers 5, and a matrix per expert in checkpoints.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -150,6 +151,18 @@ class LogitRule(nn.Module):
             gradient *= 1.0 - (logits / self.cap).square()
         if self.scale != 1.0:
             gradient *= self.scale
+
+
+@contextmanager
+def removed_after(handles: Iterable[Any]) -> Iterator[None]:
+    """Remove hooks on leaving. If registering a hook fails, the hooks before it are removed too."""
+    registered: list[Any] = []
+    try:
+        registered.extend(handles)
+        yield
+    finally:
+        for handle in registered:
+            handle.remove()
 
 
 _ATTENTION = "sdpa_fp32_on_cpu"

@@ -6,13 +6,15 @@ masks and tile maps are always `[N, K]`.
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from numpy.typing import NDArray
 
 from masklearn.base.errors import MaskLearnError
 from masklearn.model.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 def checkpoint_name(checkpoint: Checkpoint, name: str) -> str:
@@ -22,11 +24,11 @@ def checkpoint_name(checkpoint: Checkpoint, name: str) -> str:
     transformers has changed since (Mixtral, GPT-NeoX).
     """
     row = checkpoint.architecture
-    other = name
+    renamed = name
     for pattern, replacement in row.spellings:
-        other = re.sub(pattern, replacement, other)
+        renamed = re.sub(pattern, replacement, renamed)
     for prefix in row.prefixes:
-        for spelling in (name, other):
+        for spelling in (name, renamed):
             if spelling.startswith(row.prefixes[0]):
                 spelling = prefix + spelling.removeprefix(row.prefixes[0])
             if spelling in checkpoint:
@@ -43,9 +45,9 @@ def tied_name(checkpoint: Checkpoint, name: str) -> str | None:
     """Returns the checkpoint's name of the head for a name of the embedding, and the reverse; None for other names."""
     row = checkpoint.architecture
     pair = f"{row.embedding}.weight", f"{row.head}.weight"
-    for one, other in (pair, pair[::-1]):
-        if name in (one, checkpoint_name(checkpoint, one)):
-            return checkpoint_name(checkpoint, other)
+    for tensor, partner in (pair, pair[::-1]):
+        if name in (tensor, checkpoint_name(checkpoint, tensor)):
+            return checkpoint_name(checkpoint, partner)
     return None
 
 
@@ -66,17 +68,7 @@ def stored_name(checkpoint: Checkpoint, names: Sequence[str]) -> str:
     return next((name for name in stored if name in checkpoint), stored[0])
 
 
-class _Array(Protocol):
-    """Array of numpy or torch."""
-
-    @property
-    def ndim(self) -> int: ...
-
-    @property
-    def T(self) -> Any: ...
-
-
-Array = TypeVar("Array", bound=_Array)
+Array = TypeVar("Array", NDArray[Any], "Tensor")
 
 
 def from_stored(checkpoint: Checkpoint, name: str, stored: Array) -> Array:

@@ -49,7 +49,13 @@ def load_tokenizer(model_dir: str | Path) -> Any:
     """Returns the tokenizer of a local model directory. Raises MaskLearnError if it has none."""
     from transformers import AutoTokenizer
 
-    _check_tokenizer_sizes(Path(model_dir))
+    for file in (Path(model_dir) / name for name in TOKENIZER_FILES):
+        if file.is_file() and (size := file.stat().st_size) > _MOST_BYTES:
+            raise MaskLearnError(
+                f"{file} has {size >> 20} MiB",
+                f"At most {_MOST_BYTES >> 20} MiB of a tokenizer's file are read.",
+                "Fetch the model again from a source that you trust.",
+            )
     fix = "Put the tokenizer's files (tokenizer.json, tokenizer_config.json) next to the weights."
     if not Path(model_dir).is_dir():  # transformers would look for a model of that name
         raise MaskLearnError(f"{model_dir} has no tokenizer", "There is no such folder.", fix)
@@ -89,17 +95,6 @@ def special_ends(tokenizer: Any) -> tuple[list[int], list[int]]:
         if whole[i : i + len(text)] == text:
             return whole[:i], whole[i + len(text) :]
     return [], []
-
-
-def _check_tokenizer_sizes(model_dir: Path) -> None:
-    for name in TOKENIZER_FILES:
-        file = model_dir / name
-        if file.is_file() and (size := file.stat().st_size) > _MOST_BYTES:
-            raise MaskLearnError(
-                f"{file} has {size >> 20} MiB",
-                f"At most {_MOST_BYTES >> 20} MiB of a tokenizer's file are read.",
-                "Fetch the model again from a source that you trust.",
-            )
 
 
 def load_pretrained(model_class: Any, model_dir: str | Path, dtype: "torch.dtype") -> Any:

@@ -161,7 +161,7 @@ def write_compressed(
         for name in shard.tensors:
             for part, spec, read in _parts(checkpoint, grids, name):
                 specs[part], parts[part], weight_map[part] = spec, read, file
-                size += _bytes(spec)
+                size += math.prod(spec[1]) * numpy_dtype(spec[0]).itemsize
 
         def tensor(part: str, parts: dict[str, Callable[[], NDArray[Any]]] = parts) -> NDArray[Any]:
             nonlocal done
@@ -207,17 +207,17 @@ def _scale_code(dtype: str, scales: NDArray[np.float32]) -> str:
     return dtype if np.array_equal(held, scales) else "F32"
 
 
-def _bytes(spec: _Spec) -> int:
-    return math.prod(spec[1]) * numpy_dtype(spec[0]).itemsize
-
-
 def _quantization_config(checkpoint: Checkpoint, grids: Mapping[str, Grid]) -> dict[str, Any]:
     """Returns the `quantization_config`: a group for each type of weights."""
-    modules = dict(_modules(checkpoint))
+    import torch
+
     named: dict[str, list[str]] = {}
-    for linear, names in modules.items():
-        kind = grids[linear].type.name if linear in grids else ""
-        named.setdefault(kind, []).extend(names)
+    for name, module in meta_model(checkpoint).named_modules():
+        if isinstance(module, torch.nn.Linear):
+            linear = linear_name(checkpoint, name)
+            kind = grids[linear].type.name if linear in grids else ""
+            # Programs look for either name.
+            named.setdefault(kind, []).extend(dict.fromkeys((name, linear)))
     plain = named.pop("", [])
     groups = {
         f"group_{i}": _group(QUANTISED[kind], ["Linear"] if len(named) == 1 else names)
@@ -252,16 +252,6 @@ def _group(kind: WeightType, targets: list[str]) -> dict[str, Any]:
         "output_activations": None,
         "format": _format(kind),
     }
-
-
-def _modules(checkpoint: Checkpoint) -> Iterator[tuple[str, list[str]]]:
-    """Yield each linear of the model, and the names by which programs may look for it: its module's and its own."""
-    import torch
-
-    for name, module in meta_model(checkpoint).named_modules():
-        if isinstance(module, torch.nn.Linear):
-            linear = linear_name(checkpoint, name)
-            yield linear, list(dict.fromkeys((name, linear)))
 
 
 def _check_model(checkpoint: Checkpoint, grids: Mapping[str, Grid]) -> None:

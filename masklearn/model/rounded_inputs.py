@@ -4,12 +4,11 @@ Each token has its own scale, which is found when the token comes, so that nothi
 arithmetic; kernels and the ONNX function do the same, bit for bit. A checkpoint says which linears have such inputs
 (`Checkpoint.rounded_inputs`), and every model that is made of it gets hooks in front of these linears.
 
-`StaticRounding` rounds by scales that are known before, as QuantizeLinear and DequantizeLinear of ONNX do.
+`round_by_scales` rounds by scales that are known before, as QuantizeLinear and DequantizeLinear of ONNX do.
 """
 
 import weakref
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -82,17 +81,6 @@ def round_inputs_of(linears: Mapping[str, nn.Module]) -> list[Any]:
     return [linear.register_forward_pre_hook(hook) for linear in linears.values()]
 
 
-@contextmanager
-def inputs_rounded(linears: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Round the inputs of these linears for a while."""
-    handles = round_inputs_of(linears)
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def round_static(x: Tensor, scale: float) -> Tensor:
     """Returns x rounded to the nearest of -128 … 127 times the scale, in the type of x. Gradients do not pass."""
     # A tensor, because torch multiplies by the inverse where one operand is a number.
@@ -100,28 +88,22 @@ def round_static(x: Tensor, scale: float) -> Tensor:
     return (x.float() / by).round_().clamp_(W8A8.lowest, W8A8.highest).mul_(by).to(x.dtype)
 
 
-class StaticRounding:
-    """Rounds X and Y of linears to int8 by static scales from now on, or within `with`."""
+def round_by_scales(linears: Mapping[str, nn.Module], scales: Mapping[str, StaticScales]) -> list[Any]:
+    """Round X and Y of linears to int8 by static scales at every call from now on. Returns the handles of the hooks.
 
-    def __init__(self, linears: Mapping[str, nn.Module], scales: Mapping[str, StaticScales]) -> None:
-        """scales: of some of the linears."""
-        self._handles: list[Any] = []
-        for name, own in scales.items():
-            self._handles.append(linears[name].register_forward_pre_hook(partial(self._before, own.input)))
-            if own.output is not None:
-                self._handles.append(linears[name].register_forward_hook(partial(self._after, own.output)))
+    scales: of some of the linears.
+    """
+    handles: list[Any] = []
+    for name, own in scales.items():
+        handles.append(linears[name].register_forward_pre_hook(partial(_before, own.input)))
+        if own.output is not None:
+            handles.append(linears[name].register_forward_hook(partial(_after, own.output)))
+    return handles
 
-    @staticmethod
-    def _before(scale: float, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return round_static(inputs[0], scale), *inputs[1:]
 
-    @staticmethod
-    def _after(scale: float, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return round_static(output, scale)
+def _before(scale: float, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return round_static(inputs[0], scale), *inputs[1:]
 
-    def __enter__(self) -> "StaticRounding":
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
+def _after(scale: float, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return round_static(output, scale)

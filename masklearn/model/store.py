@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masklearn.base.errors import MaskLearnError
-from masklearn.base.shard import Shard, TensorEntry, write_shard
+from masklearn.base.shard import Shard, TensorEntry, numpy_dtype, write_shard
 
 if TYPE_CHECKING:
     from torch import Tensor, dtype
@@ -56,7 +56,7 @@ class WeightStore:
         """
         if tuple(values.shape) != entry.shape:
             raise ValueError(f"{name}: {list(values.shape)} given, the checkpoint has {list(entry.shape)}")
-        array = _numpy(values, entry.dtype)
+        array = as_array(values, entry.dtype)
         if not bool(np.isfinite(array.astype(np.float32)).all()):
             raise MaskLearnError(
                 f"New values of {name} are not finite in {entry.dtype}",
@@ -85,14 +85,20 @@ def torch_dtype(code: str) -> "dtype":
     return {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}[code]
 
 
-def _numpy(values: "Tensor", code: str) -> NDArray[Any]:
+def as_tensor(array: NDArray[Any]) -> "Tensor":
+    """Returns an array as a torch tensor that shares its memory. bf16 and fp8 are types of ml_dtypes in arrays."""
     import torch
 
-    dtype = torch_dtype(code)
-    values = values.detach().to("cpu", dtype).contiguous()
-    if dtype is not torch.bfloat16:
-        array: NDArray[Any] = values.numpy()
-        return array
-    import ml_dtypes
+    if array.dtype.name in ("bfloat16", "float8_e4m3fn", "float8_e5m2"):
+        raw = torch.from_numpy(array.view(np.int16 if array.itemsize == 2 else np.uint8))
+        return raw.view(getattr(torch, array.dtype.name))
+    return torch.from_numpy(array)
 
-    return values.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+
+def as_array(tensor: "Tensor", code: str) -> NDArray[Any]:
+    """Returns the numbers of a tensor, rounded to the type of a safetensors code."""
+    import torch
+
+    rounded = tensor.detach().to("cpu", torch_dtype(code)).contiguous()
+    array: NDArray[Any] = rounded.view(torch.uint8).numpy().view(numpy_dtype(code))
+    return array

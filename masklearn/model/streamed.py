@@ -24,36 +24,20 @@ def streamed_model(checkpoint: Checkpoint, read: Read, dtype: torch.dtype = torc
     Raises MaskLearnError as `meta_model` does, and if the checkpoint lacks a tensor or has it in another shape.
     """
     model: Any = meta_model(checkpoint)
-    names, memory = tied_names(model), _Memory(dtype)
+    names = tied_names(model)
+    # Freed weights, which the next weights of their shape take: fresh memory costs more time than copying.
+    free: _Free = defaultdict(list)
     for prefix, module in _units(model, checkpoint.architecture.blocks):
         stored = {
             name: stored_name(checkpoint, names[f"{prefix}.{name}"])
             for name, _ in module.named_parameters(remove_duplicate=False)
         }
-
         empty = dict(module.named_parameters(remove_duplicate=False))
         for name, parameter in empty.items():
             check_tensor(checkpoint, stored[name], parameter.shape)
-        module.register_forward_pre_hook(partial(_load, stored, read, memory))
-        module.register_forward_hook(partial(_free, empty, memory), always_call=True)
+        module.register_forward_pre_hook(partial(_load, stored, read, free, dtype))
+        module.register_forward_hook(partial(_release, empty, free), always_call=True)
     return model
-
-
-class _Memory:
-    """Memory of freed weights, which the next weights of their shape take: fresh memory costs more time than copying."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        self._dtype = dtype
-        self._free: defaultdict[torch.Size, list[nn.Parameter]] = defaultdict(list)
-
-    def take(self, shape: torch.Size) -> nn.Parameter:
-        free = self._free[shape]
-        return (
-            free.pop() if free else nn.Parameter(torch.empty(shape, dtype=self._dtype), requires_grad=False)
-        )
-
-    def give_back(self, parameter: nn.Parameter) -> None:
-        self._free[parameter.shape].append(parameter)
 
 
 def _units(model: nn.Module, blocks: str) -> Iterator[tuple[str, nn.Module]]:
@@ -67,19 +51,27 @@ def _units(model: nn.Module, blocks: str) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
-def _load(stored: dict[str, str], read: Read, memory: _Memory, module: nn.Module, _inputs: Any) -> None:
+_Free = defaultdict[torch.Size, list[nn.Parameter]]
+
+
+def _load(
+    stored: dict[str, str], read: Read, free: _Free, dtype: torch.dtype, module: nn.Module, _inputs: Any
+) -> None:
     for name, empty in list(module.named_parameters(remove_duplicate=False)):
-        parameter = memory.take(empty.shape)
+        if free[empty.shape]:
+            parameter = free[empty.shape].pop()
+        else:
+            parameter = nn.Parameter(torch.empty(empty.shape, dtype=dtype), requires_grad=False)
         parameter.data.copy_(read(stored[name], empty.shape))
         _put(module, name, parameter)
 
 
-def _free(
-    empty: dict[str, nn.Parameter], memory: _Memory, module: nn.Module, _inputs: Any, _output: Any
+def _release(
+    empty: dict[str, nn.Parameter], free: _Free, module: nn.Module, _inputs: Any, _output: Any
 ) -> None:
     for name, parameter in list(module.named_parameters(remove_duplicate=False)):
         if parameter is not empty[name]:
-            memory.give_back(parameter)
+            free[parameter.shape].append(parameter)
             _put(module, name, empty[name])
 
 

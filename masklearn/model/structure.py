@@ -101,32 +101,25 @@ def structure_of(config: Any) -> Architecture:
     Raises NotCoveredError if the model is not a decoder whose blocks run one after the other.
     """
     config_class: Any = type(config)
-    row = _known(config_class, json.dumps(_settings(config), sort_keys=True, default=str))
+    settings = {name: value for name, value in config.to_dict().items() if name not in _OF_PLACE}
+    row = _known(config_class, json.dumps(settings, sort_keys=True, default=str))
     if isinstance(row, str):
         raise NotCoveredError(row)
     return row
 
 
-def _settings(config: Any) -> dict[str, Any]:
-    return {name: value for name, value in config.to_dict().items() if name not in _OF_PLACE}
-
-
 @lru_cache(maxsize=64)
 def _known(config_class: Any, settings: str) -> Architecture | str:
     """Returns the architecture, or the reason why it has none: both take a good part of a second to find."""
-    try:
-        return _found(config_class.from_dict(parse_json(settings, finite=False)))
-    except NotCoveredError as error:
-        return str(error)
-
-
-def _found(config: Any) -> Architecture:
     from masklearn.model.structure_proof import prove
 
-    _check_kind(config)
-    model = _small_model(config)
-    row = _named(model)
-    return prove(model, row)
+    try:
+        config = config_class.from_dict(parse_json(settings, finite=False))
+        _check_kind(config)
+        model = _small_model(config)
+        return prove(model, _named(model))
+    except NotCoveredError as error:
+        return str(error)
 
 
 def _check_kind(config: Any) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from masklearn.model.known_architectures import Architecture, NotCoveredError
-from masklearn.model.modules import LogitRule, as_linears, is_conv1d
+from masklearn.model.modules import LogitRule, as_linears, is_conv1d, removed_after
 from masklearn.model.pretrained import cache_argument
 
 _TOKENS = 12
@@ -56,7 +56,7 @@ def prove(model: Any, row: Architecture) -> Architecture:
         positions=_positions(model, row),
         linears=_linears_of_every(blocks),
         gates=_gates(blocks),
-        **find_groups(blocks, [(call.hidden, call.others) for call in calls]),
+        **_groups(blocks, calls),
     )
 
 
@@ -79,57 +79,48 @@ def _keeps_conv1d(blocks: nn.Module) -> bool:
 
 def _calls(model: Any, blocks: Any, ids: Tensor) -> list[_Call]:
     """Run the model and return the call of each block in the order in which they ran."""
-    found: list[_Call] = []
+    calls: list[_Call] = []
 
     def keep(block: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         names = list(inspect.signature(block.forward).parameters)
         others = dict(zip(names, args, strict=False)) | kwargs
         hidden = others.pop(names[0])
-        out = output if isinstance(output, Tensor) else output[0]
+        out = _hidden_of(output)
         if not isinstance(hidden, Tensor) or not isinstance(out, Tensor):
             raise NotCoveredError(f"Its blocks pass on a {type(hidden).__name__}, not hidden states.")
-        found.append(_Call(hidden, others, out))
+        calls.append(_Call(hidden, others, out))
 
-    handles = [block.register_forward_hook(keep, with_kwargs=True) for block in blocks]
-    try:
+    with removed_after(block.register_forward_hook(keep, with_kwargs=True) for block in blocks):
         _logits(model, ids)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if len(found) != len(blocks):
-        raise NotCoveredError(f"Its {len(blocks)} blocks run {len(found)} times.")
-    return found
+    if len(calls) != len(blocks):
+        raise NotCoveredError(f"Its {len(blocks)} blocks run {len(calls)} times.")
+    return calls
 
 
 def _behind(model: Any, row: Architecture, ids: Tensor) -> list[str]:
     """Returns the names of the base model's modules that run after the last block, in that order."""
     owner, (_, _, child) = model.get_submodule(row.base), row.blocks.rpartition(".")
     ran: list[str] = []
-    beside = {f"{row.base}.{name}".lstrip("."): one for name, one in owner.named_children() if name != child}
-    handles = [
-        one.register_forward_hook(lambda *_, name=name: ran.append(name)) for name, one in beside.items()
+    parts = {f"{row.base}.{name}".lstrip("."): part for name, part in owner.named_children() if name != child}
+    hooks = [
+        part.register_forward_hook(lambda *_, name=name: ran.append(name)) for name, part in parts.items()
     ]
-    handles.append(getattr(owner, child)[-1].register_forward_hook(lambda *_: ran.clear()))
-    try:
+    hooks.append(getattr(owner, child)[-1].register_forward_hook(lambda *_: ran.clear()))
+    with removed_after(hooks):
         _logits(model, ids)
-    finally:
-        for handle in handles:
-            handle.remove()
     return ran
 
 
 def _check_order(calls: list[_Call]) -> None:
-    for i, (one, following) in enumerate(pairwise(calls)):
-        if one.output.shape != following.hidden.shape or not torch.equal(one.output, following.hidden):
+    for i, (call, following) in enumerate(pairwise(calls)):
+        if call.output.shape != following.hidden.shape or not torch.equal(call.output, following.hidden):
             raise NotCoveredError(f"Block {i + 1} does not read the hidden states that block {i} computes.")
 
 
-def _check_blocks_alone(blocks: Any, calls: list[_Call], other: list[_Call]) -> None:
+def _check_blocks_alone(blocks: Any, calls: list[_Call], of_other_text: list[_Call]) -> None:
     """Check that blocks give the other text's results with the first text's arguments, apart from hidden states."""
-    for i, (block, call, expected) in enumerate(zip(blocks, calls, other, strict=True)):
-        output = block(expected.hidden, **call.others)
-        output = output if isinstance(output, Tensor) else output[0]
-        if not _close(output, expected.output):
+    for i, (block, call, expected) in enumerate(zip(blocks, calls, of_other_text, strict=True)):
+        if not _close(_hidden_of(block(expected.hidden, **call.others)), expected.output):
             name = next((n for n, value in call.others.items() if not _same(value, expected.others[n])), None)
             what = (
                 f"reads {name}, which differs from text to text" if name else "reads more than its arguments"
@@ -181,8 +172,8 @@ def _check_cache(model: Any, ids: Tensor, logits: Tensor) -> None:
             parts.append(model(input_ids=part, use_cache=True, **{argument: cache}).logits)
         except Exception as error:  # of any type, as transformers raises them
             raise NotCoveredError.of("It does not continue a text with keys and values", error) from error
-    kept = [getattr(layer, "keys", None) for layer in cache.layers]
-    if len(kept) != model.config.num_hidden_layers or any(k is None or k.ndim != 4 for k in kept):
+    keys = [getattr(layer, "keys", None) for layer in cache.layers]
+    if len(keys) != model.config.num_hidden_layers or any(k is None or k.ndim != 4 for k in keys):
         raise NotCoveredError("It keeps something other than keys and values of each block.")
     if not _close(torch.cat(parts, dim=1), logits):
         raise NotCoveredError(
@@ -214,7 +205,8 @@ def _positions(model: Any, row: Architecture) -> int | None:
 
 def _linears_of_every(blocks: Any) -> tuple[str, ...]:
     kinds = {
-        tuple(name for name, one in block.named_modules() if isinstance(one, nn.Linear)) for block in blocks
+        tuple(name for name, module in block.named_modules() if isinstance(module, nn.Linear))
+        for block in blocks
     }
     experts = any("experts" in name.split(".") for name, _ in blocks.named_modules())
     return kinds.pop() if len(kinds) == 1 and not experts else ()
@@ -222,10 +214,10 @@ def _linears_of_every(blocks: Any) -> tuple[str, ...]:
 
 def _gates(blocks: Any) -> tuple[str, ...]:
     ends: dict[str, None] = {}
-    for name, one in blocks.named_modules():
+    for name, module in blocks.named_modules():
         owner, _, end = name.rpartition(".")
         if (
-            isinstance(one, nn.Linear)
+            isinstance(module, nn.Linear)
             and end.endswith(("gate", "router"))
             and hasattr(blocks.get_submodule(owner), "experts")
         ):
@@ -233,20 +225,17 @@ def _gates(blocks: Any) -> tuple[str, ...]:
     return tuple(ends)
 
 
-Inputs = Sequence[tuple[Tensor, Mapping[str, Any]]]
-
-
-def find_groups(blocks: Any, inputs: Inputs) -> dict[str, Any]:
+def _groups(blocks: Any, calls: Sequence[_Call]) -> dict[str, Any]:
     """Returns the fields mlp and qkv of `Architecture`; a field is empty if it is not found.
 
-    blocks: of a small model; inputs: hidden states and other arguments of each block. q, k and v are three linears of a
-    module with the same input. The feed-forward part is found by a trial: permuting its hidden channels (rows of the linears
+    blocks: of a small model; calls: of each block. q, k and v are three linears of a module with the same input. The
+    feed-forward part is found by a trial: permuting its hidden channels (rows of the linears
     that make them, and columns of the linear that takes them in) does not change the block's output.
     """
     qkv: tuple[str, ...] = ()
     mlp: tuple[tuple[str, ...], str] = ((), "")
-    for block, (hidden, others) in zip(blocks, inputs, strict=True):
-        output, groups, ran = _run(block, hidden, others)
+    for block, call in zip(blocks, calls, strict=True):
+        groups, ran = _run(block, call)
         for owner, names in groups:
             if len(names) == 3 and not qkv and "experts" not in owner:
                 qkv = names
@@ -254,31 +243,27 @@ def find_groups(blocks: Any, inputs: Inputs) -> dict[str, Any]:
             continue
         for owner, names in groups:
             down = _down(block, owner, names, ran)
-            if down and _permutes(block, owner, names, down, hidden, others, output):
+            if down and _permutes(block, owner, names, down, call):
                 mlp = names, down
     return {"qkv": qkv, "mlp": mlp}
 
 
-def _run(
-    block: Any, hidden: Tensor, others: Mapping[str, Any]
-) -> tuple[Tensor, list[tuple[str, tuple[str, ...]]], list[str]]:
-    """Returns the block's output, the linears of each module that read the same input, in the order of the model, and the
-    names of all linears in the order in which they ran."""
-    linears = {name: one for name, one in block.named_modules() if isinstance(one, nn.Linear)}
+def _run(block: Any, call: _Call) -> tuple[list[tuple[str, tuple[str, ...]]], list[str]]:
+    """Returns the linears of each module that read the same input, in the order of the model, and the names of all linears
+    in the order in which they ran."""
+    linears = {name: module for name, module in block.named_modules() if isinstance(module, nn.Linear)}
     read: dict[str, Tensor] = {}
-    handles = [
-        one.register_forward_pre_hook(lambda _, args, name=name: read.update({name: args[0]}))
-        for name, one in linears.items()
-    ]
-    output = block(hidden, **others)
-    for handle in handles:
-        handle.remove()
+    with removed_after(
+        linear.register_forward_pre_hook(lambda _, args, name=name: read.update({name: args[0]}))
+        for name, linear in linears.items()
+    ):
+        block(call.hidden, **call.others)
     groups: dict[tuple[str, int], list[str]] = {}
     for name in linears:
         if name in read:
             owner, _, end = name.rpartition(".")
             groups.setdefault((owner, id(read[name])), []).append(end)
-    return _hidden_of(output), [(owner, tuple(names)) for (owner, _), names in groups.items()], list(read)
+    return [(owner, tuple(names)) for (owner, _), names in groups.items()], list(read)
 
 
 def _hidden_of(output: Any) -> Tensor:
@@ -297,35 +282,26 @@ def _down(block: nn.Module, owner: str, names: tuple[str, ...], ran: list[str]) 
     prefix = f"{owner}." if owner else ""
     later = ran[1 + max(ran.index(f"{prefix}{name}") for name in names) :]
     name: str
-    for name, one in module.named_children():
-        if f"{prefix}{name}" in later and one.in_features in widths and one.in_features > 1:
+    for name, child in module.named_children():
+        if f"{prefix}{name}" in later and child.in_features in widths and child.in_features > 1:
             return name
     return ""
 
 
-def _permutes(
-    block: Any,
-    owner: str,
-    names: tuple[str, ...],
-    down: str,
-    hidden: Tensor,
-    others: Mapping[str, Any],
-    output: Tensor,
-) -> bool:
+def _permutes(block: Any, owner: str, names: tuple[str, ...], down: str, call: _Call) -> bool:
     """True if the block's output stays the same when the hidden channels of all such modules change places."""
     kind = re.sub(r"\d+", "*", owner)
     parts = [
-        ([getattr(module, one) for one in names], getattr(module, down))
+        ([getattr(module, end) for end in names], getattr(module, down))
         for name, module in block.named_modules()
         if re.sub(r"\d+", "*", name) == kind and hasattr(module, down)
     ]
     for ups, last in parts:
         _rotate(ups, last, 1)
-    changed = _hidden_of(block(hidden, **others))
+    changed = _hidden_of(block(call.hidden, **call.others))
     for ups, last in parts:
         _rotate(ups, last, -1)
-    largest = max(1e-6, float(output.abs().max()))
-    return bool((changed - output).abs().max() <= _CLOSE * largest)
+    return _close(changed, call.output)
 
 
 def _rotate(ups: list[nn.Linear], down: nn.Linear, by: int) -> None:

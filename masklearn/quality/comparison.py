@@ -19,6 +19,7 @@ from masklearn.base.threads import total
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.folder import RoundedInputs
 from masklearn.model.models import meta_model
+from masklearn.model.modules import removed_after
 from masklearn.quant.table import W8A8
 from masklearn.stream.blocks import Block, stream_blocks
 from masklearn.stream.hidden_states import HiddenStates
@@ -169,14 +170,12 @@ class _Overflows:
             beyond[name] += int((inputs[0].abs() > self._limits[name] * (1 + 0.5 / W8A8.highest)).sum())
             elements[name] += inputs[0].numel()
 
-        handles = [
+        with removed_after(
             linear.register_forward_pre_hook(partial(see, name), prepend=True)  # before X is rounded
             for name, linear in linears.items()
             if name in self._limits
-        ]
-        yield
-        for handle in handles:
-            handle.remove()
+        ):
+            yield
         self.shares |= {name: beyond[name] / count for name, count in elements.items()}
 
 

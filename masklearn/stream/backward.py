@@ -17,8 +17,8 @@ from masklearn.stream.logits import token_losses
 class BackwardBlock(Block):
     """A block in the backward pass: `grads[i]` is the gradient of window i's loss with respect to the block's output.
 
-    Register full backward hooks on the linears, then call `backward` (`loss_backward` on the head) for every window.
-    Both replace `grads[i]` by the gradient with respect to the block's input, which is the previous block's output.
+    Register full backward hooks on the linears, then call `finish`, or for single windows `backward` (`loss_backward` on the
+    head). They replace `grads[i]` by the gradient with respect to the block's input, which is the previous block's output.
     """
 
     def __init__(self, part: Part, hidden: HiddenStates, grads: HiddenStates, **flags: bool) -> None:
@@ -50,7 +50,7 @@ class BackwardBlock(Block):
         return total
 
     def finish(self, windows: NDArray[np.int64]) -> None:
-        """Run the windows that the caller did not run."""
+        """Run the windows that were not run before, in their order."""
         for i in sorted(self._left):
             if self.is_head:
                 self.loss_backward(i, torch.from_numpy(windows[i]))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from masklearn.base.device import usable_device
 from masklearn.feed import Arrays, Feed, Fisher, Group, Replaced
 from masklearn.masks.kinds.base import TileKind
+from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.linears import read_linear, write_linear
 from masklearn.model.store import WeightStore
 from masklearn.quant.table import W8A8, with_rounded_inputs
@@ -61,11 +62,7 @@ def _output_fisher(
             squares[name] += gradient.double().flatten(0, -2).square().sum(dim=0).cpu()
 
         with watch_gradients(linears, add):
-            for i, window in enumerate(windows):
-                if block.is_head:
-                    block.loss_backward(i, torch.from_numpy(window))
-                else:
-                    block.backward(i)
+            block.finish(windows)
         for name, total in squares.items():
             back.add(name, {_FISHER: (total / windows.size).numpy()})
         task.progress("sensitivity of the loss", len(back.results) + len(squares), len(covered))
@@ -116,14 +113,7 @@ class CheckpointFeed(Feed):
         for name, arrays in list(checkpoints.results.items()):
             weight = read_linear(task.checkpoint, name)
             yield name, weight.to(device), torch.from_numpy(arrays[_NORMS]).to(device)
-        for block in stream_blocks(
-            task.checkpoint,
-            windows,
-            self.recipe.device,
-            only=self.shapes,
-            store=task.activations,
-            checkpoints=checkpoints,
-        ):
+        for block in self._blocks(task.checkpoint, windows, checkpoints, bf16=False):
             covered = self._covered(block)
             norms = squared_input_norms(covered, block.advance)
             for name, linear in covered.items():
@@ -138,15 +128,7 @@ class CheckpointFeed(Feed):
         task, calibration = self.task, self.task.text.calibration()[:windows]
         open_inputs = [name for name, kinds in self.allowed_types.items() if len(kinds) > 1 and W8A8 in kinds]
         checkpoints = checkpoints_of(task, task.scratch / "scores", "scoring", key, calibration)
-        for block in stream_blocks(
-            task.checkpoint,
-            calibration,
-            self.recipe.device,
-            only=list(self.shapes),
-            store=task.activations,
-            bf16=task.bf16,
-            checkpoints=checkpoints,
-        ):
+        for block in self._blocks(task.checkpoint, calibration, checkpoints, bf16=task.bf16):
             covered = self._covered(block)
             for group in _groups(covered, block, block.advance, errors_of=open_inputs, checks=True):
                 for name, arrays in see(group).items():
@@ -154,11 +136,8 @@ class CheckpointFeed(Feed):
             self._scored(len(checkpoints.results) + len(covered))
         gradients: Mapping[str, Fisher] = {}
         if fisher:
-            folder, what, calibration = (
-                task.scratch / "sensitivity",
-                "sensitivity of the loss",
-                calibration[:fisher],
-            )
+            folder, what = task.scratch / "sensitivity", "sensitivity of the loss"
+            calibration = calibration[:fisher]
             ahead = checkpoints_of(task, folder / "inputs", what, key, calibration, keep_states=True)
             back = checkpoints_of(task, folder, what, key, calibration)
             gradients = _output_fisher(task, calibration, (ahead, back))
@@ -172,15 +151,7 @@ class CheckpointFeed(Feed):
         checkpoints = checkpoints_of(task, solving_folder(store), what, key, windows)
         if not all(store.has_own(f"{name}.weight") for name in checkpoints.results):
             checkpoints.forget()
-        for block in stream_blocks(
-            checkpoint,
-            windows,
-            self.recipe.device,
-            only=list(self.shapes),
-            store=task.activations,
-            bf16=task.bf16,
-            checkpoints=checkpoints,
-        ):
+        for block in self._blocks(checkpoint, windows, checkpoints, bf16=task.bf16):
             covered = self._covered(block)
             error = self._replace_block(solve, store, checkpoints, block, covered)
             done = len(checkpoints.results) + len(covered)
@@ -202,14 +173,27 @@ class CheckpointFeed(Feed):
         """Replace the weights of a block. Returns the mean relative squared output error of its linears."""
         errors = []
         for group in _groups(linears, block, block.forward, self.types, self.task.activations):
-            for name, one in solve(group).items():
+            for name, replaced in solve(group).items():
                 weight = group.weights[name]
                 energy = output_energy(weight, group.moment)
-                errors.append(output_energy(weight - one.values, group.moment) / (energy or 1.0))
-                weight.copy_(one.values)
-                checkpoints.add(name, one.stored)
-                self.put(store, name, one.values)
+                errors.append(output_energy(weight - replaced.values, group.moment) / (energy or 1.0))
+                weight.copy_(replaced.values)
+                checkpoints.add(name, replaced.stored)
+                self.put(store, name, replaced.values)
         return float(np.mean(errors)) if errors else 0.0
+
+    def _blocks(
+        self, checkpoint: Checkpoint, windows: NDArray[np.int64], checkpoints: PassCheckpoints, *, bf16: bool
+    ) -> Iterator[Block]:
+        return stream_blocks(
+            checkpoint,
+            windows,
+            self.recipe.device,
+            only=self.shapes,
+            store=self.task.activations,
+            bf16=bf16,
+            checkpoints=checkpoints,
+        )
 
     def _covered(self, block: Block) -> dict[str, torch.nn.Linear]:
         return {name: linear for name, linear in block.linears.items() if name in self.shapes}

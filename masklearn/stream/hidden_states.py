@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from masklearn.base.errors import MaskLearnError
 from masklearn.base.processes import process_rank
 from masklearn.base.shard import Shard, dtype_code, write_shard
 from masklearn.feed import Arrays
+from masklearn.model.store import as_array, as_tensor
 from masklearn.task import Task
 
 # Largest share of a device's or the host's free memory to take: blocks and Hessians need room too.
@@ -50,26 +51,16 @@ class HiddenStates(Sequence[Tensor]):
         self._kept: list[Tensor | None] = [None] * count
         self[0] = first
 
-    @property
-    def on_disk(self) -> bool:
-        return self._mapped is not None
-
     def __len__(self) -> int:
         return len(self._kept)
 
-    @overload
-    def __getitem__(self, index: int) -> Tensor: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Tensor]: ...
-    def __getitem__(self, index: int | slice) -> Tensor | list[Tensor]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]  # nobody takes slices
         if self._mapped is not None:
-            kept: Tensor | None = self._mapped[index].clone()
+            window: Tensor | None = self._mapped[index].clone()
         else:
-            kept = self._kept[index]
-        assert kept is not None, "a window is read before it is there"
-        return kept.to(self._device)
+            window = self._kept[index]
+        assert window is not None, "a window is read before it is there"
+        return window.to(self._device)
 
     def __setitem__(self, index: int, value: Tensor) -> None:
         if self._mapped is not None:
@@ -211,7 +202,7 @@ class PassCheckpoints:
         """Read the state with which a block begins into `state`."""
         shard = Shard.open(self._state_file(block))
         for i in range(len(state)):
-            state[i] = _tensor(shard.read(str(i)))
+            state[i] = as_tensor(shard.read(str(i)))
 
     def _restore(self) -> None:
         """Read the results of the finished blocks. Files of another pass, or without the next block's state, are deleted."""
@@ -239,7 +230,7 @@ class PassCheckpoints:
 
     def _write_results(self, *, last: bool) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        arrays = {f"{name}/{key}": one for name, found in self._added.items() for key, one in found.items()}
+        arrays = {f"{name}/{key}": array for name, of in self._added.items() for key, array in of.items()}
         specs = {key: (dtype_code(array.dtype), array.shape) for key, array in arrays.items()}
         about = {_IDENTITY: self._identity, _LINEARS: json.dumps(list(self._added))}
         about |= {_COMPLETE: ""} if last else {}
@@ -247,8 +238,9 @@ class PassCheckpoints:
 
     def _write_state(self, block: int, state: HiddenStates) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        specs = {str(i): (_CODES[one.dtype], tuple(one.shape)) for i, one in enumerate(state)}
-        write_shard(self._state_file(block), specs, lambda key: _bytes(state[int(key)]), {})
+        code = _CODES[state[0].dtype]
+        specs = {str(i): (code, tuple(window.shape)) for i, window in enumerate(state)}
+        write_shard(self._state_file(block), specs, lambda key: as_array(state[int(key)], code), {})
 
     def _results_file(self, block: int) -> Path:
         return self._folder / f"checkpoint-{block:05d}.safetensors"
@@ -278,14 +270,3 @@ def checkpoints_of(
     ours = folder / f"process-{process_rank()}"
     check = task.checkpoint.check_unchanged
     return PassCheckpoints(ours, identity, what, task.note, check, keep_states=keep_states)
-
-
-def _bytes(tensor: Tensor) -> NDArray[Any]:
-    array: NDArray[Any] = tensor.detach().cpu().contiguous().view(torch.uint8).numpy()
-    return array
-
-
-def _tensor(array: NDArray[Any]) -> Tensor:
-    if array.dtype.name == "bfloat16":
-        return torch.from_numpy(array.view("int16")).view(torch.bfloat16)
-    return torch.from_numpy(array)

@@ -1,13 +1,15 @@
 """Hooks linears, and computes logits, losses and divergences in chunks: the logits of a whole text take too much memory."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from masklearn.model.modules import removed_after
 
 
 @contextmanager
@@ -19,7 +21,7 @@ def watch_calls(
     def seen(name: str, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         see(name, inputs[0], output)
 
-    with _removed(linear.register_forward_hook(partial(seen, name)) for name, linear in linears.items()):
+    with removed_after(linear.register_forward_hook(partial(seen, name)) for name, linear in linears.items()):
         yield
 
 
@@ -30,21 +32,10 @@ def watch_gradients(linears: Mapping[str, nn.Linear], see: Callable[[str, Tensor
     def seen(name: str, _: nn.Module, __: Any, gradients: tuple[Tensor, ...]) -> None:
         see(name, gradients[0])
 
-    with _removed(
+    with removed_after(
         linear.register_full_backward_hook(partial(seen, name)) for name, linear in linears.items()
     ):
         yield
-
-
-@contextmanager
-def _removed(handles: Iterable[Any]) -> Iterator[None]:
-    registered: list[Any] = []
-    try:
-        registered.extend(handles)
-        yield
-    finally:
-        for handle in registered:
-            handle.remove()
 
 
 HEAD_CHUNK = 256  # tokens per chunk: the logits of 256 tokens over a vocabulary of 128k take 134 MB in fp32

@@ -41,31 +41,23 @@ class Moment:
     matrix: XᵀX; rows: number of rows of X; check: XᵀX of other tokens, None if there are none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, inputs: int, device: torch.device) -> None:
         self.rows = 0
+        self.matrix = torch.zeros(inputs, inputs, device=device)
         self.check: torch.Tensor | None = None
-        self._matrix: torch.Tensor | None = None
-
-    @property
-    def matrix(self) -> torch.Tensor:
-        assert self._matrix is not None, "no tokens have been added"
-        return self._matrix
 
     def add(self, rows: torch.Tensor, *, checks: bool) -> None:
         """Add the upper triangle of the rows' XᵀX, to `check` if `checks`, until `finish` completes both."""
-        sums = self.check if checks else self._matrix
-        if sums is None:
-            sums = torch.zeros(rows.shape[1], rows.shape[1], device=rows.device)
-        add_upper(sums, rows)
-        if checks:
-            self.check = sums
-        else:
-            self._matrix, self.rows = sums, self.rows + len(rows)
+        if not checks:
+            self.rows += len(rows)
+        elif self.check is None:
+            self.check = torch.zeros_like(self.matrix)
+        add_upper(self.check if checks and self.check is not None else self.matrix, rows)
 
     def finish(self) -> None:
-        for matrix in (self._matrix, self.check):
-            if matrix is not None:
-                mirror(matrix)
+        mirror(self.matrix)
+        if self.check is not None:
+            mirror(self.check)
 
 
 def input_moments(
@@ -84,8 +76,10 @@ def input_moments(
         if name not in leaders:  # a block shares the same inputs at every call, so the first call decides
             leaders[name] = next((n for n, seen in inputs.items() if seen is x), name)
             inputs[name] = x
+            if leaders[name] == name:
+                moments[name] = Moment(x.shape[-1], x.device)
         if leaders[name] == name:
-            moments.setdefault(name, Moment()).add(x.detach().flatten(0, -2).float(), checks=checks())
+            moments[name].add(x.detach().flatten(0, -2).float(), checks=checks())
 
     with watch_calls(linears, add):
         run()
@@ -102,8 +96,8 @@ def watch_rounding(linears: Mapping[str, torch.nn.Linear]) -> Iterator[dict[str,
 
     def add(name: str, x: torch.Tensor, _: torch.Tensor) -> None:
         rows = x.detach().flatten(0, -2).float()
-        found = (round_inputs(rows) - rows).square_().sum(dim=0)
-        errors[name] = errors[name] + found if name in errors else found
+        squares = (round_inputs(rows) - rows).square_().sum(dim=0)
+        errors[name] = errors[name] + squares if name in errors else squares
 
     with watch_calls(linears, add):
         yield errors
@@ -135,7 +129,7 @@ def squared_input_norms(
 
     with watch_calls(linears, add):
         run()
-    return {name: one.float() for name, one in sums.items()}
+    return {name: norms.float() for name, norms in sums.items()}
 
 
 def add_upper(moment: torch.Tensor, rows: torch.Tensor) -> None:
@@ -212,10 +206,16 @@ def weighted_moments(
             inputs: dict[tuple[str, int], tuple[torch.Tensor, list[torch.Tensor]]] = {}
             for (name, x, _), gradient in zip(seen, gradients, strict=True):
                 inputs.setdefault((leaders[name], id(x)), (x, []))[1].append(gradient)
-            for (leader, _), (x, found) in inputs.items():
-                weights = torch.stack([one.flatten(0, -2).float().square().sum(dim=1) for one in found])
+            for (leader, _), (x, of_x) in inputs.items():
+                weights = torch.stack(
+                    [gradient.flatten(0, -2).float().square().sum(dim=1) for gradient in of_x]
+                )
                 sums[leader].add(x.detach().flatten(0, -2).float(), weights.sum(dim=0))
-    return {leader: _kept(one.result(), store) for leader, one in sums.items() if 0.0 < one.weight < math.inf}
+    return {
+        leader: _stored(moment.result(), store)
+        for leader, moment in sums.items()
+        if 0.0 < moment.weight < math.inf
+    }
 
 
 def _gradients(
@@ -230,7 +230,7 @@ def _gradients(
         return torch.autograd.grad(z, [y for _, _, y in seen], r, materialize_grads=True)
 
 
-def _kept(moment: torch.Tensor, store: Path | None) -> Callable[[], torch.Tensor]:
+def _stored(moment: torch.Tensor, store: Path | None) -> Callable[[], torch.Tensor]:
     if moment.device.type != "cpu" or moment.nbytes < _LARGE:
         return lambda: moment
     shape = moment.shape

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from masklearn.masks.stored import COLUMNS, ROWS
 from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.modules import removed_after
 from masklearn.model.store import torch_dtype
 from masklearn.stream.blocks import Block
 from masklearn.stream.logits import watch_calls
@@ -25,7 +26,7 @@ _CLOSE = 1e-5  # of the largest output: fp32 results that differ by rounding onl
 @contextmanager
 def parameters_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Put the parameters of the modules back on leaving."""
-    saved = [(one, one.data.clone()) for module in modules for one in module.parameters(recurse=False)]
+    saved = [(p, p.data.clone()) for module in modules for p in module.parameters(recurse=False)]
     try:
         yield
     finally:
@@ -97,10 +98,10 @@ class Site:
         weight: Tensor = self.maker.weight  # type: ignore[assignment]
         rows = torch.zeros(weight.shape[0])
         rows[self.rows] = exponents
-        found = {f"{tensor}{ROWS}": rows for tensor in block.tensor_names(self.maker).values()}
+        folds = {f"{tensor}{ROWS}": rows for tensor in block.tensor_names(self.maker).values()}
         for linear in self.takers.values():
-            found[f"{block.tensor_names(linear)['weight']}{COLUMNS}"] = self.spread(exponents)
-        return {name: one.numpy().astype(np.int8) for name, one in found.items()}
+            folds[f"{block.tensor_names(linear)['weight']}{COLUMNS}"] = self.spread(exponents)
+        return {name: fold.numpy().astype(np.int8) for name, fold in folds.items()}
 
 
 def _is_held(values: Tensor, dtype: str, shift: float) -> bool:
@@ -113,9 +114,9 @@ def sites_of(block: Block) -> list[Site]:
     """Returns the sites of a block. Each was tried: the block's output does not change when its channels are scaled."""
     window = block.hidden[0]
     before, norms, reads = _run(block, window)
-    found: list[Site] = []
+    sites: list[Site] = []
     for site in _candidates(block, norms, reads):
-        taken = {name for other in found for name in other.takers}
+        taken = {name for earlier in sites for name in earlier.takers}
         exponents = torch.arange(site.gather(torch.ones(site.inputs)).numel()).remainder(3).sub(1).float()
         if not taken.isdisjoint(site.takers):
             continue
@@ -123,8 +124,8 @@ def sites_of(block: Block) -> list[Site]:
             site.scale(exponents)
             off = (block.run(window) - before).abs().max()
         if off <= _CLOSE * before.abs().max():
-            found.append(site)
-    return found
+            sites.append(site)
+    return sites
 
 
 _Norms = list[tuple[nn.Module, Tensor]]
@@ -134,16 +135,13 @@ def _run(block: Block, window: Tensor) -> tuple[Tensor, _Norms, dict[str, Tensor
     """Returns the block's output, its norms with their outputs, and the input of each linear in the order of the calls."""
     norms: _Norms = []
     reads: dict[str, Tensor] = {}
-    handles = [
+    hooks = (
         module.register_forward_hook(lambda module, _, output: norms.append((module, output)))
         for module in block.module.modules()
         if getattr(getattr(module, "weight", None), "ndim", 0) == 1
-    ]
-    with watch_calls(block.linears, lambda name, x, _: reads.setdefault(name, x)):
-        output = block.run(window)
-    for handle in handles:
-        handle.remove()
-    return output, norms, reads
+    )
+    with removed_after(hooks), watch_calls(block.linears, lambda name, x, _: reads.setdefault(name, x)):
+        return block.run(window), norms, reads
 
 
 def _candidates(block: Block, norms: _Norms, reads: Mapping[str, Tensor]) -> Iterator[Site]:

@@ -19,8 +19,8 @@ from masklearn.base.progress import OnStep
 from masklearn.base.shard import Shard, write_shard
 from masklearn.masks.record import TextRecord
 from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.config_shapes import text_settings
 from masklearn.model.pretrained import load_tokenizer, special_ends, token_ids
-from masklearn.model.text_settings import text_settings
 from masklearn.recipe import LearnRecipe
 from masklearn.text import SourceKind, TextSource, open_text
 from masklearn.text.selftext import write_text
@@ -123,8 +123,8 @@ class TokenPool:
         count = min(_HELD_OUT, max(1, total // 8))
         if total == 1:
             return self, self.windows
-        kept = self.windows[: total - count]
-        return TokenPool(kept, self.record, min(self.count, len(kept))), self.windows[total - count :]
+        training, held_out = self.windows[:-count], self.windows[-count:]
+        return TokenPool(training, self.record, min(self.count, len(training))), held_out
 
     def batches(self, size: int, *, seed: int = 0, skip: int = 0) -> Iterator[NDArray[np.int64]]:
         """Yield batches `[size, length]` without end.
@@ -172,17 +172,27 @@ def token_pool(
     """
     count, length, seed = recipe.calibration_windows(widest), recipe.length, recipe.seed
     if recipe.calib is None:
-        wanted = count + min(training, _WRITTEN_MORE)
-        windows = _written(checkpoint, recipe, wanted, progress, keep)
-        return pool_of(windows, count, recipe, SourceKind.SELF, "text written by the model")
-    source = open_text(recipe.calib)
-    tokenizer, characters = load_tokenizer(checkpoint.path), _DRAWN_FROM[source.kind]
-    ids, alone = _read_ids(tokenizer, source, count * length, training * length, characters, progress)
-    if recipe.windows is None:
-        count = max(1, min(count, ids.size // length))
-    windows = _draw(_cut(ids, length, count, source.spec), count, training, seed, alone // length)
-    _set_ends(windows, tokenizer, _start_token(checkpoint.path))
-    return pool_of(windows, count, recipe, source.kind, source.name)
+        kind, name = SourceKind.SELF, "text written by the model"
+        windows = _written(checkpoint, recipe, count + min(training, _WRITTEN_MORE), progress, keep)
+    else:
+        source = open_text(recipe.calib)
+        kind, name = source.kind, source.name
+        tokenizer, characters = load_tokenizer(checkpoint.path), _DRAWN_FROM[kind]
+        ids, alone = _read_ids(tokenizer, source, count * length, training * length, characters, progress)
+        if recipe.windows is None:
+            count = max(1, min(count, ids.size // length))
+        windows = _draw(_cut(ids, length, count, source.spec), count, training, seed, alone // length)
+        _set_ends(windows, tokenizer, _start_token(checkpoint.path))
+    record = TextRecord(
+        source=kind.value,
+        name=name,
+        sha256=hashlib.sha256(windows.astype("<i8").tobytes()).hexdigest(),
+        tokens=int(windows.size),
+        windows=count,
+        length=length,
+        seed=seed,
+    )
+    return TokenPool(windows, record, count)
 
 
 def _start_token(model_dir: Path) -> int | None:
@@ -218,21 +228,18 @@ def _written(
 ) -> NDArray[np.int64]:
     """Returns windows that the model writes, or those in the file `keep` if the same call wrote them there."""
 
-    def write() -> NDArray[np.int64]:
-        length, seed, device = recipe.length, recipe.seed, recipe.device
-        return write_text(checkpoint.path, count, length, seed, progress, device=device)
-
-    if keep is None:
-        return write()
-    identity = f"{checkpoint.fingerprint()} {count} {recipe.length} {recipe.seed} {recipe.device}"
-    with contextlib.suppress(MaskLearnError):  # a missing or damaged file is written again
-        kept = Shard.open(keep)
-        if kept.metadata.get("identity") == identity:
-            return kept.read("windows")
-    windows = write()
-    checkpoint.check_unchanged()
-    keep.parent.mkdir(parents=True, exist_ok=True)
-    write_shard(keep, {"windows": ("I64", windows.shape)}, lambda _: windows, {"identity": identity})
+    length, seed, device = recipe.length, recipe.seed, recipe.device
+    if keep is not None:
+        identity = f"{checkpoint.fingerprint()} {count} {length} {seed} {device}"
+        with contextlib.suppress(MaskLearnError):  # a missing or damaged file is written again
+            shard = Shard.open(keep)
+            if shard.metadata.get("identity") == identity:
+                return shard.read("windows")
+    windows = write_text(checkpoint.path, count, length, seed, progress, device=device)
+    if keep is not None:
+        checkpoint.check_unchanged()
+        keep.parent.mkdir(parents=True, exist_ok=True)
+        write_shard(keep, {"windows": ("I64", windows.shape)}, lambda _: windows, {"identity": identity})
     return windows
 
 
@@ -261,7 +268,7 @@ def _read_ids(
 
     Raises MaskLearnError for a text that has hardly a token in its first 16 million characters.
     """
-    read, found, alone, blank, parts = 0, 0, 0, True, []
+    read, total, alone, blank, parts = 0, 0, 0, True, []
 
     def counted() -> Iterator[str]:
         nonlocal read, blank
@@ -274,25 +281,25 @@ def _read_ids(
     expected = min(stored, characters) if stored else characters
     for ids in _token_ids(tokenizer, counted()):
         parts.append(ids)
-        found += ids.size
+        total += ids.size
         if progress:
             progress("reading text", read, max(read, expected))
-        if read > _OF_CHARACTERS and found < _FEW_TOKENS:
+        if read > _OF_CHARACTERS and total < _FEW_TOKENS:
             raise MaskLearnError(
                 f"The text at {source.spec} holds hardly any words",
-                f"Its first {read:,} characters are {found:,} tokens of the model.",
+                f"Its first {read:,} characters are {total:,} tokens of the model.",
                 "Give a text that the model's tokenizer can read.",
             )
         enough = read >= characters
-        if enough and found >= tokens and not alone:
-            alone = found
-        if enough and found >= tokens + more:
+        if enough and total >= tokens and not alone:
+            alone = total
+        if enough and total >= tokens + more:
             break
     if blank:
         raise MaskLearnError(
             f"The text at {source.spec} is empty", "It holds only blanks.", "Give a text with words in it."
         )
-    return np.concatenate(parts), alone or found
+    return np.concatenate(parts), alone or total
 
 
 def _token_ids(tokenizer: Any, pieces: Iterator[str]) -> Iterator[NDArray[np.int32]]:
@@ -342,19 +349,3 @@ def _draw(windows: NDArray[np.int32], count: int, more: int, seed: int, drawn_fr
     others = rng.permutation(np.setdiff1d(np.arange(len(windows)), first, assume_unique=True))[:more]
     drawn: NDArray[np.int64] = windows[np.concatenate([first, others])].astype(np.int64)
     return drawn
-
-
-def pool_of(
-    windows: NDArray[np.int64], count: int, recipe: LearnRecipe, source: SourceKind, name: str
-) -> TokenPool:
-    """Returns a pool of windows `[all, length]` with a record of their source. The first `count` calibrate."""
-    record = TextRecord(
-        source=source.value,
-        name=name,
-        sha256=hashlib.sha256(windows.astype("<i8").tobytes()).hexdigest(),
-        tokens=int(windows.size),
-        windows=count,
-        length=recipe.length,
-        seed=recipe.seed,
-    )
-    return TokenPool(windows, record, count)

@@ -155,8 +155,8 @@ def record_texts(records: Iterable[tuple[str, Any]], where: str, column: str | N
             yield None
             continue
         with _record(place):
-            found = columns_of_record(json_object(record))
-            name = text_column(found, where, column) if name is None else name
+            columns = columns_of_record(json_object(record))
+            name = text_column(columns, where, column) if name is None else name
             if not isinstance(text := record.get(name), str | None):
                 raise ValueError(f"{name!r} is {type(text).__name__}, not a string.")
         yield text

@@ -52,9 +52,9 @@ def write_text(
     """
     import torch
 
-    checkpoint, place = Checkpoint.open(model_dir), usable_device(device)
+    checkpoint, on = Checkpoint.open(model_dir), usable_device(device)
     check_writes(checkpoint, device)
-    model = load_model(model_dir, dtype=_type_that_fits(checkpoint, place)).to(place)
+    model = load_model(model_dir, dtype=_type_that_fits(checkpoint, on)).to(on)
     config = model.config.get_text_config()
     start = _start_token(config, model_dir)
     document = min(_DOCUMENT, longest_window(checkpoint.architecture, config) or _DOCUMENT)

@@ -13,6 +13,7 @@ from typing import Any
 
 from masklearn.base.errors import MaskLearnError, reading
 from masklearn.base.progress import without_bars
+from masklearn.base.safe_read import sha256_of
 from masklearn.text.files import (
     BETWEEN,
     PLAIN,
@@ -58,8 +59,13 @@ def dataset_documents(
 
 def _files_of_split(where: str, config: str | None, split: str | None) -> list[Path]:
     """Returns the data files of a split of a local dataset."""
-    with _refusing(where):
-        splits = _data_files(where, config)
+    from datasets import load_dataset_builder
+    from datasets.utils import logging
+
+    # `datasets` finds the files and reads none.
+    with _refusing(where), without_bars(logging), TemporaryDirectory() as cache:
+        builder = load_dataset_builder(where, config, cache_dir=cache)
+    splits = {str(name): files for name, files in (builder.config.data_files or {}).items()}
     return [Path(file) for file in splits[_split(where, splits, split)]]
 
 
@@ -73,18 +79,6 @@ def _split(where: str, splits: Mapping[str, Any], asked: str | None) -> str:
             f"Name one of them: {SPELLING}.",
         )
     return wanted
-
-
-def _data_files(where: str, config: str | None) -> dict[str, list[str]]:
-    """Returns the data files of each split. `datasets` finds them and reads none."""
-    from datasets import load_dataset_builder
-    from datasets.utils import logging
-
-    with without_bars(logging), TemporaryDirectory() as folder:
-        # Without a network a dataset of the hub is only in the user's own cache.
-        cache = folder if Path(where).is_dir() else None
-        builder = load_dataset_builder(where, config, cache_dir=cache)
-    return {str(split): list(files) for split, files in (builder.config.data_files or {}).items()}
 
 
 def _readable(file: Path, *more: str) -> Path:
@@ -150,7 +144,7 @@ class TextSource:
         read = [self.column, self.dataset[1:] if self.files and self.dataset else self.dataset]
         total = hashlib.sha256(json.dumps([self.kind.value, *read]).encode())
         for path in self.files:
-            total.update(f"{path.name} {_sha256(path)}".encode())
+            total.update(f"{path.name} {sha256_of(path)}".encode())
         return total.hexdigest()
 
     def shares(self, other: "TextSource") -> bool:
@@ -160,9 +154,10 @@ class TextSource:
         """
         if self.on_hub or other.on_hub:
             return self.on_hub and other.on_hub and self._split_on_hub() == other._split_on_hub()
-        one, two = self._by_size(), other._by_size()
+        ours, theirs = self._by_size(), other._by_size()
         return any(
-            not set(map(_sha256, one[size])).isdisjoint(map(_sha256, two[size])) for size in one.keys() & two
+            not set(map(sha256_of, ours[size])).isdisjoint(map(sha256_of, theirs[size]))
+            for size in ours.keys() & theirs
         )
 
     def _split_on_hub(self) -> tuple[str, str, str]:
@@ -172,10 +167,10 @@ class TextSource:
 
     def _by_size(self) -> dict[int, list[Path]]:
         """Returns the files that are read by their bytes, because most texts differ in these."""
-        found: dict[int, list[Path]] = {}
+        files: dict[int, list[Path]] = {}
         for file in self.files if self.dataset is None else _files_of_split(*self.dataset):
-            found.setdefault(file.stat().st_size, []).append(file)
-        return found
+            files.setdefault(file.stat().st_size, []).append(file)
+        return files
 
     def pieces(self) -> Iterator[str]:
         """Yield pieces whose concatenation is the text. A blank line joins documents.
@@ -207,11 +202,6 @@ def open_text(spec: str | Path) -> TextSource:
     if path.is_file():
         return _file(path, rest)
     return _folder(path) if rest is None else _local_dataset(path, rest)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _existing(text: str) -> tuple[Path | None, str | None]:
@@ -253,23 +243,23 @@ def _file(path: Path, column: str | None) -> TextSource:
 
 
 def _folder(path: Path) -> TextSource:
-    kinds = {suffix: sorted(path.glob(f"*{suffix}")) for suffix in _SUFFIXES if suffix != ".md"}
-    found = {suffix: files for suffix, files in kinds.items() if files}
-    if len(found) > 1:  # a .json next to other texts describes them
-        found.pop(".json", None)
-    if not found:
+    globs = {suffix: sorted(path.glob(f"*{suffix}")) for suffix in _SUFFIXES if suffix != ".md"}
+    kinds = {suffix: files for suffix, files in globs.items() if files}
+    if len(kinds) > 1:  # a .json next to other texts describes them
+        kinds.pop(".json", None)
+    if not kinds:
         raise MaskLearnError(
             f"No text at {path}",
             f"The folder has no file of {', '.join(_SUFFIXES)}.",
             f"Give the folder that holds the texts; for a dataset laid out as on the hub, {path}:CONFIG or {path}::SPLIT.",
         )
-    if len(found) > 1:
+    if len(kinds) > 1:
         raise MaskLearnError(
             f"The texts in {path} are of several kinds",
-            f"It has {', '.join(f'{len(files)} {suffix}' for suffix, files in found.items())}.",
+            f"It has {', '.join(f'{len(files)} {suffix}' for suffix, files in kinds.items())}.",
             "Give a file, or a folder with files of one kind.",
         )
-    files = tuple(next(iter(found.values())))
+    files = tuple(next(iter(kinds.values())))
     return TextSource(SourceKind.FOLDER, path.resolve().name, str(path.resolve()), files)
 
 

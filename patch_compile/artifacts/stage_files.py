@@ -4,7 +4,6 @@ never makes, and from files of the user."""
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import stat
@@ -12,16 +11,11 @@ from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 
 from masklearn.base.durable import is_temporary
+from masklearn.base.safe_read import sha256_of as sha256_of
 from patch_compile.artifacts.state import StageRecord
 from patch_compile.errors import PatchCompileError
 
 _NAMED = 5  # files that an error names
-
-
-def sha256_of(path: Path) -> str:
-    """Returns the sha256 of a file, which is read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sweep(root: Path, records: dict[str, StageRecord], keep: tuple[str, ...]) -> None:

@@ -12,8 +12,8 @@ from masklearn.model.architectures import (
 )
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.config_bounds import check_config
+from masklearn.model.config_shapes import text_settings
 from masklearn.model.naming import checkpoint_name
-from masklearn.model.text_settings import text_settings
 from patch_compile.errors import PatchCompileError
 
 FUSED_OPSET = 23

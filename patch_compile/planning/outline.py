@@ -9,9 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from masklearn.masks.name_globs import depth_of
 from masklearn.model.architectures import ARCHITECTURES
 from masklearn.model.checkpoint import Checkpoint
-from masklearn.model.config_shapes import sizes_of
+from masklearn.model.config_shapes import sizes_of, text_settings
 from masklearn.model.coverage import Coverage
-from masklearn.model.text_settings import text_settings
 from patch_compile.packing.fusion import FUSIONS
 from patch_compile.planning.lowering import LinearPlan, uncovered
 from patch_compile.planning.products import InputGroup, compiled_groups, fused_groups, groups_by_name

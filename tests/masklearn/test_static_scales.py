@@ -13,7 +13,8 @@ from hypothesis.extra.numpy import arrays
 from onnx import TensorProto, helper
 
 from masklearn.masks.linear_mask import LinearMask
-from masklearn.model.rounded_inputs import StaticRounding
+from masklearn.model.modules import removed_after
+from masklearn.model.rounded_inputs import round_by_scales
 from masklearn.quant.grid import StaticScales, storable
 from masklearn.static_scales import find_static_scales
 from tests.conftest import ModelMaker
@@ -105,6 +106,6 @@ def test_rounding_is_that_of_onnx(x: np.ndarray, scale: float) -> None:
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     linear = torch.nn.Linear(8, 8, bias=False)
     linear.weight.data = torch.eye(8)
-    with StaticRounding({"l": linear}, {"l": StaticScales(input=scale)}), torch.no_grad():
+    with removed_after(round_by_scales({"l": linear}, {"l": StaticScales(input=scale)})), torch.no_grad():
         rounded = linear(torch.from_numpy(x)).numpy()
     assert np.array_equal(rounded, session.run(None, {"x": x})[0])

@@ -126,10 +126,10 @@ def pack_slabs(
             if kind in only_index:
                 continue
             if kind == 0:
-                parts[kind].append(_fragments(slab))
+                parts[kind].append(in_fragments(slab))
             elif kind == 1:
                 kept, nibbles = compress(slab)
-                parts[kind].append(_fragments(kept))
+                parts[kind].append(in_fragments(kept))
                 words[kind].append(_meta_words(nibbles).view(np.int32))
             else:
                 values, masks = pack_of_sixteen(slab, None, KEPT[kind])
@@ -209,11 +209,6 @@ def pack_of_sixteen(
 
 
 def in_fragments(slab: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """Order a slab [rows, 64] as a dense slab is stored."""
-    return _fragments(slab)
-
-
-def _fragments(slab: NDArray[np.uint16]) -> NDArray[np.uint16]:
     """Order [rows, columns] as [k16][row block][lane][8]: a_i of lane 4g + t (PTX ISA 9.7.14.5.8)."""
     rows, columns = slab.shape
     out = np.empty((columns // 16, rows // 16, 32, 8), np.uint16)

@@ -80,10 +80,10 @@ def _check_format(stored: Checkpoint) -> None:
 
     check_config(stored.path / "config.json", stored.config)
     settings: Any = stored.config.get("quantization_config") or stored.config.get("compression_config") or {}
-    found = (settings.get("sparsity_config") or stored.config.get("sparsity_config") or {}).get("format")
-    if found not in (None, _TWO_FOUR, _ANY):
+    name = (settings.get("sparsity_config") or stored.config.get("sparsity_config") or {}).get("format")
+    if name not in (None, _TWO_FOUR, _ANY):
         raise MaskLearnError(
-            f"{stored.path} is compressed as {found!r}",
+            f"{stored.path} is compressed as {name!r}",
             f"Masks are imported from {_TWO_FOUR} and {_ANY}.",
             "Give a checkpoint in one of these formats, or an uncompressed checkpoint.",
         )
@@ -93,9 +93,9 @@ def _bits(stored: Checkpoint, prefix: str, shape: tuple[int, ...]) -> NDArray[np
     import numpy as np
 
     rows, columns = shape
-    said = stored.read(f"{prefix}.shape").ravel().tolist()
-    if said != [rows, columns]:
-        raise ValueError(f"{prefix} has the shape {said}, and in the model {[rows, columns]}.")
+    sizes = stored.read(f"{prefix}.shape").ravel().tolist()
+    if sizes != [rows, columns]:
+        raise ValueError(f"{prefix} has the shape {sizes}, and in the model {[rows, columns]}.")
     packed = stored.read(f"{prefix}{_BITMASK}")
     if packed.dtype != np.uint8 or packed.shape != (rows, -(-columns // 8)):
         raise ValueError(f"The bitmask of {prefix} is {packed.dtype} {list(packed.shape)}.")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from masklearn.base.errors import MaskLearnError
+from masklearn.base.safe_read import sha256_of
 from masklearn.importers.base import IMPORTERS, Importer, Published, check_known
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ class MaskLlmFile(Importer):
             shape = stored_shape(checkpoint, f"{name}.weight", coverage.linears[name])
             return from_stored(checkpoint, f"{name}.weight", archive.read_bits(keys[name], shape))
 
-        return Published(names, read, archive.sha256, uniform=frozenset(names), ignored=ignored)
+        return Published(names, read, partial(sha256_of, source), uniform=frozenset(names), ignored=ignored)
 
 
 def _keys(archive: MaskArchive, checkpoint: Checkpoint) -> dict[str, str]:

@@ -6,10 +6,11 @@ therefore zeros of the masks too.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from masklearn.base.errors import MaskLearnError, reading
-from masklearn.base.safe_read import json_object, parse_json
+from masklearn.base.safe_read import json_object, parse_json, sha256_of
 from masklearn.importers.base import IMPORTERS, Importer, Published, check_known
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Patch(Importer):
         return Published(
             names,
             read,
-            archive.sha256,
+            partial(sha256_of, source),
             uniform=uniform,
             smallest=4,
             ignored=ignored,
@@ -85,10 +86,10 @@ def _check_shape(archive: MaskArchive, key: str, shape: tuple[int, ...]) -> None
             f"There is no {key + _SHAPE}.",
             "Give `format` maskllm if MaskLLM wrote the archive; the shapes are then the model's.",
         )
-    found = archive.read(key + _SHAPE, 64)
-    if found.dtype.kind not in "iu" or found.ravel().tolist() != list(shape):
+    stored = archive.read(key + _SHAPE, 64)
+    if stored.dtype.kind not in "iu" or stored.ravel().tolist() != list(shape):
         raise MaskLearnError(
-            f"{key} is {found.ravel().tolist()} in {archive.path}",
+            f"{key} is {stored.ravel().tolist()} in {archive.path}",
             f"It is {list(shape)} in the model.",
             "Give the model that the masks were made for.",
         )

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,7 +74,7 @@ class StoredTensors:
             raise damaged(self.folder, name, "It is missing, and the other tensors of its weight are there.")
         entry = self.entry(name)
         fits = len(entry.shape) == len(shape) and all(
-            length is None or length == found for length, found in zip(shape, entry.shape, strict=True)
+            length is None or length == stored for length, stored in zip(shape, entry.shape, strict=True)
         )
         if entry.dtype not in dtypes or not fits:
             expected = f"{' or '.join(dtypes)} [{', '.join('…' if n is None else str(n) for n in shape)}]"
@@ -164,18 +164,14 @@ class PackedWeight:
 
     def values(self) -> NDArray[Any]:
         """Read the weight, in its dtype. Raises MaskLearnError as `grid` does, and if an integer is not valid."""
-        if not self.has_grid:
-            return self._values_over(np.zeros((1, 1), np.int8) if self.zeros is None else self.zeros())
-        grid = self.grid()
+        dtype = numpy_dtype(self.dtype)
         with np.errstate(over="ignore"):  # whoever learns on infinity is told so by `Checkpoint.read_finite`
-            return grid.values(self.integers(), numpy_dtype(self.dtype))
-
-    def _values_over(self, zeros: NDArray[np.int8]) -> NDArray[Any]:
-        scales, integers = self.scales(), self.integers()
-        grouped = integers.reshape(*scales.shape, -1).astype(np.float32) - zeros[..., None]
-        with np.errstate(over="ignore"):
-            values: NDArray[Any] = (grouped * scales[..., None]).astype(numpy_dtype(self.dtype))
-        return values.reshape(self.shape)
+            if self.has_grid:
+                return self.grid().values(self.integers(), dtype)
+            scales = self.scales()
+            grouped = self.integers().reshape(*scales.shape, -1).astype(np.float32)
+            grouped -= 0 if self.zeros is None else self.zeros()[..., None]
+            return np.asarray((grouped * scales[..., None]).astype(dtype).reshape(self.shape))
 
 
 class FormatSettings(BaseModel):
@@ -191,18 +187,21 @@ GroupSize = Literal[-1] | PositiveInt
 class Quantisation(ABC):
     """A format of quantised checkpoints.
 
-    name: value of `quant_method` in config.json; summary: the supported part of the format, in one line.
+    name: value of `quant_method` in config.json; summary: the supported part of the format, in one line; parsed_as: class of
+    its settings, whose types say what is read.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    parsed_as: ClassVar[type[FormatSettings]]
 
-    @abstractmethod
     def settings(self, folder: Path, config: Mapping[str, Any]) -> FormatSettings:
         """Check the object `quantization_config` of a config.json.
 
         Raises MaskLearnError if it is damaged, or describes a way of quantising that is not read.
         """
+        with reading(f"quantization_config in {folder}", _FIX, what="is not read"):
+            return self.parsed_as.model_validate(dict(config))
 
     @abstractmethod
     def weights(self, stored: StoredTensors, settings: Any, dtype: str) -> Sequence[PackedWeight]:
@@ -213,14 +212,6 @@ class Quantisation(ABC):
 
 
 QUANTISATIONS: Registry[Quantisation] = Registry("masklearn.model.quantised.formats")
-
-_Settings = TypeVar("_Settings", bound=FormatSettings)
-
-
-def parse_settings(kind: type[_Settings], folder: Path, config: Mapping[str, Any]) -> _Settings:
-    """Check a format's settings. Raises MaskLearnError for a setting that is not valid or not read."""
-    with reading(f"quantization_config in {folder}", _FIX, what="is not read"):
-        return kind.model_validate(dict(config))
 
 
 def check_groups(folder: Path, name: str, shape: tuple[int, int], bits: int, groups: int) -> None:
@@ -292,7 +283,7 @@ class Grids(Mapping[str, Grid]):
         return {name: weight.type for name, weight in self._packed.items()}
 
     def of_type(self, kind: WeightType) -> list[str]:
-        return [name for name, one in self.types.items() if one is kind]
+        return [name for name, weight_type in self.types.items() if weight_type is kind]
 
     def __getitem__(self, linear: str) -> Grid:
         return self._packed[linear].grid()
@@ -320,10 +311,9 @@ def find_packed(
     config: the object in config.json; shards: file name in the folder to header. Raises MaskLearnError for a checkpoint that
     is damaged, or quantised in a way that is not read.
     """
-    found = _stated(folder, config)
-    if found is None:
+    if (stated := _stated(folder, config)) is None:
         return {}
-    key, kind, settings = found
+    key, kind, settings = stated
     stored = StoredTensors(folder, shards)
     dtype = stated_dtype(config) or "F32"
     packed = {weight.name: weight for weight in kind.weights(stored, settings, dtype)}
@@ -344,10 +334,9 @@ def describe_packed(
     shapes: the weights that the format quantises: the linears of the blocks; dtype: of their values. Raises MaskLearnError
     for a way of quantising that is not read, and if only the headers tell which linears keep their grids.
     """
-    found = _stated(folder, config)
-    if found is None:
+    if (stated := _stated(folder, config)) is None:
         return {}
-    key, _, settings = found
+    key, _, settings = stated
     bits, size = getattr(settings, "bits", None), getattr(settings, "group_size", -1)
     zeros = bool(getattr(settings, "zero_point", False))
     some = any(config[key].get(name) for name in ("modules_to_not_convert", "dynamic"))
@@ -391,7 +380,7 @@ def _stated(folder: Path, config: Mapping[str, Any]) -> tuple[str, Quantisation,
         raise damaged(folder, f"{key} = {shown(about)}", "It is not an object.")
     method = about.get("quant_method", "compressed-tensors" if key == _KEYS[1] else None)
     if not isinstance(method, str) or method not in QUANTISATIONS:
-        known = "; ".join(f"{name} ({one.summary})" for name, one in QUANTISATIONS.items())
+        known = "; ".join(f"{name} ({kind.summary})" for name, kind in QUANTISATIONS.items())
         raise refused(folder, f"{key}.quant_method = {shown(method)}", f"Read are {known}.")
     kind = QUANTISATIONS[method]()
     return key, kind, kind.settings(folder, about)

@@ -13,9 +13,9 @@ from masklearn import FISHER_WINDOWS
 from masklearn.masks.linear_mask import LinearMask
 from masklearn.masks.tiles import GROUP
 from masklearn.model.checkpoint import Checkpoint
+from masklearn.model.config_shapes import text_settings
 from masklearn.model.coverage import covered_linears_of
 from masklearn.model.pretrained import load_tokenizer, token_ids
-from masklearn.model.text_settings import text_settings
 from patch_compile.artifacts.proof import PROMPT
 from patch_compile.artifacts.report import Kind
 from patch_compile.errors import PatchCompileError

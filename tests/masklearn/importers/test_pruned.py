@@ -17,8 +17,9 @@ from tests.mosaics import mosaic as random_mosaic
 from tests.refusals import refused
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("tile", [(16, 16), (32, 16), (16, 64)])
+@pytest.mark.parametrize(
+    ("tile", "dtype"), [((16, 16), torch.float32), ((32, 16), torch.float16), ((16, 64), torch.bfloat16)]
+)
 def test_a_pruned_model_gives_its_masks_back(make_dense, tmp_path, tile, dtype) -> None:
     dense = make_dense(dtype=dtype, shard="40KB")
     expected = sources.mosaics(dense.coverage, tile)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from masklearn.importers.zeros import Pattern, Zeros, zeros_of
+from masklearn.importers.inference import Pattern, Zeros, zeros_of
 from masklearn.masks.tiles import expand_tiles
 
 SHAPE = 256, 512

@@ -35,11 +35,6 @@ def test_a_pooler_that_the_checkpoint_lacks_is_dropped(make_model: ModelMaker, t
     assert covered_linears(tmp_path / "masked").skipped == {}
 
 
-def test_tied_weights_are_one_parameter(make_model: ModelMaker) -> None:
-    model = meta_model(Checkpoint.open(make_model("gpt2", tie_word_embeddings=True)))
-    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
-
-
 def test_config_of_no_model(make_model: ModelMaker) -> None:
     path = make_model("gpt2")
     edit_config(path, n_head=5)

@@ -6,9 +6,8 @@ A weight [N, K] of a module `X` is stored as `X.qweight` int32 [K, N/8], `X.scal
 https://github.com/casper-hansen/AutoAWQ.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -25,7 +24,6 @@ from masklearn.model.quantised.base import (
     check_said_groups,
     dense_dtype,
     nibbles,
-    parse_settings,
     refused,
     signed,
 )
@@ -48,10 +46,7 @@ class Awq(Quantisation):
 
     name = "awq"
     summary = "layout gemm, 4 bits"
-
-    def settings(self, folder: Path, config: Mapping[str, Any]) -> _Settings:
-        """Check bits and layout."""
-        return parse_settings(_Settings, folder, config)
+    parsed_as = _Settings
 
     def weights(self, stored: StoredTensors, settings: Any, dtype: str) -> Sequence[PackedWeight]:
         """Find the weights by their `qweight`."""
@@ -76,31 +71,23 @@ def _weight(stored: StoredTensors, module: str, settings: _Settings, dtype: str)
         bits=_BITS,
         parts=parts,
         file=stored.file_of(parts[0]),
-        integers=partial(_integers, stored, module),
+        integers=partial(_integers, stored, parts[0]),
         scales=partial(_scales, stored, module, symmetric=not settings.zero_point),
-        zeros=partial(_zeros, stored, zeros) if settings.zero_point else None,
+        zeros=partial(_integers, stored, zeros) if settings.zero_point else None,
     )
 
 
-def _integers(stored: StoredTensors, module: str) -> NDArray[np.int8]:
-    rows = _rows(stored.read(f"{module}.qweight"))
+def _integers(stored: StoredTensors, name: str) -> NDArray[np.int8]:
+    """Returns the integers [N, K] of `X.qweight`, or the zero points [N, groups] of `X.qzeros`; both are stored plus 8."""
+    words = stored.read(name)
+    rows = nibbles(words)[..., _IN_WORD].reshape(words.shape[0], -1)
     return signed(np.ascontiguousarray(rows.T), _BITS)
-
-
-def _zeros(stored: StoredTensors, name: str) -> NDArray[np.int8]:
-    """Returns the zero points of the integers, which are stored plus 8 like them."""
-    return signed(np.ascontiguousarray(_rows(stored.read(name)).T), _BITS)
 
 
 def _scales(stored: StoredTensors, module: str, *, symmetric: bool) -> NDArray[np.float32]:
     zeros = f"{module}.qzeros"
-    if symmetric and zeros in stored and _zeros(stored, zeros).any():
+    if symmetric and zeros in stored and _integers(stored, zeros).any():
         raise refused(
             stored.folder, zeros, f"A zero point is not {_ZERO}, though config.json says that there are none."
         )
     return np.ascontiguousarray(stored.scales(f"{module}.scales").T)
-
-
-def _rows(words: NDArray[np.int32]) -> NDArray[np.uint8]:
-    """Returns the values of words [rows, N/8] as [rows, N]."""
-    return nibbles(words)[..., _IN_WORD].reshape(words.shape[0], -1)

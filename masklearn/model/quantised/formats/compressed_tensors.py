@@ -4,7 +4,7 @@ float-quantized and marlin-24.
 A weight [N, K] of a module `X` is stored as `X.weight_packed` int32 [N, ceil(K·bits/32)] (the lowest bits first, each value
 plus 2^(bits-1)) with `X.weight_shape`, or as `X.weight` int8 or fp8 (e4m3) [N, K]. With it come `X.weight_scale` [N, 1] or
 [N, K/group], and in files of early versions `X.weight_zero_point`, which is 0. marlin-24 stores `X.weight_packed`, `X.meta`
-and `X.scale_packed` in the order of its kernel, see `marlin24`. Sparse formats (sparse-24-bitmask, sparse-bitmask) store
+and `X.scale_packed` in the order of its kernel. Sparse formats (sparse-24-bitmask, sparse-bitmask) store
 `X.compressed`, the kept values of `X.weight` row by row, with `X.bitmask` and `X.shape`. See compressed_tensors/compressors
 in https://github.com/vllm-project/compressed-tensors.
 """
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from masklearn.model.quantised import marlin24
+from masklearn.masks.tiles import GROUP
 from masklearn.model.quantised.base import (
     QUANTISATIONS,
     SCALES,
@@ -33,7 +33,6 @@ from masklearn.model.quantised.base import (
     damaged,
     dense_dtype,
     nibbles,
-    parse_settings,
     refused,
     signed,
 )
@@ -127,7 +126,9 @@ class CompressedIntegers(Quantisation):
         "sparse formats"
     )
 
-    def settings(self, folder: Path, config: Mapping[str, Any]) -> _Settings:
+    parsed_as = _Settings
+
+    def settings(self, folder: Path, config: Mapping[str, Any]) -> FormatSettings:
         """Check formats, groups and everything else that changes the model's results."""
         if not config.get("config_groups"):  # only a sparse format, or a scheme of the KV cache
             raise refused(
@@ -135,11 +136,12 @@ class CompressedIntegers(Quantisation):
                 "quantization_config.config_groups",
                 "It quantises no weights. Of sparse formats `patch-compile import-mask` takes the masks.",
             )
-        return parse_settings(_Settings, folder, config)
+        return super().settings(folder, config)
 
     def weights(self, stored: StoredTensors, settings: Any, dtype: str) -> Sequence[PackedWeight]:
         """Find the weights with integers, by their tensors."""
-        schemes = [group.weights for group in settings.config_groups.values() if group.weights]
+        groups = [group for group in settings.config_groups.values() if group.weights]
+        schemes = [group.weights for group in groups]
         packed = [
             (_marlin if f"{module}.scale_packed" in stored else _packed)(stored, module, schemes, dtype)
             for module in stored.modules("weight_packed")
@@ -150,13 +152,12 @@ class CompressedIntegers(Quantisation):
             if stored.entry(f"{module}.weight").dtype in _PLAIN
         ]
         sparse = [_sparse(stored, module, schemes, dtype) for module in stored.modules("compressed")]
-        found = [*packed, *plain, *sparse]
-        known = {part for weight in found for part in weight.parts}
+        weights = [*packed, *plain, *sparse]
+        known = {part for weight in weights for part in weight.parts}
         for module in stored.modules("weight_scale"):
             if f"{module}.weight_scale" not in known:
                 raise damaged(stored.folder, f"{module}.weight_scale", "No integers belong to these scales.")
-        groups = [group for group in settings.config_groups.values() if group.weights]
-        return [replace(one, input_bits=_input_bits(stored, one, groups)) for one in found]
+        return [replace(weight, input_bits=_input_bits(stored, weight, groups)) for weight in weights]
 
 
 def _input_bits(stored: StoredTensors, weight: PackedWeight, groups: Sequence[_Group]) -> int:
@@ -190,39 +191,32 @@ def _packed(stored: StoredTensors, module: str, schemes: Sequence[_Weights], dty
     words = f"{module}.weight_packed"
     n, columns = stored.need(words, ("I32",), (None, None)).shape
     stored.need(f"{module}.weight_shape", ("I64", "I32"), (2,))
-    said = stored.read(f"{module}.weight_shape").tolist()
+    shape = stored.read(f"{module}.weight_shape").tolist()
     fitting = [
         scheme
         for scheme in schemes
         if scheme.type == "int"
-        and said[0] == n
-        and said[1] > 0
-        and -(-said[1] * scheme.num_bits // 32) == columns
+        and shape[0] == n
+        and shape[1] > 0
+        and -(-shape[1] * scheme.num_bits // 32) == columns
     ]
     if not fitting:
-        raise damaged(stored.folder, f"{module}.weight_shape", f"It is {said}, of [{n}, {columns}] words.")
-    bits, k = fitting[0].num_bits, said[1]
-    return _weight(
-        stored,
-        module,
-        (n, k),
-        [scheme for scheme in fitting if scheme.num_bits == bits],
-        dtype,
-        (words, f"{module}.weight_shape"),
-    )
+        raise damaged(stored.folder, f"{module}.weight_shape", f"It is {shape}, of [{n}, {columns}] words.")
+    alike = [scheme for scheme in fitting if scheme.num_bits == fitting[0].num_bits]
+    return _weight(stored, module, (n, shape[1]), alike, dtype, (words, f"{module}.weight_shape"))
 
 
 def _marlin(stored: StoredTensors, module: str, schemes: Sequence[_Weights], dtype: str) -> PackedWeight:
     words, meta, scales = (f"{module}.{part}" for part in ("weight_packed", "meta", "scale_packed"))
     steps, halves = stored.need(meta, ("I16",), (None, None)).shape
-    n, k = halves // 2, marlin24.COLUMNS * steps
+    n, k = halves // 2, _COLUMNS * steps
     width = stored.need(words, ("I32",), (steps, None)).shape[1]
     entry = stored.need(scales, SCALES, (None, n))
     groups = entry.shape[0]
     scheme = next(
-        (one for one in schemes if 2 * width == n * one.num_bits and _layout(one, (n, k))[1] == groups), None
+        (s for s in schemes if 2 * width == n * s.num_bits and _layout(s, (n, k))[1] == groups), None
     )
-    if scheme is None or scheme.type != "int" or not n or n % marlin24.ROWS:
+    if scheme is None or scheme.type != "int" or not n or n % _ROWS:
         raise damaged(stored.folder, words, f"No scheme gives its shape for [{n}, {k}] and {groups} groups.")
     check_groups(stored.folder, scales, (n, k), scheme.num_bits, groups)
 
@@ -230,7 +224,7 @@ def _marlin(stored: StoredTensors, module: str, schemes: Sequence[_Weights], dty
         raw = stored.read(words)
         fields = nibbles(raw).reshape(steps, -1) if scheme.num_bits == 4 else raw.view(np.uint8)
         try:
-            return marlin24.decode(signed(fields, scheme.num_bits), stored.read(meta), scheme.num_bits)
+            return _marlin_integers(signed(fields, scheme.num_bits), stored.read(meta), scheme.num_bits)
         except ValueError as error:
             raise damaged(stored.folder, meta, str(error)) from error
 
@@ -243,7 +237,7 @@ def _marlin(stored: StoredTensors, module: str, schemes: Sequence[_Weights], dty
         parts=(words, scales, meta),
         file=stored.file_of(words),
         integers=integers,
-        scales=lambda: marlin24.decode_scales(stored.scales(scales), k, k // groups),
+        scales=lambda: _marlin_scales(stored.scales(scales), k, k // groups),
     )
 
 
@@ -256,30 +250,32 @@ def _plain(stored: StoredTensors, module: str, schemes: Sequence[_Weights], dtyp
 
 def _sparse(stored: StoredTensors, prefix: str, schemes: Sequence[_Weights], dtype: str) -> PackedWeight:
     """Returns a weight of which only kept values are stored. prefix: of a module, or in early files of its weight."""
-    values, bits, said = (f"{prefix}.{part}" for part in ("compressed", "bitmask", "shape"))
+    values, bits, sizes = (f"{prefix}.{part}" for part in ("compressed", "bitmask", "shape"))
     module, kind = prefix.removesuffix(".weight"), stored.entry(values).dtype
     if kind not in _PLAIN:
         raise refused(stored.folder, values, f"It holds {kind}, and int8 and fp8 are read in sparse formats.")
     n, bytes_of_row = stored.need(bits, ("U8",), (None, None)).shape
-    stored.need(said, ("I64", "I32"), (2, 1)[: len(stored.entry(said).shape)] if said in stored else ())
-    shape = stored.read(said).ravel().tolist()
+    stored.need(sizes, ("I64", "I32"), (2, 1)[: len(stored.entry(sizes).shape)] if sizes in stored else ())
+    shape = stored.read(sizes).ravel().tolist()
     if len(shape) != 2 or shape[0] != n or -(-shape[1] // 8) != bytes_of_row:
-        raise damaged(stored.folder, said, f"It is {shape}, of a bitmask [{n}, {bytes_of_row}].")
+        raise damaged(stored.folder, sizes, f"It is {shape}, of a bitmask [{n}, {bytes_of_row}].")
     fitting = [scheme for scheme in schemes if scheme.type == _PLAIN[kind]]
     offsets = f"{prefix}.row_offsets"  # the bitmask says the same
-    parts = (values, bits, said, *((offsets,) if offsets in stored else ()))
-    made = _weight(stored, module, (n, shape[1]), fitting, dtype, parts)
+    parts = (values, bits, sizes, *((offsets,) if offsets in stored else ()))
+    weight = _weight(stored, module, (n, shape[1]), fitting, dtype, parts)
 
     def integers() -> NDArray[Any]:
         kept = np.unpackbits(stored.read(bits), axis=1, bitorder="little").view(np.bool_)
-        found = stored.read(values).ravel()
-        if kept[:, shape[1] :].any() or int(np.count_nonzero(kept)) != found.size:
-            raise damaged(stored.folder, bits, f"It does not keep the {found.size} values that are stored.")
-        whole = np.zeros((n, shape[1]), found.dtype)
-        whole[kept[:, : shape[1]]] = found
+        compressed = stored.read(values).ravel()
+        if kept[:, shape[1] :].any() or int(np.count_nonzero(kept)) != compressed.size:
+            raise damaged(
+                stored.folder, bits, f"It does not keep the {compressed.size} values that are stored."
+            )
+        whole = np.zeros((n, shape[1]), compressed.dtype)
+        whole[kept[:, : shape[1]]] = compressed
         return whole
 
-    return replace(made, integers=integers)
+    return replace(weight, integers=integers)
 
 
 def _weight(
@@ -295,7 +291,7 @@ def _weight(
     entry = stored.need(name, SCALES, (None,) * len(stored.entry(name).shape) if name in stored else ())
     n, k = shape
     rows, groups = (*entry.shape, 1, 1)[:2]  # the scale of a whole tensor may be a scalar
-    scheme = next((one for one in schemes if _layout(one, shape) == (rows, groups)), None)
+    scheme = next((scheme for scheme in schemes if _layout(scheme, shape) == (rows, groups)), None)
     if scheme is None or len(entry.shape) > 2:
         raise damaged(
             stored.folder, name, f"It is {list(entry.shape)}, which no scheme gives for [{n}, {k}]."
@@ -304,7 +300,7 @@ def _weight(
     zero, index = f"{module}.weight_zero_point", f"{module}.weight_g_idx"
     floats = scheme.type == "float"
     unused = (f"{module}.input_scale",) if floats else ()  # fp8 inputs are given up
-    extra = tuple(one for one in (zero, index, *unused) if one in stored)
+    extra = tuple(part for part in (zero, index, *unused) if part in stored)
     if index in stored:
         check_in_order(stored, index, k, groups)
     return PackedWeight(
@@ -351,3 +347,63 @@ def _scales(stored: StoredTensors, name: str, zero: str, n: int) -> NDArray[np.f
     scales = np.atleast_1d(stored.scales(name))
     scales = scales.reshape(scales.shape[0], -1)
     return np.repeat(scales, n, axis=0) if scales.shape[0] < n else scales
+
+
+# marlin-24: 2:4 integers of 4 or 8 bits, in the order in which the kernel loads them. A weight [N, K] is two tensors. The
+# words int32 [K/32, N·bits/2] hold the K/2 kept integers of each row, plus 2^(bits-1), the lowest bits first: tiles of 16
+# kept integers and 16 rows, and in each 4 tiles the 1024 integers in the order of `_order`. The metadata int16 [K/32, 2N]
+# hold the 2-bit places of the two kept integers of each 4, in the order of CUTLASS's metadata. See marlin_24 in
+# compressed_tensors/compressors of release 0.14, and tools/util/include/cutlass/util/host_reorder.h of CUTLASS.
+_ROWS, _COLUMNS = 64, 32  # N and K are multiples of these
+_TILE = 16
+_INTERLEAVED = {4: (0, 2, 4, 6, 1, 3, 5, 7), 8: (0, 2, 1, 3)}
+_SCALE_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)  # order of 8 neighbours
+
+
+def _marlin_integers(fields: NDArray[np.int8], meta: NDArray[np.int16], bits: int) -> NDArray[np.int8]:
+    """Returns integers [N, K]. fields: the integers of the words, without their offset, int8 [K/32, 16·N].
+
+    Raises ValueError if the places of two integers are out of order.
+    """
+    steps, n = fields.shape[0], fields.shape[1] // _TILE
+    tiles = np.empty((fields.size // 1024, 1024), np.int8)
+    tiles[:, _order(bits)] = fields.reshape(tiles.shape)
+    rows = tiles.reshape(steps, n // _TILE, _TILE, _TILE).transpose(1, 3, 0, 2)
+    pairs = rows.reshape(n, -1, 2)
+    packed = meta.ravel().view(np.uint16)[_metadata_places(n, 2 * steps)]
+    codes = (packed[..., None] >> np.array([0, 4, 8, 12], np.uint16)).astype(np.uint8).reshape(n, -1)
+    places = np.stack((codes & 3, codes >> 2 & 3), axis=-1)
+    if (places[..., 0] >= places[..., 1]).any():
+        raise ValueError("Two integers of a group have the same place, or are out of order.")
+    dense = np.zeros((n, pairs.shape[1], GROUP), np.int8)
+    np.put_along_axis(dense, places.astype(np.intp), pairs, axis=-1)
+    return dense.reshape(n, -1)
+
+
+def _marlin_scales(scales: NDArray[np.float32], k: int, size: int) -> NDArray[np.float32]:
+    """Returns scales [N, groups] of the stored [groups, N]. size: columns of a group; the library counts kept columns, so
+    groups of half of K or more have the order of the rows."""
+    if size >= k // 2:
+        return np.ascontiguousarray(scales.T)
+    ordered = np.empty_like(scales).reshape(-1, len(_SCALE_ORDER))
+    ordered[:, _SCALE_ORDER] = scales.reshape(ordered.shape)
+    return np.ascontiguousarray(ordered.reshape(scales.shape).T)
+
+
+def _order(bits: int) -> NDArray[np.intp]:
+    """Returns the places in 4 tiles [4 tiles, 16 kept, 16 rows] of the integers in the order in which a warp loads them."""
+    lane, j, block, pair, odd = np.ogrid[:32, :4, :2, :2, :2]
+    kept = 2 * (lane % 4 + 4 * pair) + odd
+    order = _TILE * kept + 256 * (lane // 8) + 8 * (lane // 4 % 2) + 4 * block + j
+    interleaved = order.reshape(-1, len(_INTERLEAVED[bits]))[:, _INTERLEAVED[bits]]
+    return np.asarray(interleaved.ravel(), np.intp)
+
+
+def _metadata_places(n: int, words: int) -> NDArray[np.intp]:
+    """Returns where the metadata word of a row and 16 columns is stored, [N, words]."""
+    row, word = np.ogrid[:n, :words]
+    row = row // 64 * 64 + row % 2 * 2 + row % 8 // 4 + row % 4 // 2 * 32 + row % 64 // 8 * 4
+    # The two words off the diagonal of each 2x2 block are swapped.
+    swap = ((row % 2 == 0) & (word % 2 == 1)).astype(np.intp) - ((row % 2 == 1) & (word % 2 == 0))
+    row, word = row + swap, word - swap
+    return np.asarray(word // 2 * n * 2 + row * 2 + word % 2, np.intp)

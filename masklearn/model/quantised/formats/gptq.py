@@ -7,9 +7,8 @@ format 2 (gptq_v2) as they are; symmetric weights have 2^(bits-1) everywhere. Se
 https://github.com/ModelCloud/GPTQModel.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -28,7 +27,6 @@ from masklearn.model.quantised.base import (
     check_said_groups,
     dense_dtype,
     nibbles,
-    parse_settings,
     refused,
     signed,
 )
@@ -51,10 +49,7 @@ class Gptq(Quantisation):
 
     name = "gptq"
     summary = "4 or 8 bits, symmetric, formats 1 and 2"
-
-    def settings(self, folder: Path, config: Mapping[str, Any]) -> _Settings:
-        """Check bits, symmetry and format."""
-        return parse_settings(_Settings, folder, config)
+    parsed_as = _Settings
 
     def weights(self, stored: StoredTensors, settings: Any, dtype: str) -> Sequence[PackedWeight]:
         """Find the weights by their `qweight`."""

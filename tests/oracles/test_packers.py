@@ -1,13 +1,16 @@
-"""Two packers that share no code agree on every bit."""
+"""Two packers that share no code agree on every bit, and metadata of int8 products are the words that CUTLASS loads."""
 
 import numpy as np
 import pytest
+import torch
+from torch.sparse._semi_structured_conversions import sparse_semi_structured_from_dense_cutlass
 
 from masklearn.masks.kinds.table import TWO_FOUR
 from patch_compile.packing.format import pack
 from patch_compile.packing.slab_kinds import slab_kinds
 from tests.mosaics import masked_by_hand, random_mask, random_weight
-from tests.oracles.element_packing import pack_slabs
+from tests.oracles.element_packing import pack_slabs, prune_2_of_4
+from tests.oracles.integer_packing import W8A8, Quantised, pack_integers
 
 
 @pytest.mark.parametrize("panel_rows", [64, 128])
@@ -46,3 +49,15 @@ def _expand(packed):
                     row = block * 16 + g + 8 * half
                     out[np.arange(len(out)), row, column] = values[:, k32, block, lane, i]
     return np.where(out & 0x7FFF, out, 0)
+
+
+def test_metadata_of_w8a8_are_cutlass_words():
+    """By the converter of torch."""
+    rng = np.random.default_rng(0)
+    along_k = prune_2_of_4(rng.integers(1, 100, (64, 64)).astype(np.float32), rng).astype(np.int8)
+    by_column = along_k.reshape(64, 4, 4, 4).swapaxes(1, 2).reshape(64, 64)
+    packed = pack_integers(
+        Quantised(W8A8, by_column, np.ones(64, np.float32)), np.array([[1]]), np.dtype(np.float16)
+    )
+    _, words = sparse_semi_structured_from_dense_cutlass(torch.from_numpy(along_k))
+    np.testing.assert_array_equal(packed.meta.reshape(-1), words.numpy().reshape(-1))
