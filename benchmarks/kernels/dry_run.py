@@ -28,7 +28,7 @@ _SHARES = dict.fromkeys(map(str, (0.0, 0.5, 0.7, 0.8, 0.9, 1.0)), 1e-6)
 FIGURES = {
     "seconds": 1e-6, "slabs": [1, 1], "panels": 1, "beyond": False, "chosen": True, "block_tokens": 16,
     "cublas": 1e-6, "cusparselt": None, "hybrid": _SHARES, "schedule": dict.fromkeys(_SHARES, ("one", 1)), "limit": _SHARES,
-    "prefill": 1e-3, "step": 1e-3, "tokens_per_second": 1.0, "faults": [], "worst": 0.5, "useless": False,
+    "faults": [], "worst": 0.5, "useless": False,
     "copies": 1.0, "reads": 1.0, "flops": 1.0, "sms": 1, "l2": 1,
 }  # fmt: skip
 

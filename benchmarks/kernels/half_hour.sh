@@ -6,7 +6,7 @@
 #   half_hour.sh one             8 minutes at most: a first launch, every kernel against float64, the plugin's class, and the
 #                                sweep of 1 and 16 tokens; of 1 also without early launches, into in-turn.jsonl
 #   half_hour.sh two             6: products beside cuBLAS and cuSPARSELt
-#   half_hour.sh three           5: the sweep of more tokens, and the decoder
+#   half_hour.sh three           4: the sweep of more tokens
 #   half_hour.sh four            4: compute-sanitizer over six kernels
 #   half_hour.sh five            2: Nsight Compute over three kernels
 #   half_hour.sh --dry-run       all steps without a GPU: no kernel runs
@@ -61,9 +61,8 @@ two() {
 }
 
 three() {
-  limit=300
+  limit=240
   bench 2 sweep --tokens 64 256 2048
-  bench 2 decoder
 }
 
 four() {

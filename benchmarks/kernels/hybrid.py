@@ -122,40 +122,29 @@ class Hybrid:
 
 
 def random_hybrid(
-    kernels: Kernels,
-    shape: tuple[int, int],
-    rows: int,
-    share: float,
-    *,
-    gated: bool = False,
-    l2: int = 0,
-    scale: float = 1.0,
-    weights: int = 0,
+    kernels: Kernels, shape: tuple[int, int], rows: int, share: float, *, l2: int, weights: int = 0
 ) -> Hybrid:
-    """Random weights for timing, with `share` of the slabs 2:4. gated: twice as many weights.
+    """Random weights for timing, with `share` of the slabs 2:4.
 
-    l2: bytes of L2, which the copies of the weight exceed; 0 makes one copy. scale: standard deviation of the weights.
-    weights: number of their type; integer weights have random bits.
+    l2: bytes of L2, which the copies of the weight exceed; weights: number of their type; integer weights have random bits.
     """
-    packed_rows = (1 + gated) * shape[0]
-    layout = random_layout((packed_rows, shape[1]), rows, share, weights=weights)
+    layout = random_layout(shape, rows, share, weights=weights)
     if weights:
         dense, sparse = (
             torch.randint(-(2**31), 2**31, (count, size // 4), dtype=torch.int32, device="cuda")
             for count, size in zip(layout.counts, value_bytes(rows, weights), strict=False)
         )
     else:
-        dense = (scale * torch.randn(layout.counts[0], rows * 64, device="cuda")).half()
-        sparse = (scale * torch.randn(layout.counts[1], rows * 32, device="cuda")).half()
+        dense = torch.randn(layout.counts[0], rows * 64, device="cuda").half()
+        sparse = torch.randn(layout.counts[1], rows * 32, device="cuda").half()
     tensors = {
         "dense": dense,
         "sparse": sparse,
         "meta": torch.from_numpy(random_meta(layout)).cuda(),
         "index": torch.from_numpy(layout.index).cuda(),
-        "scales": torch.full((packed_rows + rows,), scale / 128, device="cuda"),  # of int8 and w8a8
+        "scales": torch.full((shape[0] + rows,), 1 / 128, device="cuda"),  # of int8 and w8a8
     }
-    copies = copies_beyond_l2(l2, layout.weight_bytes) if l2 else 1
-    return Hybrid(kernels, shape, layout, tensors, gated=gated, copies=copies)
+    return Hybrid(kernels, shape, layout, tensors, copies=copies_beyond_l2(l2, layout.weight_bytes))
 
 
 def _stream(x: torch.Tensor) -> int:

@@ -52,14 +52,12 @@ class Layout:
         return int(self.panel_rows * _SLAB * both)
 
 
-def random_layout(
-    shape: tuple[int, int], panel_rows: int, share: float, seed: int = 0, weights: int = 0
-) -> Layout:
+def random_layout(shape: tuple[int, int], panel_rows: int, share: float, weights: int = 0) -> Layout:
     """A layout with `share` of the slabs 2:4, to one slab, at random places. weights: number of their type."""
     panels, columns = -(-shape[0] // panel_rows), -(-shape[1] // _SLAB)
     is_sparse = np.zeros(panels * columns, np.bool_)
     is_sparse[: round(share * is_sparse.size)] = True
-    is_sparse = np.random.default_rng(seed).permutation(is_sparse).reshape(panels, columns)
+    is_sparse = np.random.default_rng(0).permutation(is_sparse).reshape(panels, columns)
     pointers = [np.concatenate([[0], np.cumsum(kind.sum(1))]) for kind in (~is_sparse, is_sparse)]
     places = [np.nonzero(kind)[1] for kind in (~is_sparse, is_sparse)]
     index = np.concatenate([*pointers, *places]).astype(np.int32)
@@ -68,9 +66,9 @@ def random_layout(
     return Layout(shape, panel_rows, index, (int((~is_sparse).sum()), int(is_sparse.sum())), weights)
 
 
-def random_meta(layout: Layout, seed: int = 0) -> NDArray[np.int32]:
-    """Valid metadata words, `[sparse slabs, panel_rows * 2]`. They repeat after some slabs: a decoder has a million."""
-    rng = np.random.default_rng(seed)
+def random_meta(layout: Layout) -> NDArray[np.int32]:
+    """Valid metadata words, `[sparse slabs, panel_rows * 2]`. They repeat after some slabs."""
+    rng = np.random.default_rng(0)
     slabs, width = layout.counts[1], layout.panel_rows * 2
     words = np.zeros((min(slabs, _RANDOM_SLABS), width), np.uint32)
     for nibble in range(8):

@@ -7,7 +7,6 @@ Needs nvcc, PyTorch with CUDA and numpy. Builds the kernels as a shared library 
   check      every configuration against float64; wrong configurations are named, useless ones are left out of the sweep
   sweep      every configuration with several numbers of parts, for 1 to 2048 tokens
   products   shares of 2:4 slabs against cuBLAS on the dense weight and cuSPARSELt; of w8a8 against cuBLASLt's int8
-  decoder    a LLaMA-2-7B of random weights, dense and hybrid: tokens a second
 
 Weights rotate through more memory than L2 holds; a time is the median of CUDA-graph replays. Rows are written as they
 come, with clocks and power; a second run with the same file goes on where the first ended. Each stage runs in a process
@@ -44,7 +43,6 @@ from children import (
     settle,
     stop_when_asked,
 )
-from decoder import decoder_rows, decoder_table
 from gpu import MeasuredGpu, Sensors, driver_version, usable
 from kernels import Kernels
 from products import product_rows, product_table
@@ -53,7 +51,7 @@ from sweep import TOKENS, best_table, sweep_rows
 
 from patch_compile import PatchCompileError
 
-STAGES = ("check", "sweep", "products", "decoder")
+STAGES = ("check", "sweep", "products")
 _FEW_TOKENS = (17,)  # of a check under compute-sanitizer, which is many times slower
 _PATIENCE = Patience()
 _PR_SET_PDEATHSIG = 1
@@ -136,7 +134,7 @@ def _measure(rows: Rows, asked: argparse.Namespace) -> int:
         measured = partial(
             measure_rows, rows=rows, sensors=sensors.since_last, usable=usable, deadline=asked.until
         )
-        if asked.measure in ("check", "decoder"):
+        if asked.measure == "check":
             return measured(asked.measure, _rows_of(kernels, None, rows, asked))
         code = measured("rates", [({}, lambda: asdict(MeasuredGpu.measure()))])
         if code != DONE:
@@ -155,8 +153,6 @@ def _rows_of(kernels: Kernels, gpu: Any, rows: Rows, asked: argparse.Namespace) 
         )
     if stage == "sweep":
         return sweep_rows(kernels, gpu, device, _useless(rows), asked.tokens)
-    if stage == "decoder":
-        return decoder_rows(kernels, device)
     return product_rows(kernels, gpu, device)
 
 
@@ -196,9 +192,6 @@ def _print(rows: Rows) -> None:
     if found := rows.of("products"):
         print("\ntimes of cuBLAS on the dense weight / of the hybrid kernel, p: share of 2:4 slabs\n")
         print(product_table(found))
-    if found := rows.of("decoder"):
-        print("\nLLaMA-2-7B, random weights, batch 16, 128 + 128 tokens, in CUDA graphs\n")
-        print(decoder_table(found))
 
 
 if __name__ == "__main__":

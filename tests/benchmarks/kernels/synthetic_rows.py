@@ -60,15 +60,6 @@ def sweep_rows(true=TRUE):
             yield row | {"block_tokens": config.tokens}
 
 
-def decoder_rows():
-    """A dense step of 20 ms, and a hybrid step of 16."""
-    load = {"batch": 16, "prompt": 128, "generated": 128}
-    for name, step in (("dense", 0.02), ("hybrid", 0.016)):
-        key = {"linears": name, **({"ratio": 0.35} if name == "hybrid" else {}), **load}
-        row = {"stage": "decoder", "key": key, "prefill": 10 * step, "step": step}
-        yield row | {"tokens_per_second": 2048 / (138 * step)}
-
-
 def other_rows():
     """Rows of a crash: the measurement that began, and why it has no figures."""
     key = {"config": "mid-64"}

@@ -16,7 +16,6 @@ from tests.benchmarks.kernels.synthetic_rows import (
     ABOUT,
     CARD,
     TRUE,
-    decoder_rows,
     fit,
     other_rows,
     product_rows,
@@ -87,7 +86,7 @@ def test_unrunnable_loops_are_refused(tmp_path, capsys):
 
 
 def test_kept_rows_make_the_card_of_everyone(tmp_path, kept, capsys):
-    parts = [list(part) for part in (product_rows(), islice(sweep_rows(), 40), decoder_rows(), other_rows())]
+    parts = [list(part) for part in (product_rows(), islice(sweep_rows(), 40), other_rows())]
     path = written_rows(tmp_path / "gpu.jsonl", *parts, clock=MHZ)
     assert fit.main([str(path), "--keep"]) == 0
     (file,) = kept.iterdir()
@@ -105,9 +104,9 @@ def test_kept_rows_make_the_card_of_everyone(tmp_path, kept, capsys):
 
 
 def test_rows_of_another_gpu_are_not_kept(tmp_path, kept, capsys):
-    fit.keep(fit.read_rows(written_rows(tmp_path / "1.jsonl", decoder_rows(), clock=MHZ)))
+    fit.keep(fit.read_rows(written_rows(tmp_path / "1.jsonl", product_rows(), clock=MHZ)))
     before = (kept / "a100-80.jsonl").read_bytes()
-    other = written_rows(tmp_path / "2.jsonl", decoder_rows(), about=ABOUT | {"gpu": "NVIDIA A100 80GB"})
+    other = written_rows(tmp_path / "2.jsonl", product_rows(), about=ABOUT | {"gpu": "NVIDIA A100 80GB"})
     assert fit.main([str(other), "--keep"]) == 1
     said = capsys.readouterr().err
     assert "has rows of NVIDIA A100-SXM4-80GB, and these are of NVIDIA A100 80GB" in said

@@ -13,9 +13,7 @@ from patch_compile.hardware.cards import card_named
 from tests.plugins.host_kernel import BENCH
 
 assert BENCH.is_dir()  # host_kernel has put it on the path
-decoder, dry_run, products, rows, sweep = map(
-    importlib.import_module, ("decoder", "dry_run", "products", "rows", "sweep")
-)
+dry_run, products, rows, sweep = map(importlib.import_module, ("dry_run", "products", "rows", "sweep"))
 
 # Notes its arguments; a program whose name is in FAILING fails; build_library.py makes a library of 1 MiB, or of MIB.
 PYTHON = """#!/bin/bash
@@ -69,7 +67,6 @@ def test_a_dry_run_measures_every_row(tmp_path):
     for stage, every in {
         "sweep": sweep.sweep_rows(*setup, ()),
         "products": products.product_rows(*setup),
-        "decoder": decoder.decoder_rows(kernels, device),
     }.items():
         assert keys(written, stage) == sorted(str(key) for key, _ in every)
     again = [str(key) for key, _ in sweep.sweep_rows(*setup, ()) if key["tokens"] == 1]
