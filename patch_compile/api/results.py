@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from masklearn.base.printable import json_printable
+from patch_compile.artifacts.layout import MASKS, PLAN
 
 if TYPE_CHECKING:
     from masklearn.masks.maskset import MaskSet
@@ -88,7 +89,6 @@ class FinishedBuild(Result):
     @property
     def plan(self) -> Plan:
         """The plan, read from OUT: how each linear is compiled, and the predicted speed."""
-        from patch_compile.artifacts.layout import PLAN
         from patch_compile.artifacts.plan import Plan
 
         return Plan.read(self.path / PLAN)
@@ -113,8 +113,6 @@ class LearnedMasks(Result):
     @property
     def mask(self) -> Path:
         """The file of masks, for `build(model, mask=…)`."""
-        from patch_compile.artifacts.layout import MASKS
-
         return self.path / MASKS
 
     @property
@@ -203,7 +201,7 @@ class Generated(Result):
     @property
     def texts(self) -> tuple[str, ...]:
         """The continuation of each prompt."""
-        return tuple(one.text for one in self.report.completions)
+        return tuple(completion.text for completion in self.report.completions)
 
     def json(self) -> str:
         """Returns the report as the JSON text that `--json` prints. Characters stay as they are unless a terminal would
@@ -213,6 +211,5 @@ class Generated(Result):
 
 def _masks(out: Path) -> MaskSet:
     from masklearn.masks.maskset import MaskSet
-    from patch_compile.artifacts.layout import MASKS
 
     return MaskSet.load(out / MASKS)

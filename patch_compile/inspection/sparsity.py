@@ -74,6 +74,7 @@ _WAYS = {  # by: the plugin multiplies it; TensorRT's own tactic can
     (False, True): Way.TENSORRT,
     (False, False): Way.NONE,
 }
+_FINITE = "every weight in them is finite"
 _BETWEEN = "Identity", "Cast", "Transpose", "Reshape", "Relu"  # TensorRT moves Q/DQ across them
 
 
@@ -142,18 +143,14 @@ def inspect_sparsity(path: Path, card: PlanCard) -> Inspection:
             linears.append(_linear(_Stored(name, shape, read_zeros(checkpoint, name), kind, stop), costs))
             update(name, done, len(coverage.linears))
     facts = {
-        **_verdict(linears, "folder"),
-        "predicted gain": _gain(linears),
-        "predicted for": str(card),
+        **_answer(linears, "folder", card),
         **_commands(path, card.name, linears),
         "architecture": checkpoint.config.get("model_type"),
         "covered linears": len(linears),
         "weights in them": _weights(linears),
         "left dense": dict(coverage.skipped),
     }
-    return Inspection(
-        path, "model", facts, [linear.row() for linear in linears], "every weight in them is finite"
-    )
+    return Inspection(path, "model", facts, [linear.row() for linear in linears], _FINITE)
 
 
 def inspect_graph_sparsity(path: Path, card: PlanCard) -> Inspection:
@@ -178,9 +175,7 @@ def inspect_graph_sparsity(path: Path, card: PlanCard) -> Inspection:
             linears.append(_linear(stored, costs))
             update(stored.name, len(linears), len(packed) + len(graph_linears.linears))
     facts = {
-        **_verdict(linears, "graph"),
-        "predicted gain": _gain(linears),
-        "predicted for": str(card),
+        **_answer(linears, "graph", card),
         **(_graph_commands(path, card.name, linears) if buildable else {}),
         **_tactic_command(path, linears, graph_linears),
         "producer": model.producer_name,
@@ -188,9 +183,7 @@ def inspect_graph_sparsity(path: Path, card: PlanCard) -> Inspection:
         "weights in them": _weights(linears),
         "left dense": dict(graph_linears.skipped),
     }
-    return Inspection(
-        path, "onnx", facts, [linear.row() for linear in linears], "every weight in them is finite"
-    )
+    return Inspection(path, "onnx", facts, [linear.row() for linear in linears], _FINITE)
 
 
 def _of_graph(packed: Sequence[ir.Node], graph_linears: FoundLinears, buildable: bool) -> Iterator[_Stored]:
@@ -320,10 +313,7 @@ def _ratio(times: Iterable[tuple[float, float]]) -> float:
 
 
 def _verdict(linears: Sequence[_Linear], stored: str) -> dict[str, str]:
-    """Returns the answer in words, and what stops the linears that are not compiled sparse, or gain nothing somewhere.
-
-    stored: what holds the weights, in a word.
-    """
+    """Returns the answer in words, and what stops the linears that are not compiled sparse, or gain nothing somewhere."""
     zeros = sum(linear.zeros.zeros * linear.weights for linear in linears) / _weights(linears)
     tiles = _share_in_tiles(linears)
     stopped = Counter(linear.reason for linear in linears if linear.reason).most_common()
@@ -350,10 +340,12 @@ def _share_in_tiles(linears: Sequence[_Linear]) -> float:
     return sum(linear.zeros.tiles * linear.weights for linear in linears) / _weights(linears)
 
 
-def _gain(linears: Sequence[_Linear]) -> str:
+def _answer(linears: Sequence[_Linear], stored: str, card: PlanCard) -> dict[str, str]:
+    """Returns the verdict, and the predicted gain of all linears. stored: what holds the weights, in a word."""
     gains = {tokens: _ratio([linear.times[tokens] for linear in linears]) for tokens in linears[0].times}
-    spelled = ", ".join(f"{gain:.2f}× with {tokens}" for tokens, gain in gains.items())
-    return f"{spelled}: all covered linears, each on its own, over dense weights of their types"
+    spelled = ", ".join(f"{ratio:.2f}× with {tokens}" for tokens, ratio in gains.items())
+    gain = f"{spelled}: all covered linears, each on its own, over dense weights of their types"
+    return {**_verdict(linears, stored), "predicted gain": gain, "predicted for": str(card)}
 
 
 def _commands(path: Path, card: str, linears: Sequence[_Linear]) -> dict[str, str]:
