@@ -99,7 +99,7 @@ READERS = {
     "masklearn/methods/gradient/prior.py": {"json.loads"},
     "masklearn/stream/hidden_states.py": {"json.loads"},
     "masklearn/training/checkpoints.py": {"json.loads"},
-    "patch_compile/engine/inspector.py": {"json.loads"},
+    "patch_compile/engine/plan_program.py": {"json.loads"},
     "patch_compile/python_process.py": {"pickle.load"},  # between two processes of this program
     "patch_compile/planning/roofline/launch_work.py": {"json.loads"},
     "patch_compile/verification/last_words.py": {"json.loads"},

@@ -4,7 +4,7 @@
 
 Prints predicted over measured for dense and 2:4 products and for the speed-up by 2:4: the number of products, the median,
 p10 and p90. The README here describes the columns of a file. Without files it takes the files here, and of them every
-second shape, which the table of cards was not fitted to. `--errors` prints the tables of planning/roofline/errors.py.
+second shape, which the table of cards was not fitted to. `--errors` prints the tables of planning/roofline/assumptions.py.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from benchmarks.published.whole_models import gains_of_whole_models
 from masklearn.quant.table import FLOAT16, W8A8, WeightType
 from patch_compile import PatchCompileError
 from patch_compile.hardware.cards import SheetCard, card_named
-from patch_compile.planning.predict import MOST_TOKENS
+from patch_compile.planning.roofline.assumptions import MOST_TOKENS
 from patch_compile.planning.roofline.library_product import library_time
 
 HERE = Path(__file__).parent
@@ -156,7 +156,7 @@ def fitted(products: Sequence[Product]) -> tuple[list[Product], list[Product]]:
 
 
 def errors(products: Sequence[Product]) -> dict[int, dict[int | None, tuple[float, float]]]:
-    """Returns the table PRODUCTS of `patch_compile/planning/predict.py`."""
+    """Returns the table PRODUCTS of `patch_compile/planning/roofline/assumptions.py`."""
     return {bits: _errors(products, bits) for bits in (16, 8)}
 
 
@@ -185,7 +185,7 @@ def _errors(products: Sequence[Product], bits: int) -> dict[int | None, tuple[fl
 
 
 def few_tokens(products: Sequence[Product]) -> dict[int, tuple[float, float]]:
-    """Returns the table FEW_TOKENS of `patch_compile/planning/predict.py`."""
+    """Returns the table FEW_TOKENS of `patch_compile/planning/roofline/assumptions.py`."""
     few = [
         product.dense / product.predicted(sparse=False)
         for product in products
@@ -221,7 +221,7 @@ def main() -> None:
     )
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE.csv")
     parser.add_argument(
-        "--errors", action="store_true", help="print the tables of planning/roofline/errors.py"
+        "--errors", action="store_true", help="print the tables of planning/roofline/assumptions.py"
     )
     arguments = parser.parse_args()
     skipped = Counter[str]()

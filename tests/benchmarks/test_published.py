@@ -18,8 +18,7 @@ from benchmarks.published.__main__ import (
 from benchmarks.published.whole_models import fit_other_kernel
 from masklearn.quant.table import FLOAT16, INT4, W8A8
 from patch_compile.hardware.cards import card_named
-from patch_compile.planning.predict import FEW_TOKENS, PRODUCTS, speedup_errors
-from patch_compile.planning.roofline.assumptions import ASSUMED
+from patch_compile.planning.roofline.assumptions import ASSUMED, FEW_TOKENS, PRODUCTS, speedup_errors
 from patch_compile.planning.roofline.library_product import fp8_time, library_time
 from tests.refusals import refused
 

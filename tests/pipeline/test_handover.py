@@ -10,20 +10,23 @@ import onnxruntime
 import pytest
 from transformers import AutoTokenizer, GenerationConfig
 
-from tests.builds import build
+from tests.builds import TINY, build
+from tests.conftest import texts_in, write_model
 
 TEMPLATE = "{% for m in messages %}{{ m.content }} {% endfor %}"
 
 
-@pytest.fixture
-def out(settings: dict[str, Any]) -> Path:
-    model = settings["model"]
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("handover")
+    sizes = {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2}
+    model = write_model(root / "model", "llama", **sizes)
     (model / "generation_config.json").write_text(
         json.dumps({"eos_token_id": [3, 4], "temperature": 0.6, "do_sample": True})
     )
     (model / "chat_template.jinja").write_text(TEMPLATE)
-    build(settings)
-    return settings["out"]
+    build({"model": model, "out": root / "out", "ratio": 0.4, **texts_in(root), **TINY})
+    return root / "out"
 
 
 def test_what_belongs_to_the_model_travels_with_it(out: Path) -> None:

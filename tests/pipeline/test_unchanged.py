@@ -10,14 +10,26 @@ from masklearn.stream.hidden_states import PassCheckpoints
 from patch_compile.pipeline.learn import learn
 from patch_compile.pipeline.stages import _Run
 from patch_compile.recipe import Recipe
-from tests.builds import build
+from tests.builds import TINY, build
+from tests.conftest import texts_in, write_model
 from tests.inputs import differences
 from tests.refusals import refused
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Settings of a build during which nothing changed, and its report."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    model = write_model(root / "model", "llama", hidden_size=128, intermediate_size=192, num_hidden_layers=2)
+    settings = {"model": model, "out": root / "out", "ratio": 0.4, **texts_in(root), **TINY}
+    return settings, build(settings)
+
+
 @pytest.mark.parametrize("stage", ["write_masks", "write_onnx", "write_report"])
-def test_a_checkpoint_that_changes_in_mid_build(settings, tmp_path, monkeypatch, stage):
-    model, out = shutil.copytree(settings["model"], tmp_path / "model"), settings["out"]
+def test_a_checkpoint_that_changes_in_mid_build(undisturbed, tmp_path, monkeypatch, stage):
+    settings, clean = undisturbed
+    model, out = shutil.copytree(settings["model"], tmp_path / "model"), tmp_path / "out"
+    settings = settings | {"model": model, "out": out}
     shard = next(model.glob("*.safetensors"))
     whole, written = shard.read_bytes(), getattr(_Run, stage)
 
@@ -28,14 +40,12 @@ def test_a_checkpoint_that_changes_in_mid_build(settings, tmp_path, monkeypatch,
     with monkeypatch.context() as patch:
         patch.setattr(_Run, stage, write)
         with refused():
-            build(settings | {"model": model})
+            build(settings)
     assert not out.exists()
     shard.write_bytes(whole)
-    resumed = build(settings | {"model": model}, resume=True)
-    undisturbed = build(settings | {"model": model, "out": tmp_path / "other"})
-    assert resumed["model"]["sha256"] == undisturbed["model"]["sha256"]
+    assert build(settings, resume=True)["model"]["sha256"] == clean["model"]["sha256"]
     for name in ("masks.safetensors", "onnx/model.onnx", "onnx/model.onnx.data"):
-        assert (out / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+        assert (out / name).read_bytes() == (undisturbed[0]["out"] / name).read_bytes()
 
 
 def test_blocks_of_changed_weights_are_not_resumed(settings, tmp_path, monkeypatch):

@@ -389,12 +389,6 @@ def test_a_file_that_is_no_plugin_is_refused(tmp_path):
             read_identity(path)
 
 
-@pytest.mark.parametrize("archs", [(), (75,), (75, 86)])
-def test_architectures_without_sparse_tensor_cores_are_refused(tmp_path, archs):
-    with refused():
-        build_plugin("tensorrt", archs=archs, cache_dir=tmp_path)
-
-
 def test_the_cache_follows_xdg(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert plugin.plugin_cache() == tmp_path / "patch-compile" / "plugin"
