@@ -81,7 +81,7 @@ def check_traceable(model_dir: Path) -> None:
     text = text_config(load_config(model_dir))
     architecture = architecture_of_config(text)
     if architecture.own_masks:
-        trace_model(shortened(shrunk(text), 1), architecture, dtype=torch.float16)
+        trace_model(shortened(shrunk(text), 1), architecture=architecture, dtype=torch.float16)
 
 
 def _trace_repeated(config: Any, options: dict[str, Any]) -> "ir.Model | None":
