@@ -16,6 +16,9 @@ from masklearn.model.naming import checkpoint_name
 from masklearn.model.text_settings import text_settings
 from patch_compile.errors import PatchCompileError
 
+FUSED_OPSET = 23
+"""The first opset with Attention, RMSNormalization and RotaryEmbedding."""
+
 # These compute their frequencies from the sequence length at run time, which a graph can't express.
 _LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 

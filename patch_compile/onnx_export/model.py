@@ -7,26 +7,20 @@ from typing import TYPE_CHECKING, Any, Literal
 from masklearn.model.architectures import architecture_of_config
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.structure import shortened, shrunk
-from patch_compile.errors import PatchCompileError
-from patch_compile.onnx_export.architectures import has_pooler, load_config, text_config
+from patch_compile.onnx_export.architectures import FUSED_OPSET, has_pooler, load_config, text_config
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 _LOGGER = logging.getLogger(__name__)
 
-_FUSED_OPSET = 23  # the first with Attention, RMSNormalization and RotaryEmbedding
-_PLAIN_OPSET = 20
-
 
 def export_model(
     model_dir: str | Path,
     *,
     dtype: Literal["float16", "bfloat16"],
-    opset: int | None = None,
-    plain_ops: bool = False,
+    opset: int = FUSED_OPSET,
     logits: Literal["all", "last"] = "all",
-    repeat_layers: bool = True,
 ) -> "ir.Model":
     """Export a Hugging Face decoder or encoder as an ONNX graph without weights.
 
@@ -39,17 +33,17 @@ def export_model(
     shape of a linear's weight is `[N, K]`, even if the checkpoint stores it transposed (GPT-2). A tied head uses the
     embedding. Run `patch_compile.passes.cleanup_passes()` next.
 
+    Three blocks of layers are traced, and the third is repeated if it equals the second node for node; else all layers are
+    traced. A block is one layer, or one period of a model that mixes kinds.
+
     Args:
         model_dir: a directory with config.json and safetensors files, of which only the headers are read.
         dtype: type of weights and activations in the graph.
-        opset: 23 by default, 20 with `plain_ops`.
-        plain_ops: do not use the Attention op, which readers of opsets before 23 lack.
+        opset: 18 to 23. The Attention op needs 23; a graph of an earlier opset has plain operators.
         logits: "last" computes them for the last position only, shape `[batch, 1, vocab]`; encoders ignore it.
-        repeat_layers: trace three blocks of layers and repeat the third, after checking that it equals the second
-            node for node; False traces all layers. A block is one layer, or one period of a model that mixes kinds.
 
     Raises:
-        PatchCompileError: the model isn't covered, or the opset doesn't fit.
+        PatchCompileError: the model isn't covered.
     """
     import torch
 
@@ -62,12 +56,11 @@ def export_model(
     options: dict[str, Any] = {
         "architecture": architecture,
         "dtype": getattr(torch, dtype),
-        "opset": _check_opset(opset, plain_ops),
-        "plain_ops": plain_ops,
+        "opset": opset,
         "last_logits_only": logits == "last",
         "pooler": has_pooler(checkpoint, architecture),
     }
-    model = _trace_repeated(text, options) if repeat_layers else None
+    model = _trace_repeated(text, options)
     if model is None:
         model = trace_model(text, **options)
     name_by_scope(model)
@@ -88,15 +81,7 @@ def check_traceable(model_dir: Path) -> None:
     text = text_config(load_config(model_dir))
     architecture = architecture_of_config(text)
     if architecture.own_masks:
-        trace_model(
-            shortened(shrunk(text), 1),
-            architecture=architecture,
-            dtype=torch.float16,
-            opset=_FUSED_OPSET,
-            plain_ops=False,
-            last_logits_only=False,
-            pooler=False,
-        )
+        trace_model(shortened(shrunk(text), 1), architecture=architecture, dtype=torch.float16)
 
 
 def _trace_repeated(config: Any, options: dict[str, Any]) -> "ir.Model | None":
@@ -125,15 +110,3 @@ def _trace_repeated(config: Any, options: dict[str, Any]) -> "ir.Model | None":
         _LOGGER.warning("tracing all %d layers: %s", layers, error)
         return None
     return model
-
-
-def _check_opset(opset: int | None, plain_ops: bool) -> int:
-    chosen = opset if opset is not None else (_PLAIN_OPSET if plain_ops else _FUSED_OPSET)
-    lowest = 18 if plain_ops else _FUSED_OPSET
-    if not lowest <= chosen <= _FUSED_OPSET:
-        raise PatchCompileError(
-            f"Opset {chosen} does not fit this export",
-            f"It can be {lowest} to {_FUSED_OPSET} {'with' if plain_ops else 'without'} plain ops.",
-            "Use plain ops for an opset before 23.",
-        )
-    return chosen

@@ -14,6 +14,7 @@ from torch import nn
 
 from masklearn.model.architectures import Architecture
 from patch_compile.errors import PatchCompileError
+from patch_compile.onnx_export.architectures import FUSED_OPSET
 from patch_compile.onnx_export.attention import eager_masks
 from patch_compile.onnx_export.modules import build_fake_model, tied_names
 from patch_compile.onnx_export.names import TRACED
@@ -32,10 +33,9 @@ def trace_model(
     architecture: Architecture,
     *,
     dtype: torch.dtype,
-    opset: int,
-    plain_ops: bool,
-    last_logits_only: bool,
-    pooler: bool,
+    opset: int = FUSED_OPSET,
+    last_logits_only: bool = False,
+    pooler: bool = False,
 ) -> ir.Model:
     """Trace every layer of `config` once and name inputs, outputs, dimensions and weights.
 
@@ -46,7 +46,7 @@ def trace_model(
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
     fake_mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
-    model: Any = build_fake_model(config, architecture, dtype, fake_mode, plain_ops=plain_ops)
+    model: Any = build_fake_model(config, architecture, dtype, fake_mode, plain_ops=opset < FUSED_OPSET)
     wrapper: nn.Module
     with fake_mode:
         if architecture.encoder:

@@ -56,8 +56,9 @@ def _read_input(path: Path, value: onnx.ValueInfoProto) -> GraphInput:
             "Export the model with shapes.",
         )
     # A dimension without size or name becomes a symbol too. Its name is unique, so that it differs from all others.
+    stem = re.sub(r"\W", "_", value.name)
     dims = (
-        dim.dim_value if dim.HasField("dim_value") else dim.dim_param or f"{_identifier(value.name)}_{axis}"
+        dim.dim_value if dim.HasField("dim_value") else dim.dim_param or f"{stem}_{axis}"
         for axis, dim in enumerate(tensor.shape.dim)
     )
     return GraphInput(value.name, tuple(dims))
@@ -100,7 +101,3 @@ def _names_in(symbol: str) -> list[str]:
     """Returns the names in a formula such as `past + sequence`. A symbol without operators is a single name, of any
     characters."""
     return _NAME.findall(symbol) if _OPERATORS.search(symbol) else [symbol]
-
-
-def _identifier(name: str) -> str:
-    return re.sub(r"\W", "_", name)

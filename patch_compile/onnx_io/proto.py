@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 STANDARD_DOMAINS = ("", "ai.onnx")
 """The two spellings of the domain of ONNX's own operators."""
 
-_SAYS_NOTHING = re.compile(
-    r"\W*|-\d+"
-)  # dimension names of exporters for dimensions without a name: `?`, `-1`
+_SAYS_NOTHING = re.compile(r"\W*|-\d+")  # what exporters call dimensions without a name: `?`, `-1`
 _MOST_NODES = 2**19  # a compiled decoder of 126 layers has some 60,000 with its PatchLinear functions
 _MOST_DEPTH = 64  # calls of functions inside each other; passes recurse once for each
 _BYTES = re.compile(r"[0-9]{1,18}")
@@ -107,30 +105,29 @@ def _check_messages(proto: onnx.ModelProto) -> None:
     a data file is not a number of bytes."""
     import onnx
 
-    waiting: list[Any] = [proto]
-    while waiting:
-        message = waiting.pop()
+    for message in _messages(proto):
         if isinstance(message, onnx.TensorProto):
             _check_place(message)
         for field, value in message.ListFields():
-            if field.message_type is not None:
-                waiting += value if isinstance(value, Sequence) else [value]
-            elif field.type == field.TYPE_STRING:
+            if field.type == field.TYPE_STRING:
                 texts = [value] if isinstance(value, str | bytes) else value
                 if any(isinstance(text, bytes) for text in texts):
                     raise ValueError(f"A {field.name} in it is not UTF-8.")
 
 
 def tensors_of(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Yield the tensors of a model: weights of its graph, of subgraphs and functions, and constants of nodes."""
+    """Returns the tensors of a model: weights of its graph, of subgraphs and functions, and constants of nodes."""
     import onnx
 
+    return (message for message in _messages(proto) if isinstance(message, onnx.TensorProto))
+
+
+def _messages(proto: onnx.ModelProto) -> Iterator[Any]:
+    """Yield a model and all messages in it."""
     waiting: list[Any] = [proto]
     while waiting:
         message = waiting.pop()
-        if isinstance(message, onnx.TensorProto):
-            yield message
-            continue
+        yield message
         for field, value in message.ListFields():
             if field.message_type is not None:
                 waiting += value if isinstance(value, Sequence) else [value]

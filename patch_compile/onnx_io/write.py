@@ -11,6 +11,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Generic, TypeVar
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -44,20 +45,16 @@ def bind_weights(model: ir.Model, checkpoint: "Checkpoint", dtype: ir.DataType) 
         assert value.name is not None and value.shape is not None
         if value.dtype != dtype:
             raise ValueError(f"{value.name} is {value.dtype} in a graph of {dtype}")
-        source = _source_name(value, checkpoint)
-        value.const_value = lazy_tensor(
-            value.name, value.shape.numpy(), dtype, partial(read_weight, checkpoint, source, dtype)
-        )
-
-
-def _source_name(value: ir.Value, checkpoint: "Checkpoint") -> str:
-    """Returns the name under which the checkpoint holds an initializer. Errors: see `bind_weights`."""
-    assert value.name is not None and value.shape is not None
-    name = value.name
-    if name not in checkpoint and (tied := tied_name(checkpoint, name)) is not None and tied in checkpoint:
-        name = tied
-    check_tensor(checkpoint, name, value.shape.numpy())
-    return name
+        name, shape = value.name, value.shape.numpy()
+        if (
+            name not in checkpoint
+            and (tied := tied_name(checkpoint, name)) is not None
+            and tied in checkpoint
+        ):
+            name = tied
+        check_tensor(checkpoint, name, shape)
+        make = partial(read_weight, checkpoint, name, dtype)
+        value.const_value = lazy_tensor(value.name, shape, dtype, make)
 
 
 def read_weight(checkpoint: "Checkpoint", name: str, dtype: ir.DataType | None) -> NDArray[Any]:
@@ -95,16 +92,10 @@ def cast_weight(name: str, array: NDArray[Any], dtype: ir.DataType) -> NDArray[A
         largest = float(np.abs(wide[overflowed]).max())
         raise PatchCompileError(
             f"{name} does not fit {dtype.name.lower()}: its largest weight is {largest:g}",
-            f"{dtype.name.lower()} ends at {_largest(dtype):g}.",
+            f"{dtype.name.lower()} ends at {float(ml_dtypes.finfo(target).max):g}.",
             "Choose bf16 (--dtype bfloat16).",
         )
     return rounded
-
-
-def _largest(dtype: ir.DataType) -> float:
-    import ml_dtypes
-
-    return float(ml_dtypes.finfo(dtype.numpy()).max)
 
 
 class MadeOnce(Generic[Made]):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from patch_compile.packing.fusion import FUSIONS
 from patch_compile.passes.run import GraphPass, PassDump, run_passes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+    from numpy.typing import NDArray
 
     from masklearn.masks.linear_mask import LinearMask
     from masklearn.quant.grid import Grid
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from patch_compile.passes.lowering.packed_initializers import ReadTensor
     from patch_compile.passes.lowering.split_linears import SplitLinearsPass
     from patch_compile.planning.lowering import LinearPlan
-    from patch_compile.planning.split import SplitCost
 
 __all__ = [
     "GraphPass",
@@ -61,8 +61,8 @@ class LoweringPasses:
         """Plan as compiled, after the passes have run: with nodes, panels, and the parts of split linears."""
         splits = {name: split.row() for name, split in self.splitting.splits.items()}
         return {
-            name: one.model_copy(update={"split": splits.get(name)})
-            for name, one in self.packing.plan.items()
+            name: linear.model_copy(update={"split": splits.get(name)})
+            for name, linear in self.packing.plan.items()
         }
 
 
@@ -73,15 +73,14 @@ def lowering_passes(
     dtype: ir.DataType,
     *,
     fuse: Collection[str] | None = None,
-    split_cost: SplitCost | None = None,
     grids: Mapping[str, Grid] | None = None,
     stacking: Sequence[GraphPass] = (),
 ) -> LoweringPasses:
     """Returns the passes that compile each covered linear as planned, for a graph without weights.
 
     read: returns the values of a tensor (`<linear>.weight` or a bias) in `dtype`, called when they are written; fuse: names
-    of the fusions to apply, None for all; split_cost: see `SplitLinearsPass`; grids: the grids of the quantised linears,
-    whose weights `read` returns in a type that holds them exactly; stacking: passes behind the fusions.
+    of the fusions to apply, None for all; grids: the grids of the quantised linears, whose weights `read` returns in a type
+    that holds them exactly; stacking: passes behind the fusions.
     """
     from patch_compile.passes.fusion.base import fusion_passes
     from patch_compile.passes.lowering.gather_linears import GatherLinearsPass
@@ -92,7 +91,7 @@ def lowering_passes(
     return LoweringPasses(
         [GatherLinearsPass(plan, dtype), *fusion_passes(FUSIONS if fuse is None else fuse, plan), *stacking],
         PackLinearsPass(plan, masks, read, dtype, grids),
-        SplitLinearsPass(plan, masks, read, dtype, grids, split_cost),
+        SplitLinearsPass(plan, masks, read, dtype, grids),
         MaskLinearsPass(plan, masks, read, dtype),
     )
 
@@ -115,10 +114,7 @@ def describe_passes() -> list[tuple[str, str]]:
     """Returns the name and the rule of every pass that compiles a checkpoint, in order."""
     import onnx_ir as ir
 
-    lowering = lowering_passes({}, {}, _no_weight, ir.DataType.FLOAT16)
+    no_weights: dict[str, NDArray[Any]] = {}
+    lowering = lowering_passes({}, {}, no_weights.__getitem__, ir.DataType.FLOAT16)
     kinds = [type(graph_pass) for graph_pass in (*cleanup_passes(), *lowering.in_order)]
     return [(kind.__name__, rule_of(kind)) for kind in kinds]
-
-
-def _no_weight(name: str) -> NoReturn:
-    raise KeyError(name)

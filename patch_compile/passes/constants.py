@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from patch_compile.onnx_io.proto import STANDARD_DOMAINS
-
 if TYPE_CHECKING:
     import numpy as np
     import onnx_ir as ir
@@ -13,8 +11,6 @@ if TYPE_CHECKING:
 
 # In elements. Shapes, axes and scalars are far smaller, and weights of real models far larger.
 SMALL = 64
-
-_LISTS = {"value_ints": "int64", "value_floats": "float32", "value_int": "int64", "value_float": "float32"}
 
 
 def constant_of(value: ir.Value | None) -> NDArray[np.generic] | None:
@@ -24,29 +20,12 @@ def constant_of(value: ir.Value | None) -> NDArray[np.generic] | None:
     """
     if value is None or value.is_graph_input():
         return None
-    producer = value.producer()
-    if producer is not None:
-        return _constant_node(producer)
     import onnx_ir as ir
 
-    tensor = value.const_value
+    tensor = ir.convenience.get_const_tensor(value)
     if tensor is None or isinstance(tensor, ir.LazyTensor | ir.ExternalTensor) or tensor.size > SMALL:
         return None
-    return tensor.numpy()
-
-
-def _constant_node(node: ir.Node) -> NDArray[np.generic] | None:
-    if node.op_type != "Constant" or node.domain not in STANDARD_DOMAINS:
-        return None
-    name, attribute = next(iter(node.attributes.items()))
-    if name == "value":
-        tensor = attribute.as_tensor()
-        return tensor.numpy() if tensor.size <= SMALL else None
-    if name in _LISTS:
-        import numpy as np
-
-        return np.asarray(attribute.value, dtype=_LISTS[name])
-    return None
+    return None if tensor.dtype.is_string() else tensor.numpy()
 
 
 def add_constant(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
@@ -62,6 +41,13 @@ def scalar_of(value: ir.Value | None) -> float | int | None:
     """Returns the number in a constant of one element, None for any other value."""
     array = constant_of(value)
     return array.reshape(-1)[0].item() if array is not None and array.size == 1 else None
+
+
+def with_last(shape: ir.Shape | None, size: int) -> ir.Shape | None:
+    """Returns a shape with `size` in the last dimension; None if the shape is unknown."""
+    import onnx_ir as ir
+
+    return None if shape is None else ir.Shape([*shape[:-1], size])
 
 
 def same_known_shape(a: ir.Shape | None, b: ir.Shape | None) -> bool:

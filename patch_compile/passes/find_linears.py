@@ -131,8 +131,8 @@ def _linear(node: ir.Node, owner: str, taken: Container[str], quantised: bool) -
     weight, dtype = product.weight.initializer, product.weight.dtype
     assert dtype is not None
     name = linear_name(weight, node, taken)
-    made = Linear(name, nodes, weight, product.transposed, product.shape, dtype, bias, product.spatial)
-    return replace(made, dequantize=product.weight.dequantize)
+    form = product.transposed, product.shape, dtype, bias, product.spatial, product.weight.dequantize
+    return Linear(name, nodes, weight, *form)
 
 
 def _why_dense(node: ir.Node, owner: str, product: _Product) -> Refusal | None:
@@ -186,12 +186,12 @@ def _gemm(node: ir.Node, quantised: bool) -> _Product | Refusal:
     weight = _stored_constant(node.inputs[1], node, quantised)
     if isinstance(weight, Refusal):
         return weight
-    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
-    if attributes.get("transA", 0):
+    attributes = node.attributes
+    if attributes.get_int("transA", 0):
         return Refusal("its X is transposed (transA)")
-    if (attributes.get("alpha", 1.0), attributes.get("beta", 1.0)) != (1.0, 1.0):
+    if (attributes.get_float("alpha", 1.0), attributes.get_float("beta", 1.0)) != (1.0, 1.0):
         return Refusal("its alpha or beta is not 1")
-    product = _matrix(weight, transposed=weight.transposed == bool(attributes.get("transB", 0)))
+    product = _matrix(weight, transposed=weight.transposed == bool(attributes.get_int("transB", 0)))
     return product if isinstance(product, Refusal) else _with_bias(node, product, quantised)
 
 
@@ -246,22 +246,21 @@ def _with_bias(node: ir.Node, product: _Product, quantised: bool) -> _Product | 
 
 
 def _constant_bias(value: ir.Value | None, node: ir.Node, size: int, quantised: bool) -> ir.Value | None:
-    found = _stored_constant(value, node, quantised)
-    if isinstance(found, Refusal) or found.transposed or found.initializer.shape is None:
+    bias = _stored_constant(value, node, quantised)
+    if isinstance(bias, Refusal) or bias.transposed or bias.initializer.shape is None:
         return None
-    shape = found.initializer.shape.numpy()
-    return found.initializer if shape[-1:] == (size,) and all(axis == 1 for axis in shape[:-1]) else None
+    shape = bias.initializer.shape.numpy()
+    return bias.initializer if shape[-1:] == (size,) and all(axis == 1 for axis in shape[:-1]) else None
 
 
 def _added_bias(node: ir.Node, size: int, quantised: bool) -> tuple[ir.Node, ir.Value] | None:
     """Returns the Add that adds a bias to a product and is the product's only reader, and the bias; None if there is no such
     Add."""
     output = node.outputs[0]
-    readers = [use.node for use in output.uses()]
-    if output.is_graph_output() or len(readers) != 1 or readers[0].op_type != "Add":
+    if output.is_graph_output() or len(output.consumers()) != 1:
         return None
-    (add,) = readers
-    if add.domain not in STANDARD_DOMAINS or add.graph is not node.graph:
+    (add,) = output.consumers()
+    if add.op_type != "Add" or add.domain not in STANDARD_DOMAINS or add.graph is not node.graph:
         return None
     other = add.inputs[1] if add.inputs[0] is output else add.inputs[0]
     bias = None if other is output else _constant_bias(other, add, size, quantised)
@@ -277,8 +276,6 @@ def _counted(skipped: Mapping[str, Refusal]) -> str:
 
 
 _NAMED = 3  # nodes that an error names
-
-
 _MATCHERS: dict[str, Callable[[ir.Node, bool], _Product | Refusal]] = {
     "MatMul": _matmul,
     "Gemm": _gemm,
@@ -319,16 +316,16 @@ def _stored_constant(value: ir.Value | None, node: ir.Node, quantised: bool) -> 
         elif kind not in QDQ and (producer.domain not in STANDARD_DOMAINS or kind not in PASSED_ON):
             return Refusal(f"{_COMPUTED}, by {kind} {node_name(producer)!r}", _COMPUTED)
         if kind == "Transpose":
-            perm = producer.attributes.get("perm")
-            if perm is not None and tuple(perm.as_ints()) != (1, 0):
-                words = f"its weight goes through Transpose {node_name(producer)!r} of axes {list(perm.as_ints())}"
+            perm = [*producer.attributes.get_ints("perm", (1, 0))]
+            if perm != [1, 0]:
+                words = f"its weight goes through Transpose {node_name(producer)!r} of axes {perm}"
                 return Refusal(words, "its weight goes through a Transpose of more than two axes")
             transposed = not transposed
         cast = cast or kind in ("Cast", *QDQ)
         node, value = producer, producer.inputs[0]
-    if value is None or not value.is_initializer():
-        if value is None:
-            return Refusal("it has no weight")
+    if value is None:
+        return Refusal("it has no weight")
+    if not value.is_initializer():
         return Refusal(
             f"its weight is the input {value.name!r} of the graph", "its weight is an input of the graph"
         )
@@ -349,8 +346,8 @@ def _other_reader(value: ir.Value, node: ir.Node) -> str:
     """Returns a description of the first node, other than `node`, that reads a value and does more than pass it on."""
     if value.is_graph_output():
         return "an output of the graph"
-    for other in (use.node for use in value.uses() if use.node is not node):
-        while other.op_type in PASSED_ON and (after := [use.node for use in other.outputs[0].uses()]):
-            other = after[0]
+    for other in (reader for reader in value.consumers() if reader is not node):
+        while other.op_type in PASSED_ON and (following := other.outputs[0].consumers()):
+            other = following[0]
         return f"{other.op_type} {node_name(other)!r}"
     return ""

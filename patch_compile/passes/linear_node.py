@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger(__name__)
 _DOMAIN, _OP_TYPE = "patch.fusing", "Linear"
-_SUFFIX = ".weight"
 ACTIVATIONS = {"gelu": "GELU", "gelu_tanh": "GELU (tanh)", "silu": "SiLU"}
 
 
@@ -49,6 +48,13 @@ class LinearNode:
         """Returns the Linear that makes a value, None if another node makes it."""
         node = value.producer() if value is not None else None
         return cls.read(node) if node is not None and _is_linear(node) else None
+
+    @classmethod
+    def stacked(cls, linears: Sequence[LinearNode], panel_rows: int) -> LinearNode:
+        """Returns the node of linears without epilogues that share X."""
+        weights = tuple(linear.weights[0] for linear in linears)
+        biases = tuple(bias for linear in linears for bias in linear.biases)
+        return cls(linears[0].x, weights, biases, panel_rows=panel_rows)
 
     @classmethod
     def read(cls, node: ir.Node) -> LinearNode:
@@ -83,13 +89,13 @@ class LinearNode:
 
     @property
     def linears(self) -> tuple[str, ...]:
-        return tuple(str(weight.name).removesuffix(_SUFFIX) for weight in self.weights)
+        return tuple(str(weight.name).removesuffix(".weight") for weight in self.weights)
 
     @property
     def name(self) -> str:
         """Name of the first linear, followed by the last parts of the others: `model.layers.0.mlp.gate_proj+up_proj`."""
-        first, *others = self.linears
-        return "+".join((first, *(name.removeprefix(shared_path(first, name)) for name in others)))
+        first, *rest = self.linears
+        return "+".join((first, *(name.removeprefix(shared_path(first, name)) for name in rest)))
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
@@ -223,14 +229,9 @@ def refuse(linear: str, what: str, why: str) -> None:
     _LOGGER.debug("%s is not fused with %s: %s", linear, what, why)
 
 
-def readers(value: ir.Value) -> list[ir.Node]:
-    """Returns the nodes that read a value."""
-    return [use.node for use in value.uses()]
-
-
 def reader(value: ir.Value, op_type: str) -> ir.Node | None:
     """Returns the first standard operation of this type that reads a value, in the value's own graph."""
-    standard = (n for n in readers(value) if n.domain in STANDARD_DOMAINS and n.graph is value.graph)
+    standard = (n for n in value.consumers() if n.domain in STANDARD_DOMAINS and n.graph is value.graph)
     return next((n for n in standard if n.op_type == op_type), None)
 
 
@@ -238,7 +239,7 @@ def why_open(value: ir.Value, allowed: Collection[ir.Node]) -> str:
     """Returns the reason why a value is needed outside its `allowed` readers, "" if it is not."""
     if value.is_graph_output():
         return "a value in between is an output of the graph"
-    others = [node for node in readers(value) if node not in allowed]
+    others = [node for node in value.consumers() if node not in allowed]
     return f"{others[0].op_type} {others[0].name!r} reads a value in between too" if others else ""
 
 

@@ -161,7 +161,8 @@ def linear_name(weight: ir.Value, product: ir.Node, taken: Container[str]) -> st
     name = str(weight.name)
     if name.endswith(SUFFIX) and name != SUFFIX:
         return unique(name.removesuffix(SUFFIX), taken)
-    return unique(_module(product) or _path(product) or name, taken)
+    scopes = torch_scopes(product)
+    return unique((scopes[-2] if len(scopes) > 1 else "") or _path(product) or name, taken)
 
 
 def owners_of(constant: str) -> set[str]:
@@ -188,11 +189,6 @@ def unique(name: str, taken: Container[str]) -> str:
         number += 1
         candidate = f"{name}_{number}"
     return candidate
-
-
-def _module(node: ir.Node) -> str:
-    scopes = torch_scopes(node)
-    return scopes[-2] if len(scopes) > 1 else ""
 
 
 def _path(node: ir.Node) -> str:

@@ -14,7 +14,6 @@ from masklearn.masks.maskset import grids_of
 from masklearn.model.checkpoint import Checkpoint
 from patch_compile.packing.fusion import FUSIONS
 from patch_compile.planning.lowering import LinearPlan
-from patch_compile.planning.split import SplitCost
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -37,7 +36,7 @@ def export_graph(
     from patch_compile.onnx_export.model import export_model
     from patch_compile.passes import cleanup_passes, run_passes
 
-    graph = export_model(model_dir, dtype=dtype, opset=opset, plain_ops=opset < 23, logits=logits)
+    graph = export_model(model_dir, dtype=dtype, opset=opset, logits=logits)
     return run_passes(graph, cleanup_passes(), dump)
 
 
@@ -65,15 +64,13 @@ def write_hybrid(
     step: OnStep | None = None,
     *,
     fuse: Collection[str] | None = None,
-    split_cost: SplitCost | None = None,
     dump: PassDump | None = None,
 ) -> dict[str, LinearPlan]:
     """Rewrite the covered linears as planned and write the graph with the masked weights of the checkpoint.
 
     The checkpoint may or may not be pruned: each lowering masks the weights that it writes, and checks them. Masks that are
     a MaskSet bring the grids of quantised linears. step: called with (name of a linear, linears written, linears in all);
-    fuse: names of the fusions to apply where the graph allows it, None for all; split_cost: cost that the groups of a split
-    minimise.
+    fuse: names of the fusions to apply where the graph allows it, None for all.
 
     Returns the plan with the node, the epilogue and the split that the graph led to for each linear.
     """
@@ -82,9 +79,7 @@ def write_hybrid(
     kind = _ir_dtype(dtype)
     bind_weights(graph, checkpoint, kind)
     read = reader_of(checkpoint, plan, kind)
-    return write_lowered(
-        graph, masks, plan, read, kind, path, step, fuse=fuse, split_cost=split_cost, dump=dump
-    )
+    return write_lowered(graph, masks, plan, read, kind, path, step, fuse=fuse, dump=dump)
 
 
 def write_onnx_hybrid(
@@ -138,7 +133,6 @@ def write_lowered(
     step: OnStep | None = None,
     *,
     fuse: Collection[str] | None = None,
-    split_cost: SplitCost | None = None,
     dump: PassDump | None = None,
     before: Sequence[GraphPass] = (),
     stacking: Sequence[GraphPass] = (),
@@ -146,7 +140,7 @@ def write_lowered(
 ) -> dict[str, LinearPlan]:
     """Lower the linears of any graph as planned, and write it to `path` (+ .data) with one tensor in memory at a time.
 
-    read: see `lowering_passes`; step, fuse, split_cost: see `write_hybrid`; before: passes that give the planned linears the
+    read: see `lowering_passes`; step, fuse: see `write_hybrid`; before: passes that give the planned linears the
     form that the lowering passes take (`Linear.lowerable`); stacking: passes after the fusions; after: the last passes.
     """
     from patch_compile.onnx_io.write import write_onnx
@@ -158,7 +152,6 @@ def write_lowered(
         _counted_reads(read, plan, step or silent),
         dtype,
         fuse=fuse,
-        split_cost=split_cost,
         grids=grids_of(masks),
         stacking=stacking,
     )

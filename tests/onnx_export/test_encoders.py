@@ -67,7 +67,7 @@ def check(encoder: Encoder) -> None:
 
 @pytest.mark.parametrize(
     ("variant", "options"),
-    [(variant, {}) for variant in ENCODERS] + [("bert", {"plain_ops": True})],
+    [(variant, {}) for variant in ENCODERS] + [("bert", {"opset": 20})],
 )
 def test_hidden_states_equal_those_of_transformers(
     variant: str, options: dict[str, Any], exports: Exports, tmp_path: Path

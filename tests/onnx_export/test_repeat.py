@@ -1,6 +1,7 @@
 import logging
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ def test_repeating_gives_the_graph_that_tracing_gives(exports: Exports) -> None:
 def test_experts_are_repeated_as_they_are_traced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The number of each expert's tokens has a name of its own in every layer."""
     path = write_family(tmp_path / "model", "mixtral", num_hidden_layers=5, num_local_experts=2)
-    repeated, whole = (export_model(path, dtype="float16", repeat_layers=r) for r in (True, False))
+    repeated, whole = export_model(path, dtype="float16"), traced_whole(path)
     assert "tracing all" not in caplog.text
     assert numbered(described(repeated)) == numbered(described(whole))
 
@@ -71,7 +72,14 @@ def test_block_sizes_are_paired_uniquely() -> None:
 
 def traced(exports: Exports) -> ir.Model:
     """A graph of four layers, all of them traced."""
-    return exports.raw("llama-of-four", repeat_layers=False)
+    return traced_whole(exports.model_dir("llama-of-four")).clone()
+
+
+@cache
+def traced_whole(path: Path) -> ir.Model:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("patch_compile.onnx_export.model._trace_repeated", lambda *_: None)
+        return export_model(path, dtype="float16")
 
 
 def last_layer(model: ir.Model, op_type: str) -> ir.Node:
@@ -149,7 +157,7 @@ def test_layer_periods_repeat_as_a_block(tmp_path: Path) -> None:
     kinds = ["sliding_attention", "full_attention"] * 4 + ["sliding_attention"]
     settings = {"num_hidden_layers": len(kinds), "layer_types": kinds, "max_window_layers": 0}
     model_dir = save_tiny("qwen2-mixed", tmp_path, **settings)
-    repeated, whole = (export_model(model_dir, dtype="float16", repeat_layers=r) for r in (True, False))
+    repeated, whole = export_model(model_dir, dtype="float16"), traced_whole(model_dir)
     windows = [node.inputs[3] for node in repeated.graph if node.op_type == "Attention"]
     assert [window is windows[0] for window in windows] == [kind == kinds[0] for kind in kinds]
     assert described(repeated) == described(whole)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.rtx
     [
         ("qwen2-mixed", {}),
         ("llama", {"dtype": "bfloat16", "logits": "last"}),
-        ("gemma3_text", {"plain_ops": True}),
+        ("gemma3_text", {"opset": 20}),
         ("gemma2", {}),
         ("gemma3_text", {}),
         ("phi3", {}),

@@ -67,16 +67,6 @@ def multiplied(values, meta, steps):
 
 
 @panels_of
-@settings(max_examples=20, deadline=None)
-@given(st.integers(1, 128), st.integers(1, 30), st.integers(0, 999))
-def test_unpack_gives_the_masked_weight(panel_rows, rows, groups, seed):
-    masked, slots, values, meta = panel(min(rows, panel_rows), 8 * groups, panel_rows, seed)
-    found = np.full_like(masked, 7)
-    assert unpack_panel_of_eight(found, np.ones(len(slots), np.bool_), slots, values, meta)
-    np.testing.assert_array_equal(found, masked)
-
-
-@panels_of
 def test_two_products_give_the_weight(panel_rows):
     """The outer part on all columns of a slab, the middle part on two columns of every four."""
     masked, slots, values, meta = panel(panel_rows, 192, panel_rows, 3)

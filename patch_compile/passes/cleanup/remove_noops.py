@@ -3,7 +3,7 @@
 import onnx_ir as ir
 
 from patch_compile.onnx_io.proto import STANDARD_DOMAINS
-from patch_compile.passes.constants import constant_of, same_known_shape, scalar_of
+from patch_compile.passes.constants import constant_of, same_known_shape
 
 
 class RemoveNoopsPass(ir.passes.InPlacePass):
@@ -53,27 +53,18 @@ def _unchanged_input(node: ir.Node) -> ir.Value | None:
         case "Cast":
             unchanged = source.dtype is not None and source.dtype == node.attributes["to"].as_int()
         case "Mul":
-            unchanged = scalar_of(node.inputs[1]) == 1 and _is_scalar_of(node.inputs[1], source)
+            factor = constant_of(node.inputs[1])  # one of shape [1, 1] would raise the rank of a vector
+            unchanged = factor is not None and factor.ndim == 0 and factor.item() == 1
         case "Slice":
             unchanged = _whole_slice(node)
         case "Transpose":
-            perm = node.attributes.get("perm")
-            unchanged = perm is not None and list(perm.as_ints()) == list(range(len(perm.as_ints())))
+            perm = node.attributes.get_ints("perm")
+            unchanged = perm is not None and list(perm) == list(range(len(perm)))
         case "Reshape" | "Expand":
             unchanged = same_known_shape(source.shape, output.shape)
         case _:
             unchanged = False
     return source if unchanged else None
-
-
-def _is_scalar_of(scalar: ir.Value | None, tensor: ir.Value) -> bool:
-    """True if `scalar` has rank 0. Multiplying a vector by a [1, 1] tensor would raise its rank."""
-    return (
-        scalar is not None
-        and scalar.shape is not None
-        and len(scalar.shape) == 0
-        and tensor.dtype is not None
-    )
 
 
 def _whole_slice(node: ir.Node) -> bool:
@@ -86,9 +77,8 @@ def _whole_slice(node: ir.Node) -> bool:
         return False
     if starts.any() or (len(node.inputs) > 4 and (steps is None or (steps != 1).any())):
         return False
-    return all(_reaches_end(source.shape[int(axis)], int(end)) for axis, end in zip(axes, ends, strict=True))
-
-
-def _reaches_end(dim: int | ir.SymbolicDim, end: int) -> bool:
+    sizes = [source.shape[int(axis)] for axis in axes]
     # torch writes "to the end" as the largest int64; no real axis reaches 2**31 - 1.
-    return end >= (dim if isinstance(dim, int) else 2**31 - 1)
+    return all(
+        end >= (size if isinstance(size, int) else 2**31 - 1) for size, end in zip(sizes, ends, strict=True)
+    )

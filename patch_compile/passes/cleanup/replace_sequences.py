@@ -27,7 +27,7 @@ class ReplaceSequencesPass(ir.passes.InPlacePass):
 
 
 def _replace(graph: ir.Graph, node: ir.Node) -> bool:
-    sizes, readers = _sizes(node), [use.node for use in node.outputs[0].uses()]
+    sizes, readers = _sizes(node), node.outputs[0].consumers()
     positions = [scalar_of(reader.inputs[1]) for reader in readers if reader.op_type == "SequenceAt"]
     if sizes is None or len(positions) != len(readers) or None in positions:
         return False
@@ -35,7 +35,12 @@ def _replace(graph: ir.Graph, node: ir.Node) -> bool:
     graph.insert_before(node, split)
     for reader, position in zip(readers, positions, strict=True):
         assert position is not None
-        _take_over(graph, reader, split.outputs[int(position)])
+        part, element = split.outputs[int(position)], reader.outputs[0]
+        part.shape = element.shape
+        if element.is_graph_output():
+            part.name, element.name = element.name, None
+        ir.convenience.replace_all_uses_with(element, part, replace_graph_outputs=True)
+        graph.remove(reader, safe=True)
     graph.remove(node, safe=True)
     return True
 
@@ -43,8 +48,7 @@ def _replace(graph: ir.Graph, node: ir.Node) -> bool:
 def _sizes(node: ir.Node) -> list[int] | None:
     """Returns the length of every part, None if unknown."""
     lengths = constant_of(node.inputs[1]) if len(node.inputs) > 1 else None
-    keepdims = node.attributes.get("keepdims")
-    if lengths is None or (keepdims is not None and keepdims.as_int() != 1):
+    if lengths is None or node.attributes.get_int("keepdims", 1) != 1:
         return None
     if lengths.ndim == 1:
         return [int(size) for size in lengths]
@@ -56,8 +60,7 @@ def _sizes(node: ir.Node) -> list[int] | None:
 
 
 def _axis(node: ir.Node) -> int:
-    axis = node.attributes.get("axis")
-    return axis.as_int() if axis is not None else 0
+    return node.attributes.get_int("axis", 0)
 
 
 def _split(node: ir.Node, sizes: Sequence[int]) -> ir.Node:
@@ -73,13 +76,3 @@ def _split(node: ir.Node, sizes: Sequence[int]) -> ir.Node:
         name=name,
         metadata_props=dict(node.metadata_props),
     )
-
-
-def _take_over(graph: ir.Graph, reader: ir.Node, part: ir.Value) -> None:
-    """Replace the SequenceAt node `reader` by the part that it reads."""
-    element = reader.outputs[0]
-    part.shape = element.shape
-    if element.is_graph_output():
-        part.name, element.name = element.name, None
-    ir.convenience.replace_all_uses_with(element, part, replace_graph_outputs=True)
-    graph.remove(reader, safe=True)

@@ -92,8 +92,7 @@ def _gelu(x: ir.Value) -> tuple[str, tuple[ir.Node, ...]] | None:
     gelu = reader(x, "Gelu")
     if gelu is None:
         return None
-    approximate = gelu.attributes.get("approximate")
-    return _GELU[approximate.as_string() if approximate else "none"], (gelu,)
+    return _GELU[gelu.attributes.get_string("approximate", "none")], (gelu,)
 
 
 def _silu(x: ir.Value) -> tuple[str, tuple[ir.Node, ...]] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from patch_compile.packing.fusion import FUSIONS, GATED
@@ -12,8 +11,6 @@ from patch_compile.passes.linear_node import LinearNode, reader, refuse, replace
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-    from patch_compile.planning.lowering import LinearPlan
 
 
 @FUSIONS.register
@@ -30,18 +27,6 @@ class FuseGatedPass(EpiloguePass):
     place = 20
     reads_activation = True
 
-    def __init__(self, plan: Mapping[str, LinearPlan]) -> None:
-        """plan: see `FusionPass`."""
-        super().__init__(plan)
-        self._unpacked: dict[ir.Value | None, str] = {}  # names of linears that are not packed, by output
-
-    def run(self, model: ir.Model) -> bool:
-        """Fuse the Linears in the graph's order. Returns True if any was fused."""
-        from patch_compile.passes.find_linears import lowerable_linears  # NumPy
-
-        self._unpacked = {linear.output: name for name, linear in lowerable_linears(model).items()}
-        return super().run(model)
-
     def fuse(self, node: ir.Node) -> bool:
         """Fuse a gate with its up."""
         gate, activation = LinearNode.read(node), find_activation(node.outputs[0])
@@ -50,7 +35,7 @@ class FuseGatedPass(EpiloguePass):
             return False
         up_output = next((value for value in product.inputs if value is not activation.output), None)
         up = LinearNode.of(up_output)
-        why = self._why_no_pair(gate, up, up_output) or _why_open(activation, up_output, product)
+        why = self._why_no_pair(gate, up) or _why_open(activation, up_output, product)
         if why or up is None or up_output is None:
             refuse(gate.name, "an up", why)
             return False
@@ -67,11 +52,10 @@ class FuseGatedPass(EpiloguePass):
         replace([node, up_node, *activation.nodes], product, both)
         return True
 
-    def _why_no_pair(self, gate: LinearNode, up: LinearNode | None, up_output: ir.Value | None) -> str:
+    def _why_no_pair(self, gate: LinearNode, up: LinearNode | None) -> str:
         """Returns the reason why two factors can't be gate and up of one node; empty if they can."""
         if up is None:
-            unpacked = self._unpacked.get(up_output)
-            return f"{unpacked} is not packed" if unpacked else "the other factor is not a linear"
+            return "the other factor is no linear that is packed"
         if up.gated:
             return "the other factor is gated itself"
         if self._plan[gate.name].apart:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from masklearn.masks.name_globs import depth_of
 from patch_compile.packing.fusion import FUSIONS, QKV
-from patch_compile.passes.constants import add_constant, scalar_of
+from patch_compile.passes.constants import add_constant, scalar_of, with_last
 from patch_compile.passes.fusion.base import FusionPass
-from patch_compile.passes.linear_node import LinearNode, linear_nodes, readers, refuse, take_over
+from patch_compile.passes.linear_node import LinearNode, linear_nodes, refuse, take_over
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -53,13 +53,9 @@ class FuseQkvPass(FusionPass):
 
     def _merge(self, graph: ir.Graph, nodes: Sequence[ir.Node]) -> None:
         linears = [LinearNode.read(node) for node in nodes]
-        weights = tuple(linear.weights[0] for linear in linears)
-        biases = tuple(bias for linear in linears for bias in linear.biases)
-        rows = min(self._plan[linear.name].panel_rows for linear in linears)
-        together = LinearNode(linears[0].x, weights, biases, panel_rows=rows)
+        together = LinearNode.stacked(linears, min(self._plan[linear.name].panel_rows for linear in linears))
         merged = together.node()
         graph.insert_before(nodes[0], merged)
-        _name(merged.outputs[0], f"{together.name}/output", nodes[0].outputs[0], sum(together.rows))
         split_rows(graph, nodes, together, merged.outputs[0])
         graph.remove(nodes, safe=True)
 
@@ -69,7 +65,7 @@ def _why_alone(linear: LinearNode, output: ir.Value) -> str:
         return f"it has an epilogue: {linear.epilogue.overload}"
     if output.is_graph_output():
         return "it is an output of the graph"
-    others = [node for node in readers(output) if not _makes_heads(node, output)]
+    others = [node for node in output.consumers() if not _makes_heads(node, output)]
     if others or not output.uses():
         return f"{others[0].op_type if others else 'nothing'} reads it, which does not cut it into heads"
     return ""
@@ -82,7 +78,7 @@ def _makes_heads(node: ir.Node, value: ir.Value) -> bool:
     if node.op_type not in _PASSED or any(scalar_of(other) is None for other in others):
         return False
     result = node.outputs[0]
-    return bool(result.uses()) and all(_makes_heads(one, result) for one in readers(result))
+    return bool(result.uses()) and all(_makes_heads(reader, result) for reader in result.consumers())
 
 
 def _are_several(nodes: Sequence[ir.Node]) -> bool:
@@ -96,17 +92,19 @@ def _are_several(nodes: Sequence[ir.Node]) -> bool:
 
 
 def split_rows(graph: ir.Graph, nodes: Sequence[ir.Node], together: LinearNode, whole: ir.Value) -> None:
-    """Split the joint output, before the first of `nodes`, into the outputs of these linears and the padding after each."""
+    """Name the joint output, and split it, before the first of `nodes`, into the outputs of these linears and the padding
+    after each."""
     import numpy as np
     import onnx_ir as ir
 
     from patch_compile.onnx_io.write import free_name
 
+    _name(whole, f"{together.name}/output", nodes[0].outputs[0], sum(together.rows))
     parts: list[tuple[int, ir.Value | None]] = []  # rows, and the linear's output, None for padding
-    for node, (rows, _), taken in zip(nodes, together.shapes, together.rows, strict=True):
+    for node, (rows, _), padded in zip(nodes, together.shapes, together.rows, strict=True):
         parts.append((rows, node.outputs[0]))
-        if taken > rows:
-            parts.append((taken - rows, None))
+        if padded > rows:
+            parts.append((padded - rows, None))
     sizes_name = free_name(f"{together.name}.parts", graph.initializers)
     sizes = add_constant(graph, sizes_name, np.array([rows for rows, _ in parts], np.int64))
     name = f"{together.name}/parts"
@@ -121,7 +119,4 @@ def split_rows(graph: ir.Graph, nodes: Sequence[ir.Node], together: LinearNode, 
 
 def _name(made: ir.Value, name: str, like: ir.Value, size: int) -> None:
     """Name a value, and give it the type and the shape of `like` with `size` in the last dimension."""
-    import onnx_ir as ir
-
-    made.name, made.type = name, like.type
-    made.shape = None if like.shape is None else ir.Shape([*like.shape[:-1], size])
+    made.name, made.type, made.shape = name, like.type, with_last(like.shape, size)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from patch_compile.packing.fusion import FUSIONS
 from patch_compile.passes.constants import constant_of, same_known_shape
 from patch_compile.passes.fusion.base import EpiloguePass
-from patch_compile.passes.linear_node import LinearNode, reader, readers, refuse, replace, why_open
+from patch_compile.passes.linear_node import LinearNode, reader, refuse, replace, why_open
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -32,7 +32,7 @@ class FuseResidualPass(EpiloguePass):
         add = reader(output, "Add")
         if add is None:
             if not linear.activation:
-                followers = ", ".join(node.op_type for node in readers(output)) or "nothing"
+                followers = ", ".join(node.op_type for node in output.consumers()) or "nothing"
                 refuse(linear.name, "what follows", f"{followers} is not an epilogue")
             return False
         residual = add.inputs[1 if add.inputs[0] is output else 0]

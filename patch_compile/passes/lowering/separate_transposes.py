@@ -49,10 +49,9 @@ def _permutations(x: ir.Value) -> Iterator[tuple[int, ...]]:
     node = x.producer()
     while node is not None and node.domain in STANDARD_DOMAINS and node.op_type in ("Transpose", "Cast"):
         if node.op_type == "Transpose":
-            perm = node.attributes.get("perm")
-            if perm is None:
+            axes = tuple(node.attributes.get_ints("perm", ()))
+            if not axes:
                 return
-            axes = tuple(perm.as_ints())
             whole = axes if whole is None else tuple(axes[axis] for axis in whole)
             yield whole
         elif whole is None and node.inputs[0] is not None and node.inputs[0].dtype == ir.DataType.FLOAT:

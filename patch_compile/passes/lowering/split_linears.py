@@ -3,6 +3,7 @@ the masked weight, cut only when they are written."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -47,10 +48,9 @@ class SplitLinearsPass(passes.InPlacePass):
         read: ReadTensor,
         dtype: ir.DataType,
         grids: Mapping[str, Grid] | None = None,
-        cost: SplitCost | None = None,
     ) -> None:
         """read: returns the values `[N, K]` of a weight by name, in the graph's 16-bit type, or in a type that holds them
-        exactly if they lie on a grid; grids: of the linears of type w8a8, with static scales; cost: minimised by splits."""
+        exactly if they lie on a grid; grids: of the linears of type w8a8, with static scales."""
         super().__init__()
         self.splits: dict[str, Split] = {}  # linear → split, filled by the pass
         self._planned = {name: linear for name, linear in plan.items() if linear.lowering == "split"}
@@ -59,7 +59,6 @@ class SplitLinearsPass(passes.InPlacePass):
         self._dtype = dtype
         quantised = (name for name, linear in self._planned.items() if linear.weight_type.quantised)
         self._grids = {name: (grids or {})[name] for name in quantised}
-        self._cost = cost
 
     def requires(self, model: ir.Model) -> None:
         """Every linear planned as `split` is in the graph, with the planned shape and type. It has 16-bit weights or static
@@ -77,7 +76,7 @@ class SplitLinearsPass(passes.InPlacePass):
             if name not in self._planned:
                 continue
             mask, grid = self._masks[name], self._grids.get(name)
-            cost = self._cost or SplitCost.of(self._planned[name].weight_type)
+            cost = SplitCost.of(self._planned[name].weight_type)
             split = plan_split(usable(mask.tiles, grid), mask.shape, mask.tile, cost)
             self.splits[name] = split
             weights = _weights(linear, split, mask, self._read, grid)
@@ -86,19 +85,17 @@ class SplitLinearsPass(passes.InPlacePass):
 
     def ensures(self, model: ir.Model) -> None:
         """Each planned linear has the products of its split, and its whole weight is removed."""
-        computed_linears = [_linear_of(node) for node in model.graph if PART in node.metadata_props]
+        products = Counter(
+            str(node.name).rpartition("/split/")[0] for node in model.graph if PART in node.metadata_props
+        )
         for name in self._planned:
-            wanted = len(self.splits[name].parts)
-            if computed_linears.count(name) != wanted:
+            planned = len(self.splits[name].parts)
+            if products[name] != planned:
                 raise passes.PostconditionError(
-                    f"{name} is computed by {computed_linears.count(name)} products, not {wanted}"
+                    f"{name} is computed by {products[name]} products, not {planned}"
                 )
             if f"{name}.weight" in model.graph.initializers:
                 raise passes.PostconditionError(f"the weight of {name} remains in addition to its parts")
-
-
-def _linear_of(node: ir.Node) -> str:
-    return str(node.name).rpartition("/split/")[0]
 
 
 def _rewrite(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from patch_compile.onnx_io.proto import STANDARD_DOMAINS
 from patch_compile.onnx_io.write import cast_weight, lazy_initializer
+from patch_compile.passes.constants import with_last
 from patch_compile.passes.find_linears import lowerable_linears
 from patch_compile.passes.linear_node import insert_cast, insert_node, take_over
 from patch_compile.passes.linears import Linear
@@ -138,10 +139,10 @@ class SubstituteLinearsPass(ir.passes.InPlacePass):
         else:
             x, right = linear.x, self._weight(graph, part, (linear.shape[1], part.rows), dtype)
         y = put("MatMul", [x, right], f"{part.name}/product", dtype)
-        y.shape = _rows(linear.output.shape, part.rows)
+        y.shape = with_last(linear.output.shape, part.rows)
         if bias is not None:
             y = put("Add", [y, self._bias(graph, part, bias, dtype)], f"{part.name}/sum", dtype)
-            y.shape = _rows(linear.output.shape, part.rows)
+            y.shape = with_last(linear.output.shape, part.rows)
         return y
 
     def _weight(
@@ -178,22 +179,17 @@ def _cast(graph: ir.Graph, place: ir.Node, value: ir.Value, dtype: ir.DataType) 
     return insert_cast(graph, place, value, f"{value.name}/wide", dtype)
 
 
-def _rows(shape: ir.Shape | None, rows: int) -> ir.Shape | None:
-    return None if shape is None else ir.Shape([*shape[:-1], rows])
-
-
 def _split_of(output: ir.Value, rows: Sequence[int]) -> ir.Node | None:
     """Returns the Split that divides a value's last axis into these rows and is its only reader; None if there is no such
     Split."""
-    readers = [use.node for use in output.uses()]
-    if output.is_graph_output() or len(readers) != 1 or len(rows) < 2:
+    if output.is_graph_output() or len(output.uses()) != 1 or len(rows) < 2:
         return None
-    (split,) = readers
-    axis = split.attributes.get("axis")
+    (split,) = output.consumers()
+    axis = split.attributes.get_int("axis", 0)
     rank = len(output.shape) if output.shape is not None else None
-    if split.op_type != "Split" or split.domain not in STANDARD_DOMAINS or axis is None:
+    if split.op_type != "Split" or split.domain not in STANDARD_DOMAINS or len(split.outputs) != len(rows):
         return None
-    if axis.as_int() not in (-1, None if rank is None else rank - 1) or len(split.outputs) != len(rows):
+    if axis not in (-1, None if rank is None else rank - 1):
         return None
     return split if _sizes(split, sum(rows)) == [*rows] else None
 

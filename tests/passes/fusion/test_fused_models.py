@@ -58,7 +58,7 @@ def overloads(path: Path) -> Fused:
     ("variant", "changes", "options", "epilogues"),
     [
         ("llama", {"mlp_bias": True}, {}, {"": 1, "residual": 1, "bias_gated_silu": 1, "bias_residual": 1}),
-        ("qwen2-mixed", {}, {"opset": 20, "plain_ops": True}, {"bias": 1, "residual": 2, "gated_silu": 1}),
+        ("qwen2-mixed", {}, {"opset": 20}, {"bias": 1, "residual": 2, "gated_silu": 1}),
         ("gpt2", {}, {}, {"bias": 1, "bias_residual": 2, "bias_gelu_tanh": 1}),
         ("opt", {}, {}, {"bias": 2, "bias_residual": 2}),
     ],

@@ -13,14 +13,13 @@ from masklearn.model.prune import write_pruned_checkpoint
 from patch_compile.onnx_io.runnable import runnable_onnx
 from patch_compile.passes.write import write_dense, write_hybrid
 from patch_compile.planning.lowering import plan_linears
-from patch_compile.planning.split import PART, SplitCost
+from patch_compile.planning.split import PART
 from patch_compile.report.verify import sparsity_words
 from tests.mosaics import random_mask
 from tests.onnx_export.conftest import exports  # noqa: F401  (the session's exported graphs)
 from tests.onnx_export.tiny import LAYERS, OrtDecoder, tolerance
+from tests.passes.lowering.test_split_linears import free_products  # noqa: F401  (else no product is worth its launch)
 
-# By the default cost no product of such small linears would be worth its launch.
-FREE = SplitCost(launch=1e-6, row=1e-9)
 IDS = np.arange(12)[None] % 100
 
 
@@ -72,7 +71,7 @@ def test_a_model_gives_the_same_logits(model, exports, variant, dtype, lowering,
     source, masks, expected = model(variant, dtype)
     path, plan = tmp_path / "hybrid.onnx", planned(masks, lowering)
     graph = exports.graph(variant, dtype=dtype)
-    compiled = write_hybrid(graph, source, masks, plan, path, dtype, split_cost=FREE)
+    compiled = write_hybrid(graph, source, masks, plan, path, dtype)
 
     onnx.checker.check_model(str(path), full_check=True)
     nodes = onnx.load(path, load_external_data=False).graph.node
@@ -112,7 +111,7 @@ def test_rtx_keeps_the_parts_apart(model, exports, dtype, tmp_path):  # noqa: F8
     source, masks, _ = model("llama", dtype)
     path, engine = tmp_path / "hybrid.onnx", tmp_path / "model.engine"
     graph = exports.graph("llama", dtype=dtype)
-    write_hybrid(graph, source, masks, planned(masks, "split"), path, dtype, split_cost=FREE)
+    write_hybrid(graph, source, masks, planned(masks, "split"), path, dtype)
     expected = expectation_from_onnx(path)
     assert len(expected.sparse_parts) > LAYERS
 

@@ -1,6 +1,7 @@
 """A split linear computes the same as its masked weight; test_lowerings.py tests whole models."""
 
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import replace
 
 import ml_dtypes
@@ -28,16 +29,32 @@ from tests.graphs import FORMS, graph_of, linear
 from tests.mosaics import masked_by_hand, random_mask, random_weight
 from tests.refusals import refused
 
-FREE = SplitCost(launch=1e-6, row=1e-9)  # every 2:4 row is worth a product
+FREE = SplitCost(launch=1e-6, row=1e-9)
 DTYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def free_products():
+    """Every 2:4 row is worth a product."""
+    with costing(FREE):
+        yield
+
+
+@contextmanager
+def costing(cost):
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("launch", "row"):
+            patch.setattr(SplitCost, name, getattr(cost, name))
+        yield
 
 
 def split(model, mask, weight, cost=FREE):
     """Run the pass and return it with its findings."""
     plan = {"a": plan_linear("a", mask).changed(lowering="split")}
     dtype = ir.DataType[weight.dtype.name.upper()]
-    splitting = SplitLinearsPass(plan, {"a": mask}, {"a.weight": weight}.__getitem__, dtype, cost=cost)
-    splitting(model)
+    splitting = SplitLinearsPass(plan, {"a": mask}, {"a.weight": weight}.__getitem__, dtype)
+    with costing(cost):
+        splitting(model)
     return splitting
 
 
@@ -138,7 +155,7 @@ def test_weights_are_read_once_when_written(tmp_path):
         return random_weight((64, 64), np.float16, 0)
 
     plan = {"a": plan_linear("a", mask).changed(lowering="split")}
-    splitting = SplitLinearsPass(plan, {"a": mask}, weight, ir.DataType.FLOAT16, cost=FREE)
+    splitting = SplitLinearsPass(plan, {"a": mask}, weight, ir.DataType.FLOAT16)
     assert splitting(model).modified and not read
     assert len(splitting.splits["a"].parts) > 1
     write_onnx(model, tmp_path / "m.onnx")
@@ -200,7 +217,7 @@ class TestW8A8:
         plan = {"a": plan_linear("a", mask, "split", weights=W8A8)}
         assert plan["a"].lowering == "split"
         read = {"a.weight": weight}.__getitem__
-        SplitLinearsPass(plan, {"a": mask}, read, ir.DataType.FLOAT16, {"a": grid}, FREE)(model)
+        SplitLinearsPass(plan, {"a": mask}, read, ir.DataType.FLOAT16, {"a": grid})(model)
         return model
 
     @pytest.mark.parametrize("form", ["matmul+bias", "gemm+bias"])
@@ -264,7 +281,6 @@ def test_linears_of_one_input_share_its_rounding(tmp_path):
         zeros.__getitem__,
         ir.DataType.FLOAT16,
         dict.fromkeys("ab", grid),
-        FREE,
     )
     splitting(model)
     run(model, tmp_path / "m.onnx", np.ones((3, 32), np.float16))
@@ -279,5 +295,5 @@ def test_outputs_in_16_bits_get_no_two_four_part():
     (plan,) = plan_linears(masks, "split", weights={"a": W8A8}).values()
     assert plan.split == SplitRow(products=1, sparse_weights=0)
     model, zeros = linear("matmul", (32, 32), "float16"), {"a.weight": np.zeros((32, 32), np.float16)}
-    SplitLinearsPass({"a": plan}, masks, zeros.__getitem__, ir.DataType.FLOAT16, {"a": grid}, FREE)(model)
+    SplitLinearsPass({"a": plan}, masks, zeros.__getitem__, ir.DataType.FLOAT16, {"a": grid})(model)
     assert {node.metadata_props[PART] for node in model.graph if PART in node.metadata_props} == {"dense"}
