@@ -33,9 +33,14 @@ from patch_compile.packing.function_of_integers import (
     of_slabs_lines,
     sparse_integer_lines,
 )
-from patch_compile.packing.function_of_metadata import CONSTANTS, OF_K32, OF_K64, position_lines
-from patch_compile.packing.function_of_n16 import of_sixteen_lines
-from patch_compile.packing.function_of_six_eight import six_eight_lines
+from patch_compile.packing.function_of_sparse_slabs import (
+    CONSTANTS,
+    OF_K32,
+    OF_K64,
+    of_sixteen_lines,
+    position_lines,
+    six_eight_lines,
+)
 from patch_compile.packing.slab_kinds import ALWAYS
 
 if TYPE_CHECKING:
