@@ -22,9 +22,8 @@ from patch_compile.artifacts.layout import (
 )
 from patch_compile.artifacts.proof import AskedTolerance
 from patch_compile.artifacts.verify_schema import FirstDifference, OnnxCheck
-from patch_compile.onnx_io.decoded import decoded_onnx
 from patch_compile.onnx_io.feeds import Feed
-from patch_compile.onnx_io.runnable import runnable_onnx
+from patch_compile.onnx_io.runnable import decoded_onnx, runnable_onnx
 from patch_compile.progress import Progress
 from patch_compile.runtime.onnx_decoder import OnnxDecoder
 from patch_compile.sources.base import TokenSource

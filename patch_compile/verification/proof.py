@@ -32,8 +32,7 @@ from patch_compile.artifacts.proof import (
     WindowAgreement,
 )
 from patch_compile.errors import AccuracyError
-from patch_compile.onnx_io.decoded import decoded_onnx
-from patch_compile.onnx_io.runnable import runnable_onnx
+from patch_compile.onnx_io.runnable import decoded_onnx, runnable_onnx
 from patch_compile.onnx_io.tensor_names import INPUT_IDS, TOKEN_INPUTS
 from patch_compile.progress import Progress, Update
 from patch_compile.report.verify import tolerance_words

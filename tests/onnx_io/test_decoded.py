@@ -4,9 +4,8 @@ import numpy as np
 import onnx
 import pytest
 
-from patch_compile.onnx_io.decoded import decoded_onnx
 from patch_compile.onnx_io.proto import load_proto
-from patch_compile.onnx_io.runnable import runnable_onnx
+from patch_compile.onnx_io.runnable import decoded_onnx, runnable_onnx
 from patch_compile.onnx_io.write import write_onnx
 from patch_compile.runtime.onnx_decoder import OnnxDecoder
 from tests.builds import build
