@@ -35,7 +35,10 @@ def build_fake_model(
     if not exchanges_attention(model_class):
         settings["attn_implementation"] = "eager"
     if model_class._can_set_experts_implementation():
-        settings["experts_implementation"] = _experts_implementation()
+        from transformers.integrations.moe import ExpertsInterface
+
+        ExpertsInterface.register(_ROUTED, _routed)
+        settings["experts_implementation"] = _ROUTED
     with init_empty_weights(include_buffers=False):
         model = build_model(auto, config, dtype=torch.float32, **settings)
     model.tie_weights()  # init_empty_weights moves each parameter to the meta device, which unties tied parameters
@@ -65,13 +68,6 @@ def _fake_parameters(model: nn.Module, dtype: torch.dtype) -> None:
             if parameter not in made:
                 made[parameter] = nn.Parameter(torch.empty(parameter.shape, dtype=dtype), requires_grad=False)
             setattr(module, name, made[parameter])
-
-
-def _experts_implementation() -> str:
-    from transformers.integrations.moe import ExpertsInterface
-
-    ExpertsInterface.register(_ROUTED, _routed)
-    return _ROUTED
 
 
 def _routed(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:

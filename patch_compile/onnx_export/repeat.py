@@ -127,7 +127,8 @@ def repeat_last_block(
     before, pattern, proof = _last_blocks(graph, BlockLayers(traced - TRACED_BLOCKS * period, period, names))
     following = _prove_alike(before, pattern, proof, BlockLayers(traced - 2 * period, period, names))
     original = block = proof
-    tail = _uses_outside(original, graph)
+    inside, uses = set(original), [use for value in _outputs(original) for use in value.uses()]
+    tail = [use for use in uses if use.node not in inside and use.node.graph is graph]
     for first in range(traced, layers, period):
         block, following = _copy_block(graph, block, following, BlockLayers(first, period, names))
     ends = dict(zip(_outputs(original), _outputs(block), strict=True))
@@ -247,12 +248,6 @@ def _is_size(value: ir.Value, earlier: set[ir.Value]) -> bool:
     )
 
 
-def _uses_outside(block: Sequence[ir.Node], graph: ir.Graph) -> list[tuple[ir.Node, int]]:
-    inside = set(block)
-    uses = [use for value in _outputs(block) for use in value.uses()]
-    return [(use.node, use.idx) for use in uses if use.node not in inside and use.node.graph is graph]
-
-
 def _copy_block(
     graph: ir.Graph, block: Sequence[ir.Node], following: Values, numbers: BlockLayers
 ) -> tuple[list[ir.Node], Values]:
@@ -286,22 +281,15 @@ def _moved_input(
     name = numbers.names.moved(value.name, numbers.period)
     if value.producer() is not None or value.const_value is not None or name == value.name:
         return value
+    existing = graph.initializers.get(name) or next((v for v in graph.inputs if v.name == name), None)
+    if existing is not None:
+        return existing
+    copy = ir.Value(name=name, type=value.type, shape=value.shape)
     if value.is_initializer():
-        return graph.initializers.get(name) or _new_initializer(graph, value, name)
-    existing = next((v for v in graph.inputs if v.name == name), None)
-    return existing or _new_input(graph, value, name)
-
-
-def _new_initializer(graph: ir.Graph, like: ir.Value, name: str) -> ir.Value:
-    value = ir.Value(name=name, type=like.type, shape=like.shape)
-    graph.initializers[name] = value
-    return value
-
-
-def _new_input(graph: ir.Graph, like: ir.Value, name: str) -> ir.Value:
-    value = ir.Value(name=name, type=like.type, shape=like.shape)
-    graph.inputs.append(value)
-    return value
+        graph.initializers[name] = copy
+    else:
+        graph.inputs.append(copy)
+    return copy
 
 
 def _copy_node(node: ir.Node, inputs: Sequence[ir.Value | None], numbers: BlockLayers) -> ir.Node:
@@ -365,13 +353,10 @@ def _signature(block: nn.Module, layer: int) -> list[Any]:
             [
                 (key, value)
                 for key, value in sorted(vars(module).items())
-                if isinstance(value, _PLAIN) and not _is_number_of(layer, key, value)
+                # The number of a module's layer differs in each layer.
+                if isinstance(value, _PLAIN)
+                and ("layer" not in key or isinstance(value, bool) or value != layer)
             ],
         )
         for name, module in block.named_modules()
     ]
-
-
-def _is_number_of(layer: int, key: str, value: Any) -> bool:
-    """True for the attribute that holds the number of a module's layer."""
-    return "layer" in key and not isinstance(value, bool) and value == layer

@@ -1,7 +1,6 @@
 """Traces a model with torch.export and translates it to ONNX, under fake tensors: no weight is allocated."""
 
 import contextlib
-import gc
 import logging
 import re
 import warnings
@@ -26,6 +25,7 @@ from patch_compile.onnx_export.wrappers import (
     encoder_interface,
     kept_shapes,
 )
+from patch_compile.onnx_io.proto import without_collections
 
 
 def trace_model(
@@ -50,7 +50,9 @@ def trace_model(
     wrapper: nn.Module
     with fake_mode:
         if architecture.encoder:
-            pooler = _keep_pooler(model, keep=pooler)
+            pooler = pooler and getattr(model, "pooler", None) is not None
+            if not pooler:
+                model.pooler = None
             wrapper, interface = ExportEncoder(model), encoder_interface(config, pooler=pooler)
         else:
             own = architecture.own_masks
@@ -68,17 +70,8 @@ def trace_model(
     return traced
 
 
-def _keep_pooler(model: Any, *, keep: bool) -> bool:
-    """Remove the model's pooler unless `keep`. Returns True if the model has a pooler afterwards."""
-    if getattr(model, "pooler", None) is None:
-        return False
-    if not keep:
-        model.pooler = None
-    return keep
-
-
 def _export(wrapper: nn.Module, interface: Interface, opset: int) -> ir.Model:
-    with torch.no_grad(), _quiet(), _no_collections():
+    with torch.no_grad(), _quiet(), without_collections():
         program = torch.export.export(
             wrapper, interface.arguments, dynamic_shapes=interface.dynamic_shapes, strict=False
         )
@@ -88,18 +81,6 @@ def _export(wrapper: nn.Module, interface: Interface, opset: int) -> ir.Model:
     assert exported is not None
     model: ir.Model = exported.model
     return model
-
-
-@contextlib.contextmanager
-def _no_collections() -> Iterator[None]:
-    """Collect no garbage. Each collection would look at all objects of torch and transformers: a fifth of a trace's time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 @contextlib.contextmanager
@@ -115,7 +96,7 @@ def _explained(model_type: str, *, known: bool) -> Iterator[None]:
         first: BaseException = error
         while first.__cause__ is not None:
             first = first.__cause__
-        line = next((one.strip() for one in str(first).splitlines() if one.strip()), type(first).__name__)
+        line = next(filter(None, map(str.strip, str(first).splitlines())), type(first).__name__)
         raise PatchCompileError(
             f"The graph of a model of the type {model_type!r} can't be exported",
             f"torch.onnx stops with {type(first).__name__}: {line[:300].rstrip('.')}.",
@@ -140,12 +121,13 @@ def _quiet() -> Iterator[None]:
 
 def _name_dimensions(model: ir.Model, interface: Interface) -> None:
     """Replace torch's symbols (s10, "s15 + s70") by the names of the dimensions in all shapes."""
-    names: dict[str, str] = {}
+    graph, names = model.graph, dict[str, str]()
     for place, axis, name in interface.dimensions:
-        shape = model.graph.inputs[place].shape
+        shape = graph.inputs[place].shape
         assert shape is not None
         names[str(shape[axis])] = name
-    for value in _values(model.graph):
+    computed = (value for node in graph for value in node.outputs)
+    for value in (*graph.inputs, *graph.initializers.values(), *computed):
         if value.shape is not None:
             value.shape = ir.Shape([_renamed(dim, names) for dim in value.shape])
 
@@ -155,13 +137,6 @@ def _renamed(dim: int | ir.SymbolicDim, names: Mapping[str, str]) -> int | ir.Sy
         return dim
     text = re.sub(r"\bs\d+\b", lambda match: names.get(match[0], match[0]), str(dim.value))
     return ir.SymbolicDim("total" if text in ("past + sequence", "sequence + past") else text)
-
-
-def _values(graph: ir.Graph) -> Iterator[ir.Value]:
-    yield from graph.inputs
-    yield from graph.initializers.values()
-    for node in graph:
-        yield from node.outputs
 
 
 def _name_weights(model: ir.Model, tied: Mapping[str, str]) -> None:

@@ -61,7 +61,7 @@ class ExportDecoder(nn.Module):
     layer with the new tokens appended.
     """
 
-    def __init__(self, traced: nn.Module, *, last_logits_only: bool, own_masks: bool = False) -> None:
+    def __init__(self, traced: nn.Module, *, last_logits_only: bool, own_masks: bool) -> None:
         """own_masks: the model makes its masks itself."""
         super().__init__()
         self.traced = traced
@@ -133,9 +133,7 @@ def kept_shapes(model: Any) -> list[tuple[int, ...]]:
     return [tuple(t.shape) for layer in cache.layers for t in (layer.keys, layer.values)]
 
 
-def decoder_interface(
-    config: Any, dtype: torch.dtype, kept: Sequence[tuple[int, ...]] | None = None
-) -> Interface:
+def decoder_interface(config: Any, dtype: torch.dtype, kept: Sequence[tuple[int, ...]] | None) -> Interface:
     """Returns inputs and outputs of a decoder with a KV cache.
 
     config: of the text model; kept: shapes of keys and values, None if the config tells them.
@@ -145,10 +143,17 @@ def decoder_interface(
     # total = past + sequence. torch.export infers this from plain ops but not from the Attention op; only AUTO accepts
     # both cases.
     mask, tokens, cache = {0: batch, 1: torch.export.Dim.AUTO}, {0: batch, 1: sequence}, {0: batch, 2: past}
+    ids = torch.zeros(_BATCH, _SEQUENCE, dtype=torch.int64)
+    caches = (torch.zeros(shape, dtype=dtype) for shape in kept or _configured_shapes(config))
     return Interface(
         inputs=(*TOKEN_INPUTS, *(f"{PAST}{p}" for p in parts)),
         outputs=(LOGITS, *(f"{PRESENT}{p}" for p in parts)),
-        arguments=_example_arguments(kept or _configured_shapes(config), dtype),
+        arguments=(
+            ids,
+            torch.ones(_BATCH, _PAST + _SEQUENCE, dtype=torch.int64),
+            torch.zeros_like(ids),
+            *caches,
+        ),
         dynamic_shapes=(tokens, mask, tokens, tuple(cache for _ in parts)),
         dimensions=((0, 0, "batch"), (0, 1, "sequence"), (1, 1, "total"), (3, 2, "past")),
     )
@@ -160,12 +165,6 @@ def _configured_shapes(config: Any) -> list[tuple[int, ...]]:
     grouped = config.num_key_value_heads if hasattr(type(config), "num_key_value_heads") else None
     kv_heads = grouped or config.num_attention_heads
     return [(_BATCH, kv_heads, _PAST, head_dim)] * (2 * config.num_hidden_layers)
-
-
-def _example_arguments(kept: Sequence[tuple[int, ...]], dtype: torch.dtype) -> tuple[Tensor, ...]:
-    ids = torch.zeros(_BATCH, _SEQUENCE, dtype=torch.int64)
-    mask = torch.ones(_BATCH, _PAST + _SEQUENCE, dtype=torch.int64)
-    return (ids, mask, torch.zeros_like(ids), *(torch.zeros(shape, dtype=dtype) for shape in kept))
 
 
 def _cache_from(past: tuple[Tensor, ...]) -> Any:

@@ -73,7 +73,7 @@ def feeds_from_npz(path: Path, inputs: Sequence[GraphInput], dtypes: Mapping[str
         counted = [i for i in inputs if i.name in given]
         extra = {given[i.name].ndim - len(i.dims) for i in counted}
         if extra == {1}:
-            feeds = _by_run(given)
+            feeds = [{name: array[run, ...] for name, array in given.items()} for run in range(_count(given))]
         elif extra == {0}:
             feeds = _by_sample(given, counted)
         elif not counted:
@@ -156,11 +156,8 @@ def table_rows(model: ir.Model) -> dict[str, int]:
 
     Tables without rows do not count: they make the graph invalid, and running it says so.
     """
-    found = {}
-    for value in model.graph.inputs:
-        if rows := [count for count in _indexed(value) if count > 0]:
-            found[str(value.name)] = min(rows)
-    return found
+    counts = {str(value.name): [rows for rows in _indexed(value) if rows > 0] for value in model.graph.inputs}
+    return {name: min(rows) for name, rows in counts.items() if rows}
 
 
 def _indexed(value: ir.Value) -> Iterator[int]:
@@ -168,12 +165,11 @@ def _indexed(value: ir.Value) -> Iterator[int]:
     while ahead:
         for node, position in ahead.pop().uses():
             if node.op_type == "Gather" and position == 1:
-                table, axis = node.inputs[0], node.attributes.get("axis")
+                table, axis = node.inputs[0], node.attributes.get_int("axis", 0)
                 stored = None if table is None else table.const_value
                 shape = () if stored is None else stored.shape.numpy()
-                at = axis.as_int() if axis else 0
-                if -len(shape) <= at < len(shape):
-                    yield shape[at]
+                if -len(shape) <= axis < len(shape):
+                    yield shape[axis]
             elif node.op_type in _KEEP_VALUES and position == 0:
                 ahead.append(node.outputs[0])
 
@@ -195,10 +191,6 @@ def _typed(i: GraphInput, array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[
     if array.dtype.kind == "f" and not bool(np.isfinite(array).all()):
         raise ValueError(f"{i.name!r} holds NaN or infinity: leave such samples out.")
     return array.astype(dtype, copy=False, casting="same_kind")
-
-
-def _by_run(given: Mapping[str, NDArray[Any]]) -> list[dict[str, NDArray[Any]]]:
-    return [{name: array[run, ...] for name, array in given.items()} for run in range(_count(given))]
 
 
 def _by_sample(

@@ -142,12 +142,12 @@ class FoundLinears:
     linears: dict[str, Linear] = field(default_factory=dict)
     skipped: dict[str, Refusal] = field(default_factory=dict)
 
-    def add(self, node: ir.Node, found: Linear | Refusal) -> None:
+    def add(self, node: ir.Node, linear: Linear | Refusal) -> None:
         """Add a linear, or the reason why a node is not a linear."""
-        if isinstance(found, Refusal):
-            self.skipped[unique(node_name(node), self.skipped)] = found
+        if isinstance(linear, Refusal):
+            self.skipped[unique(node_name(node), self.skipped)] = linear
         else:
-            self.linears[found.name] = found
+            self.linears[linear.name] = linear
 
 
 def linear_name(weight: ir.Value, product: ir.Node, taken: Container[str]) -> str:
@@ -168,7 +168,7 @@ def linear_name(weight: ir.Value, product: ir.Node, taken: Container[str]) -> st
 def owners_of(constant: str) -> set[str]:
     """Returns the names of all linears that may have an initializer of this name during or after compilation."""
     whole = {constant.removesuffix(end) for end in _MADE if constant.endswith(end)}
-    return whole | {constant[: found.start()] for found in _SPLIT.finditer(constant)}
+    return whole | {constant[: match.start()] for match in _SPLIT.finditer(constant)}
 
 
 def reserved_names(graph: ir.Graph) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,6 @@ from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import Coverage, covered_linears_of
 from masklearn.model.folder import CONFIG, left_out
 from masklearn.model.hub import model_name, spelled
-from masklearn.quant.grid import Grid
 from masklearn.quant.table import WeightType
 from patch_compile.artifacts.report import Kind
 from patch_compile.planning.lowering import with_static_scales
@@ -114,9 +113,16 @@ class CheckpointWeights(Weights):
         return sum(math.prod(self._checkpoint.shape(name)) for name in self._checkpoint.names())
 
     def _check_scales(self, allowed: Mapping[str, tuple[WeightType, ...]]) -> None:
+        """Check the grids that are known before anything is learned. allowed: types that each linear may have."""
         from patch_compile.passes.lowering.packed_initializers import check_scales
 
-        for name, grid in self._kept_grids(allowed):
+        own = {
+            name: self._checkpoint.grids[name]
+            for name, types in allowed.items()
+            if self.given_types.get(name) in types
+        }
+        of_masks = self.given.masks.grids if self._recipe.mask is not None else {}
+        for name, grid in {**own, **of_masks}.items():
             check_scales(name, grid, self._recipe.dtype)
 
     @property
@@ -133,11 +139,11 @@ class CheckpointWeights(Weights):
     @override
     def given(self) -> GivenMasks:
         """Masks of a quantised checkpoint's own weights get its grids: pruned weights are on them too."""
-        found = super().given
-        if self._recipe.weights is None and not found.masks.grids and found.weights == self.model:
-            names = [name for name in found.masks if name in self._checkpoint.grids]
-            found.masks.grids.update((name, self._checkpoint.grids[name]) for name in names)
-        return found
+        given = super().given
+        if self._recipe.weights is None and not given.masks.grids and given.weights == self.model:
+            names = [name for name in given.masks if name in self._checkpoint.grids]
+            given.masks.grids.update((name, self._checkpoint.grids[name]) for name in names)
+        return given
 
     @override
     def learn(self, recipe: Recipe, scratch: Path, progress: Progress, choose: Chooser | None) -> Pruning:
@@ -201,12 +207,3 @@ class CheckpointWeights(Weights):
 
         weight: NDArray[np.float32] = read_linear(self._checkpoint, name).numpy()
         return weight
-
-    def _kept_grids(self, allowed: Mapping[str, tuple[WeightType, ...]]) -> Iterator[tuple[str, Grid]]:
-        """Yield the grids that are known before anything is learned. allowed: types that each linear may have."""
-        grids = self._checkpoint.grids
-        masks = self.given.masks.grids if self._recipe.mask is not None else {}
-        yield from masks.items()
-        for name, types in allowed.items():
-            if self.given_types.get(name) in types and name not in masks:
-                yield name, grids[name]

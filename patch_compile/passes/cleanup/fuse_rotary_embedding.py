@@ -2,7 +2,7 @@
 
 import onnx_ir as ir
 
-from patch_compile.passes.constants import constant_of, scalar_of
+from patch_compile.passes.constants import scalar_of
 from patch_compile.passes.linear_node import take_over
 
 _OPSET = 23  # RotaryEmbedding
@@ -97,7 +97,7 @@ def _halve(value: ir.Value, halves: dict[ir.Value, ir.Value]) -> ir.Value | None
     if node.op_type == "Concat":
         alike = len(node.inputs) == 2 and node.inputs[0] is node.inputs[1]
         return node.inputs[0] if alike and node.attributes["axis"].as_int() in (-1, 2) else None
-    if node.op_type not in _ELEMENTWISE or any(_is_tensor(v) for v in node.inputs[1:]):
+    if node.op_type not in _ELEMENTWISE or any(scalar_of(v) is None for v in node.inputs[1:]):
         return None
     source = node.inputs[0]
     half = _halve(source, halves) if source is not None else None
@@ -105,11 +105,6 @@ def _halve(value: ir.Value, halves: dict[ir.Value, ir.Value]) -> ir.Value | None
         return None
     halves[value] = _on_half(node, half)
     return halves[value]
-
-
-def _is_tensor(value: ir.Value | None) -> bool:
-    array = constant_of(value)
-    return array is None or array.size != 1
 
 
 def _on_half(node: ir.Node, half: ir.Value) -> ir.Value:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from patch_compile.packing.fusion import FUSIONS, GATED
 from patch_compile.packing.slab_kinds import TURN, take_turns
-from patch_compile.passes.fusion.base import Activation, EpiloguePass, find_activation
+from patch_compile.passes.fusion.base import EpiloguePass, find_activation
 from patch_compile.passes.linear_node import LinearNode, reader, refuse, replace, why_open
 
 if TYPE_CHECKING:
@@ -35,7 +35,9 @@ class FuseGatedPass(EpiloguePass):
             return False
         up_output = next((value for value in product.inputs if value is not activation.output), None)
         up = LinearNode.of(up_output)
-        why = self._why_no_pair(gate, up) or _why_open(activation, up_output, product)
+        why = self._why_no_pair(gate, up) or why_open(activation.output, [product])
+        if not why and up_output is not None:
+            why = why_open(up_output, [product])
         if why or up is None or up_output is None:
             refuse(gate.name, "an up", why)
             return False
@@ -70,7 +72,3 @@ class FuseGatedPass(EpiloguePass):
         if types[0] != types[1]:
             return f"its weights are {types[0]}, the weights of {up.name} {types[1]}"
         return ""
-
-
-def _why_open(activation: Activation, up: ir.Value | None, product: ir.Node) -> str:
-    return why_open(activation.output, [product]) or (why_open(up, [product]) if up is not None else "")

@@ -148,13 +148,7 @@ class PackLinearsPass(passes.InPlacePass):
             DOMAIN,
             NAME,
             [linear.x, *slabs, *biases, *filter(None, [linear.residual])],
-            _attributes(
-                plans[0].rows_of_panels,
-                linear,
-                index,
-                kinds,
-                weights.name if weights else self._dtype.name.lower(),
-            ),
+            _attributes(to_pack, index, kinds),
             overload=overload_of(linear.epilogue, kinds, weights),
             name=linear.name,
         )
@@ -172,19 +166,14 @@ class PackLinearsPass(passes.InPlacePass):
         return self.plan[name]
 
 
-def _attributes(
-    panel_rows: int,
-    linear: LinearNode,
-    index: NDArray[np.int32],
-    kinds: Sequence[TileKind],
-    weights: str,
-) -> list[ir.Attr]:
+def _attributes(to_pack: LinearsToPack, index: NDArray[np.int32], kinds: Sequence[TileKind]) -> list[ir.Attr]:
+    linear, weights = to_pack.linear, to_pack.weights
     attributes = {
         "in_features": linear.shapes[0][1],
         "out_features": sum(linear.rows),
-        "panel_rows": panel_rows,
+        "panel_rows": to_pack.panel_rows,
         "kinds": kinds_attribute(kinds),
-        "weights": weights,
+        "weights": weights.name if weights else to_pack.dtype.name.lower(),
         **linear.epilogue.attributes,
         "plugin_namespace": "",
         "plugin_version": str(VERSION),

@@ -58,13 +58,12 @@ class LinearsToPack:
 
     @property
     def weights(self) -> WeightType | None:
-        """Returns the type of quantised weights, None for 16-bit weights."""
+        """Type of quantised weights, None for 16-bit weights."""
         weights = self.plans[0].weight_type
         return weights if weights.quantised else None
 
     @property
     def places(self) -> list[Place]:
-        """The place of each linear."""
         rows = [n for n, _ in self.linear.shapes]
         if self.linear.gated:
             return gated_panels(rows[0], self.panel_rows)
@@ -85,8 +84,8 @@ class LinearsToPack:
         weights = [self.read(f"{plan.name}.weight").view(np.uint16) for plan in self.plans]
         parts = [(weight, self.masks[plan.name]) for weight, plan in zip(weights, self.plans, strict=True)]
         packed = pack_together(parts, self.panel_rows, self.places)
-        for plan, part, own in zip(self.plans, parts, self.places, strict=True):
-            check_packed(plan.name, packed, *part, own)
+        for plan, part, place in zip(self.plans, parts, self.places, strict=True):
+            check_packed(plan.name, packed, *part, place)
         return packed
 
     def _pack_integers(self) -> PackedLinear:
@@ -95,10 +94,10 @@ class LinearsToPack:
             _quantised(plan, self.read(f"{plan.name}.weight"), self.masks[plan.name], self.grids[plan.name])
             for plan in self.plans
         ]
-        packed = pack_quantised([one for one, _ in parts], self.places, dtype, self.panel_rows)
-        for plan, (one, weight), own in zip(self.plans, parts, self.places, strict=True):
-            values = weight if weight.dtype == dtype else one.values(dtype)
-            check_packed(plan.name, packed, values, one.mask, own)
+        packed = pack_quantised([quantised for quantised, _ in parts], self.places, dtype, self.panel_rows)
+        for plan, (quantised, weight), place in zip(self.plans, parts, self.places, strict=True):
+            values = weight if weight.dtype == dtype else quantised.values(dtype)
+            check_packed(plan.name, packed, values, quantised.mask, place)
         return packed
 
 
@@ -142,16 +141,16 @@ def _shapes(
     dtype = to_pack.dtype if weights is None else ir.DataType.INT32
     apart = to_pack.plans[: 1 if to_pack.linear.gated else None]  # slabs of a gate and its up are joint
     count = {kind: sum(plan.slabs.by_kind.get(kind.name, 0) for plan in apart) for kind in kinds}
-    found: list[tuple[ir.DataType, tuple[int, ...]]] = []
+    shapes: list[tuple[ir.DataType, tuple[int, ...]]] = []
     for kind in kinds:
         values = rows * SLAB_K * kind.kept // kind.group
         width = values if weights is None else slab_words(kind, weights, rows)
-        found.append((dtype, (count[kind], width)))
+        shapes.append((dtype, (count[kind], width)))
         if kind is not DENSE:
-            found.append((ir.DataType.INT32, (count[kind], code_words(kind, rows))))
+            shapes.append((ir.DataType.INT32, (count[kind], code_words(kind, rows))))
     if weights is not None and weights.row_bytes:
-        found.append((ir.DataType.FLOAT, (len(to_pack.slab_kinds()) * rows,)))
-    return [(name, *one) for name, one in zip(tensor_names(kinds, weights), found, strict=True)]
+        shapes.append((ir.DataType.FLOAT, (len(to_pack.slab_kinds()) * rows,)))
+    return [(name, *shape) for name, shape in zip(tensor_names(kinds, weights), shapes, strict=True)]
 
 
 def joint_bias(linear: LinearNode, read: ReadTensor, dtype: ir.DataType) -> ir.Value:

@@ -91,11 +91,10 @@ class SubstituteLinearsPass(ir.passes.InPlacePass):
     def _rewrite(self, graph: ir.Graph, product: Product) -> None:
         """Replace a product by a product for each of its linears, see the rules of the class."""
         linear = product.linear
-        # The Add after a single linear stays unchanged: passes that fuse it know where it lies.
-        own_bias = len(linear.nodes) > 1 and len(product.parts) == 1
-        nodes = linear.nodes[:1] if own_bias else linear.nodes
-        bias = None if own_bias else linear.bias
-        constants = linear.path
+        nodes, bias, constants = linear.nodes, linear.bias, linear.path
+        if len(product.parts) == 1 and len(nodes) > 1:
+            # The Add after a single linear stays unchanged: passes that fuse it know where it lies.
+            nodes, bias = nodes[:1], None
         outputs = [self._one(graph, product, part, nodes[-1], bias) for part in product.parts]
         before = nodes[-1].outputs[0]
         split = _split_of(before, [part.rows for part in product.parts])

@@ -75,11 +75,11 @@ class WeightIndex:
         known: dict[tuple[int, bytes], list[KnownWeight]] = {}
         for name in names:
             for origin, weight in _forms(name, model, pruned, masks, dtype):
-                found = KnownWeight(name, len(weight), _digest(weight), origin)
-                same = known.setdefault((weight.shape[1], _digest(weight[:1])), [])
+                digest = _digest(weight)
+                same_row = known.setdefault((weight.shape[1], _digest(weight[:1])), [])
                 # Without zeros to set, the model and its pruned form have the same digest.
-                if all((one.name, one.digest) != (name, found.digest) for one in same):
-                    same.append(found)
+                if all((entry.name, entry.digest) != (name, digest) for entry in same_row):
+                    same_row.append(KnownWeight(name, len(weight), digest, origin))
         return cls(known)
 
     def rows_of(self, weight: NDArray[Any]) -> list[tuple[KnownWeight, ...]]:
@@ -87,19 +87,20 @@ class WeightIndex:
 
         The result is empty if any row belongs to no weight.
         """
-        found: list[tuple[KnownWeight, ...]] = []
+        stacked: list[tuple[KnownWeight, ...]] = []
         start = 0
         while start < len(weight):
-            first = self._known.get((weight.shape[1], _digest(weight[start : start + 1])), [])
-            for rows in sorted({one.rows for one in first if start + one.rows <= len(weight)}, reverse=True):
+            same_row = self._known.get((weight.shape[1], _digest(weight[start : start + 1])), [])
+            heights = {entry.rows for entry in same_row if start + entry.rows <= len(weight)}
+            for rows in sorted(heights, reverse=True):
                 digest = _digest(weight[start : start + rows])
-                if same := tuple(one for one in first if one.rows == rows and one.digest == digest):
-                    found.append(same)
+                if same := tuple(w for w in same_row if w.rows == rows and w.digest == digest):
+                    stacked.append(same)
                     start += rows
                     break
             else:
                 return []
-        return found
+        return stacked
 
 
 def _forms(

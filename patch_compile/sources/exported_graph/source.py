@@ -120,22 +120,22 @@ class ExportedSource(CheckpointWeights, Source):
         from patch_compile.passes.lowering.substitute_linears import SubstituteLinearsPass
         from patch_compile.passes.write import reader_of, write_lowered
 
-        kept = {
+        refused = {
             name: plan[name].in_16_bits().changed(lowering="dense", reason=Reason(kind=why))
             for name, why in self._matches.refused.items()
         }
-        plan = {**plan, **kept}
-        lowered = {name: one for name, one in plan.items() if one.lowering != "dense"}
+        plan = {**plan, **refused}
+        lowered = {name: linear for name, linear in plan.items() if linear.lowering != "dense"}
         dtype, fuse, checkpoint = self._dtype, self.recipe.fuse, Checkpoint.open(weights)
-        held = reader_of(checkpoint, lowered, dtype)
+        read_stored = reader_of(checkpoint, lowered, dtype)
 
         def read(name: str) -> NDArray[Any]:
-            if name in put.biases:
-                return put.biases[name].numpy()
+            if name in substitution.biases:
+                return substitution.biases[name].numpy()
             linear = name.removesuffix(".weight")
-            return held(name) if linear in lowered else masked_of(checkpoint, linear, masks)
+            return read_stored(name) if linear in lowered else masked_of(checkpoint, linear, masks)
 
-        put = SubstituteLinearsPass(self._matches.products, lowered, read, dtype)
+        substitution = SubstituteLinearsPass(self._matches.products, lowered, read, dtype)
         for stored in self._matches.stored():
             if not lowered.keys() & {part.name for part in stored.parts}:
                 mask_in_place(stored, checkpoint, masks)
@@ -150,8 +150,8 @@ class ExportedSource(CheckpointWeights, Source):
                 update,
                 fuse=fuse,
                 dump=dump,
-                before=[put, *self._sinking(dtype, fuse)],
-                stacking=[StackJoinedPass(put.joined, lowered)] if QKV in fuse else [],
+                before=[substitution, *self._sinking(dtype, fuse)],
+                stacking=[StackJoinedPass(substitution.joined, lowered)] if QKV in fuse else [],
                 after=[SeparateTransposesPass()],
             )
         return {**plan, **made}

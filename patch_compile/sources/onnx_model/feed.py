@@ -206,15 +206,15 @@ class OnnxFeed(Feed):
         what: str = "solving",
     ) -> dict[str, Arrays]:
         """Solve each linear on its own. Weights that `solve` does not change are not put into the store."""
-        kept: dict[str, Arrays] = {}
+        arrays: dict[str, Arrays] = {}
         for done, name in enumerate(self.shapes, start=1):
             weight = self._weight(name)
-            found = solve(self._group(name, weight))[name]
-            kept[name] = found.stored
-            if not bool((found.values == weight).all()):
-                self.put(store, name, found.values)
+            solved = solve(self._group(name, weight))[name]
+            arrays[name] = solved.stored
+            if not bool((solved.values == weight).all()):
+                self.put(store, name, solved.values)
             self._progress(what, done, len(self.shapes))
-        return kept
+        return arrays
 
     def put(self, store: WeightStore, name: str, weight: torch.Tensor) -> None:
         """Store the weight in the type that weights are packed in."""

@@ -174,12 +174,6 @@ def test_a_linear_that_stays_dense_stays_outside():
     check(Q + KEY, "y_l_0_q y_l_0_k", {"l.0.q"}, dense=("l.0.k",))
 
 
-def test_the_switch():
-    others = tuple(fusion for fusion in FUSIONS if fusion != "qkv")
-    check(Q + KEY + V, OUT, {"l.0.q", "l.0.k", "l.0.v"}, fuse=others)
-    check(Q + KEY + V, OUT, {"l.0.q+k+v"}, fuse=("qkv",))
-
-
 @pytest.mark.parametrize(
     ("body", "results", "nodes", "reason"),
     [

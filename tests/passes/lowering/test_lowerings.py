@@ -70,8 +70,9 @@ def test_a_model_gives_the_same_logits(model, exports, variant, dtype, lowering,
     """The lowerings mask the weights of the unpruned checkpoint themselves."""
     source, masks, expected = model(variant, dtype)
     path, plan = tmp_path / "hybrid.onnx", planned(masks, lowering)
-    graph = exports.graph(variant, dtype=dtype)
-    compiled = write_hybrid(graph, source, masks, plan, path, dtype)
+    graph, steps = exports.graph(variant, dtype=dtype), []
+    compiled = write_hybrid(graph, source, masks, plan, path, dtype, lambda *step: steps.append(step[1:]))
+    assert steps == [(done, len(plan)) for done in range(1, len(plan) + 1)]
 
     onnx.checker.check_model(str(path), full_check=True)
     nodes = onnx.load(path, load_external_data=False).graph.node

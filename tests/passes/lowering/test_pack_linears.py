@@ -1,23 +1,18 @@
 from dataclasses import replace
 
-import numpy as np
-import onnx
 import onnx_ir as ir
 import pytest
 
 from masklearn.masks.maskset import MaskSet
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears
-from masklearn.model.prune import write_pruned_checkpoint
 from patch_compile.errors import InvariantError
-from patch_compile.packing.function import DOMAIN, NAME
 from patch_compile.passes import lowering_passes, run_passes
 from patch_compile.passes.lowering.gather_linears import GatherLinearsPass
-from patch_compile.passes.write import write_dense, write_hybrid
+from patch_compile.passes.write import write_hybrid
 from patch_compile.planning.lowering import plan_linears
 from tests.mosaics import random_mask
 from tests.onnx_export.conftest import exports  # noqa: F401  (the session's exported graphs)
-from tests.onnx_export.tiny import LAYERS, OrtDecoder, tolerance
 from tests.refusals import refused
 
 
@@ -28,43 +23,6 @@ def masks_for(model_dir, share=0.5):
         for seed, (name, shape) in enumerate(linears.items())
     }
     return MaskSet(masks, method="random", seed=0, base_model="tiny", base_sha256="", ratio_asked=share / 2)
-
-
-@pytest.mark.parametrize("variant", ["llama", "qwen2-mixed"])  # without and with biases
-def test_hybrid_logits_equal_masked_dense(exports, variant, tmp_path):  # noqa: F811
-    source = Checkpoint.open(exports.model_dir(variant))
-    masks = masks_for(source.path)
-    write_pruned_checkpoint(source, masks, tmp_path / "model")
-    pruned = Checkpoint.open(tmp_path / "model")
-    write_dense(exports.graph(variant), pruned, tmp_path / "dense.onnx", "float16")
-    seen = []
-    hybrid_path = tmp_path / "hybrid.onnx"
-    plan = write_hybrid(
-        exports.graph(variant),
-        pruned,
-        masks,
-        plan_linears(masks),
-        hybrid_path,
-        "float16",
-        lambda *step: seen.append(step),
-    )
-
-    hybrid = onnx.load(hybrid_path, load_external_data=False)
-    onnx.checker.check_model(str(hybrid_path))
-    nodes = [node.name for node in hybrid.graph.node if (node.domain, node.op_type) == (DOMAIN, NAME)]
-    planned = [name for name, linear in plan.items() if linear.lowering == "plugin"]
-    assert sorted(nodes) == sorted({plan[name].node.name for name in planned})
-    assert nodes
-    assert [step[1:] for step in seen] == [(i + 1, len(plan)) for i in range(len(plan))]
-    assert not {f"{name}.weight" for name in planned} & {tensor.name for tensor in hybrid.graph.initializer}
-
-    ids = np.arange(12)[None] % 100
-    mask = np.ones_like(ids)
-    one, other = OrtDecoder(tmp_path / "dense.onnx"), OrtDecoder(hybrid_path)
-    a, b = one.start(ids, mask), other.start(ids, mask)
-    # Both sum in fp32, and a fused node rounds less often.
-    np.testing.assert_allclose(a, b, atol=tolerance(a, LAYERS, 2.0**-11))
-    assert np.abs(a).max() > 0.1
 
 
 def test_linears_missing_from_the_graph_are_refused(exports):  # noqa: F811
