@@ -25,7 +25,7 @@ from patch_compile.onnx_export.wrappers import (
     encoder_interface,
     kept_shapes,
 )
-from patch_compile.onnx_io.proto import without_collections
+from patch_compile.onnx_io.proto import silenced, without_collections
 
 
 def trace_model(
@@ -107,16 +107,10 @@ def _explained(model_type: str, *, known: bool) -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Suppress log messages and warnings of torch that do not concern the user (missing torchvision, pytree)."""
-    logger = logging.getLogger("torch.onnx._internal.exporter")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            warnings.simplefilter("ignore", DeprecationWarning)
-            yield
-    finally:
-        logger.setLevel(level)
+    with silenced(logging.ERROR, "torch.onnx._internal.exporter"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
 
 
 def _name_dimensions(model: ir.Model, interface: Interface) -> None:

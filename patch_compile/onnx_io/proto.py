@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -78,6 +79,19 @@ def without_collections() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+@contextmanager
+def silenced(level: int, *libraries: str) -> Iterator[None]:
+    """Drop the log messages of libraries below this level in the block."""
+    before = {logger: logger.level for logger in map(logging.getLogger, libraries)}
+    for logger in before:
+        logger.setLevel(level)
+    try:
+        yield
+    finally:
+        for logger, earlier in before.items():
+            logger.setLevel(earlier)
 
 
 @contextmanager

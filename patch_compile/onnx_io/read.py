@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patch_compile.errors import PatchCompileError, sentence
 from patch_compile.onnx_io.external import map_external_data
-from patch_compile.onnx_io.proto import load_proto, model_of, nested_nodes
+from patch_compile.onnx_io.proto import load_proto, model_of, nested_nodes, silenced
 from patch_compile.packing.function import DOMAIN
 
 if TYPE_CHECKING:
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
 OLDEST_OPSET = 20  # opset of PatchLinear's function; older files are upgraded
 _STANDARD = "ai.onnx"  # another spelling of ""
 _RUNTIME_DOMAINS = ("com.microsoft",)  # operators that ONNX Runtime adds to the standard
+# Their failures are raised, so their log messages do not help the user.
+_CONVERTERS = ("onnxscript", "onnx_ir")
 
 
 def read_onnx(path: Path, *, any_node: bool = False) -> ir.Model:
@@ -47,7 +48,7 @@ def read_onnx(path: Path, *, any_node: bool = False) -> ir.Model:
     _shorten_standard_domain(proto)
     _check_opsets(path, proto, any_domain=any_node, compiled=any_node)
     model = model_of(path, _inlined(proto))
-    with _quiet():
+    with silenced(logging.CRITICAL, *_CONVERTERS):
         for graph_pass in (
             # Functions of another opset than the graph's.
             common.InlinePass(criteria=lambda function: function.domain != DOMAIN),
@@ -83,7 +84,7 @@ def read_as_exported(path: Path) -> ir.Model:
     _shorten_standard_domain(proto)
     _check_opsets(path, proto, any_domain=True)
     model = model_of(path, proto)
-    with _quiet():
+    with silenced(logging.CRITICAL, *_CONVERTERS):
         inner = (graph for graph in model.graphs() if graph is not model.graph)
         tensors = (value.const_value for graph in inner for value in graph.initializers.values())
         if any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors):
@@ -152,20 +153,6 @@ def _upgraded(path: Path, model: ir.Model) -> ir.Model:
             f"Export the model again, at opset {OLDEST_OPSET} or later.",
         )
     return model
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the log messages of the conversion libraries. Failures are raised, so the messages do not help the user."""
-    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _shorten_standard_domain(proto: onnx.ModelProto) -> None:

@@ -112,21 +112,21 @@ def _decoded(
     from onnx import TensorProto, helper
 
     weights = [tensor for tensor in proto.graph.initializer if tensor.name in node.input]
-    function = next((one for one in proto.functions if _calls(node, one)), None)
+    function = next((function for function in proto.functions if _calls(node, function)), None)
     if not weights or (function is None and node.op_type != "Transpose"):
         return [node], {}
     inlined = [node] if function is None else _inlined(node, function, weights, proto)
     before: list[onnx.NodeProto] = []
     behind: list[onnx.NodeProto] = []
     known = {tensor.name for tensor in weights}
-    for one in inlined:
-        constant = all(name in known for name in one.input if name)
-        known.update(one.output if constant else ())
-        (before if constant else behind).append(one)
+    for inner in inlined:
+        constant = all(name in known for name in inner.input if name)
+        known.update(inner.output if constant else ())
+        (before if constant else behind).append(inner)
     # A weight keeps its 16 bits: it is widened in each run.
-    casts = [one for one in before if one.op_type == "Cast" and _read({*one.output}, behind)]
-    before, behind = [one for one in before if one not in casts], [*casts, *behind]
-    made = {name for one in before for name in one.output}
+    casts = [inner for inner in before if inner.op_type == "Cast" and _read({*inner.output}, behind)]
+    before, behind = [inner for inner in before if inner not in casts], [*casts, *behind]
+    made = {name for inner in before for name in inner.output}
     names = sorted(_read(made, behind) or made.intersection(node.output))
     values = _computed(before, names, weights, proto, path)
     for name, array in list(values.items()):
@@ -161,11 +161,11 @@ def _inlined(
 
     caller = _model([node], [*node.input], [*node.output], weights, proto, [function])
     nodes, outside = [], {"", *node.input, *node.output}
-    for one in inliner.inline_local_functions(caller).graph.node:
-        for names in (one.input, one.output):
+    for inner in inliner.inline_local_functions(caller).graph.node:
+        for names in (inner.input, inner.output):
             names[:] = [name if name in outside else f"{node.output[0]}/{name}" for name in names]
-        one.name = one.output[0]
-        nodes.append(one)
+        inner.name = inner.output[0]
+        nodes.append(inner)
     return nodes
 
 
@@ -196,10 +196,10 @@ def _model(
     """Returns a model of some nodes, with the versions of `proto`."""
     from onnx import ValueInfoProto, helper
 
-    own = {tensor.name for tensor in weights}
-    given = [ValueInfoProto(name=name) for name in dict.fromkeys(inputs) if name and name not in own]
+    stored = {tensor.name for tensor in weights}
+    fed = [ValueInfoProto(name=name) for name in dict.fromkeys(inputs) if name and name not in stored]
     graph = helper.make_graph(
-        nodes, "part", given, [ValueInfoProto(name=name) for name in outputs], initializer=weights
+        nodes, "part", fed, [ValueInfoProto(name=name) for name in outputs], initializer=weights
     )
     return helper.make_model(
         graph, opset_imports=proto.opset_import, ir_version=proto.ir_version, functions=list(functions)

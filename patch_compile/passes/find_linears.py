@@ -186,12 +186,12 @@ def _gemm(node: ir.Node, quantised: bool) -> _Product | Refusal:
     weight = _stored_constant(node.inputs[1], node, quantised)
     if isinstance(weight, Refusal):
         return weight
-    attributes = node.attributes
-    if attributes.get_int("transA", 0):
+    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+    if attributes.get("transA", 0):
         return Refusal("its X is transposed (transA)")
-    if (attributes.get_float("alpha", 1.0), attributes.get_float("beta", 1.0)) != (1.0, 1.0):
+    if (attributes.get("alpha", 1.0), attributes.get("beta", 1.0)) != (1.0, 1.0):
         return Refusal("its alpha or beta is not 1")
-    product = _matrix(weight, transposed=weight.transposed == bool(attributes.get_int("transB", 0)))
+    product = _matrix(weight, transposed=weight.transposed == bool(attributes.get("transB", 0)))
     return product if isinstance(product, Refusal) else _with_bias(node, product, quantised)
 
 

@@ -44,7 +44,7 @@ def _folded(node: ir.Node) -> NDArray[Any] | None:
         return None
     if node.op_type == "Constant":
         return constant_of(node.outputs[0])
-    arrays = {str(value.name): constant_of(value) for value in node.inputs if value is not None}
+    arrays = {str(value.name) if value else "": constant_of(value) for value in node.inputs}
     if node.op_type not in _FOLDED or any(array is None for array in arrays.values()):
         return None
     results: Any = ReferenceEvaluator(ir.to_proto(node)).run(None, arrays)

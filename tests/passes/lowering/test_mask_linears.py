@@ -4,7 +4,7 @@ import pytest
 
 from patch_compile.passes.lowering.mask_linears import MaskLinearsPass
 from patch_compile.planning.lowering import plan_linear
-from tests.graphs import graph_of, linear
+from tests.graphs import linear
 from tests.mosaics import masked_by_hand, random_mask, random_weight
 from tests.refusals import refused
 
@@ -42,18 +42,3 @@ def test_linears_of_other_lowerings_are_left_alone():
 def test_a_linear_that_is_not_in_the_graph():
     with refused(ir.passes.PreconditionError):
         masking(name="c")[0](linear("matmul", SHAPE, "float16"))
-
-
-def test_shared_weights_are_not_masked():
-    model = graph_of("""
-        agraph (float16[r, 16] x, float16[24, 16] a, int64[1] i) => (float16[r, 24] y, float16[1, 16] e) {
-            w = Transpose <perm = [1, 0]> (a)
-            y = MatMul (x, w)
-            e = Gather (a, i)
-        }""")
-    weight = next(value for value in model.graph.inputs if value.name == "a")
-    model.graph.inputs.remove(weight)
-    weight.name = "a.weight"
-    model.graph.initializers["a.weight"] = weight
-    with refused(ir.passes.PreconditionError):
-        masking()[0](model)
