@@ -102,11 +102,9 @@ def write_onnx_hybrid(
 
     from patch_compile.passes.lowering.normalize_linears import NormalizeLinearsPass
     from patch_compile.passes.lowering.separate_transposes import SeparateTransposesPass
-    from patch_compile.passes.lowering.sink_casts import SinkCastsPass
 
     lowered = {name: linear for name, linear in plan.items() if linear.lowering != "dense"}
     normalize = NormalizeLinearsPass({name: linears[name] for name in linears if name in lowered}, dtype)
-    sinking = [SinkCastsPass(dtype)] if reads_activation(fuse) else []
     made = write_lowered(
         model,
         masks,
@@ -117,7 +115,7 @@ def write_onnx_hybrid(
         step,
         fuse=fuse,
         dump=dump,
-        before=[normalize, *sinking, common.RemoveUnusedNodesPass()],
+        before=[normalize, *sinking_passes(dtype, fuse), common.RemoveUnusedNodesPass()],
         after=[SeparateTransposesPass(), common.RemoveUnusedNodesPass(), common.RemoveUnusedOpsetsPass()],
     )
     return {**plan, **made}
@@ -172,9 +170,14 @@ def reader_of(checkpoint: Checkpoint, plan: Mapping[str, LinearPlan], dtype: ir.
     return read
 
 
-def reads_activation(fuse: Collection[str]) -> bool:
-    """True if any of these fusions looks for an activation after a linear."""
-    return any(FUSIONS[name].reads_activation for name in fuse)
+def sinking_passes(dtype: ir.DataType, fuse: Collection[str]) -> list[GraphPass]:
+    """Returns the passes that move activations to the type of packed weights, if a fusion looks for activations."""
+    from onnx_ir.passes import common
+
+    from patch_compile.passes.lowering.sink_casts import SinkCastsPass
+
+    sought = any(FUSIONS[name].reads_activation for name in fuse)
+    return [SinkCastsPass(dtype), common.RemoveUnusedNodesPass()] if sought else []
 
 
 def _counted_reads(read: ReadTensor, linears: Collection[str], step: OnStep) -> ReadTensor:

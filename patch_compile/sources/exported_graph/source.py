@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from masklearn.masks.linear_mask import LinearMask
-    from patch_compile.passes import GraphPass, PassDump
+    from patch_compile.passes import PassDump
 
 _KEPT = {
     "opset": f"An exported graph keeps its opset ({OLDEST_OPSET} where it is older).",
@@ -118,7 +118,7 @@ class ExportedSource(CheckpointWeights, Source):
         from patch_compile.passes.lowering.separate_transposes import SeparateTransposesPass
         from patch_compile.passes.lowering.stack_joined import StackJoinedPass
         from patch_compile.passes.lowering.substitute_linears import SubstituteLinearsPass
-        from patch_compile.passes.write import reader_of, write_lowered
+        from patch_compile.passes.write import reader_of, sinking_passes, write_lowered
 
         refused = {
             name: plan[name].in_16_bits().changed(lowering="dense", reason=Reason(kind=why))
@@ -135,6 +135,7 @@ class ExportedSource(CheckpointWeights, Source):
             linear = name.removesuffix(".weight")
             return read_stored(name) if linear in lowered else masked_of(checkpoint, linear, masks)
 
+        narrowed = any(product.linear.dtype != dtype for product in self._matches.products)
         substitution = SubstituteLinearsPass(self._matches.products, lowered, read, dtype)
         for stored in self._matches.stored():
             if not lowered.keys() & {part.name for part in stored.parts}:
@@ -150,25 +151,11 @@ class ExportedSource(CheckpointWeights, Source):
                 update,
                 fuse=fuse,
                 dump=dump,
-                before=[substitution, *self._sinking(dtype, fuse)],
+                before=[substitution, *(sinking_passes(dtype, fuse) if narrowed else [])],
                 stacking=[StackJoinedPass(substitution.joined, lowered)] if QKV in fuse else [],
                 after=[SeparateTransposesPass()],
             )
         return {**plan, **made}
-
-    def _sinking(self, dtype: ir.DataType, fuse: Collection[str]) -> list[GraphPass]:
-        """Returns the passes that move activations to the type of packed weights, for a graph of another type."""
-        from onnx_ir.passes import common
-
-        from patch_compile.passes.lowering.sink_casts import SinkCastsPass
-        from patch_compile.passes.write import reads_activation
-
-        narrowed = any(product.linear.dtype != dtype for product in self._matches.products)
-        return (
-            [SinkCastsPass(dtype), common.RemoveUnusedNodesPass()]
-            if narrowed and reads_activation(fuse)
-            else []
-        )
 
     @override
     def space(self, recipe: Recipe, stages: Collection[Stage]) -> int:
