@@ -35,7 +35,6 @@ from masklearn.masks.tiles import tile_weights as tile_weights
 from masklearn.methods.base import method_of as method_of
 from masklearn.methods.magnitude import Magnitude as Magnitude
 from masklearn.model.checkpoint import Checkpoint as Checkpoint
-from masklearn.model.coverage import covered_linears as covered_linears
 from masklearn.model.coverage import covered_linears_of as covered_linears_of
 from masklearn.model.models import load_model as load_model
 from masklearn.model.pretrained import load_tokenizer as load_tokenizer

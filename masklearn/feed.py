@@ -123,11 +123,11 @@ class Feed(ABC):
 
     def with_weights(self, weights: str) -> Self:
         """Returns a feed of the same linears with another value of `weights` in its recipe."""
-        found = copy(self)
+        feed = copy(self)
         for cached in ("types", "allowed_types", "kinds"):
-            found.__dict__.pop(cached, None)
-        found.recipe = self.recipe.model_copy(update={"weights": weights})
-        return found
+            feed.__dict__.pop(cached, None)
+        feed.recipe = self.recipe.model_copy(update={"weights": weights})
+        return feed
 
     def kept_grid(self, name: str) -> Grid | None:
         """Returns the grid of a linear of a quantised checkpoint if it keeps that grid; None if its scales are searched."""

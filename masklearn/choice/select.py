@@ -110,8 +110,6 @@ def selector(
             name: {kind: tile_savings(kind, areas[name], unit) for kind in by_kind}
             for name, by_kind in losses.items()
         }
-        if not savings and unit not in (WEIGHTS, BYTES):
-            raise ValueError(f"a goal in {unit} needs the saving of each tile")
     else:
         savings = {name: points_of(costs[name]) for name in losses}
     _check_finite("score", losses)

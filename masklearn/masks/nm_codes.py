@@ -28,16 +28,9 @@ def patterns_from_scores(scores: Any) -> Any:
     groups: Any = scores.reshape(*scores.shape[:-1], scores.shape[-1] // 4, 4)
     # torch.uint8, without an import of torch
     uint8 = np.uint8 if isinstance(scores, np.ndarray) else scores.new_empty(0).byte().dtype
-    return _codes(groups, uint8)
-
-
-def _codes(groups: Any, uint8: Any) -> Any:
-    """Rank the four scores of each group by pairwise comparison. Comparing with `>=` is the tie rule: lower k wins."""
-
-    def beats(i: int, j: int) -> Any:
-        return (groups[..., i] >= groups[..., j]).view(uint8)
-
-    b01, b02, b03, b12, b13, b23 = (beats(i, j) for i, j in KEPT_POSITIONS)
+    # Comparing with `>=` is the tie rule: lower k wins.
+    beats = ((groups[..., i] >= groups[..., j]).view(uint8) for i, j in KEPT_POSITIONS)
+    b01, b02, b03, b12, b13, b23 = beats
     # Count wins against the other three: exactly two of the four have two wins or more.
     keep0 = (b01 + b02 + b03 >= 2).view(uint8)
     keep1 = (1 + b12 + b13 - b01 >= 2).view(uint8)
