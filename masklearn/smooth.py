@@ -123,8 +123,8 @@ def _find(task: Task, types: Mapping[str, WeightType]) -> None:
     done = len(checkpoints.results)
     for block in stream:
         own = {name: kind for name, kind in types.items() if name in block.linears}
-        for name, found in _scale_block(task.checkpoint, block, own).items():
-            checkpoints.add(name, found)
+        for name, arrays in _scale_block(task.checkpoint, block, own).items():
+            checkpoints.add(name, arrays)
         done += len(with_rounded_inputs(own))
         task.progress(_WHAT, done, len(rounded))
     _write(task.scratch / "folds.safetensors", checkpoints.results)
@@ -132,16 +132,16 @@ def _find(task: Task, types: Mapping[str, WeightType]) -> None:
 
 def _write(path: Path, results: Mapping[str, Mapping[str, NDArray[np.generic]]]) -> None:
     """results: by the first taker of each site its folds, strength, error and shift; by linears without a site nothing."""
-    sites = [one for one in results.values() if one]
-    scaled = [one for one in sites if one[_STRENGTH][0]]
-    folds = {name: array for one in scaled for name, array in one.items() if name.endswith((ROWS, COLUMNS))}
+    sites = [site for site in results.values() if site]
+    scaled = [site for site in sites if site[_STRENGTH][0]]
+    folds = {name: array for site in scaled for name, array in site.items() if name.endswith((ROWS, COLUMNS))}
     record = SmoothedRecord(
         sites=len(sites),
         scaled=len(scaled),
-        whole=tuple(name for name, one in results.items() if not one),
-        strength=round(float(np.mean([one[_STRENGTH][0] for one in scaled])), 2) if scaled else 0.0,
-        dense_error=float(f"{max((float(one[_ERROR][0]) for one in sites), default=0.0):.1e}"),
-        shifted=any(bool(one[_SHIFTED][0]) for one in sites),
+        whole=tuple(name for name, site in results.items() if not site),
+        strength=round(float(np.mean([site[_STRENGTH][0] for site in scaled])), 2) if scaled else 0.0,
+        dense_error=float(f"{max((float(site[_ERROR][0]) for site in sites), default=0.0):.1e}"),
+        shifted=any(bool(site[_SHIFTED][0]) for site in sites),
     )
     specs = {name: ("I8", array.shape) for name, array in sorted(folds.items())}
     write_shard(path, specs, lambda name: folds[name], {"record": record.model_dump_json()})
@@ -154,7 +154,7 @@ def _scale_block(
     """Scale the block's weights in memory. Returns the arrays of `_write` by linear; types: of the block's linears."""
     window = block.hidden[0].clone()  # `_sizes` puts the output there
     dense = block.run(window)
-    found: dict[str, dict[str, NDArray[np.generic]]] = {name: {} for name in with_rounded_inputs(types)}
+    results: dict[str, dict[str, NDArray[np.generic]]] = {name: {} for name in with_rounded_inputs(types)}
     # An input is read as it is by linears of 16 bits, and scales of rows or spans would suffer.
     sites = [
         site
@@ -164,7 +164,7 @@ def _scale_block(
     sizes = _sizes(block, [next(iter(site.takers)) for site in sites])
     for site in sites:
         name = next(iter(site.takers))
-        linears = {taker: linear for taker, linear in site.takers.items() if taker in found}
+        linears = {taker: linear for taker, linear in site.takers.items() if taker in results}
         chosen = _choose(checkpoint, block, site, sizes[name], linears, window, dense)
         if chosen is None:
             continue
@@ -174,11 +174,11 @@ def _scale_block(
         if not off <= _CLOSE:
             raise RuntimeError(f"smoothing the input of {name} changes its block's output by {off:.1e}")
         numbers = {_STRENGTH: strength, _ERROR: off, _SHIFTED: site.shift}
-        theirs = site.folds(block, exponents) | {key: np.array([one]) for key, one in numbers.items()}
         for taker in linears:
-            del found[taker]
-        found[name] = theirs
-    return found
+            del results[taker]
+        arrays = {key: np.array([number]) for key, number in numbers.items()}
+        results[name] = site.folds(block, exponents) | arrays
+    return results
 
 
 def _sizes(block: Block, names: Collection[str]) -> dict[str, Tensor]:
@@ -212,7 +212,7 @@ def _choose(
     inputs = _log2(site.gather(sizes))
     largest = torch.stack([linear.weight.abs().amax(dim=0) for linear in site.takers.values()]).amax(dim=0)
     weights = _log2(site.gather(largest))
-    found: list[tuple[float, float, Tensor]] = []
+    tried: list[tuple[float, float, Tensor]] = []
     for strength in (0.0, *_STRENGTHS):
         exponents = _exponents(inputs, weights, strength) if strength else torch.zeros_like(inputs)
         with parameters_kept(site.modules):
@@ -221,10 +221,10 @@ def _choose(
                 continue
             _round_weights(linears.values())
             with inputs_rounded(linears):
-                found.append((float((block.run(window) - dense).square().sum()), strength, exponents))
-    if len(found) == 1:
+                tried.append((float((block.run(window) - dense).square().sum()), strength, exponents))
+    if len(tried) == 1:
         return None
-    _, strength, exponents = min(found, key=lambda one: one[:2])
+    _, strength, exponents = min(tried, key=lambda attempt: attempt[:2])
     return strength, exponents
 
 

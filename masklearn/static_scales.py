@@ -139,8 +139,9 @@ def _least(rows: Tensor, weight: Tensor | None = None) -> tuple[float, _Error]:
         off = round_static(rows, scale) - rows
         off = (off if weight is None else off @ weight.T).square_()
         tokens, channels = (off.sum(dim=dim) / energy.sum(dim=dim) for dim in (1, 0))
-        return _Error(*(math.sqrt(float(one)) for one in (tokens.mean(), channels.mean(), tokens.max())))
+        squares = tokens.mean(), channels.mean(), tokens.max()
+        return _Error(*(math.sqrt(float(square)) for square in squares))
 
     top = max(float(rows.abs().max()), 1e-6) / W8A8.highest
     tried = ((float(scale), error(float(scale))) for scale in storable((top * _STEPS).astype(np.float32)))
-    return min(tried, key=lambda one: one[1])
+    return min(tried, key=lambda attempt: attempt[1])

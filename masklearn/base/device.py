@@ -49,11 +49,9 @@ def available_memory(device: "torch.device", groups: Path = Path("/sys/fs/cgroup
     free = int(psutil.virtual_memory().available)
     shared = min([free, *_group_limits(groups)]) // local_process_count()
     limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
-    return (
-        shared
-        if limit == resource.RLIM_INFINITY
-        else min(shared, limit - psutil.Process().memory_info().data)
-    )
+    if limit == resource.RLIM_INFINITY:
+        return shared
+    return min(shared, limit - int(psutil.Process().memory_info().data))
 
 
 def _group_limits(root: Path) -> list[int]:

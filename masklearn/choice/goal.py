@@ -138,10 +138,7 @@ class Goal:
         return {name: by_name[name] for name in weights}
 
     def asked(self, areas: Mapping[str, NDArray[np.int64]]) -> float:
-        """Returns the ratio that was asked for over the linears that count: the mean over their weights.
-
-        Raises ValueError for a goal in another unit than weights.
-        """
+        """Returns the ratio that was asked for: the mean over the weights of the linears that count. Raises as `ratio`."""
         return self._mean(areas, [name for name in areas if name not in self.uncounted])
 
     def ratio(self, areas: Mapping[str, NDArray[np.int64]]) -> float:

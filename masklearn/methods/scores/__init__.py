@@ -23,8 +23,6 @@ from masklearn.solvers.rounding import check_range, losses_of_rows
 from masklearn.stream.moments import output_energy
 from masklearn.traits import FISHER_WINDOWS, Criterion, Requires
 
-__all__ = ["candidates_by_error", "candidates_from_importance"]
-
 
 def candidates_from_importance(
     importance: torch.Tensor, tile: tuple[int, int], kinds: Iterable[TileKind]
