@@ -121,9 +121,8 @@ def beside_baselines(
 ) -> BesideBaselines:
     """Compare a result with its baselines. All were evaluated in fp32 on `windows` `[count, length]`."""
     count, length = windows.shape
-    rivals = (
-        row for row in baselines if row.deployable and row.name != Baseline.DENSE
-    )  # the dense model is not pruned
+    # The dense model is not pruned.
+    rivals = (row for row in baselines if row.deployable and row.name != Baseline.DENSE)
     beaten_by = tuple(row.name for row in rivals if row.beats(result))
     rows = (result, *baselines)
     return BesideBaselines(rows=rows, beaten_by=beaten_by, windows=count, length=length, dtype="float32")
