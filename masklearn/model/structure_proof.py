@@ -229,8 +229,8 @@ def _groups(blocks: Any, calls: Sequence[_Call]) -> dict[str, Any]:
     """Returns the fields mlp and qkv of `Architecture`; a field is empty if it is not found.
 
     blocks: of a small model; calls: of each block. q, k and v are three linears of a module with the same input. The
-    feed-forward part is found by a trial: permuting its hidden channels (rows of the linears
-    that make them, and columns of the linear that takes them in) does not change the block's output.
+    feed-forward part is found by a trial: permuting its hidden channels (rows of the linears that make them, and columns of
+    the linear that takes them in) does not change the block's output.
     """
     qkv: tuple[str, ...] = ()
     mlp: tuple[tuple[str, ...], str] = ((), "")

@@ -17,53 +17,34 @@ from masklearn.stream.logits import token_losses
 class BackwardBlock(Block):
     """A block in the backward pass: `grads[i]` is the gradient of window i's loss with respect to the block's output.
 
-    Register full backward hooks on the linears, then call `finish`, or for single windows `backward` (`loss_backward` on the
-    head). They replace `grads[i]` by the gradient with respect to the block's input, which is the previous block's output.
+    Register full backward hooks on the linears, then call `backward` for every window.
     """
 
     def __init__(self, part: Part, hidden: HiddenStates, grads: HiddenStates, **flags: bool) -> None:
         super().__init__(part, hidden, **flags)
         self.grads = grads
-        self._left = set(range(len(hidden)))
+        self.left = set(range(len(hidden)))
 
-    def backward(self, i: int) -> None:
-        """Run window i forward with gradients and backward, once."""
-        leaf = self._enter(i)
-        with torch.enable_grad():
-            torch.autograd.backward(self.run(leaf), self.grads[i])
-        self._leave(i, leaf)
+    def backward(self, i: int, window: NDArray[np.int64]) -> float:
+        """Run window i forward with gradients and backward, once. The head returns its summed next-token loss in nats.
 
-    def loss_backward(self, i: int, labels: torch.Tensor) -> float:
-        """Run window i through the head, forward and backward, and return its summed next-token loss in nats.
-
-        labels: the window's token ids `[length]`. The head runs in chunks of tokens, because the logits of a whole
-        window take too much memory.
+        It replaces `grads[i]` by the gradient with respect to the block's input, which is the previous block's output.
+        window: its token ids `[length]`. The head runs in chunks of tokens, because the logits of a whole window take too
+        much memory.
         """
-        leaf = self._enter(i)
-        total = 0.0
+        self.left.remove(i)
+        leaf, total = self.hidden[i].detach().requires_grad_(), 0.0
         with torch.enable_grad():
-            following = labels[1:].to(leaf.device)
-            for _, loss in token_losses(self.run, leaf[0, :-1], following):
-                torch.autograd.backward(loss)
-                total += float(loss.detach())
-        self._leave(i, leaf)
-        return total
-
-    def finish(self, windows: NDArray[np.int64]) -> None:
-        """Run the windows that were not run before, in their order."""
-        for i in sorted(self._left):
             if self.is_head:
-                self.loss_backward(i, torch.from_numpy(windows[i]))
+                following = torch.from_numpy(window)[1:].to(leaf.device)
+                for _, loss in token_losses(self.run, leaf[0, :-1], following):
+                    torch.autograd.backward(loss)
+                    total += float(loss.detach())
             else:
-                self.backward(i)
-
-    def _enter(self, i: int) -> torch.Tensor:
-        self._left.remove(i)
-        return self.hidden[i].detach().requires_grad_()
-
-    def _leave(self, i: int, leaf: torch.Tensor) -> None:
+                torch.autograd.backward(self.run(leaf), self.grads[i])
         assert leaf.grad is not None
         self.grads[i] = leaf.grad
+        return total
 
 
 def stream_blocks_back(
@@ -77,9 +58,8 @@ def stream_blocks_back(
 ) -> Iterator[BackwardBlock]:
     """Run forward through all blocks, then yield the head and the blocks from last to first, for gradients.
 
-    The weights of each block are read a second time for the backward pass, and `hidden` are its inputs. When the caller
-    asks for the next block, the windows that it did not run backward are run. One block and twice the hidden states of all
-    windows are in memory.
+    The weights of each block are read a second time for the backward pass, and `hidden` are its inputs. The caller runs all
+    windows of a block before it asks for the next block. One block and twice the hidden states of all windows are in memory.
 
     checkpoints: of the forward pass, which keep the inputs of all blocks, and of the backward pass: they are saved after
     each block, and an interrupted pass resumes from them.
@@ -104,7 +84,7 @@ def stream_blocks_back(
         part.load(on)
         block = BackwardBlock(part, model.hidden, grads, is_head=part is model.tail, bf16=bf16)
         yield block
-        block.finish(windows)
+        assert not block.left, "windows were not run backward"
         part.release()
         back.finish(grads if i else None)
     forward.close()

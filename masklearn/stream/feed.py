@@ -62,7 +62,8 @@ def _output_fisher(
             squares[name] += gradient.double().flatten(0, -2).square().sum(dim=0).cpu()
 
         with watch_gradients(linears, add):
-            block.finish(windows)
+            for i, window in enumerate(windows):
+                block.backward(i, window)
         for name, total in squares.items():
             back.add(name, {_FISHER: (total / windows.size).numpy()})
         task.progress("sensitivity of the loss", len(back.results) + len(squares), len(covered))

@@ -21,7 +21,7 @@ _NORMS = "masklearn.stream.feed.squared_input_norms"
 CUTS = {
     "oneshot": [
         ("SIGINT", f"{_END_OF_BLOCK}:2", "scoring resumes at block 3 of 3"),
-        ("SIGKILL", f"{_GRADIENT}:6", "sensitivity of the loss resumes at block 3 of 4"),
+        ("SIGKILL", f"{_GRADIENT}:10", "sensitivity of the loss resumes at block 3 of 4"),
         ("SIGINT", f"{_WEIGHT}:10", "solving resumes at block 2 of 3"),
         ("SIGKILL", f"{_END_OF_BLOCK}:1", "solving resumes at block 3 of 3"),
     ],
