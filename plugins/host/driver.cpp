@@ -200,16 +200,6 @@ float patch_host_widen(int scalar, uint16_t v) {
   return scalar == 0 ? patch::Half::widen(v) : patch::BFloat16::widen(v);
 }
 
-// Rounds X.  Returns 0 if no check found a fault.
-int patch_host_quantise(const patch::LinearArguments* a, int scalar) {
-  patch::host::Machine machine;
-  patch::host::Call call{};
-  call.arguments = *a, call.arguments.scalar = static_cast<patch::Scalar>(scalar), call.seed = 1;
-  patch::choose_vectors(&call.arguments);
-  patch::host::last_error = patch::host::quantise(&machine, call);
-  return patch::host::last_error.empty() ? 0 : 1;
-}
-
 // Runs one fp16 mma.sp in one warp.  a, b: [32 lanes][4 words]; meta: [32]; c: [32][4], in and out.
 int patch_host_mma_sp(int selector, const uint32_t* a, const uint32_t* b, const uint32_t* meta, float* c) {
   patch::host::Machine machine;

@@ -132,7 +132,7 @@ def pack_slabs(
                 parts[kind].append(in_fragments(kept))
                 words[kind].append(_meta_words(nibbles).view(np.int32))
             else:
-                values, masks = pack_of_sixteen(slab, None, KEPT[kind])
+                values, masks = _pack_of_sixteen(slab, KEPT[kind])
                 parts[kind].append(values)
                 words[kind].append(masks)
         for kind in kinds:
@@ -168,12 +168,10 @@ def in_turns(both: NDArray[Any]) -> NDArray[Any]:
     return both.reshape(2, rows // 8, 8, *rest).swapaxes(0, 1).reshape(2 * rows, *rest)
 
 
-def pack_of_sixteen(
-    slab: NDArray[np.uint16], kept: NDArray[np.bool_] | None, count: int
-) -> tuple[NDArray[np.uint16], NDArray[np.int32]]:
+def _pack_of_sixteen(slab: NDArray[np.uint16], count: int) -> tuple[NDArray[np.uint16], NDArray[np.int32]]:
     """Pack a slab [rows, 64] that keeps `count` of the 16 weights of a row that a lane has.
 
-    kept: None keeps nonzero weights, and then the first zeros. Returns values [rows * 4 * count], masks [rows * 2].
+    Kept are nonzero weights, and then the first zeros. Returns values [rows * 4 * count], masks [rows * 2].
     """
     blocks = len(slab) // 16
     lanes, halves = np.arange(32)[:, None], np.arange(2)[None, :]
@@ -183,23 +181,16 @@ def pack_of_sixteen(
     )  # columns of the positions of lane 4g + t
     columns = places[np.arange(32) % 4][:, None, :]
 
-    def by_lane(of: NDArray[Any]) -> NDArray[Any]:
-        """Order [rows, 64] as [block, lane, half, position]."""
-        return of.reshape(blocks, 16, 64)[:, rows[..., None], columns]
-
-    weights = by_lane(slab)
-    # -0.0 is a zero.
-    first = by_lane(kept) if kept is not None else (weights & 0x7FFF) != 0
+    weights = slab.reshape(blocks, 16, 64)[:, rows[..., None], columns]  # [block, lane, half, position]
+    first = (weights & 0x7FFF) != 0  # -0.0 is a zero
     taken = np.sort((~first).argsort(-1, kind="stable")[..., :count], -1)
     held = np.zeros(weights.shape, np.bool_)
     np.put_along_axis(held, taken, True, -1)
     assert (held | ~first).all(), f"not {count}:16"
-    assert kept is None or (first.sum(-1) == count).all()
     halfwords = (held.astype(np.uint32) << np.arange(16, dtype=np.uint32)).sum(-1, dtype=np.uint32)
     masks = halfwords[..., 0] | halfwords[..., 1] << np.uint32(16)
     values = np.take_along_axis(weights, taken, -1)
-    if kept is None:
-        values = np.where(values & 0x7FFF, values, 0)
+    values = np.where(values & 0x7FFF, values, 0)
     whole, planes = count // 8 * 8, []
     for begin in range(0, whole, 8):
         planes += [values[:, :, half, begin : begin + 8] for half in (0, 1)]

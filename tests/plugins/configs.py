@@ -18,6 +18,7 @@ BYTES = (
 )  # fmt: skip
 ALL = CONFIGS + INTEGERS + BYTES
 STREAMS = tuple(name for name in CONFIGS if not name.startswith("prefill"))
+BYTE_STREAMS = tuple(name for name in BYTES if "prefill" not in name)
 
 
 def case_for(kernel, config, tokens, shape, *, gated=False, **how):

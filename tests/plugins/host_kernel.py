@@ -229,20 +229,6 @@ class HostKernel:
         out[rows, columns] = sums
         return out
 
-    def rounded(self, x: NDArray[Any], scalar: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-        """Return X [tokens, K] as integers, with the columns behind K, and the scales of its tokens."""
-        tokens, columns = x.shape
-        tensors = {
-            "x": _placed(x, 0),
-            "rounded": _placed(np.full((tokens, -(-columns // 64) * 64), 0x55, np.int8), 0),
-            "token_scales": np.full(tokens, 7, np.float32),
-        }
-        a = Arguments(**{name: tensor.ctypes.data for name, tensor in tensors.items()})
-        a.tokens, a.in_features, a.out_features = tokens, columns, 1
-        if self.lib.patch_host_quantise(ctypes.byref(a), scalar):
-            raise RuntimeError(self.lib.patch_host_error().decode())
-        return tensors["rounded"], tensors["token_scales"]
-
     def parts(self, packed: Packed, tokens: int, launch: Launch) -> int:
         """Number of parts of the launch: one for a tile kernel; no part is narrower than a dense slab.
 

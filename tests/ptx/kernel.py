@@ -6,16 +6,12 @@ import ctypes
 import re
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from patch_compile.plugin.compiling import COMPILE_FLAGS
-from patch_compile.plugin.toolchain import find_nvcc
 from tests.oracles.element_packing import Packed
 from tests.oracles.integer_packing import W8A8
-from tests.plugins.compiled import compiled
 from tests.plugins.host_kernel import (
     Arguments,
     Config,
@@ -42,7 +38,6 @@ INTEGER_SOURCES = (
 """Sources of the kernels for integers, by scalar type."""
 BYTE_SOURCE = "launch_w8a8.cu"
 """Source of the kernels for w8a8, which take X of both types; it also has the kernel that rounds X."""
-_FLAGS = (*COMPILE_FLAGS, "-ptx")
 _WRITABLE = ("y", "partials", "counters")
 _ANY = "AnyScalar"
 # Itanium mangling of patch_quantise, patch_stream<Half, 0> and patch_tiles<Half, 2>
@@ -53,17 +48,6 @@ _ENTRY = re.compile(r"_ZN5patch\d+patch_(?:stream|tiles)INS_\d+(?P<scalar>[A-Z]\
 def ptx_of_scalar(scalar: int) -> str:
     """PTX of the launch_*.cu of a scalar type, one behind the other."""
     return "\n".join(map(ptx_text, _SOURCES[scalar]))
-
-
-def compile_file(folder: Path, source: Path, plugins: Path, flags: tuple[str, ...]) -> str:
-    """PTX for compute_80 of a source outside the plugin, compiled or taken from `folder`.
-
-    Raises PatchCompileError when there is no nvcc.
-    """
-    nvcc = find_nvcc()
-    command = [str(nvcc.path), *_FLAGS, *flags, "-I", str(plugins), str(source)]
-    sources = [source, *plugins.glob("kernels/*.[ch]*")]
-    return compiled(folder, command, nvcc.version, sources, f"{source.stem}.ptx").read_text()
 
 
 class QuantiseArguments(ctypes.Structure):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-from dataclasses import replace
 from functools import cache
 
 import ml_dtypes
@@ -25,7 +24,6 @@ pytestmark = pytest.mark.skipif(NO_CODE, reason=WHY_NO_CODE)
 
 # `make mutate` runs the others.
 OFTEN = {"w8a8-decode-64", "w8a8-prefill-64"}
-STREAMS = [name for name in BYTES if not re.search("prefill|wide", name)]
 scalars = pytest.mark.parametrize("scalar", range(len(SCALARS)), ids=SCALARS)
 
 
@@ -68,13 +66,6 @@ def test_every_instruction_and_the_exact_bits(ptx: PtxKernel, byte_kernel: HostK
         if not any(ran)
     ]
     assert not [text for text in missed if ASM.match(text)]
-
-
-@pytest.mark.parametrize("config", [pytest.param(one, marks=pytest.mark.mutation) for one in STREAMS])
-def test_any_parts_give_the_same_bits(ptx: PtxKernel, byte_kernel: HostKernel, config: str) -> None:
-    case = case_for(byte_kernel, config, 20, (200, 452), share=0.6, activation="", seed=3)
-    for parts in (1, 2, 5, 9):
-        assert is_right(case, run(ptx, case, config, parts, seed=parts)), parts
 
 
 def values_of(dtype: np.dtype, tokens: int, columns: int) -> NDArray[np.uint16]:
@@ -123,31 +114,6 @@ def test_every_number_is_rounded_to_its_integer(ptx: PtxKernel, scalar: int) -> 
     rounded = x.astype(dtype)
     integers, _ = ptx.round(rounded.view(np.uint16), scalar)
     np.testing.assert_array_equal(integers, quantise_inputs(rounded)[0])
-
-
-@scalars
-@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
-def test_a_token_that_is_not_finite_gives_nan(
-    ptx: PtxKernel, byte_kernel: HostKernel, scalar: int, bad: float
-) -> None:
-    """All its outputs are NaN, and the other tokens have the bits that they have without it."""
-    case = case_for(
-        byte_kernel,
-        "w8a8-decode-64",
-        5,
-        (64, 196),
-        dtype=DTYPES[scalar],
-        share=0.5,
-        activation="",
-        seed=scalar,
-    )
-    x = case.x.copy()
-    x[2, 195] = np.array(bad).astype(case.dtype).view(np.uint16)
-    assert case.bits is not None
-    y = run(ptx, replace(case, x=x), "w8a8-decode-64")
-    assert np.isnan(y[2].view(case.dtype).astype(np.float32)).all()
-    others = [0, 1, 3, 4]
-    np.testing.assert_array_equal(y[others], case.bits[others])
 
 
 # name: (nvcc's text, text with the bug)

@@ -5,15 +5,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from tests.mosaics import shapes
-from tests.plugins.configs import ALL, CONFIGS, STREAMS, case_for
+from tests.plugins.configs import ALL, CONFIGS, case_for
 from tests.plugins.host_kernel import HostKernel, Launch, arguments_of
 from tests.plugins.machine_code import NO_CODE, WHY_NO_CODE
-from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES, Case, make_case, without_panels
+from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES, Case, make_case
 from tests.ptx.kernel import SCALARS, PtxKernel, ptx_of_scalar
 from tests.ptx.parser import PtxFault
 
@@ -35,13 +31,6 @@ def texts() -> dict[int, str]:
 @pytest.fixture(scope="session")
 def ptx(kernel: HostKernel, texts: dict[int, str]) -> PtxKernel:
     return PtxKernel(kernel, texts)
-
-
-def check(ptx: PtxKernel, case: Case, config: str, parts: int = 1, seed: int = 0) -> NDArray[np.uint16]:
-    launch = Launch(CONFIGS.index(config), DTYPES.index(case.dtype), parts, seed=seed)
-    y = ptx.run(case.packed, case.x, case.bias, launch, **case.epilogue)
-    assert case.worst(y) <= 1, (parts, seed)
-    return y
 
 
 def test_every_configuration_is_there_and_tested(ptx: PtxKernel, kernel: HostKernel) -> None:
@@ -88,58 +77,11 @@ def test_every_ring_position(ptx: PtxKernel, kernel: HostKernel, config: str, dt
                 kernel, config, tokens, (rows, columns), dtype=dtype, share=share, bias=n % 3 > 0, seed=n,
                 residual=n % 4 > 1, activation=list(ACTIVATIONS)[n % 7 % 4], gated=n % 5 == 1,
             )  # fmt: skip
-            check(ptx, case, config, 1 + (0, 2, 0, 3)[n % 4], seed=n)
+            launch = Launch(CONFIGS.index(config), DTYPES.index(dtype), 1 + (0, 2, 0, 3)[n % 4], seed=n)
+            assert case.worst(ptx.run(case.packed, case.x, case.bias, launch, **case.epilogue)) <= 1, n
     machine = ptx.machine(DTYPES.index(dtype), CONFIGS.index(config))
     missed = [c.text for c, ran in zip(machine.entry.code, machine.ran, strict=True) if not ran]
     assert not [text for text in missed if ASM.match(text)]
-
-
-@settings(max_examples=100, deadline=None, derandomize=True)
-@given(
-    st.sampled_from(CONFIGS),
-    st.sampled_from(DTYPES),
-    shapes,
-    st.sampled_from([0.0, 0.2, 0.5, 0.8, 1.0]),
-    st.booleans(),
-    st.integers(1, 40),
-    st.integers(1, 12),
-    st.sampled_from(list(ACTIVATIONS)),
-    st.booleans(),
-    st.booleans(),
-    st.lists(st.booleans(), min_size=5, max_size=5),
-    st.integers(0, 999),
-)
-def test_random_maps(
-    ptx: PtxKernel,
-    kernel: HostKernel,
-    config: str,
-    dtype: np.dtype,
-    shape: tuple[int, int],
-    share: float,
-    bias: bool,
-    tokens: int,
-    parts: int,
-    activation: str,
-    residual: bool,
-    gated: bool,
-    filled: list[bool],
-    seed: int,
-) -> None:
-    """Random maps and epilogues, or some panels without a slab; blocks run in any order."""
-    case = case_for(
-        kernel, config, tokens, shape, dtype=dtype, share=share, bias=bias, seed=seed,
-        residual=residual, activation=activation, gated=gated,
-    )  # fmt: skip
-    keep = np.repeat(filled, case.packed.panel_rows)[: shape[0]]
-    plain = not gated and not residual and not activation
-    check(ptx, without_panels(case, keep) if plain and not keep.all() else case, config, parts, seed)
-
-
-@pytest.mark.parametrize("config", STREAMS)
-def test_more_panels_than_a_warp_has_lanes(ptx: PtxKernel, kernel: HostKernel, config: str) -> None:
-    """A part may begin at any of 70 panels."""
-    rows = kernel.configs()[config].panel_rows
-    check(ptx, case_for(kernel, config, 3, (70 * rows - 3, 64), seed=5), config, parts=37)
 
 
 @pytest.mark.parametrize("gated", [False, True])
@@ -153,13 +95,6 @@ def test_pointers_that_are_no_parameters(ptx: PtxKernel, kernel: HostKernel, gat
     assert kernel.table(arguments, launch.config).pointers == -1
     y = ptx.run(case.packed, case.x, case.bias, launch, **case.epilogue)
     assert case.worst(y) <= 1
-
-
-@pytest.mark.parametrize("config", STREAMS)
-def test_a_shared_tile_repeats_bit_for_bit(ptx: PtxKernel, kernel: HostKernel, config: str) -> None:
-    case = case_for(kernel, config, 18, (40, 512), seed=6)
-    runs = [check(ptx, case, config, parts=5, seed=seed) for seed in range(4)]
-    assert all((y == runs[0]).all() for y in runs)
 
 
 def with_a_nan(ptx: PtxKernel, case: Case, launch: Launch) -> float:

@@ -6,7 +6,7 @@ A record that is valid may still hold numbers that no build has: a dense model o
 from __future__ import annotations
 
 import json
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from unittest import mock
 
@@ -88,38 +88,21 @@ def _sound_build(folder: Path) -> Path:
     return out.write(verified(out), benched())
 
 
-@reader("page-report", change_json, cost=4)
-def _page_report(data: bytes, folder: Path) -> None:
-    out = _sound_build(folder / "page-report")
-    placed(out, REPORT, data)
+def _page(data: bytes, folder: Path, name: str, kind: type[VerifyReport | BenchReport] | None = None) -> None:
+    """Write the page of a build with this file, and the sections of what a command prints of it."""
+    out = _sound_build(folder / f"page-{name}")
+    placed(out, name, data)
     write_page(out)
+    if kind is not None:
+        record = kind.of(out)
+        assert record is not None
+        list(Result(record, out).sections())
 
 
-@reader("page-verify", change_json, cost=4)
-def _page_verify(data: bytes, folder: Path) -> None:
-    out = _sound_build(folder / "page-verify")
-    placed(out, VERIFY, data)
-    write_page(out)
-    found = VerifyReport.of(out)
-    assert found is not None
-    list(Result(found, out).sections())
-
-
-@reader("page-bench", change_json, cost=4)
-def _page_bench(data: bytes, folder: Path) -> None:
-    out = _sound_build(folder / "page-bench")
-    placed(out, BENCH, data)
-    write_page(out)
-    found = BenchReport.of(out)
-    assert found is not None
-    list(Result(found, out).sections())
-
-
-@reader("page-recipe", change_yaml, cost=4)
-def _page_recipe(data: bytes, folder: Path) -> None:
-    out = _sound_build(folder / "page-recipe")
-    placed(out, RECIPE, data)
-    write_page(out)
+reader("page-report", change_json, cost=4)(partial(_page, name=REPORT))
+reader("page-verify", change_json, cost=4)(partial(_page, name=VERIFY, kind=VerifyReport))
+reader("page-bench", change_json, cost=4)(partial(_page, name=BENCH, kind=BenchReport))
+reader("page-recipe", change_yaml, cost=4)(partial(_page, name=RECIPE))
 
 
 @reader("compared", change_json, cost=4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from contextlib import chdir
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -41,6 +41,7 @@ from patch_compile.runtime.model_configs import read_model_configs
 from patch_compile.sources.onnx_model.facts import examine
 from samples.serve_http.protocol import ApiError, ChatRequest, CompletionRequest, parse
 from tests.attacks.mutations import (
+    Mutation,
     change_bytes,
     change_json,
     change_json_lines,
@@ -209,24 +210,12 @@ def _text(data: bytes, folder: Path, suffix: str) -> None:
         assert isinstance(piece, str)
 
 
-@reader("text-plain", change_bytes)
-def _plain_text(data: bytes, folder: Path) -> None:
-    _text(data, folder, ".txt")
-
-
-@reader("text-json-lines", change_json_lines)
-def _json_lines(data: bytes, folder: Path) -> None:
-    _text(data, folder, ".jsonl")
-
-
-@reader("text-json", change_json)
-def _json_text(data: bytes, folder: Path) -> None:
-    _text(data, folder, ".json")
-
-
-@reader("text-parquet", change_bytes)
-def _parquet(data: bytes, folder: Path) -> None:
-    _text(data, folder, ".parquet")
+_TEXTS: dict[str, tuple[str, Mutation]] = {
+    "plain": (".txt", change_bytes), "json-lines": (".jsonl", change_json_lines), "json": (".json", change_json),
+    "parquet": (".parquet", change_bytes),
+}  # fmt: skip
+for _name, (_suffix, _mutate) in _TEXTS.items():
+    reader(f"text-{_name}", _mutate)(partial(_text, suffix=_suffix))
 
 
 @reader("text-name", change_words)

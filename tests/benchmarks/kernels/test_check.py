@@ -76,23 +76,19 @@ def faults(kernels, device=DEVICE, tokens=(5, 7, 17)):
     return [fault for row in rows for fault in row["faults"]]
 
 
-def test_right_kernels_pass(kernel):
-    """Kernels of both kinds and one for all slabs run here, with and without a gate; other tests run all configurations."""
-    kernels = KernelsOnTheCpu(kernel, "decode-64", "prefill-128", "all-decode-64")
-    assert faults(kernels) == []
-    assert kernels.launches == (2 * 18 + 12) * 3 * 2  # two launches for each number of tokens
-
-
-def test_right_kernels_for_integers_pass(integer_kernel):
-    kernels = KernelsOnTheCpu(integer_kernel, "int8-decode-64", "int4-decode-64")
-    assert faults(kernels, tokens=(5, 17)) == []
-    assert kernels.launches == 2 * 18 * 2 * 2
-
-
-def test_right_kernels_for_bytes_pass(byte_kernel):
-    kernels = KernelsOnTheCpu(byte_kernel, "w8a8-decode-128", "w8a8-decode-64")
-    assert faults(kernels, tokens=(5, 17)) == []
-    assert kernels.launches == 2 * 18 * 2 * 2
+@pytest.mark.parametrize(
+    ("fixture", "names", "tokens", "cases"),
+    [
+        ("kernel", ("decode-64", "prefill-128", "all-decode-64"), (5, 7, 17), 2 * 18 + 12),
+        ("integer_kernel", ("int8-decode-64", "int4-decode-64"), (5, 17), 2 * 18),
+        ("byte_kernel", ("w8a8-decode-128", "w8a8-decode-64"), (5, 17), 2 * 18),
+    ],
+)
+def test_right_kernels_pass(request, fixture, names, tokens, cases):
+    """Kernels of each type run here, with and without a gate; other tests run all configurations."""
+    kernels = KernelsOnTheCpu(request.getfixturevalue(fixture), *names)
+    assert faults(kernels, tokens=tokens) == []
+    assert kernels.launches == cases * len(tokens) * 2  # two launches for each number of tokens
 
 
 def test_a_sum_of_integers_may_be_zero():

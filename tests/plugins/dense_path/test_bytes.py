@@ -5,10 +5,9 @@ import ctypes
 import numpy as np
 import pytest
 
-from tests.oracles.element_packing import W8A8, in_turns
-from tests.oracles.integer_packing import pack_gated_integers, pack_integers
+from tests.oracles.element_packing import W8A8
 from tests.plugins.configs import ALL
-from tests.plugins.dense_path_cases import MARKS, large, run, weight_of
+from tests.plugins.dense_path_cases import MARKS, large, run
 from tests.plugins.dense_plugin import A100, DENSE_PATH, H100, Linear, problem_of
 from tests.plugins.host_kernel import Launch
 from tests.plugins.mosaic_cases import DTYPES, make_case
@@ -17,27 +16,6 @@ pytestmark = MARKS
 
 KINDS = 3
 NUMBER = 4  # of the type in kWeightTypeNames
-
-
-@pytest.mark.parametrize("panel_rows", [64, 128])
-@pytest.mark.parametrize("kind", range(KINDS))
-def test_unpacking_gives_the_integers_in_the_order_of_columns(load, driver, kind, panel_rows):
-    plugin, rng = load(driver), np.random.default_rng(kind)
-    codes = np.where(rng.random((3, 5)) < 0.7, kind, 0)
-    one = weight_of(W8A8, codes, rng, 320, panel_rows)
-    packed = pack_integers(one, codes, None, panel_rows)
-    for first, panels in ((0, 3), (2, 1)):
-        got = plugin.unpack(packed, first, panels)
-        np.testing.assert_array_equal(got, one.integers[first * panel_rows :][: panels * panel_rows])
-
-
-def test_unpacking_leaves_gate_and_up_in_turns(load, driver):
-    plugin, rng = load(driver), np.random.default_rng(5)
-    codes = rng.integers(0, KINDS, (2, 4))
-    sides = [weight_of(W8A8, codes, rng, 256) for _ in range(2)]
-    packed = pack_gated_integers(sides, codes, None, 128)
-    expected = in_turns(np.stack([side.integers for side in sides]))
-    np.testing.assert_array_equal(plugin.unpack(packed), expected)
 
 
 LINEARS = {
@@ -89,15 +67,6 @@ def test_a_row_that_is_not_finite_stays_in_its_token(load, driver):
     np.testing.assert_array_equal(np.delete(y, 7, 0), np.delete(case.bits, 7, 0))
 
 
-def test_no_tokens_launch_nothing(load, driver):
-    plugin = load(driver)
-    many, none = (make_case(tokens, (136, 200), 64, integers=W8A8, kinds=KINDS) for tokens in (60, 0))
-    context = plugin.configured(Linear.of(many))
-    assert plugin.set_tactic(context, DENSE_PATH) == 0 and plugin.shapes(context, Linear.of(none)) == 0
-    workspace = plugin.workspace(context, Linear.of(many))
-    assert plugin.enqueue(context, none, workspace)[0] == 0 and plugin.launched() == [0, 0, 0]
-
-
 def test_only_hopper_offers_it_for_many_tokens(load, driver):
     plugin = load(driver)
     for share, gated in ((0.0, 0), (0.5, 0), (1.0, 1)):
@@ -109,6 +78,8 @@ def test_only_hopper_offers_it_for_many_tokens(load, driver):
             made = plugin.configured(linear)
             offered = plugin.tactics(made)
             assert offered == expected or offered == expected[-1:], (share, tokens, offered)
+            named = plugin.lib.patch_plugin_timing_id(made).decode().partition(" w8a8 ")[2].split()
+            assert named == ["dense,2:4", *["dense-path"] * (device is H100)]
             if DENSE_PATH in offered:
                 sums = 4 * tokens * 64
                 assert plugin.workspace(made, linear) > tokens * 4096 + sums + (32 << 20)

@@ -1,4 +1,4 @@
-"""The dense path of weights of integers: unpacked to the values of OUT/model, and multiplied by cuBLASLt."""
+"""The dense path of weights of integers: unpacked to the values of OUT/model, of w8a8 to bytes; products by cuBLASLt."""
 
 import ctypes
 
@@ -7,9 +7,9 @@ import pytest
 
 from masklearn.quant.grid import Grid
 from masklearn.quant.table import INT4, INT8
-from tests.oracles.element_packing import KEPT, in_turns
+from tests.oracles.element_packing import KEPT, W8A8, in_turns
 from tests.oracles.integer_packing import pack_gated_integers, pack_integers
-from tests.plugins.dense_path_cases import FAILS, MARKS, large, run, weight_of
+from tests.plugins.dense_path_cases import FAILS, MARKS, large, weight_of
 from tests.plugins.dense_plugin import A100, EAGER, Linear
 from tests.plugins.mosaic_cases import DTYPES, make_case
 
@@ -20,46 +20,41 @@ types = pytest.mark.parametrize("integers", TYPES, ids=["int8", "int4"])
 
 
 def values_of(one, dtype):
-    """As a checkpoint holds them."""
-    return Grid(TYPES[one.type], one.scales).values(one.integers, dtype)
+    """As a checkpoint holds them; of w8a8 the integers."""
+    return one.integers if one.type == W8A8 else Grid(TYPES[one.type], one.scales).values(one.integers, dtype)
 
 
-@types
-@pytest.mark.parametrize("kind", range(len(KEPT)))
-def test_unpacking_gives_the_values_of_the_grid(load, driver, kind, integers):
+def unpacked(plugin, packed, dtype, *panels):
+    weight = plugin.unpack(packed, *panels, scalar=DTYPES.index(dtype))
+    return weight if packed.weights == W8A8 else weight.view(dtype)
+
+
+@pytest.mark.parametrize(
+    ("integers", "panel_rows", "kind"),
+    [
+        *((integers, 64, kind) for integers in TYPES for kind in range(len(KEPT))),
+        *((W8A8, panel_rows, kind) for panel_rows in (64, 128) for kind in range(3)),
+    ],
+)
+def test_unpacking_gives_the_values(load, driver, integers, panel_rows, kind):
     """A kind with some dense slabs, bit for bit; a single panel, too."""
     plugin, rng, dtype = load(driver), np.random.default_rng(kind), DTYPES[kind % 2]
     codes = np.where(rng.random((3, 5)) < 0.7, kind, 0)
-    one = weight_of(integers, codes, rng, 320)
-    packed = pack_integers(one, codes, dtype)
-    expected = values_of(one, dtype).astype(dtype)
+    one = weight_of(integers, codes, rng, 320, panel_rows)
+    packed, expected = pack_integers(one, codes, dtype, panel_rows), values_of(one, dtype)
     for first, panels in ((0, 3), (2, 1)):
-        got = plugin.unpack(packed, first, panels, scalar=DTYPES.index(dtype)).view(dtype)
-        np.testing.assert_array_equal(got, expected[first * 64 :][: panels * 64])
+        rows = expected[first * panel_rows :][: panels * panel_rows]
+        np.testing.assert_array_equal(unpacked(plugin, packed, dtype, first, panels), rows)
 
 
-@types
-def test_unpacking_leaves_gate_and_up_in_turns(load, driver, integers):
-    plugin, rng = load(driver), np.random.default_rng(integers)
-    codes = rng.integers(0, len(KEPT), (4, 4))
-    sides = [weight_of(integers, codes, rng, 256, 32) for _ in range(2)]
-    packed = pack_gated_integers(sides, codes, DTYPES[0])
-    expected = in_turns(np.stack([values_of(side, np.float16) for side in sides]))
-    np.testing.assert_array_equal(plugin.unpack(packed).view(np.float16), expected)
-
-
-@types
-@pytest.mark.parametrize("gated", [False, True])
-def test_a_linear_of_all_kinds(load, driver, integers, gated):
-    plugin = load(driver)
-    for n, (tokens, shape) in enumerate([(5, (200, 320)), (70, (64, 640))]):
-        how = {"gated": gated, "activation": "silu" if gated else "", "rounded": gated, "residual": n > 0}
-        case = make_case(
-            tokens, shape, 64, share=0.8, kinds=len(KEPT), integers=integers, unpacked=True, dtype=DTYPES[n],
-            seed=tokens, **how,
-        )  # fmt: skip
-        code, y = run(plugin, case)
-        assert code == 0 and plugin.launched()[1] > 0 and case.worst(y) <= 1
+@pytest.mark.parametrize(("integers", "panel_rows"), [(1, 64), (3, 64), (W8A8, 128)])
+def test_unpacking_leaves_gate_and_up_in_turns(load, driver, integers, panel_rows):
+    plugin, rng, dtype = load(driver), np.random.default_rng(integers), DTYPES[0]
+    codes = rng.integers(0, 3 if integers == W8A8 else len(KEPT), (4, 4))
+    sides = [weight_of(integers, codes, rng, 256, panel_rows // 2) for _ in range(2)]
+    packed = pack_gated_integers(sides, codes, dtype, panel_rows)
+    expected = in_turns(np.stack([values_of(side, dtype) for side in sides]))
+    np.testing.assert_array_equal(unpacked(plugin, packed, dtype), expected)
 
 
 @types
@@ -88,22 +83,22 @@ def test_the_kernels_of_the_type_are_launched(load, driver, kernel, integers):
         assert plugin.enqueue(context, case, plugin.workspace(made, linear))[0] == 0
         chosen = names[plugin.lib.patch_plugin_scheduled()]
         assert chosen == f"{TYPES[integers]}-decode-64"
-        assert type_of(plugin, made) in plugin.lib.patch_plugin_timing_id(made).decode().split()
-
-
-def type_of(plugin, made):
-    return "int8" if "int8" in plugin.lib.patch_plugin_timing_id(made).decode() else "int4"
+        assert str(TYPES[integers]) in plugin.lib.patch_plugin_timing_id(made).decode().split()
 
 
 def test_types_of_inputs_are_checked(load, driver):
     """Tensors of 16-bit weights with the attribute of integers, and the reverse; a message names the fault."""
     plugin = load(driver)
     plugin.device(EAGER)
-    cases = {integers: make_case(3, (130, 320), 64, integers=integers, seed=1) for integers in (0, 1, 3)}
+    cases = {
+        integers: make_case(3, (130, 320), 64, integers=integers, seed=1) for integers in (0, 1, W8A8, 3)
+    }
     for own, other, said in [
         (1, 0, "must be their scales, FLOAT numbers"),
         (3, 0, "the tensors of slabs of integers INT32"),
         (0, 3, "all fp16 or all bf16"),
+        (W8A8, 0, "the input after the slabs of w8a8 weights must be their scales, FLOAT numbers"),
+        (0, W8A8, "takes X, dense, sparse, meta, optionally bias"),
         (3, 1, "takes X, dense, sparse, meta, optionally bias"),
     ]:
         made = plugin.new(Linear.of(cases[own]))

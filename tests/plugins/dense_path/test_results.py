@@ -4,11 +4,7 @@ import ctypes
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from patch_compile.packing.format import pack
-from tests.mosaics import masked_by_hand, random_mask, random_weight, shapes, tile_sizes
 from tests.oracles.element_packing import KEPT, Packed, pack_gated, pack_slabs, prune
 from tests.plugins.dense_path_cases import MARKS, plain_rows, random_bits, random_pair, run
 from tests.plugins.dense_plugin import DENSE_PATH, Linear, problem_of
@@ -62,12 +58,16 @@ def test_unpacking_slabs_of_sixteen(load, driver, kind):
     assert (plugin.unpack(packed) == bits).all() and (plugin.unpack(packed, 2, 1) == bits[128:]).all()
 
 
+@pytest.mark.parametrize("integers", [0, 1, 3], ids=["16-bit", "int8", "int4"])
 @pytest.mark.parametrize("gated", [False, True])
-def test_a_linear_of_all_kinds(load, driver, gated):
+def test_a_linear_of_all_kinds(load, driver, gated, integers):
     plugin = load(driver)
-    for tokens, shape in ((5, (200, 328)), (70, (64, 648))):
-        how = {"gated": gated, "activation": "silu" if gated else "", "rounded": gated}
-        case = make_case(tokens, shape, 64, share=0.8, kinds=len(KEPT), seed=tokens, **how)
+    for n, (tokens, shape) in enumerate([(5, (200, 320)), (70, (64, 640))]):
+        how = {"gated": gated, "activation": "silu" if gated else "", "rounded": gated, "residual": n > 0}
+        case = make_case(
+            tokens, shape, 64, share=0.8, kinds=len(KEPT), integers=integers, unpacked=integers > 0, dtype=DTYPES[n],
+            seed=tokens, **how,
+        )  # fmt: skip
         code, y = run(plugin, case)
         assert code == 0 and plugin.launched()[1] > 0 and case.worst(y) <= 1
 
@@ -88,19 +88,6 @@ def test_slabs_that_were_dropped_become_zeros(load, driver):
     for gone in (columns[0], columns[dense]):
         whole[:, gone * 64 : gone * 64 + 64] = 0
     assert (plugin.unpack(fewer) == whole).all()
-
-
-@settings(max_examples=25)
-@given(
-    shapes, tile_sizes, st.sampled_from([0.0, 0.3, 0.8, 1.0]), st.sampled_from([64, 128]), st.integers(0, 99)
-)
-def test_unpacking_what_the_compiler_packed(unpacker, shape, tile, share, panel_rows, seed):
-    mask, pattern = random_mask(shape, tile, share, seed)
-    weight = random_weight(shape, np.float16, seed)
-    made = pack(weight.view(np.uint16), mask, panel_rows)
-    packed = Packed(made.shape, made.panel_rows, made.dense, made.sparse, made.meta, made.index)
-    got = unpacker.unpack(packed)[: shape[0], : shape[1]].view(np.float16)
-    assert (got == masked_by_hand(weight, mask, pattern)).all()
 
 
 LINEARS = {

@@ -1,41 +1,15 @@
-"""Kernels for w8a8, run by host fibers: X is rounded to integers, sums are exact, and Y has the bits of the oracle."""
+"""What only kernels for w8a8 have, run by host fibers: pairs of 6:8 slabs, tokens that are not finite, sums of int32."""
 
 import numpy as np
 import pytest
 
+from tests.oracles.integer_packing import W8A8, Quantised, pack_integers
 from tests.plugins.configs import ALL, BYTES, case_for
 from tests.plugins.host_kernel import COMPILER, CopyMode, Launch
-from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES
+from tests.plugins.kernels.test_results import check
+from tests.plugins.mosaic_cases import DTYPES
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
-
-STREAMS = [name for name in BYTES if not name.endswith(("prefill-64", "prefill-128"))]
-
-
-def check(kernel, case, config, **how):
-    launch = Launch(ALL.index(config), scalar=DTYPES.index(case.dtype), **how)
-    y = kernel.run(case.packed, case.x, case.bias, launch, **case.epilogue)
-    if case.bits is None:
-        assert case.worst(y) <= 1, how
-    else:
-        np.testing.assert_array_equal(y, case.bits, str(how))
-    return y
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("config", BYTES)
-def test_every_shape_gives_the_exact_bits(byte_kernel, config, dtype):
-    """Ragged rows, columns and tokens; all dense, all 2:4 and mixed; with and without bias, residual and gate."""
-    rows, tokens = byte_kernel.configs()[config][:2]
-    for n, count in enumerate((1, 3, tokens - 1, tokens, tokens + 5, 2 * tokens + 9)):
-        shape = (rows * (1 + n % 2) - 3 * n, 4 * (7 + 37 * n))
-        how = {"bias": n % 2 > 0, "residual": n % 3 == 0, "gated": n % 3 == 1, "activation": ""}
-        case = case_for(
-            byte_kernel, config, count, shape, dtype=dtype, share=(0.5, 0, 1)[n % 3], seed=n, **how
-        )
-        assert case.bits is not None
-        for parts in (1, 2 + n):
-            check(byte_kernel, case, config, parts=parts, mode=CopyMode(n % 3), seed=parts)
 
 
 @pytest.mark.parametrize("config", BYTES)
@@ -48,35 +22,37 @@ def test_runs_of_6_of_8_have_any_length(byte_kernel, config):
             activation="", seed=n,
         )  # fmt: skip
         for parts in (1, 3):
-            check(byte_kernel, case, config, parts=parts, mode=CopyMode(n % 3), seed=parts)
+            check(byte_kernel, case, config, case.dtype, parts=parts, mode=CopyMode(n % 3), seed=parts)
 
 
-@pytest.mark.parametrize("config", BYTES)
-def test_every_epilogue(byte_kernel, config):
-    for n, activation in enumerate(ACTIVATIONS):
-        for residual in (False, True):
-            case = case_for(
-                byte_kernel, config, 21, (150, 324), gated=n % 2 > 0, dtype=DTYPES[n // 2], bias=not residual,
-                residual=residual, activation=activation, seed=n,
-            )  # fmt: skip
-            check(byte_kernel, case, config, parts=1 + 4 * residual, seed=n)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_token_that_is_not_finite_is_nan(byte_kernel, dtype):
+    """All its outputs are, and those of other tokens keep their bits."""
+    for config in ("w8a8-decode-64", "w8a8-prefill-128"):
+        case = case_for(byte_kernel, config, 21, (70, 132), dtype=dtype, seed=2)
+        rows = {4: np.nan, 7: np.inf, 11: -np.inf}
+        x = case.x.copy()
+        for row, value in rows.items():
+            x[row, 5] = np.array(value, dtype).view(np.uint16)
+        x[13] = 0
+        launch = Launch(ALL.index(config), DTYPES.index(dtype), parts=3)
+        y = byte_kernel.run(case.packed, x, case.bias, launch)
+        nan = np.isnan(y.view(dtype).astype(np.float32))
+        assert nan[list(rows)].all() and not np.delete(nan, list(rows), 0).any()
+        np.testing.assert_array_equal(y[13], case.bias)
+        same = [row for row in range(21) if row not in (*rows, 13)]
+        np.testing.assert_array_equal(y[same], case.bits[same])
 
 
-@pytest.mark.parametrize("config", STREAMS)
-def test_any_parts_give_the_same_bits(byte_kernel, config):
-    case = case_for(byte_kernel, config, 70, (300, 452), share=0.6, activation="", seed=3)
-    most = byte_kernel.parts(case.packed, 70, Launch(ALL.index(config), parts=10**6))
-    for parts in sorted({*range(1, 9), most // 2, most}):
-        check(byte_kernel, case, config, parts=parts, mode=CopyMode(parts % 3), seed=parts)
-
-
-@pytest.mark.parametrize("columns", [4, 8, 60, 64, 68, 124, 132])
-@pytest.mark.parametrize("rows", [1, 2, 3, 7, 63, 64, 65, 129])
-def test_ragged_weights(byte_kernel, rows, columns):
-    """Shapes need every store width of Y and both copy widths of X; a view of X may begin at 8 bytes."""
-    for config in ("w8a8-decode-64", "w8a8-decode-128", "w8a8-prefill-64"):
-        case = case_for(
-            byte_kernel, config, 3, (rows, columns), dtype=DTYPES[1], residual=True, seed=rows * columns
-        )
-        for offsets in ({}, {"x": 8}, {"y": 2}):
-            check(byte_kernel, case, config, parts=2, offsets=offsets)
+def test_the_largest_sums_do_not_wrap(byte_kernel):
+    """The most columns, all integers of the largest products of both signs, added by several parts."""
+    columns, rows = 1 << 17, 3
+    one = Quantised(W8A8, np.full((rows, columns), -128, np.int8), np.ones(rows, np.float32))
+    packed = pack_integers(one, np.zeros((1, columns // 64), int), None)
+    x = np.ones((3, columns), DTYPES[1])
+    x[1] = -1
+    x[2, ::2] = -1
+    launch = Launch(ALL.index("w8a8-decode-64"), 1, parts=7)
+    y = byte_kernel.run(packed, x.view(np.uint16), None, launch).view(DTYPES[1]).astype(np.float32)
+    largest = np.float32(128 * columns)
+    np.testing.assert_array_equal(y, np.outer([-largest, largest, 0], np.ones(rows)))

@@ -3,14 +3,11 @@
 import numpy as np
 import pytest
 
-from masklearn.quant.table import INT4, INT8
-from patch_compile.packing.index import gated_panels, stacked_panels
-from patch_compile.packing.quantised import pack_quantised
-from tests.oracles.element_packing import KEPT, OfSixteen, Packed
-from tests.packing.test_quantised import linear
+from tests.oracles.element_packing import KEPT
 from tests.plugins.configs import ALL, INTEGERS, case_for
 from tests.plugins.host_kernel import COMPILER, CopyMode, Launch, compile_host_kernel
-from tests.plugins.mosaic_cases import DTYPES, Case, answer
+from tests.plugins.kernels.test_results import check
+from tests.plugins.mosaic_cases import DTYPES
 from tests.plugins.mutations import broken_copy, named
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the host emulation")
@@ -19,14 +16,6 @@ OFTEN_RUN = {
     ("int8-decode-64", DTYPES[0]), ("int8-mid-64", DTYPES[1]),
     ("int4-decode-64", DTYPES[1]), ("int4-mid-64", DTYPES[0]),
 }  # fmt: skip
-
-
-def check(kernel, case, config, **how):
-    launch = Launch(ALL.index(config), scalar=DTYPES.index(case.dtype), **how)
-    y = kernel.run(case.packed, case.x, case.bias, launch, **case.epilogue)
-    assert case.worst(y) <= 1, how
-    assert launch.stats.ldmatrix_waves == 4 * launch.stats.ldmatrix, "ldmatrix has bank conflicts"
-    return y
 
 
 @pytest.mark.parametrize(
@@ -55,14 +44,7 @@ def test_each_kind_alone_and_all_kinds_mixed(integer_kernel, config, dtype):
             **epilogue,
         )
         for parts in (1, 2 + n):
-            check(integer_kernel, case, config, parts=parts, mode=CopyMode(n % 3), seed=parts)
-
-
-def test_a_shared_tile_repeats_bit_for_bit(integer_kernel):
-    """Partial sums of int8 are shared before they are scaled, in one order."""
-    case = case_for(integer_kernel, "int8-decode-64", 9, (64, 700), share=0.7, seed=1)
-    runs = [check(integer_kernel, case, "int8-decode-64", parts=6, seed=seed) for seed in range(4)]
-    assert all((y == runs[0]).all() for y in runs)
+            check(integer_kernel, case, config, dtype, parts=parts, mode=CopyMode(n % 3), seed=parts)
 
 
 def test_scales_of_any_size(integer_kernel):
@@ -75,33 +57,7 @@ def test_scales_of_any_size(integer_kernel):
     case.packed.scales[:] *= factors
     case.expected[:] *= factors
     case.slack[:] *= factors
-    check(integer_kernel, case, "int8-decode-64")
-
-
-@pytest.mark.parametrize("config", INTEGERS)
-def test_weights_packed_by_the_compiler(integer_kernel, config):
-    """`patch_compile.packing.quantised` packs integers of random tiles, and the kernels compute with the grid's values."""
-    about, n = integer_kernel.configs()[config], INTEGERS.index(config)
-    weights, dtype, shape = {1: INT8, 3: INT4}[about.weights], DTYPES[n % 2], (152, 1280)
-    gated = n % 2 > 0
-    made = [linear(shape, weights, dtype, 3 * n + side)[2] for side in range(1 + gated)]
-    panels = gated_panels(shape[0], 64) if gated else stacked_panels(shape[:1], 64)
-    compiled = pack_quantised(made, panels, dtype)
-    packed = Packed(
-        shape, 64, compiled.dense, compiled.sparse, compiled.meta, compiled.index, gated,
-        tuple(OfSixteen(one.kind.code, one.values, one.codes) for one in compiled.others), about.weights,
-        compiled.scales,
-    )  # fmt: skip
-    assert all(packed.counts)  # slabs of every kind
-    x = np.random.default_rng(n).standard_normal((9, shape[1]), np.float32).astype(dtype)
-    values = [
-        one.integers * one.grid.scales[:, None].astype(np.float64) if weights is INT8 else one.values(dtype)
-        for one in made
-    ]
-    expected, slack = answer(x, values, None, "", None, False)
-    case = Case(packed, x.view(np.uint16), None, expected, slack, dtype)
-    for parts in (1, 5):
-        check(integer_kernel, case, config, parts=parts, mode=CopyMode.MIXED, seed=parts)
+    check(integer_kernel, case, "int8-decode-64", DTYPES[1])
 
 
 PLAIN_DECODER, DECODER = "kernels/decode_integers.cuh", "kernels/decode_integers_of_sixteen.cuh"

@@ -34,21 +34,6 @@ def test_control_words_are_read():
     assert (i.stall, i.writes, i.reads, i.waits) == (5, 3, 2, 0b100101)
 
 
-def test_rates_are_those_of_the_table_of_cards():
-    """An SM does 1024 multiply-adds a clock on sm_80 and 512 on sm_86; an HMMA has 2048, and there are four schedulers."""
-    assert [issue.timing_of(arch).hmma for arch in (80, 86)] == [8, 16]
-    assert issue.timing_of(86, geforce=True).hmma == 32
-
-
-def test_products_of_bytes_take_as_long():
-    """An IMMA has twice an HMMA's multiply-adds. GeForce cards halve the rate of fp32 sums, not of int32 sums."""
-    assert [issue.timing_of(arch).imma for arch in (80, 86)] == [8, 16]
-    assert issue.timing_of(86, geforce=True).imma == 16
-    for geforce in (False, True):
-        cycles = issue.cycles_per_slab([BARRIER, *[IMMA] * 64], 4, issue.timing_of(86, geforce), blocks=2)
-        assert cycles == pytest.approx(64 * 16, abs=10)
-
-
 @pytest.mark.parametrize(
     ("warps", "blocks", "expected"), [(4, 1, 8 * 64), (8, 1, 2 * 8 * 64), (4, 2, 8 * 64)]
 )
@@ -98,6 +83,10 @@ def latency(opcode, timing):
 @pytest.mark.parametrize(
     ("arch", "geforce", "opcode", "cycles"),
     [
+        (86, False, "HMMA.16816.F32", 16),
+        (86, True, "HMMA.16816.F32", 32),
+        (86, True, "IMMA.16832.S8.S8", 16),
+        (80, False, "IMMA.16832.S8.S8", 8),
         (120, False, "HMMA.16816.F32", 16),
         (120, True, "HMMA.16816.F32", 32),
         (120, True, "IMMA.16832.S8.S8", 16),
@@ -107,7 +96,10 @@ def latency(opcode, timing):
     ],
 )
 def test_tensor_cores_keep_published_paces(arch, geforce, opcode, cycles):
-    """By microbenchmarks of a consumer Blackwell (with fp32 sums half as fast) and of an A100 (arXiv 2206.02874)."""
+    """By microbenchmarks of a consumer Blackwell (with fp32 sums half as fast) and of an A100 (arXiv 2206.02874).
+
+    Of sm_86 by the table of cards. An IMMA has twice an HMMA's multiply-adds, and GeForce cards do not halve its rate.
+    """
     assert pace(opcode, issue.timing_of(arch, geforce)) == pytest.approx(cycles, rel=0.02)
 
 

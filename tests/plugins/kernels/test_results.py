@@ -4,14 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from patch_compile.packing.format import pack
-from tests.mosaics import masked_by_hand, random_mask, random_weight, shapes, tile_sizes
-from tests.oracles.element_packing import KEPT, Packed, pack_slabs
-from tests.oracles.fp32_sums import fp32_sum_error
-from tests.plugins.configs import ALL, BYTES, CONFIGS, INTEGERS, STREAMS, case_for
+from tests.oracles.element_packing import KEPT, pack_slabs
+from tests.plugins.configs import ALL, BYTE_STREAMS, BYTES, CONFIGS, INTEGERS, STREAMS, case_for
 from tests.plugins.host_kernel import COMPILER, CopyMode, Launch
 from tests.plugins.mosaic_cases import ACTIVATIONS, DTYPES, make_case, without_panels
 from tests.refusals import refused
@@ -36,6 +31,16 @@ def check(kernel, case, config, dtype, **how):
     return y
 
 
+def kernel_for(config, request):
+    name = "byte_kernel" if config in BYTES else "integer_kernel" if config in INTEGERS else "kernel"
+    return request.getfixturevalue(name)
+
+
+def activation_of(config, turn):
+    """An activation for each turn; w8a8 gets none, and so has exact bits."""
+    return "" if config in BYTES else list(ACTIVATIONS)[turn % 4]
+
+
 def test_the_table_of_configurations_is_the_one_tested(kernel):
     assert tuple(kernel.configs()) == ALL
     assert tuple(name for name, config in kernel.configs().items() if config.weights) == INTEGERS + BYTES
@@ -44,35 +49,20 @@ def test_the_table_of_configurations_is_the_one_tested(kernel):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("config", CONFIGS)
-def test_every_number_of_tokens(kernel, config, dtype):
-    panel_rows = kernel.configs()[config][0]
-    for tokens in (
-        TOKENS if dtype == DTYPES[0] else TOKENS[::4]
-    ):  # types differ only in conversions and products
+@pytest.mark.parametrize("config", CONFIGS + BYTES)
+def test_every_number_of_tokens(request, config, dtype):
+    kernel = kernel_for(config, request)
+    panel_rows = kernel.configs()[config].panel_rows
+    # The types differ only in conversions and products.
+    for tokens in TOKENS if dtype == DTYPES[0] else TOKENS[::4]:
         rng = np.random.default_rng(tokens)
         shape = int(rng.integers(1, 2 * panel_rows + 40)), 4 * int(rng.integers(1, 100))
-        bias, share = bool(tokens % 3), float(rng.random())
-        epilogue = {"residual": tokens % 5 < 2, "activation": list(ACTIVATIONS)[tokens % 4]}
         case = case_for(
-            kernel,
-            config,
-            tokens,
-            shape,
-            gated=tokens % 3 == 1,
-            dtype=dtype,
-            share=share,
-            bias=bias,
-            seed=tokens,
-            **epilogue,
-        )
+            kernel, config, tokens, shape, gated=tokens % 3 == 1, dtype=dtype, share=float(rng.random()),
+            bias=bool(tokens % 3), residual=tokens % 5 < 2, activation=activation_of(config, tokens), seed=tokens,
+        )  # fmt: skip
         how = {"parts": 1 + tokens % 7, "mode": CopyMode(tokens % 3), "seed": tokens}
         check(kernel, case, config, dtype, **how)
-
-
-def kernel_for(config, request):
-    name = "byte_kernel" if config in BYTES else "integer_kernel" if config in INTEGERS else "kernel"
-    return request.getfixturevalue(name)
 
 
 @pytest.mark.parametrize("config", ALL)
@@ -82,18 +72,19 @@ def test_every_ring_position(request, config):
     rows = kernel.configs()[config].panel_rows
     for slabs in range(1, 18):
         shape, dtype = (rows - slabs % 5, slabs * 64 - 4 * (slabs % 3)), DTYPES[slabs % 2]
-        activation = "" if config in BYTES else list(ACTIVATIONS)[slabs % 4]  # without, bytes have exact bits
-        how = {"gated": slabs % 3 == 0, "activation": activation, "seed": slabs}
+        how = {"gated": slabs % 3 == 0, "activation": activation_of(config, slabs), "seed": slabs}
         case = case_for(kernel, config, (5, 70)[slabs % 2], shape, dtype=dtype, share=0.7, **how)
         check(kernel, case, config, dtype, parts=1 + slabs % 4, mode=CopyMode(slabs % 3), seed=slabs)
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("share", [0.0, 1.0])
-@pytest.mark.parametrize("config", CONFIGS)
-def test_all_dense_and_all_sparse(kernel, config, share):
+@pytest.mark.parametrize(
+    "config", [*(pytest.param(config, marks=pytest.mark.quick) for config in CONFIGS), *BYTES]
+)
+def test_all_dense_and_all_sparse(request, config, share):
     """One of the two packed tensors has no rows."""
-    panel_rows = kernel.configs()[config][0]
+    kernel = kernel_for(config, request)
+    panel_rows = kernel.configs()[config].panel_rows
     for parts, gated in ((1, False), (3, False), (2, True)):
         case = case_for(kernel, config, 17, (panel_rows + 8, 448), gated=gated, share=share, seed=3)
         assert 0 in (len(case.packed.dense), len(case.packed.sparse))
@@ -113,9 +104,11 @@ def test_a_kind_alone(kernel, config, kind):
 
 @pytest.mark.parametrize("columns", [4, 8, 60, 64, 68, 124, 132])
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 6, 7, 63, 64, 65, 72, 100, 129])
-def test_ragged_weights(kernel, rows, columns):
+def test_ragged_weights(request, rows, columns):
     """Shapes need every store width of Y, both copy widths of X and both ways to read the residual."""
-    for config, gated in itertools.product(("decode-64", "decode-128"), (False, True)):
+    configs = ("decode-64", "decode-128", "w8a8-decode-64", "w8a8-prefill-64")
+    for config, gated in itertools.product(configs, (False, True)):
+        kernel = kernel_for(config, request)
         how = {"gated": gated, "dtype": DTYPES[1], "residual": True, "seed": rows * columns}
         case = case_for(kernel, config, 3, (rows, columns), **how)
         for parts in (1, 2):
@@ -127,9 +120,11 @@ def test_ragged_weights(kernel, rows, columns):
     [{"x": 8}, {"y": 8}, {"y": 4}, {"y": 2}, {"residual": 4}, {"residual": 2}, {"bias": 2}],
     ids=lambda offsets: "-".join(f"{name}{bytes}" for name, bytes in offsets.items()),
 )
-def test_tensors_of_less_alignment(kernel, offsets):
+def test_tensors_of_less_alignment(request, offsets):
     """Whole rows of 16 bytes in tensors that do not begin at a multiple of 16 bytes: views of others, say."""
-    for config, gated in itertools.product(("decode-64", "prefill-64"), (False, True)):
+    configs = ("decode-64", "prefill-64", "w8a8-decode-64", "w8a8-prefill-64")
+    for config, gated in itertools.product(configs, (False, True)):
+        kernel = kernel_for(config, request)
         case = case_for(kernel, config, 20, (72, 136), gated=gated, residual=True, seed=2)
         for parts in (1, 3):
             check(kernel, case, config, DTYPES[0], parts=parts, offsets=offsets)
@@ -142,12 +137,12 @@ def test_tensors_of_too_little_alignment_are_refused(kernel, offsets):
         check(kernel, case, "decode-64", DTYPES[0], offsets=offsets)
 
 
-@pytest.mark.parametrize("config", STREAMS)
-def test_every_number_of_parts(kernel, config):
+@pytest.mark.parametrize("config", STREAMS + BYTE_STREAMS)
+def test_every_number_of_parts(request, config):
     """Parts hold many tiles, share one with a neighbour, lie inside one, or are as narrow as a slab."""
+    kernel, number = kernel_for(config, request), ALL.index(config)
     for tokens in (7, 100):
-        case = case_for(kernel, config, tokens, (300, 452), gated=tokens == 100, seed=tokens)
-        number = CONFIGS.index(config)
+        case = case_for(kernel, config, tokens, (300, 452), gated=tokens == 100, activation="", seed=tokens)
         most = kernel.parts(case.packed, tokens, Launch(number, parts=10**6))
         for parts in sorted({*range(1, 12), most // 3, most // 2, most - 1, most}):
             check(kernel, case, config, DTYPES[0], parts=parts, mode=CopyMode(parts % 3), seed=parts)
@@ -156,9 +151,10 @@ def test_every_number_of_parts(kernel, config):
 @pytest.mark.parametrize("gated", [False, True], ids=["plain", "gated"])
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("config", CONFIGS)
-def test_every_epilogue(kernel, config, activation, residual, gated):
+@pytest.mark.parametrize("config", CONFIGS + BYTES)
+def test_every_epilogue(request, config, activation, residual, gated):
     """One type with a bias in one part, the other without in five; which, depends on the residual."""
+    kernel = kernel_for(config, request)
     for dtype, parts in zip(DTYPES, (5, 1) if residual else (1, 5), strict=True):
         how = {"bias": parts == 1, "activation": activation, "residual": residual, "gated": gated}
         case = case_for(kernel, config, 21, (150, 324), dtype=dtype, seed=parts, **how)
@@ -187,7 +183,7 @@ def test_activations_far_out(kernel, activation):
     assert y[-2] == np.inf and np.isnan(y[-1])
 
 
-@pytest.mark.parametrize("config", [*STREAMS, *INTEGERS, *(name for name in BYTES if "prefill" not in name)])
+@pytest.mark.parametrize("config", STREAMS + INTEGERS + BYTE_STREAMS)
 def test_empty_panels(request, config):
     """Y is the bias in panels without a slab; the first and the last are among them. Parts are as narrow as a dense slab."""
     kernel = kernel_for(config, request)
@@ -200,10 +196,13 @@ def test_empty_panels(request, config):
         assert (y[:, ~keep] == emptied.bias[~keep]).all()
 
 
-def test_block_order_does_not_change_results(kernel):
-    case = make_case(33, (150, 900), 64, seed=8)
+@pytest.mark.parametrize("config", ["decode-64", "int8-decode-64"])
+def test_block_order_does_not_change_results(request, config):
+    """Sums of parts are added in one order, of int8 before they are scaled."""
+    kernel = kernel_for(config, request)
+    case = case_for(kernel, config, 33, (150, 900), seed=8)
     runs = [
-        check(kernel, case, "decode-64", DTYPES[0], parts=11, seed=seed, mode=mode)
+        check(kernel, case, config, DTYPES[0], parts=11, seed=seed, mode=mode)
         for seed in range(4)
         for mode in CopyMode
     ]
@@ -225,29 +224,3 @@ def test_overflow_becomes_infinity(kernel):
     y, _ = run(kernel, case, "decode-64", DTYPES[0])
     big = np.abs(case.packed.dense.view(np.float16).astype(np.float64)).sum()
     assert big > 2 and np.isinf(y.view(np.float16)).any() and not np.isnan(y.view(np.float16)).any()
-
-
-@settings(max_examples=40)
-@given(
-    shapes,
-    tile_sizes,
-    st.sampled_from([0.0, 0.3, 0.8, 1.0]),
-    st.sampled_from(CONFIGS),
-    st.integers(1, 40),
-    st.integers(1, 30),
-    st.sampled_from(CopyMode),
-    st.integers(0, 99),
-)
-def test_weights_packed_by_the_compiler(kernel, shape, tile, share, config, tokens, parts, mode, seed):
-    """`patch_compile.packing.format` packs W under a random tile map, and the kernel computes X (W∘M)^T."""
-    mask, pattern = random_mask(shape, tile, share, seed)
-    weight = random_weight(shape, np.float16, seed)
-    made = pack(weight.view(np.uint16), mask, kernel.configs()[config][0])
-    packed = Packed(made.shape, made.panel_rows, made.dense, made.sparse, made.meta, made.index)
-    x = np.random.default_rng(seed).standard_normal((tokens, shape[1])).astype(np.float16)
-    w = masked_by_hand(weight, mask, pattern).astype(np.float64)
-    launch = Launch(CONFIGS.index(config), parts=parts, mode=mode, seed=seed)
-    y = kernel.run(packed, x.view(np.uint16), None, launch).view(np.float16)
-    expected, magnitude = x.astype(np.float64) @ w.T, np.abs(x.astype(np.float64)) @ np.abs(w).T
-    bound = fp32_sum_error(shape[1]) * magnitude * 1.01 + np.abs(expected) * 2.0**-11 + 2.0**-24
-    assert (np.abs(y - expected) <= bound).all()

@@ -166,3 +166,20 @@ def test_slab_sums_equal_tensor_core_sums(tensor_core, kernel, architecture, kin
         rounding = np.abs(rest) * 2.0 ** -(11 if kind == "f16" else 8) + 2.0**-24
         assert (np.abs(y - rest) <= bound + rounding).all()
         assert np.abs(y).max() < 2.0**-7 * np.abs(sums).max()
+
+
+@pytest.mark.parametrize(("scalar", "dtype"), enumerate(DTYPES))
+def test_rounding_of_the_emulation_is_that_of_ieee(kernel, scalar, dtype):
+    rng = np.random.default_rng(0)
+    values = np.ldexp(rng.standard_normal(4000), rng.integers(-30, 20, 4000)).astype(np.float32)
+    values = np.concatenate(
+        [values, [0.0, -0.0, 65504, 65519.99, 65520, -65520, np.inf, 2.0**-25, 3 * 2.0**-25]]
+    )
+    values = values.astype(np.float32)
+    with np.errstate(over="ignore"):
+        expected = values.astype(dtype).view(np.uint16)
+    got = np.array([kernel.lib.patch_host_narrow(scalar, v) for v in values], np.uint16)
+    np.testing.assert_array_equal(got, expected)
+    every = np.arange(65536, dtype=np.uint16)
+    widened = np.array([kernel.lib.patch_host_widen(scalar, int(v)) for v in every[::7]], np.float32)
+    np.testing.assert_array_equal(widened, every[::7].view(dtype).astype(np.float32))

@@ -1,9 +1,7 @@
 """A plugin with some of the kernels: what it holds and says, and the engines that it refuses."""
 
-import json
 import re
 import subprocess
-import sys
 from contextlib import suppress
 
 import pytest
@@ -76,17 +74,8 @@ def test_a_library_holds_the_kernels_it_names(with_some):
         ("kinds", "X of float16 and weights of float16 in slabs of the kinds dense,2:4,8:16"),
     ],
 )
-def test_engines_of_other_kernels_are_refused(with_some, environment, variant, lacking):
-    command = [
-        sys.executable,
-        "-m",
-        "tests.plugins.tensorrt.rtx_session",
-        "build",
-        variant,
-        str(with_some.path),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
-    got = json.loads(done.stdout.splitlines()[-1])
+def test_engines_of_other_kernels_are_refused(with_some, session, variant, lacking):
+    got = session("build", variant, with_some.path)
     assert got["built"] is not bool(lacking)
     said = "this plugin was compiled for other engines: it has no kernels for "
     assert [error for error in got["errors"] if said + lacking in error] if lacking else got["errors"] == []

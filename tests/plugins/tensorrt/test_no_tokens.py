@@ -4,6 +4,7 @@ import ctypes
 
 import pytest
 
+from tests.oracles.integer_packing import W8A8
 from tests.plugins.dense_path_cases import FAILS, MARKS, large
 from tests.plugins.dense_plugin import DENSE_PATH, EAGER, H100, Linear
 from tests.plugins.host_kernel import Arguments, problem_of
@@ -17,17 +18,17 @@ TOO_MANY = [(1, MOST + 1), (1, 2**62), (2**16, 2**15), (2**40, 2**40), (2**62, 4
 NEGATIVE = [(1, -1), (-1, 1), (-1, -1), (0, -1), (-1, 0), (1, -(2**63)), (2**40, -(2**40))]
 
 
-def sizes(panel_rows, gated):
-    return {"shape": (264, 328), "panel_rows": panel_rows, "gated": gated, "residual": True}
-
-
-@pytest.mark.parametrize(("panel_rows", "gated"), [(64, False), (128, False), (64, True)])
+@pytest.mark.parametrize(
+    ("panel_rows", "how"),
+    [(64, {}), (128, {}), (64, {"gated": True}), (64, {"integers": W8A8, "kinds": 3})],
+    ids=str,
+)
 @pytest.mark.parametrize("device", [EAGER, H100], ids=["eager", "H100"])
-def test_every_tactic_takes_no_tokens(load, driver, device, panel_rows, gated):
+def test_every_tactic_takes_no_tokens(load, driver, device, panel_rows, how):
     """Calls without tokens come first in a context, and between calls that have tokens."""
-    plugin, sized = load(driver), sizes(panel_rows, gated)
+    plugin = load(driver)
     plugin.device(device)
-    none, some = make_case(0, **sized), make_case(150, **sized)
+    none, some = (make_case(tokens, (264, 328), panel_rows, residual=True, **how) for tokens in (0, 150))
     builder = plugin.configured(Linear.of(some))
     workspace = plugin.workspace(builder, Linear.of(some))
     for tactic in (0, *plugin.tactics(builder), DENSE_PATH):

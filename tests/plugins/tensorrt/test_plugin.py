@@ -1,8 +1,7 @@
 """The compiled plugin in TensorRT-RTX: registration, attributes, and engines built without a GPU."""
 
 import json
-import subprocess
-import sys
+from functools import partial
 
 import pytest
 
@@ -24,35 +23,20 @@ def library():
 
 
 @pytest.fixture
-def session(library, environment):
-    """Runs one scenario in a process of its own; a crash fails the test with the log."""
-
-    def run(command, argument):
-        arguments = [
-            sys.executable,
-            "-m",
-            "tests.plugins.tensorrt.rtx_session",
-            command,
-            argument,
-            str(library),
-        ]
-        done = subprocess.run(arguments, capture_output=True, text=True, env=environment)
-        assert done.returncode == 0, done.stderr[-2000:]
-        return json.loads(done.stdout.splitlines()[-1])
-
-    return run
+def run(session, library):
+    return partial(session, library=library)
 
 
 @pytest.mark.parametrize("order", ["d", "l", "dl", "ld", "dc"])
-def test_registers_once_whichever_way_it_is_loaded(session, order):
-    got = session("register", order)
+def test_registers_once_whichever_way_it_is_loaded(run, order):
+    got = run("register", order)
     assert got["known"] == REGISTERED
     assert [e for e in got["errors"] if "exists already" not in e or order != "dc"] == []
 
 
-def test_loading_twice_is_harmless_and_unloading_leaves_nothing(session):
-    assert session("register", "ll")["known"] == REGISTERED
-    assert session("register", "lx")["known"] == []
+def test_loading_twice_is_harmless_and_unloading_leaves_nothing(run):
+    assert run("register", "ll")["known"] == REGISTERED
+    assert run("register", "lx")["known"] == []
 
 
 @pytest.mark.parametrize(
@@ -62,15 +46,15 @@ def test_loading_twice_is_harmless_and_unloading_leaves_nothing(session):
         "int8", "int8-gated-kinds", "int4-gated", "int4-kinds", "w8a8", "w8a8-gated",
     ],
 )  # fmt: skip
-def test_engine_builds_ahead_of_time(session, variant):
-    got = session("build", variant)
+def test_engine_builds_ahead_of_time(run, variant):
+    got = run("build", variant)
     assert got["errors"] == [] and got["built"] and got["layers"] >= 1
     assert got["shape"] == [-1, -1, 200]
 
 
 @pytest.mark.parametrize("variant", ["shape", "mixed", "residual-shape", "lie", "int8-no-scales"])
-def test_engines_with_misfit_tensors_are_refused(session, variant):
-    got = session("build", variant)
+def test_engines_with_misfit_tensors_are_refused(run, variant):
+    got = run("build", variant)
     assert not got["built"] and got["errors"]
     message = {
         "shape": "last dimension must be in_features = 324",
@@ -138,9 +122,9 @@ def test_engines_with_misfit_tensors_are_refused(session, variant):
         ({"index": "01"}, "index must be INT32 numbers"),
     ],
 )
-def test_senseless_attributes_are_refused_by_name(session, change, message):
+def test_senseless_attributes_are_refused_by_name(run, change, message):
     fields = {k: v for k, v in (GOOD | change).items() if v is not None}
-    got = session("create", json.dumps(fields))
+    got = run("create", json.dumps(fields))
     assert not got["made"] and any(message in e for e in got["errors"])
 
 
@@ -156,5 +140,5 @@ def test_senseless_attributes_are_refused_by_name(session, change, message):
         {"weights": "w8a8", "panel_rows": 128, "index": [0, 1, 0, 0, 0]},
     ],
 )
-def test_good_attributes_make_a_plugin(session, more):
-    assert session("create", json.dumps(GOOD | more)) == {"made": True, "errors": []}
+def test_good_attributes_make_a_plugin(run, more):
+    assert run("create", json.dumps(GOOD | more)) == {"made": True, "errors": []}

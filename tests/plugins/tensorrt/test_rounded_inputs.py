@@ -1,20 +1,18 @@
 """The plugin with weights of w8a8: it rounds X into its workspace, and multiplies integers exactly by its kernels."""
 
 import ctypes
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from tests.oracles.element_packing import KEPT
 from tests.oracles.integer_packing import W8A8
-from tests.plugins.dense_path_cases import FAILS, MARKS, large
-from tests.plugins.dense_plugin import A100, H100, Linear
+from tests.plugins.dense_path_cases import FAILS, MARKS
+from tests.plugins.dense_plugin import A100, Linear
 from tests.plugins.mosaic_cases import DTYPES, make_case
 
 pytestmark = MARKS
 PACKINGS = [(64, False), (128, False), (64, True), (128, True)]
-SAID = 2 + W8A8  # number of the type's name
 
 
 @pytest.fixture
@@ -55,27 +53,6 @@ def test_any_tokens_give_the_exact_bits(plugin, panel_rows, gated):
         code, y = plugin.enqueue(context, case, plugin.workspace(builder, most))
         assert (code, plugin.fault()) == (0, "")
         np.testing.assert_array_equal(y, case.bits)
-
-
-def test_only_hoppers_timings_name_the_dense_path(plugin):
-    for device, named in ((A100, []), (H100, ["dense-path"])):
-        plugin.device(device)
-        for rows, gated in PACKINGS:
-            made = plugin.configured(large(4096, rows=rows, gated=gated, weights=SAID))
-            said = plugin.lib.patch_plugin_timing_id(made).decode().split()
-            assert said[said.index("w8a8") :] == ["w8a8", "dense,2:4", *named]
-
-
-def test_inputs_of_other_types_are_refused(plugin):
-    """Tensors of 16-bit weights with the attribute of w8a8, and the reverse."""
-    own, other = case_of(3, 64, False), make_case(3, (200, 324), 64, residual=True)
-    own = replace(own, bias=None)
-    for case, given, said in [
-        (own, other, "the input after the slabs of w8a8 weights must be their scales, FLOAT numbers"),
-        (other, own, "all fp16 or all bf16"),
-    ]:
-        assert plugin.configure(plugin.new(Linear.of(case)), Linear.of(given)) == FAILS
-        assert any(said in line for line in plugin.messages()), said
 
 
 def test_enqueue_without_a_workspace_is_refused(plugin):
