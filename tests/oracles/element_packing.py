@@ -126,10 +126,10 @@ def pack_slabs(
             if kind in only_index:
                 continue
             if kind == 0:
-                parts[kind].append(in_fragments(slab))
+                parts[kind].append(_fragments(slab))
             elif kind == 1:
                 kept, nibbles = compress(slab)
-                parts[kind].append(in_fragments(kept))
+                parts[kind].append(_fragments(kept))
                 words[kind].append(_meta_words(nibbles).view(np.int32))
             else:
                 values, masks = _pack_of_sixteen(slab, KEPT[kind])
@@ -199,7 +199,7 @@ def _pack_of_sixteen(slab: NDArray[np.uint16], count: int) -> tuple[NDArray[np.u
     return np.concatenate([plane.reshape(-1) for plane in planes]), masks.reshape(-1).view(np.int32)
 
 
-def in_fragments(slab: NDArray[np.uint16]) -> NDArray[np.uint16]:
+def _fragments(slab: NDArray[np.uint16]) -> NDArray[np.uint16]:
     """Order [rows, columns] as [k16][row block][lane][8]: a_i of lane 4g + t (PTX ISA 9.7.14.5.8)."""
     rows, columns = slab.shape
     out = np.empty((columns // 16, rows // 16, 32, 8), np.uint16)
