@@ -104,11 +104,11 @@ class Recipe(LearnSettings, BuildOptions):
             if self.bytes_per_weight is not None and self.leaves_kinds_open:
                 chosen["kinds"] = AUTO
             if self.tile is None:
-                # A split linear is two products if its tiles have all of K.
+                # A split linear is two GEMMs if its tiles have all of K.
                 whole_rows = self.lowering == "split" and "tile" not in left
                 chosen["tile"] = WHOLE_ROWS if whole_rows else DEFAULT_TILE
             if self.lowering == "split" and self.leaves_kinds_open:
-                chosen["kinds"] = TWO_FOUR.name  # ordinary products know no other kind
+                chosen["kinds"] = TWO_FOUR.name  # ordinary GEMMs know no other kind
             return chosen
         left -= {"kinds"} if self.traits.only_two_four else set()
         left -= set() if self.can_choose_types else {"weights"}
@@ -238,7 +238,7 @@ class Recipe(LearnSettings, BuildOptions):
     def _depends_on_threads(self) -> bool:
         """Returns True if the result of learning depends on the number of threads.
 
-        In bf16 oneDNN divides a product among threads for the CPU's matrix unit, and stops only if that unit is left idle.
+        In bf16 oneDNN divides a GEMM among threads for the CPU's matrix unit, and stops only if that unit is left idle.
         In fp32 torch divides SiLU among threads (`masklearn.base.threads.even_parts`).
         """
         import torch

@@ -1,4 +1,4 @@
-"""Draws perplexity against the predicted speed of prompts, for README and docs/explanation/quality.md.
+"""Draws perplexity against the predicted speed of prefill, for README and docs/explanation/quality.md.
 
     python -m benchmarks.quality.frontier
 
@@ -172,7 +172,7 @@ def draw(rows: Sequence[Row]) -> str:
     inside = Box(_EDGE + 24, top, _WIDTH - _EDGE, top + _HEIGHT)
     under = lines_within(_SPEED, SIZE, inside.right - inside.left)
     height = inside.bottom + (2 + len(under)) * _LINE
-    what = "Perplexity against the predicted speed of prompts"
+    what = "Perplexity against the predicted speed of prefill"
     style = Markup(themed((_DOCS / "chart.css").read_text()))
     size = {"width": _SHOWN_WIDTH, "viewBox": f"0 0 {_WIDTH} {height:.0f}"}
     return tag(

@@ -178,7 +178,7 @@ def compile(
     engine and measures the loss of quality. `include` and `exclude` must be the same as when the masks were learned.
 
     `graph` takes what Edge-LLM, optimum, GenAI's model builder or torch.onnx exported. Its linears are found by the values
-    of their weights, also where one product joins several linears. Its other nodes, its inputs and its outputs stay as they
+    of their weights, also where one GEMM joins several linears. Its other nodes, its inputs and its outputs stay as they
     are.
 
     Raises UsageError for an invalid setting, and PatchCompileError for a model or masks that cannot be compiled.
@@ -465,11 +465,11 @@ def reduce_linear(
     """Write one linear of OUT as a model of its own.
 
     hybrid.onnx is the linear as it was compiled, with its weights and the other linears of its node; dense.onnx has ordinary
-    products with the same zeros. inputs.npz and outputs.npz were recorded in a run of the build's ONNX file on inputs of the
+    GEMMs with the same zeros. inputs.npz and outputs.npz were recorded in a run of the build's ONNX file on inputs of the
     proof. The error of this linear and a command that runs hybrid.onnx are printed. A bfloat16 build is written as float32
     copies that round like it, which ONNX Runtime can run.
 
-    Raises PatchCompileError if the folder holds no ONNX file, or if the linear is missing or an ordinary dense product.
+    Raises PatchCompileError if the folder holds no ONNX file, or if the linear is missing or an ordinary dense GEMM.
     """
     from patch_compile.verification.reduce import reduce_linear as run
 

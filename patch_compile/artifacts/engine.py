@@ -33,7 +33,7 @@ class EngineDetails(Record):
     """Description of a built engine, with the bytes of its file and of its packed tensors.
 
     version: version of the library that built it. patch_linears: number of PatchLinear nodes; sparse_parts: number of
-    2:4 products of split linears; sparse_tactics: TensorRT's choices for them and for other 2:4 weights, None without
+    2:4 GEMMs of split linears; sparse_tactics: TensorRT's choices for them and for other 2:4 weights, None without
     such weights and for a library without such tactics. plugin_version, plugin_sha256: version and content of the plugin
     that it was built with, None without a plugin; plugin_embedded: True if the engine contains it; plugin_headers: None if
     they are unknown. The two fields that follow come from `EngineOptions`.

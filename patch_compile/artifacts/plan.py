@@ -19,19 +19,19 @@ from patch_compile.artifacts.prediction import CardRow, WholeRow, Workload
 from patch_compile.artifacts.record import FileRecord, Record, Unit, shown
 
 Lowering = Literal["plugin", "split", "dense"]
-Bound = Literal["bytes", "tensor"]  # the limit of a dense product
+Bound = Literal["bytes", "tensor"]  # the limit of a dense GEMM
 Shape = tuple[int, int]
 
 
 class Way(StrEnum):
-    """Ways to multiply many rows of X where dense products outrun our kernels (docs/explanation/performance.md)."""
+    """Ways to multiply many rows of X where dense GEMMs outrun our kernels (docs/explanation/performance.md)."""
 
     DENSE_PATH = "dense-path"  # the weight is unpacked, and cuBLASLt multiplies it
     MMA_SP = "mma.sp"  # the plugin's own kernels
 
 
 class Slower(Record):
-    """A hybrid product that is slower than the dense product, because our kernels can't use the tensor cores' full rate.
+    """A hybrid GEMM that is slower than the dense GEMM, because our kernels can't use the tensor cores' full rate.
 
     speedup: dense over hybrid time, below 1.
     """
@@ -51,11 +51,11 @@ class ReasonKind(StrEnum):
     # With all tiles 2:4 it would be faster, with the tiles of its mask it is not.
     LITTLE_SPARSE = "little-sparse"
     PROMPTS = "prompts"  # prompts, or whole texts, lose more time than decode steps gain
-    DENSE_PRODUCT = "dense-product"  # one dense product with other linears of its input is faster
+    DENSE_PRODUCT = "dense-product"  # one dense GEMM with other linears of its input is faster
     # The next four are reasons for linears of a graph that another program exported.
     NOT_IN_GRAPH = "not-in-graph"  # no weight of the graph has its values
-    READ_TWICE = "read-twice"  # more than one product reads its weight
-    READ_OTHERWISE = "read-otherwise"  # an operation other than a product reads its weight too
+    READ_TWICE = "read-twice"  # more than one GEMM reads its weight
+    READ_OTHERWISE = "read-otherwise"  # an operation other than a GEMM reads its weight too
     ALIKE = "alike"  # another linear has the same values, and the graph's names do not tell them apart
 
     @property
@@ -74,7 +74,7 @@ class Reason(Record):
     """The reason why a linear is not lowered as `plugin`, with the facts behind it.
 
     card: the card whose times decided. tile: the size of the mask's tiles, for SMALL_TILES. slower: for PROMPTS.
-    product: last parts of the names of the other linears in the dense product, for DENSE_PRODUCT.
+    product: last parts of the names of the other linears in the dense GEMM, for DENSE_PRODUCT.
     """
 
     kind: ReasonKind
@@ -88,7 +88,7 @@ class Node(Record):
     """The PatchLinear node that computes a linear.
 
     linears: all linears that the node computes, in the order of their rows: one; a gate and its up in a gated node; or
-    several linears of one input. activation, residual: operations that the node does after the product.
+    several linears of one input. activation, residual: operations that the node does after the GEMM.
     """
 
     name: str
@@ -103,8 +103,8 @@ class Times(Record):
 
     dense: with 16-bit weights; alike: the same with quantised weights of the linear's type, all its slabs dense; None for
     16-bit weights. library: the same by a library's GEMM that scales its sums itself, None for types that no library
-    multiplies. fp8: dense in fp8 by a library, None if the card has no fp8. bound: the limit of the dense product. slower:
-    set if the card's tensor cores make the hybrid product slower than the dense product.
+    multiplies. fp8: dense in fp8 by a library, None if the card has no fp8. bound: the limit of the dense GEMM. slower:
+    set if the card's tensor cores make the hybrid GEMM slower than the dense GEMM.
     """
 
     dense: Annotated[float, shown("dense", Unit.MICROSECONDS)]
@@ -163,7 +163,7 @@ class Slabs(Record):
 
 
 class SplitRow(Record):
-    """A linear as ordinary products: their number, and the weights in 2:4 products."""
+    """A linear as ordinary GEMMs: their number, and the weights in 2:4 GEMMs."""
 
     products: int
     sparse_weights: int
@@ -255,7 +255,7 @@ class Plan(FileRecord, PlanSummary):
 
     @property
     def packed(self) -> list[str]:
-        """Returns the names of the linears that are not lowered as an ordinary dense product."""
+        """Returns the names of the linears that are not lowered as an ordinary dense GEMM."""
         return [row.name for row in self.linears if row.lowering != "dense"]
 
     @property

@@ -1,7 +1,7 @@
 """Checks a built engine against its ONNX file.
 
 The engine must contain every PatchLinear with its bytes and type, and no 2:4 part of a split may be merged with a dense
-product.
+GEMM.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def check_programs(
 
     Each of the `profiles` must run every PatchLinear once, as a plugin of the node's name, with packed tensors of the
     expected bytes and type. No other layer may contain a PatchLinear. Each profile must run every 2:4 part of a split,
-    in a layer without a dense product. Each program must be for all `targets`.
+    in a layer without a dense GEMM. Each program must be for all `targets`.
     """
     problems = [
         *_wrong_targets(programs, tuple(targets)),
@@ -83,7 +83,7 @@ def _lost_parts(programs: tuple[PlanProgram, ...], expected: PlanExpectation, pr
     for name in sorted(expected.sparse_parts):
         for profile in range(profiles):
             if (name, profile) not in runs:
-                yield f"profile {profile} runs no product {name!r}, the 2:4 part of a split"
+                yield f"profile {profile} runs no GEMM {name!r}, the 2:4 part of a split"
 
 
 def _nodes(layer: PlanLayer) -> set[str]:

@@ -63,9 +63,9 @@ class CostModel:
         return LinearTimes(prefill=times(self.workload.prefill_tokens), decode=times(self.workload.batch))
 
     def of_split(self, linears: Sequence[tuple[Shape, SplitRow]], weights: WeightType) -> LinearTimes:
-        """Returns the times of linears `[N, K]` of one X, each divided into ordinary products.
+        """Returns the times of linears `[N, K]` of one X, each divided into ordinary GEMMs.
 
-        Products take as long as in NVIDIA's libraries, and the 2:4 products as long as in cuSPARSELt: which tactics TensorRT
+        GEMMs take as long as in NVIDIA's libraries, and the 2:4 GEMMs as long as in cuSPARSELt: which tactics TensorRT
         chooses is unknown. In W8A8 one kernel rounds X for all of them.
         """
         card, assume, columns = self.card.rated, self.card.assume, linears[0][0][1]

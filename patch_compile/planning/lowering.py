@@ -83,7 +83,7 @@ class LinearPlan(LinearRow):
 
     @property
     def products(self) -> float:
-        """Products for each row of X, by their time in units of a dense weight's product: a 2:4 weight counts half."""
+        """Multiplications for each row of X, by their time in units of a dense weight's: a 2:4 weight counts half."""
         spared = sum(count * (1.0 - kind.products()) for kind, count in self._pruned.items())
         return self.shape[0] * self.shape[1] - spared
 
@@ -132,7 +132,7 @@ class LinearPlan(LinearRow):
         return packed + scales + 4 * pointers
 
     def in_16_bits(self) -> LinearPlan:
-        """Returns the plan of the linear of the original model, as far as its dense product needs it."""
+        """Returns the plan of the linear of the original model, as far as its dense GEMM needs it."""
         if not self.weight_type.quantised:
             return self
         return self.all_dense().model_copy(update={"weights": FLOAT16.name})
@@ -224,7 +224,7 @@ def lowerings_of(text: str, names: Sequence[str], weights: Mapping[str, WeightTy
         if own.widened and asked.get(name) == "split":
             raise PatchCompileError(
                 f"{name} has {own} weights and can't be lowered as split",
-                "A split linear is ordinary products, whose weights have 16 bits or are multiplied by int8 activations.",
+                "A split linear is ordinary GEMMs, whose weights have 16 bits or are multiplied by int8 activations.",
                 f"Give {name.rpartition('.')[2]}=plugin behind a comma of --lowering, or another --weights.",
             )
     return asked

@@ -23,7 +23,7 @@ _EXPERT = re.compile(r"\.experts\.(\d+)\.")
 class Outline:
     """Outline of a model. model: its sizes; others: linears of the blocks that are not covered, which stay dense.
 
-    groups: linears of one input, which the dense model computes as one product, because TensorRT merges them itself.
+    groups: linears of one input, which the dense model computes as one GEMM, because TensorRT merges them itself.
     nodes: the groups whose linears share a PatchLinear node if they are packed.
     """
 

@@ -11,7 +11,7 @@ The decisions, in their order:
    of the same type are predicted to be as fast. A linear of quantised weights is `plugin` in any case, with dense slabs
    where it would be dense.
 4. Linears of one input are settled together (`settle_together`), where `auto` left them open: q, k and v, or a gate and
-   its up, save launches together, as one dense product or as one node. Every choice of `plugin` and `dense` for them is
+   its up, save launches together, as one dense GEMM or as one node. Every choice of `plugin` and `dense` for them is
    priced, and the fastest stays. A gate and its up get the panels that are faster for them, and a node each where two
    nodes are faster than one.
 5. The passes of the graph decide last: which linears really share a node, which activation joins it, and the groups of a
@@ -111,7 +111,7 @@ def settle_together(
 ) -> dict[str, LinearPlan]:
     """Returns the plans with the fastest choice of `plugin` and `dense` for linears of one input that `auto` left open.
 
-    Dense linears of one input are one product, and packed linears are one node if the outline says so. Both save
+    Dense linears of one input are one GEMM, and packed linears are one node if the outline says so. Both save
     launches, so a linear that would be faster packed on its own may not be so here, and the other way round. A packed gate
     and its up get the panels that are faster for them, and are set apart where two nodes are faster than one. lowering: a
     value of `--lowering`.

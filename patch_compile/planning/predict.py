@@ -1,7 +1,7 @@
 """Predicts milliseconds of a whole model, dense and planned, and the limits that no plan can pass.
 
-`plan`, `build`, `--speedup`, `bench` and docs/explanation/performance.md all use these predictions. They count products as
-TensorRT compiles them. In the dense model, linears of one input are one product, because TensorRT merges q, k and v, and
+`plan`, `build`, `--speedup`, `bench` and docs/explanation/performance.md all use these predictions. They count GEMMs as
+TensorRT compiles them. In the dense model, linears of one input are one GEMM, because TensorRT merges q, k and v, and
 gate and up, by itself (tests/engine/test_dense_products.py). In the planned model, linears that share a PatchLinear node are
 one.
 
@@ -114,7 +114,7 @@ def regime(plans: Collection[LinearPlan], outline: Outline, costs: CostModel) ->
 def _limits(plans: Collection[LinearPlan], card: RatedCard) -> dict[Bound, float]:
     """Returns the limit of a plan's speed-up over dense 16-bit linears, by what bounds these.
 
-    int8 products take as long as the data sheet says, and products of 16 bits as long as in the dense model.
+    int8 GEMMs take as long as the data sheet says, and GEMMs of 16 bits as long as in the dense model.
     """
     weights = sum(plan.shape[0] * plan.shape[1] for plan in plans)
     share = {16: 1.0, 8: card.products(16).reached / card.int8}

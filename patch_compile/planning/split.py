@@ -1,9 +1,9 @@
-"""Divides the rows of a linear into a few ordinary products, dense and 2:4: the lowering `split`.
+"""Divides the rows of a linear into a few ordinary GEMMs, dense and 2:4: the lowering `split`.
 
 A row of W is 2:4 if all of its tiles are. Of three ways to divide the rows, the way that is predicted to be fastest is
 taken:
 
-    tile map      one product        a product for each run      two products, and the rows of Y put in order
+    tile map      one GEMM           a GEMM for each run         two GEMMs, and the rows of Y put in order
     □ □ □
     ■ □ □         dense: all rows    2:4, dense, 2:4, dense      2:4: tile rows 0, 2; dense: tile rows 1, 3
     □ □ □
@@ -25,7 +25,7 @@ from masklearn.quant.table import FLOAT16, WeightType
 from patch_compile.artifacts.plan import SplitRow
 
 PART = "patch_compile.part"
-"""Key of an ONNX node's metadata: `dense` or `sparse` on the products of a split, for the check of the engine."""
+"""Key of an ONNX node's metadata: `dense` or `sparse` on the GEMMs of a split, for the check of the engine."""
 
 Shape = tuple[int, int]
 Kind = Literal["dense", "sparse"]
@@ -35,9 +35,9 @@ Kind = Literal["dense", "sparse"]
 class SplitCost:
     """Microseconds to minimise: `launches·launch + dense weights·dense + 2:4 weights·sparse + rows in another order·row`.
 
-    launch: of any kernel: a product, or the gather that puts rows in order. dense, sparse: per weight. row: of moving a row
+    launch: of any kernel: a GEMM, or the gather that puts rows in order. dense, sparse: per weight. row: of moving a row
     of Y. The defaults are for 2048 tokens on an RTX A6000 (155 TFLOP/s fp16, of which 70 % is reached, and 768 GB/s). They
-    assume 2:4 products 1.3 times as fast as dense products, which TensorRT's own kernels reach; this was not measured here.
+    assume 2:4 GEMMs 1.3 times as fast as dense GEMMs, which TensorRT's own kernels reach; this was not measured here.
     """
 
     launch: float = 5.0
@@ -47,14 +47,14 @@ class SplitCost:
 
     @classmethod
     def of(cls, weights: WeightType) -> SplitCost:
-        """Returns the cost of products of these weights: int8 takes half of the time and of the bytes."""
+        """Returns the cost of GEMMs of these weights: int8 takes half of the time and of the bytes."""
         share = weights.input_bits / FLOAT16.bits
         return cls(cls.launch, cls.dense * share, cls.sparse * share, cls.row * share)
 
 
 @dataclass(frozen=True, eq=False)
 class SplitPart:
-    """One product of a split linear. rows: of W, ascending; kind: sparse if all of these rows are 2:4."""
+    """One GEMM of a split linear. rows: of W, ascending; kind: sparse if all of these rows are 2:4."""
 
     rows: NDArray[np.int64]
     kind: Kind
@@ -62,7 +62,7 @@ class SplitPart:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The products of one linear `[N, K]`. Each row of W is in one of them."""
+    """The GEMMs of one linear `[N, K]`. Each row of W is in one of them."""
 
     shape: Shape
     parts: tuple[SplitPart, ...]
@@ -108,7 +108,7 @@ def plan_split(tiles: NDArray[np.bool_], shape: Shape, tile: Shape, cost: SplitC
 
 
 def usable(tiles: NDArray[np.bool_], grid: Grid | None) -> NDArray[np.bool_]:
-    """Returns the 2:4 tiles that a tactic of TensorRT can use: none if Y of int8 products has 16 bits.
+    """Returns the 2:4 tiles that a tactic of TensorRT can use: none if Y of int8 GEMMs has 16 bits.
 
     grid: of a linear of type w8a8, None for 16-bit weights, or before activations are calibrated.
     """

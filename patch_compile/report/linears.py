@@ -1,4 +1,4 @@
-"""Tables of the linears of a model, by kind, and words about their types, products and places."""
+"""Tables of the linears of a model, by kind, and words about their types, GEMMs and places."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def fused_words(linears: Iterable[LinearRow]) -> str:
 
 
 def split_lines(linears: Iterable[LinearRow]) -> Iterator[str]:
-    """Yield the number of products, and the share of 2:4 weights that stay 2:4 in them, if a split linear is pruned."""
+    """Yield the number of GEMMs, and the share of 2:4 weights that stay 2:4 in them, if a split linear is pruned."""
     rows = [(row, row.split) for row in linears if row.split]
     zeroed = sum(row.zeroed for row, _ in rows)
     if not zeroed:
@@ -196,8 +196,8 @@ def split_lines(linears: Iterable[LinearRow]) -> Iterator[str]:
     used = sum(split.sparse_weights for _, split in rows)
     share = used / (2 * zeroed)
     yield (
-        f"split: {len(rows)} linears in {products} products; {share:.0%} of the weights in 2:4 "
-        "tiles are in 2:4 products, the others in dense products"
+        f"split: {len(rows)} linears in {products} GEMMs; {share:.0%} of the weights in 2:4 "
+        "tiles are in 2:4 GEMMs, the others in dense GEMMs"
     )
 
 

@@ -103,11 +103,11 @@ def reason_words(reason: Reason) -> str:
         ReasonKind.LITTLE_SPARSE: f"too little of it is 2:4: {on} hybrid is predicted no faster than dense",
         ReasonKind.PROMPTS: f"most of its time goes to prefill, where {on} {slower}",
         ReasonKind.DENSE_PRODUCT: (
-            f"{on} it is predicted faster in one dense product with {', '.join(reason.product)}"
+            f"{on} it is predicted faster in one dense GEMM with {', '.join(reason.product)}"
         ),
-        ReasonKind.NOT_IN_GRAPH: "no product of the graph has its numbers: it keeps what the graph has",
-        ReasonKind.READ_TWICE: "more than one product of the graph has its weight, which is masked in place",
-        ReasonKind.READ_OTHERWISE: "not only products of the graph read its weight: it keeps what the graph has",
+        ReasonKind.NOT_IN_GRAPH: "no GEMM of the graph has its numbers: it keeps what the graph has",
+        ReasonKind.READ_TWICE: "more than one GEMM of the graph has its weight, which is masked in place",
+        ReasonKind.READ_OTHERWISE: "not only GEMMs of the graph read its weight: it keeps what the graph has",
         ReasonKind.ALIKE: "another linear has the same numbers, and no name tells them apart: it keeps what the graph has",
     }[reason.kind]
 
@@ -132,7 +132,7 @@ def has_quantised(linears: Iterable[LinearRow]) -> bool:
 
 
 def node_words(node: Node, linear: str) -> str:
-    """Returns the operations of a node beside the product of one linear, or "".
+    """Returns the operations of a node beside the GEMM of one linear, or "".
 
     Examples: `SiLU·mul with up_proj`, `GELU + residual`.
     """
@@ -141,7 +141,7 @@ def node_words(node: Node, linear: str) -> str:
         (partner,) = (name for name in node.linears if name != linear)
         first += f"·mul with {partner.removeprefix(shared_path(linear, partner))}"
     elif len(node.linears) > 1:
-        first = f"one product of {node.name.removeprefix(shared_path(*node.linears[:2]))}"
+        first = f"one GEMM of {node.name.removeprefix(shared_path(*node.linears[:2]))}"
     return " + ".join(filter(None, (first, "residual" * node.residual)))
 
 
@@ -291,13 +291,13 @@ def _slower_than_dense(linears: Sequence[LinearRow], card: str, whole: WholeRow)
     elif has_quantised(linears):
         yield (
             f"this plan is predicted slower than the dense model on {card}: its linears are too small for what kernels do "
-            "beside their products, or its prompts too long for weights that are unpacked first; linears of 16 bits may "
-            "stay ordinary products (--weights PATTERN=TYPE)"
+            "besides their GEMMs, or its prompts too long for weights that are unpacked first; linears of 16 bits may "
+            "stay ordinary GEMMs (--weights PATTERN=TYPE)"
         )
     else:
         yield (
             f"this plan is predicted slower than the dense model on {card}: its linears are too small, or too little of "
-            "them is 2:4, for what the kernels do beside their products; --lowering auto leaves such linears dense"
+            "them is 2:4, for what the kernels do besides their GEMMs; --lowering auto leaves such linears dense"
         )
 
 

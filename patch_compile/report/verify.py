@@ -216,7 +216,7 @@ def _engine(engine: BuiltEngine) -> Iterator[Fact]:
     yield "engine", f"{bytes_of(engine.bytes)}, {engine.backend} {engine.version}"
     yield "targets", joined(engine.targets)
     if words := sparsity_words(engine):
-        yield "2:4 products", words
+        yield "2:4 GEMMs", words
 
 
 def sparsity_words(engine: EngineDetails) -> str:
@@ -224,14 +224,16 @@ def sparsity_words(engine: EngineDetails) -> str:
     parts, tactics = engine.sparse_parts, engine.sparse_tactics
     if tactics is None:
         return (
-            f"TensorRT-RTX has no 2:4 tactics of its own: the {parts} 2:4 products of split linears run densely; only "
+            f"TensorRT-RTX has no 2:4 tactics of its own: the {parts} 2:4 GEMMs of split linears run densely; only "
             "--lowering plugin is sparse there"
         ) * bool(parts)
     eligible, chosen = tactics.eligible, tactics.chosen
     if eligible is None or chosen is None:
-        return f"TensorRT logged nothing about 2:4 tactics; whether the {parts} 2:4 products run 2:4 is not known"
+        return (
+            f"TensorRT logged nothing about 2:4 tactics; whether the {parts} 2:4 GEMMs run 2:4 is not known"
+        )
     if eligible == 0:
-        return f"TensorRT found no weight 2:4, so the {parts} 2:4 products of the graph run densely"
+        return f"TensorRT found no weight 2:4, so the {parts} 2:4 GEMMs of the graph run densely"
     if chosen == 0:
         return (
             f"TensorRT chose no 2:4 tactic for any of {eligible} eligible layers: it timed dense tactics as "

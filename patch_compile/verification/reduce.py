@@ -48,7 +48,7 @@ def reduce_linear(out: Path, linear: str, folder: Path) -> ReducedLinear:
     out: OUT, or what a failed build left of it. Inputs and outputs of the linear come from a run of the hybrid graph on
     inputs of the proof. Files of a bfloat16 build are float32 copies that round like it, which ONNX Runtime can run.
 
-    Raises PatchCompileError if the build has no such linear, or computes it as an ordinary dense product.
+    Raises PatchCompileError if the build has no such linear, or computes it as an ordinary dense GEMM.
     """
     if not (out / ONNX).is_file() and (partial_of(out) / ONNX).is_file():
         out = partial_of(out)
@@ -106,7 +106,7 @@ def _row(out: Path, linear: str) -> LinearRow:
             return row
     there = any(row.name == linear for row in plan.linears)
     raise PatchCompileError(
-        f"{linear} is compiled as an ordinary dense product" if there else f"{out} has no linear {linear}",
+        f"{linear} is compiled as an ordinary dense GEMM" if there else f"{out} has no linear {linear}",
         f"Linears that can be reduced: {packed}{', …' if len(plan.packed) > 3 else ''}.",
         f"Give --linear a name in {PLAN} whose lowering is plugin or split.",
     )

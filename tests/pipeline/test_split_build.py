@@ -1,4 +1,4 @@
-"""A build with `--lowering split` needs no plugin, and its report tells about the 2:4 products."""
+"""A build with `--lowering split` needs no plugin, and its report tells about the 2:4 GEMMs."""
 
 import onnx
 import pytest
@@ -37,8 +37,8 @@ def test_build(settings, tmp_path, capsys, monkeypatch):
     assert report is not None
     show(Result(report).sections())
     printed = capsys.readouterr().out
-    assert f"the {parts} 2:4 products of split linears run densely" in printed
-    assert "of the weights in 2:4 tiles are in 2:4 products" in printed
+    assert f"the {parts} 2:4 GEMMs of split linears run densely" in printed
+    assert "of the weights in 2:4 tiles are in 2:4 GEMMs" in printed
 
 
 W8A8 = {"lowering": "split", "tile": (64, WHOLE), "weights": "w8a8"}

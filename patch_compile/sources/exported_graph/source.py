@@ -114,7 +114,7 @@ class ExportedSource(CheckpointWeights, Source):
         dump: PassDump | None = None,
     ) -> dict[str, LinearPlan]:
         """Write the graph with masked weights, and PatchLinear nodes as planned. Other nodes, and all inputs and outputs,
-        stay as they are. Linears that the graph does not hold as products of their own stay dense."""
+        stay as they are. Linears that the graph does not hold as GEMMs of their own stay dense."""
         from patch_compile.passes.lowering.separate_transposes import SeparateTransposesPass
         from patch_compile.passes.lowering.stack_joined import StackJoinedPass
         from patch_compile.passes.lowering.substitute_linears import SubstituteLinearsPass
@@ -228,10 +228,10 @@ class ExportedSource(CheckpointWeights, Source):
     def _of_another(self) -> PatchCompileError:
         alike, count = self._matches.like_shaped, len(self._found.linears)
         why = (
-            f"{alike} of its {count} products have the shape of a linear of the model, and other numbers: it is the graph "
+            f"{alike} of its {count} GEMMs have the shape of a linear of the model, and other numbers: it is the graph "
             "of another checkpoint, or its exporter changed the weights."
             if alike
-            else f"None of its {count} products has the shape of a linear of the model: it is the graph of another model."
+            else f"None of its {count} GEMMs has the shape of a linear of the model: it is the graph of another model."
         )
         return PatchCompileError(
             f"{self.graph} holds no linear of {self.model}",
@@ -241,8 +241,8 @@ class ExportedSource(CheckpointWeights, Source):
 
 
 _NOTES = {
-    ReasonKind.NOT_IN_GRAPH: "linears whose numbers are in no product of the graph, which keep the graph's weights",
-    ReasonKind.READ_TWICE: "linears with more than one product in the graph, which are masked and not packed",
+    ReasonKind.NOT_IN_GRAPH: "linears whose numbers are in no GEMM of the graph, which keep the graph's weights",
+    ReasonKind.READ_TWICE: "linears with more than one GEMM in the graph, which are masked and not packed",
     ReasonKind.READ_OTHERWISE: "linears whose weight the graph also reads as something else, which keep the graph's weights",
     ReasonKind.ALIKE: "linears with the numbers of others, which no name tells apart, and which keep the graph's weights",
 }

@@ -7,8 +7,10 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.coverage import covered_linears
+from masklearn.model.linears import read_linear
 from masklearn.stream.blocks import stream_blocks
 from tests.conftest import ModelMaker
+from tests.families import write_family
 from tests.masklearn.edits import edited_weights
 
 WINDOWS = np.random.default_rng(0).integers(2, 40, (2, 7))
@@ -69,3 +71,11 @@ def test_the_other_layout_of_gemma3(make_model: ModelMaker) -> None:
     assert rename(path, {"language_model.model.": "model.language_model."})
     assert next(iter(covered_linears(path).linears)).startswith("model.language_model.layers.0.")
     assert torch.equal(last_hidden(path), before)
+
+
+def test_reading_a_weight_builds_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = Checkpoint.open(write_family(tmp_path / "model", "granite"))
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_config", None)
+    assert read_linear(checkpoint, "model.layers.0.mlp.up_proj").shape == checkpoint.shape(
+        "model.layers.0.mlp.up_proj.weight"
+    )

@@ -126,7 +126,7 @@ def test_rtx_keeps_the_parts_apart(model, exports, dtype, tmp_path):  # noqa: F8
         expected=expected,
     )
     assert report.sparse_parts == len(expected.sparse_parts)
-    assert f"the {report.sparse_parts} 2:4 products of split linears run densely" in sparsity_words(report)
+    assert f"the {report.sparse_parts} 2:4 GEMMs of split linears run densely" in sparsity_words(report)
     layers = [layer for program in read_programs(engine) for layer in program.layers]
     assert not [layer for layer in layers if layer.kind == PLUGIN]
     found = {(node, layer.profile) for layer in layers for node in layer.onnx_nodes}

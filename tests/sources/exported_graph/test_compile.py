@@ -218,7 +218,7 @@ def folded(proto):
         (twice, ReasonKind.READ_TWICE, "more than one product", True),
         (stored_twice, ReasonKind.READ_TWICE, "more than one product", True),
         (gathered, ReasonKind.READ_OTHERWISE, "also reads as something else", False),
-        (folded, ReasonKind.NOT_IN_GRAPH, "in no product of the graph", False),
+        (folded, ReasonKind.NOT_IN_GRAPH, "in no GEMM of the graph", False),
     ],
 )
 def test_shared_linears_are_named(model, masks, tmp_path, capsys, change, kind, words, is_masked):
