@@ -126,7 +126,7 @@ docs: .venv/docs
 	$(BIN)/python docs/support.py
 	$(BIN)/python -m docs.draw
 	$(BIN)/python benchmarks/kernels/roofline.py --page docs/explanation/performance.md
-	$(BIN)/python -m benchmarks.quality.frontier
+	$(BIN)/python -m docs.frontier
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # Pictures of the tutorial, and those of the notebook, from the build of `make demo`.

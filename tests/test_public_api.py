@@ -25,11 +25,6 @@ INNER = {
     "samples/packages.py": ("patch_compile.python_process",),
     # It holds the model of NVIDIA's libraries, which no command prints, against published times of 16-bit and int8 products.
     "benchmarks/published": ("masklearn.quant", "patch_compile.hardware", "patch_compile.planning.roofline"),
-    # It draws at the bytes of the tables of kinds and types, and predicts the time of mosaics that have no file.
-    "benchmarks/quality/frontier.py": (
-        "masklearn.masks.kinds", "masklearn.masks.tiles", "masklearn.quant", "patch_compile.artifacts.prediction",
-        "patch_compile.hardware", "patch_compile.planning",
-    ),
 }  # fmt: skip
 FILES = sorted(
     str(path.relative_to(ROOT)) for room in ("benchmarks", "samples") for path in (ROOT / room).rglob("*.py")

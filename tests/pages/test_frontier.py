@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from benchmarks.quality.frontier import ROWS, draw, spots
+from docs.frontier import ROWS, draw, spots
 
 UNDER = {"model": "m", "calib": "c.txt", "eval": "e.txt", "eval_windows": 16, "eval_length": 1024}
 

@@ -1,6 +1,6 @@
 """Draws perplexity against the predicted speed of prefill, for README and docs/explanation/quality.md.
 
-    python -m benchmarks.quality.frontier
+    python -m docs.frontier
 
 The rows are in docs/explanation/quality.json, and the picture lies next to them. Speeds are the planner's predictions for a
 large model with the same shares of kinds, because the measured model is too small to gain.
@@ -48,7 +48,7 @@ from patch_compile.planning.predict import predict_whole
 from patch_compile.planning.tile_map import TileKinds
 
 Row = Mapping[str, Any]
-_DOCS = Path(__file__).parents[2] / "docs"
+_DOCS = Path(__file__).parent
 ROWS = _DOCS / "explanation/quality.json"
 
 _CARD, _MODEL, _TILE = "A6000", "LLaMA-2-7B", (128, 128)
