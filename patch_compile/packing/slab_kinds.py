@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from masklearn.masks.kinds.base import TileKind
-from masklearn.masks.kinds.table import DENSE, GONE, KINDS, TWO_FOUR
+from masklearn.masks.kinds.table import DENSE, KINDS, TWO_FOUR
 from masklearn.quant.table import QUANTISED, WEIGHT_TYPES, WeightType
 
 if TYPE_CHECKING:
@@ -74,8 +74,6 @@ def kinds_from_attribute(text: object) -> tuple[TileKind, ...]:
     names = text.split(",") if isinstance(text, str) else []
     kinds = tuple(kind for kind in KINDS if kind.name in names)
     ordered = (*ALWAYS, *(kind for kind in kinds if kind not in ALWAYS))
-    if gone := GONE.keys() & names:
-        raise ValueError(f"it has slabs of the kind {min(gone)}, which is gone: build it again")
     if names != [kind.name for kind in ordered]:
         known = ", ".join(kind.name for kind in KINDS)
         raise ValueError(

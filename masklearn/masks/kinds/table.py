@@ -37,17 +37,12 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 
 BY_CODE: Mapping[int, TileKind] = MappingProxyType({kind.code: kind for kind in KINDS})
 
-GONE: Mapping[str, str] = MappingProxyType({"10:16": "8:16,12:16 reaches its size, with both in a linear"})
-"""Kinds of earlier states, and what does the job now."""
-
 
 def kind_named(name: str) -> TileKind:
     """Returns the pruning kind with this name. Raises a ValueError of one line for another name."""
     try:
         return PRUNED[name]
     except KeyError:
-        if now := GONE.get(name):
-            raise ValueError(f"The kind {name} is gone: {now}.") from None
         raise ValueError(f"There is no kind {name!r}. The kinds are {', '.join(PRUNED)}.") from None
 
 
