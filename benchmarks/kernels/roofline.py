@@ -251,7 +251,7 @@ def markdown() -> str:
         "### Types of weights",
         _TYPES,
         types_table(devices),
-        "### int8 products",
+        "### int8 GEMMs",
         _W8A8,
         w8a8_table(devices),
         "### Assumptions",

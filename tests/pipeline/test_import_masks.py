@@ -113,7 +113,7 @@ def test_no_loss_is_known_without_the_dense_model(pruned, capsys):
     assert "DENSE_DIR" in told
     report = build(given | {"model": model})
     assert report["dense_given"] is False
-    light = verdict(Sources.read(given["out"])).lights[1]
+    light = verdict(Sources.read(given["out"]))["lights"][1]
     assert (light.colour, light.answer) == ("grey", "Not known: no dense model")
     page, card = ((given["out"] / name).read_text() for name in ("report.html", "README.md"))
     assert "Not known: no dense model" in page and "the dense model was not given" in card
