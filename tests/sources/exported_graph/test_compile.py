@@ -215,8 +215,8 @@ def folded(proto):
 @pytest.mark.parametrize(
     ("change", "kind", "words", "is_masked"),
     [
-        (twice, ReasonKind.READ_TWICE, "more than one product", True),
-        (stored_twice, ReasonKind.READ_TWICE, "more than one product", True),
+        (twice, ReasonKind.READ_TWICE, "more than one GEMM", True),
+        (stored_twice, ReasonKind.READ_TWICE, "more than one GEMM", True),
         (gathered, ReasonKind.READ_OTHERWISE, "also reads as something else", False),
         (folded, ReasonKind.NOT_IN_GRAPH, "in no GEMM of the graph", False),
     ],
