@@ -298,25 +298,10 @@ def build_plugin(
 
     Raises PatchCompileError with the name of a tool that is missing.
     """
-    from patch_compile.engine.backend import BackendName, default_backend
-    from patch_compile.plugin import build as plugin
-    from patch_compile.plugin.toolchain import describe_toolchain
-    from patch_compile.progress import Progress
+    from patch_compile.pipeline.plugin import build_plugin as run
 
-    progress = Progress()
-    library: str | None = backend
-    if library is None:
-        name, why = default_backend()
-        library = str(BackendName.TENSORRT_RTX if name is BackendName.ONNX else name)
-        progress.note(f"backend: {library} ({why})")
-    tools = describe_toolchain(library)
-    for tool in tools:
-        progress.note(f"{tool.what}: {tool.where if tool.found else f'missing. {tool.where} {tool.fix}'}")
-    with progress.stage("plugin"):
-        built = plugin.build_plugin(library, force=force, prebuilt=False)
-    places = [{"what": tool.what, "found": tool.where} for tool in tools]
-    report = {"backend": library, "path": str(built.path), "archs": list(built.archs), "toolchain": places}
-    return Result(report, built.path)
+    report = run(backend, force=force)
+    return Result(report, Path(report["path"]))
 
 
 @takes(VerifyOptions, extra="build")

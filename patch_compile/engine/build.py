@@ -19,7 +19,7 @@ from patch_compile.engine.options import HARDWARE, VERSIONS, EngineOptions
 from patch_compile.engine.plan_program import inspect_engine, read_programs
 from patch_compile.engine.plugin_library import load_plugin
 from patch_compile.engine.profiles import Profile
-from patch_compile.errors import PatchCompileError
+from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.hardware.cards import GpuArchitecture
 from patch_compile.plugin.identity import check_kernels, read_identity
 from patch_compile.plugin.prebuilt import LIBRARY_NAME
@@ -105,6 +105,8 @@ def build_engine(
 
 
 def _check_job(job: BuildJob, expected: PlanExpectation) -> None:
+    if not job.targets:
+        raise UsageError("No target is given", "An engine is built for a GPU.", "Give --target sm86.")
     job.backend.check_targets(job.targets)
     job.options.check(job.backend.name)
     if expected.patch_linears and job.plugin is None:

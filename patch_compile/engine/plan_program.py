@@ -206,7 +206,8 @@ def _inspected_layer(layer: dict[str, Any]) -> PlanLayer:
 
 def _inspected_tensor(tensor: dict[str, Any]) -> PlanTensor:
     spelled = str(tensor.get("DataType") or tensor.get("Format/Datatype", "")).lower()
-    dtype = next((dtype for word, dtype in _DTYPES.items() if word in spelled), spelled)
+    # `float` is in other words too, such as float8.
+    dtype = next((dtype for word, dtype in _DTYPES.items() if word in spelled and word != "float"), spelled)
     dims = tuple(size if size >= 0 else None for size in tensor.get("Dimensions", ()))
     known = [size for size in dims if size is not None]
     item = _ITEM_BYTES.get(dtype)

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from masklearn.model.architectures import architecture_of_config
 from masklearn.model.checkpoint import Checkpoint
 from masklearn.model.structure import shortened, shrunk
+from patch_compile.errors import PatchCompileError
 from patch_compile.onnx_export.architectures import FUSED_OPSET, has_pooler, load_config, text_config
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 _LOGGER = logging.getLogger(__name__)
+_LOWEST_OPSET = 18
 
 
 def export_model(
@@ -43,8 +45,14 @@ def export_model(
         logits: "last" computes them for the last position only, shape `[batch, 1, vocab]`; encoders ignore it.
 
     Raises:
-        PatchCompileError: the model isn't covered.
+        PatchCompileError: the model isn't covered, or the opset doesn't fit.
     """
+    if not _LOWEST_OPSET <= opset <= FUSED_OPSET:
+        raise PatchCompileError(
+            f"Opset {opset} does not fit this export",
+            f"It can be {_LOWEST_OPSET} to {FUSED_OPSET}.",
+            "Choose another opset.",
+        )
     import torch
 
     from patch_compile.onnx_export.names import name_as_in, name_by_scope

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from masklearn.base.durable import flush_folder, flush_tree
 from patch_compile.artifacts.stage_files import sha256_of
+from patch_compile.errors import PatchCompileError, UsageError
 from patch_compile.plugin.compiling import (
     COMPILE_FLAGS,
     KERNELS_FOLDER,
@@ -28,10 +29,10 @@ from patch_compile.plugin.compiling import (
     plugin_cache,
     units,
 )
-from patch_compile.plugin.identity import check_backend, identity_in
+from patch_compile.plugin.identity import check_backend, identity_in, read_identity
 from patch_compile.plugin.kernels import KERNELS, in_order, kernel_source, spell_kernels
 from patch_compile.plugin.prebuilt import DISTRIBUTION, LIBRARY_NAME, prebuilt_library, why_no_prebuilt
-from patch_compile.plugin.targets import this_machine, wanted_archs
+from patch_compile.plugin.targets import ARCHS, this_machine, wanted_archs
 from patch_compile.plugin.toolchain import (
     HEADER_PACKAGE,
     Log,
@@ -94,9 +95,11 @@ def build_plugin(
     `~/.cache/patch-compile/plugin` (or below XDG_CACHE_HOME); force: compile even if the cache has the library; prebuilt:
     False never takes the library of patch-compile-plugin; log: called with messages.
 
-    Raises PatchCompileError if nvcc, the C++ compiler or the headers are missing or unsuitable, or nvcc fails.
+    Raises UsageError for an unknown backend, and PatchCompileError if nvcc, the C++ compiler or the headers are
+    missing or unsuitable, or nvcc fails.
     """
     archs = wanted_archs() if archs is None else archs
+    _check_request(backend, archs)
     if prebuilt and not force and (ready := _prebuilt(backend, archs, kernels, log)):
         return ready
     cache = cache_dir or plugin_cache()
@@ -151,6 +154,25 @@ def cached_plugins() -> tuple[Path, list[Path]]:
     return cache, sorted(cache.glob(f"*/{LIBRARY_NAME}"))
 
 
+def _check_request(backend: str, archs: tuple[int, ...]) -> None:
+    if backend not in BACKENDS:
+        raise UsageError(
+            f"The backend {backend} has no plugin",
+            f"It is one of {', '.join(BACKENDS)}.",
+            "Choose one of these.",
+        )
+    if not archs or min(archs) < 80:
+        raise PatchCompileError(
+            f"No plugin for {_sm_names(archs) or 'no architecture'}",
+            "2:4 sparsity needs the tensor cores of Ampere (sm_80) or newer.",
+            f"Choose architectures from {', '.join(map(str, ARCHS))}.",
+        )
+
+
+def _sm_names(archs: tuple[int, ...]) -> str:
+    return " ".join(f"sm_{arch}" for arch in archs)
+
+
 def _fingerprint(backend: str, archs: tuple[int, ...], nvcc: Tool, cxx: Tool, headers: Tool) -> str:
     sources = plugin_sources()
     flags = [*COMPILE_FLAGS, *_LINK_FLAGS, *code_flags(archs)]
@@ -175,6 +197,7 @@ def _compile(library: PluginLibrary, nvcc: Tool, cxx: Tool, force: bool) -> None
         objects = [*kernels, *compile_units(rest, Path(tmp), archs, nvcc.path, flags)]
         fresh = Path(tmp) / LIBRARY_NAME
         link(objects, fresh, archs, nvcc.path, _LINK_FLAGS)
+        _check_made(fresh, library)
         flush_tree(fresh)
         fresh.replace(library.path)
         flush_folder(own)
@@ -185,6 +208,17 @@ def identity_flags(library: PluginLibrary) -> list[str]:
     archs = r"\,".join(str(10 * arch) for arch in library.archs)  # nvcc would split a list at its commas
     about = {"BACKEND": library.backend, "KERNELS": spell_kernels(library.kernels), "ARCHS": archs}
     return [f"-DPATCH_{name}={value}" for name, value in about.items()]
+
+
+def _check_made(fresh: Path, library: PluginLibrary) -> None:
+    """Raise PatchCompileError if a new library has another backend than requested."""
+    backend = read_identity(fresh).backend
+    if backend != library.backend:
+        raise PatchCompileError(
+            f"The plugin was compiled for {backend}, not for {library.backend}",
+            "Its sources do not take the backend from PATCH_BACKEND.",
+            "Install patch-compile again.",
+        )
 
 
 def _cached(library: PluginLibrary, fingerprint: str) -> PluginLibrary | None:
@@ -204,9 +238,8 @@ def _cached(library: PluginLibrary, fingerprint: str) -> PluginLibrary | None:
 
 def _about(library: PluginLibrary) -> str:
     """Returns a line about a library that is going to be compiled."""
-    archs = " ".join(f"sm_{arch}" for arch in library.archs)
     kernels = "all" if library.kernels == KERNELS else f"only the {spell_kernels(library.kernels)}"
     return (
-        f"compiling the plugin for {library.backend}, {archs}, {kernels} kernels, "
+        f"compiling the plugin for {library.backend}, {_sm_names(library.archs)}, {kernels} kernels, "
         f"with nvcc {library.nvcc_version}"
     )

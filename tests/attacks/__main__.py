@@ -1,4 +1,4 @@
-"""Attacks the program, and prints rows as in docs/status/reliability.md, and what broke.
+"""Attacks the program, and prints a row for each kind of attempt, and what broke.
 
     python -m tests.attacks                 # every attack but `fuzz`, at full size
     python -m tests.attacks faults readers  # some of them

@@ -182,6 +182,7 @@ def test_the_parser_misses_no_attribute(chain, build, caplog):
 # Settings of builds that are refused. other(old, new): the plugin with some of its bytes replaced.
 WRONG = {
     "a target that RTX lacks": lambda other: {"targets": parse_architectures("h100")},
+    "no target": lambda other: {"targets": ()},
     "no shapes": lambda other: {"profiles": ()},
     "no plugin": lambda other: {"plugin": None},
     "a plugin that is not there": lambda other: {"plugin": Path("none.so")},

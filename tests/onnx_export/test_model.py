@@ -17,6 +17,7 @@ from patch_compile.onnx_io.write import bind_weights, write_onnx
 from patch_compile.passes import cleanup_passes, run_passes
 from patch_compile.passes.find_linears import lowerable_linears
 from tests.onnx_export.tiny import LAYERS, VARIANTS, Exports, OrtDecoder, Reference, save_gemma3, tolerance
+from tests.refusals import refused
 
 U16 = 2.0**-11
 LAST = LAYERS - 1
@@ -169,6 +170,12 @@ def test_interface(exports: Exports) -> None:
     assert shapes[f"present.{LAST}.value"] == "[batch,2,total,16]"
     assert shapes["logits"] == "[batch,sequence,128]"
     assert {v.dtype for v in model.graph.inputs[:3]} == {ir.DataType.INT64}
+
+
+@pytest.mark.parametrize("opset", [17, 24])
+def test_an_opset_that_does_not_fit_is_refused(opset: int, exports: Exports) -> None:
+    with refused():
+        export_model(exports.model_dir("llama"), dtype="float16", opset=opset)
 
 
 def test_node_names_are_modules_without_paths(exports: Exports) -> None:

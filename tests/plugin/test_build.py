@@ -14,9 +14,10 @@ import pytest
 from patch_compile.packing.function import VERSION
 from patch_compile.plugin import build as plugin
 from patch_compile.plugin import compiling, toolchain
-from patch_compile.plugin.build import build_plugin
+from patch_compile.plugin.build import PluginLibrary, build_plugin
 from patch_compile.plugin.compiling import compile_units, kernel_objects, units
 from patch_compile.plugin.identity import check_backend, read_identity
+from patch_compile.plugin.kernels import KERNELS
 from patch_compile.plugin.prebuilt import LIBRARY_NAME
 from patch_compile.plugin.targets import ARCHS, VARIABLE, X86, runs_on, wanted_archs
 from patch_compile.plugin.toolchain import Tool, describe_toolchain, find_cxx, find_nvcc
@@ -288,6 +289,18 @@ def test_machines_have_separate_kernel_keys(tmp_path, monkeypatch):
     assert len(folders) == 2
 
 
+def test_a_new_library_is_for_the_backend_that_was_asked_for(tmp_path):
+    (fresh := tmp_path / "library.so").write_bytes(identity_text("tensorrt"))
+
+    def check(backend):
+        about = (backend, (80,), KERNELS, None, "13.0", None, "10.14", None, "key")
+        plugin._check_made(fresh, PluginLibrary(fresh, *about))
+
+    check("tensorrt")
+    with refused():
+        check("tensorrt-rtx")
+
+
 @needs_tools
 def test_no_file_of_the_current_folder_is_compiled(tmp_path, monkeypatch):
     """nvcc includes ./cuda_runtime.h, and lets its parts load ./libdl.so.2, wherever it works."""
@@ -387,6 +400,12 @@ def test_a_file_that_is_no_plugin_is_refused(tmp_path):
     for path in (tmp_path / "other.so", tmp_path / "missing.so"):
         with refused():
             read_identity(path)
+
+
+@pytest.mark.parametrize("archs", [(), (75,), (75, 86)])
+def test_architectures_without_sparse_tensor_cores_are_refused(tmp_path, archs):
+    with refused():
+        build_plugin("tensorrt", archs=archs, cache_dir=tmp_path)
 
 
 def test_the_cache_follows_xdg(tmp_path, monkeypatch):
